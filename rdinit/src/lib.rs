@@ -1,0 +1,2 @@
+//! rdinit.
+#![no_std]

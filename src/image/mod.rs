@@ -1,0 +1,3 @@
+//! IMAGE → [`tree::Tree`].
+
+pub mod tree;

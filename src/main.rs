@@ -1,0 +1,3 @@
+//! The `rdvm` command.
+
+fn main() {}

@@ -1,0 +1,141 @@
+//! What the user wants, typed and checked: the output of `cli.rs` and the input of every stage.
+//!
+//! Nothing here is a string that still has to be understood. Knows no flag names.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::units::ByteSize;
+
+/// Everything `rdvm run` was asked to do.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The image and how its owners are to be read.
+    pub image: ImageRef,
+    /// What to run in it.
+    pub command: Command,
+    /// Guest RAM.
+    pub memory: MemoryWish,
+    /// Number of vCPUs, 1 to 16.
+    pub cpus: u8,
+    /// Which kernel.
+    pub kernel: KernelWish,
+    /// Words added to the end of the kernel command line.
+    pub append: Option<String>,
+    /// Which engine.
+    pub engine: EngineWish,
+    /// The user's own init instead of ours (the status port is then read as text).
+    pub rdinit: Option<PathBuf>,
+    /// The machine is stopped when it has run for so long.
+    pub timeout: Option<Duration>,
+    /// What becomes of the console.
+    pub console: ConsoleWish,
+    /// Whether the guest is to say when its kernel unpacked the initrd.
+    pub timings: bool,
+}
+
+/// The IMAGE argument.
+#[derive(Debug, Clone)]
+pub struct ImageRef {
+    /// A directory (later also an archive).
+    pub path: PathBuf,
+    /// Who owns the files in the guest.
+    pub owner: Ownership,
+    /// A save file of `fakeroot -s`, which has the last word on owners, modes and devices.
+    pub fakeroot: Option<PathBuf>,
+}
+
+/// Who owns the image's files in the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// Everything is 0:0.
+    #[default]
+    Root,
+    /// As on the host.
+    Keep,
+    /// Host numbers are looked up in ranges; a number in none of them is an error that names the file.
+    Map(Vec<OwnerRange>),
+}
+
+/// `count` numbers from `host` on become `guest` and following, for users and groups alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnerRange {
+    /// First number on the host.
+    pub host: u32,
+    /// What it becomes in the guest.
+    pub guest: u32,
+    /// How many follow.
+    pub count: u32,
+}
+
+/// The command and its surroundings.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    /// Program and arguments; empty means `/init` without arguments.
+    pub argv: Vec<OsString>,
+    /// `NAME=VALUE` entries, later ones win.
+    pub env: Vec<OsString>,
+    /// Working directory in the guest; `/` when not given.
+    pub workdir: Option<OsString>,
+    /// Who runs it.
+    pub user: Option<UserWish>,
+    /// Host name in the guest.
+    pub hostname: Option<OsString>,
+}
+
+/// `-u USER[:GROUP]`, numbers or names of the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserWish {
+    /// User.
+    pub user: Id,
+    /// Group; the user's own when not given.
+    pub group: Option<Id>,
+}
+
+/// A number, or a name to be looked up in the image's own `/etc/passwd` or `/etc/group`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Id {
+    /// A number.
+    Number(u32),
+    /// A name.
+    Name(String),
+}
+
+/// How much RAM the guest gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryWish {
+    /// What the image needs.
+    FromImage,
+    /// So much; refused when the image needs more.
+    Exactly(ByteSize),
+}
+
+/// Which kernel boots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelWish {
+    /// The first of the search order.
+    Search,
+    /// This file.
+    File(PathBuf),
+}
+
+/// Which engine runs the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineWish {
+    /// KVM where it can run an unmodified kernel, else QEMU.
+    Auto,
+    /// In process, on KVM.
+    Kvm,
+    /// A QEMU child process with software emulation.
+    Qemu,
+}
+
+/// What becomes of the console's bytes.
+#[derive(Debug, Clone, Default)]
+pub struct ConsoleWish {
+    /// The kernel may speak, and all of it is shown.
+    pub show_boot: bool,
+    /// Everything on the console also goes to this file.
+    pub file: Option<PathBuf>,
+}
