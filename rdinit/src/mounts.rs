@@ -1,0 +1,97 @@
+//! What every container finds in place: kernel file systems, device names, temporary directories. A table.
+//!
+//! Nothing here can fail the start: an image whose `/tmp` is a file still runs, without a usable `/tmp`. The
+//! three mount points that the kernel's file systems need are made even where the image has something else
+//! there (debootstrap run in a container leaves `/proc -> /proc`).
+
+use crate::sys;
+
+const NOSUID: usize = 2;
+const NODEV: usize = 4;
+const NOEXEC: usize = 8;
+const REMOUNT: usize = 32;
+
+struct Mount {
+    kind: &'static [u8],
+    target: &'static [u8],
+    flags: usize,
+    data: &'static [u8],
+}
+
+const MOUNTS: [Mount; 6] = [
+    Mount { kind: b"proc\0", target: b"/proc\0", flags: NOSUID | NODEV | NOEXEC, data: b"\0" },
+    Mount { kind: b"sysfs\0", target: b"/sys\0", flags: NOSUID | NODEV | NOEXEC, data: b"\0" },
+    Mount { kind: b"devtmpfs\0", target: b"/dev\0", flags: NOSUID, data: b"mode=755\0" },
+    Mount { kind: b"devpts\0", target: b"/dev/pts\0", flags: NOSUID | NOEXEC, data: b"mode=620,ptmxmode=666\0" },
+    Mount { kind: b"tmpfs\0", target: b"/dev/shm\0", flags: NOSUID | NODEV, data: b"mode=1777\0" },
+    Mount { kind: b"cgroup2\0", target: b"/sys/fs/cgroup\0", flags: NOSUID | NODEV | NOEXEC, data: b"\0" },
+];
+
+const DIRECTORIES: [(&[u8], usize); 2] = [(b"/tmp\0", 0o1777), (b"/run\0", 0o755)];
+
+const LINKS: [(&[u8], &[u8]); 4] = [
+    (b"/proc/self/fd\0", b"/dev/fd\0"),
+    (b"/proc/self/fd/0\0", b"/dev/stdin\0"),
+    (b"/proc/self/fd/1\0", b"/dev/stdout\0"),
+    (b"/proc/self/fd/2\0", b"/dev/stderr\0"),
+];
+
+/// For kernels without devtmpfs (`Documentation/admin-guide/devices.txt`).
+const DEVICES: [(&[u8], usize, usize, usize); 9] = [
+    (b"/dev/null\0", 0o666, 1, 3),
+    (b"/dev/zero\0", 0o666, 1, 5),
+    (b"/dev/full\0", 0o666, 1, 7),
+    (b"/dev/random\0", 0o666, 1, 8),
+    (b"/dev/urandom\0", 0o666, 1, 9),
+    (b"/dev/tty\0", 0o666, 5, 0),
+    (b"/dev/ttyS0\0", 0o600, 4, 64),
+    (b"/dev/ttyS1\0", 0o600, 4, 65),
+    (b"/dev/ttyS2\0", 0o600, 4, 66),
+];
+
+/// Mounts and makes all of the above.
+pub(crate) fn make() {
+    for mount in &MOUNTS {
+        ensure_directory(mount.target);
+        let done = sys::mount(mount.kind, mount.target, mount.flags, mount.data);
+        if done.is_err() && mount.kind == b"devtmpfs\0" {
+            let _ = sys::mount(b"tmpfs\0", b"/dev\0", NOSUID, b"mode=755\0");
+            for (name, mode, major, minor) in DEVICES {
+                let _ = sys::mknod_char(name, mode, major, minor);
+            }
+        }
+    }
+    for (target, name) in LINKS {
+        let _ = sys::symlink(target, name);
+    }
+    for (name, mode) in DIRECTORIES {
+        // Made only where there is nothing at all: a link to elsewhere is the image's own choice.
+        if sys::lstat_mode(name) == Err(sys::ENOENT) {
+            let _ = sys::mkdir(name, mode);
+        }
+    }
+}
+
+/// Lets the root tmpfs grow to `bytes`; it starts at half of what was free before the initrd was unpacked.
+/// On a ramfs, which has no limit, this changes nothing.
+pub(crate) fn grow_root(bytes: u64) {
+    let mut data = *b"nr_inodes=0,size=00000000000000000000\0";
+    let digits = data.len() - 1;
+    let mut rest = bytes;
+    for digit in data[digits - 20..digits].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    let _ = sys::mount(b"rootfs\0", b"/\0", REMOUNT, &data);
+}
+
+/// Makes `name` a directory whatever it was. Links go too: mounting over where they lead would hide that.
+fn ensure_directory(name: &[u8]) {
+    const TYPE: u32 = 0o170000;
+    const DIRECTORY: u32 = 0o040000;
+    if sys::lstat_mode(name).is_ok_and(|mode| mode & TYPE == DIRECTORY) {
+        return;
+    }
+    let _ = sys::unlink(name);
+    let _ = sys::mkdir(name, 0o755);
+}

@@ -1,0 +1,203 @@
+//! The one command: its pipes, its user, its place, and what is said when it cannot be run.
+
+use crate::protocol::{MAKE_WORKDIR, Stage, Start, Strings};
+use crate::sys::{self, Errno};
+
+/// Used when the environment has no PATH, as docker does.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH_MAX: usize = 4096;
+
+/// What could not be done before the command ran.
+pub(crate) struct Failure {
+    pub(crate) stage: Stage,
+    pub(crate) errno: Errno,
+}
+
+/// Turns an errno into a [`Failure`] of `stage`.
+pub(crate) fn at(stage: Stage) -> impl Fn(Errno) -> Failure {
+    move |errno| Failure { stage, errno }
+}
+
+/// A running command.
+pub(crate) struct Child {
+    pub(crate) pid: i32,
+    /// Read end of its stdout.
+    pub(crate) stdout: i32,
+    /// Read end of its stderr.
+    pub(crate) stderr: i32,
+}
+
+/// Starts the command and waits until it has been executed or has failed to be.
+pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Child, Failure> {
+    let vectors = Vectors::new(start, strings).map_err(at(Stage::Record))?;
+    let pipes = at(Stage::Pipes);
+    let (stdout, child_stdout) = sys::pipe().map_err(&pipes)?;
+    let (stderr, child_stderr) = sys::pipe().map_err(&pipes)?;
+    let (verdict, child_verdict) = sys::pipe().map_err(&pipes)?;
+    let Some(pid) = sys::fork().map_err(at(Stage::Fork))? else {
+        let failure = become_command(start, strings, &vectors, child_stdout, child_stderr);
+        let errno = failure.errno.0.to_le_bytes();
+        let _ = sys::write(child_verdict, &[failure.stage as u8, errno[0], errno[1], errno[2], errno[3]]);
+        sys::exit(127);
+    };
+    for fd in [child_stdout, child_stderr, child_verdict] {
+        sys::close(fd);
+    }
+    // The write end closes on exec: nothing to read means that the command runs.
+    let mut report = [0u8; 5];
+    let length = loop {
+        match sys::read(verdict, &mut report) {
+            Err(sys::EINTR) => continue,
+            result => break result.unwrap_or(0),
+        }
+    };
+    sys::close(verdict);
+    if length == report.len() {
+        let [stage, errno @ ..] = report;
+        let stage = [Stage::Workdir, Stage::User, Stage::Interpreter].into_iter().find(|s| *s as u8 == stage);
+        return Err(Failure { stage: stage.unwrap_or(Stage::Exec), errno: Errno(i32::from_le_bytes(errno)) });
+    }
+    Ok(Child { pid, stdout, stderr })
+}
+
+/// In the child: everything up to exec. Returns only the reason why that did not happen.
+fn become_command(
+    start: &Start<'_>,
+    strings: &Strings<'_>,
+    vectors: &Vectors,
+    stdout: i32,
+    stderr: i32,
+) -> Failure {
+    sys::setsid();
+    sys::umask(0o022);
+    let prepared = connect_stdio(stdout, stderr)
+        .map_err(at(Stage::Pipes))
+        .and_then(|()| enter(strings.workdir, start.flags & MAKE_WORKDIR != 0).map_err(at(Stage::Workdir)))
+        .and_then(|()| take_on_user(start).map_err(at(Stage::User)))
+        .and_then(|()| sys::unblock_signals().map_err(at(Stage::Exec)));
+    match prepared {
+        Ok(()) => vectors.execute(),
+        Err(failure) => failure,
+    }
+}
+
+fn connect_stdio(stdout: i32, stderr: i32) -> sys::Result<()> {
+    // An image without devices still gets an end of file on its standard input: a pipe that nobody writes to.
+    let stdin = match sys::open(b"/dev/null\0", sys::O_RDONLY) {
+        Ok(fd) => fd,
+        Err(_) => {
+            let (read, write) = sys::pipe()?;
+            sys::close(write);
+            read
+        }
+    };
+    // None of the three is below 3 except by chance of a closed descriptor; moving them up first keeps dup2 simple.
+    for (from, to) in [(stdin, 100), (stdout, 101), (stderr, 102)] {
+        sys::duplicate(from, to)?;
+    }
+    for (from, to) in [(100, 0), (101, 1), (102, 2)] {
+        sys::duplicate(from, to)?;
+        sys::close(from);
+    }
+    if stdin > 2 {
+        sys::close(stdin);
+    }
+    Ok(())
+}
+
+/// Changes to the working directory, making it and its parents where they are missing and that is wanted.
+fn enter(workdir: &[u8], make: bool) -> sys::Result<()> {
+    match sys::chdir(workdir) {
+        Err(sys::ENOENT) if make && workdir.len() <= PATH_MAX => {}
+        result => return result,
+    }
+    let mut buffer = [0u8; PATH_MAX];
+    for (at, &byte) in workdir.iter().enumerate() {
+        if at > 0 && (byte == b'/' || byte == 0) {
+            buffer[at] = 0;
+            let _ = sys::mkdir(&buffer[..=at], 0o755);
+        }
+        buffer[at] = byte;
+    }
+    sys::chdir(workdir)
+}
+
+fn take_on_user(start: &Start<'_>) -> sys::Result<()> {
+    let mut groups = [0u32; 64];
+    let count = start.groups().len().min(groups.len());
+    for (slot, group) in groups.iter_mut().zip(start.groups()) {
+        *slot = group;
+    }
+    sys::setgroups(&groups[..count])?;
+    sys::setgid(start.gid)?;
+    sys::setuid(start.uid)
+}
+
+/// `argv` and `envp` as the kernel wants them: pointers into the record, which stays mapped.
+struct Vectors {
+    argv: &'static [usize],
+    envp: &'static [usize],
+    program: &'static [u8],
+    search: &'static [u8],
+}
+
+impl Vectors {
+    fn new(start: &Start<'_>, strings: &Strings<'static>) -> sys::Result<Self> {
+        let pointers = sys::allocate_pointers(start.argc + start.envc + 2)?;
+        let (argv, envp) = pointers.split_at_mut(start.argc + 1);
+        let mut strings = strings.rest.split_inclusive(|&byte| byte == 0);
+        let mut program: &[u8] = b"\0";
+        for (at, string) in strings.by_ref().take(start.argc).enumerate() {
+            argv[at] = string.as_ptr() as usize;
+            if at == 0 {
+                program = string;
+            }
+        }
+        let mut search = DEFAULT_PATH;
+        for (slot, string) in envp.iter_mut().zip(strings) {
+            *slot = string.as_ptr() as usize;
+            if let Some(value) = string.strip_prefix(b"PATH=") {
+                search = &value[..value.len() - 1];
+            }
+        }
+        Ok(Self { argv, envp, program, search })
+    }
+
+    /// Executes the command, looked up in PATH unless its name has a slash. Returns why it could not.
+    fn execute(&self) -> Failure {
+        if self.program.contains(&b'/') {
+            return explain(self.program, sys::execve(self.program, self.argv, self.envp));
+        }
+        let mut best = Failure { stage: Stage::Exec, errno: sys::ENOENT };
+        let name = self.program;
+        for directory in self.search.split(|&byte| byte == b':') {
+            let mut candidate = [0u8; PATH_MAX];
+            let length = directory.len() + 1 + name.len();
+            if length > PATH_MAX || name.len() == 1 {
+                continue;
+            }
+            // An empty component means the working directory.
+            let directory = if directory.is_empty() { &b"."[..] } else { directory };
+            candidate[..directory.len()].copy_from_slice(directory);
+            candidate[directory.len()] = b'/';
+            candidate[directory.len() + 1..][..name.len()].copy_from_slice(name);
+            let candidate = &candidate[..directory.len() + 1 + name.len()];
+            let failure = explain(candidate, sys::execve(candidate, self.argv, self.envp));
+            // "Not there" gives way to any more telling answer of another directory.
+            let absent = matches!(failure.stage, Stage::Exec) && matches!(failure.errno, sys::ENOENT | sys::ENOTDIR);
+            if !absent {
+                best = failure;
+                if best.errno != sys::EACCES {
+                    break;
+                }
+            }
+        }
+        best
+    }
+}
+
+/// `ENOENT` for a file that is there means that its interpreter or loader is not.
+fn explain(program: &[u8], errno: Errno) -> Failure {
+    let there = errno == sys::ENOENT && sys::lstat_mode(program).is_ok();
+    Failure { stage: if there { Stage::Interpreter } else { Stage::Exec }, errno }
+}

@@ -1,0 +1,376 @@
+//! The system calls PID 1 needs, each behind a safe function. x86-64 Linux only.
+//!
+//! Numbers and structures: `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/` of the Linux source.
+//! Every path argument is a byte string that ends in NUL; [`path`] checks that once.
+
+use core::arch::asm;
+
+/// A system call's refusal: the errno.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// No such file or directory.
+pub const ENOENT: Errno = Errno(2);
+/// Interrupted by a signal.
+pub const EINTR: Errno = Errno(4);
+/// Try again.
+pub const EAGAIN: Errno = Errno(11);
+/// Permission denied.
+pub const EACCES: Errno = Errno(13);
+/// A path component is not a directory.
+pub const ENOTDIR: Errno = Errno(20);
+/// Invalid argument.
+pub const EINVAL: Errno = Errno(22);
+
+/// What a system call gives.
+pub type Result<T> = core::result::Result<T, Errno>;
+
+/// Open for reading.
+pub const O_RDONLY: usize = 0;
+/// Open for writing.
+pub const O_WRONLY: usize = 1;
+/// Open for both.
+pub const O_RDWR: usize = 2;
+/// Do not make it the controlling terminal.
+pub const O_NOCTTY: usize = 0o400;
+/// Do not block.
+pub const O_NONBLOCK: usize = 0o4000;
+/// Close on exec.
+pub const O_CLOEXEC: usize = 0o2000000;
+
+/// `SIGKILL`.
+pub const SIGKILL: usize = 9;
+const SIGCHLD: u64 = 17;
+
+/// `poll`: there is something to read.
+pub const POLLIN: i16 = 1;
+/// `poll`: writing will not block.
+pub const POLLOUT: i16 = 4;
+
+/// An element of a `poll` set.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct PollFd {
+    /// Descriptor; negative elements are passed over.
+    pub fd: i32,
+    /// What is waited for.
+    pub events: i16,
+    /// What happened.
+    pub revents: i16,
+}
+
+/// The parts of `struct rusage` that are reported.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// User time, microseconds.
+    pub user_us: u64,
+    /// System time, microseconds.
+    pub system_us: u64,
+    /// Largest resident set, KiB.
+    pub max_rss_kib: u64,
+}
+
+fn call(number: usize, a: [usize; 6]) -> Result<usize> {
+    let result: isize;
+    // SAFETY: the syscall instruction changes rax, rcx and r11 only, all declared; what the kernel does to memory
+    // through the arguments is the promise of each caller below, which passes pointers into live objects only.
+    unsafe {
+        asm!("syscall", inlateout("rax") number as isize => result,
+             in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],
+             lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    if (-4095..0).contains(&result) {
+        return Err(Errno(-result as i32));
+    }
+    Ok(result as usize)
+}
+
+fn call3(number: usize, a: usize, b: usize, c: usize) -> Result<usize> {
+    call(number, [a, b, c, 0, 0, 0])
+}
+
+/// The address of a path, which must end in NUL; anything else is `EINVAL`.
+fn path(bytes: &[u8]) -> Result<usize> {
+    match bytes.last() {
+        Some(0) => Ok(bytes.as_ptr() as usize),
+        _ => Err(EINVAL),
+    }
+}
+
+/// Reads; gives the number of bytes, zero at the end of the file.
+pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+    call3(0, fd as usize, buffer.as_mut_ptr() as usize, buffer.len())
+}
+
+/// Writes; gives the number of bytes taken.
+pub fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
+    call3(1, fd as usize, bytes.as_ptr() as usize, bytes.len())
+}
+
+/// Opens `name`.
+pub fn open(name: &[u8], flags: usize) -> Result<i32> {
+    call3(2, path(name)?, flags, 0).map(|fd| fd as i32)
+}
+
+/// Closes a descriptor; there is nothing to be done about an error.
+pub fn close(fd: i32) {
+    let _ = call3(3, fd as usize, 0, 0);
+}
+
+/// `st_mode` of what `name` is, links not followed.
+pub fn lstat_mode(name: &[u8]) -> Result<u32> {
+    stat_mode(6, name)
+}
+
+/// `st_mode` of what `name` leads to.
+pub fn follow_mode(name: &[u8]) -> Result<u32> {
+    stat_mode(4, name)
+}
+
+fn stat_mode(number: usize, name: &[u8]) -> Result<u32> {
+    let mut stat = [0u64; 18];
+    call3(number, path(name)?, stat.as_mut_ptr() as usize, 0)?;
+    Ok(stat[3] as u32)
+}
+
+/// The length of an open file.
+pub fn file_size(fd: i32) -> Result<usize> {
+    let mut stat = [0u64; 18];
+    call3(5, fd as usize, stat.as_mut_ptr() as usize, 0)?;
+    Ok(stat[6] as usize)
+}
+
+/// Waits until something in the set happens or `timeout_ms` have passed (negative: for ever).
+pub fn poll(set: &mut [PollFd], timeout_ms: i32) -> Result<usize> {
+    call3(7, set.as_mut_ptr() as usize, set.len(), timeout_ms as usize)
+}
+
+/// Fresh zeroed memory, never given back.
+pub fn allocate(length: usize) -> Result<&'static mut [u8]> {
+    let address = call(9, [0, length, 3, 0x22, usize::MAX, 0])?;
+    // SAFETY: the kernel has just made this private anonymous mapping of `length` bytes at `address`; nobody else
+    // knows it and it is never unmapped, so a unique reference for ever is right.
+    Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut u8, length) })
+}
+
+/// Fresh memory for `length` pointers, all null, never given back.
+pub fn allocate_pointers(length: usize) -> Result<&'static mut [usize]> {
+    let address = call(9, [0, length.max(1) * 8, 3, 0x22, usize::MAX, 0])?;
+    // SAFETY: as in `allocate`; the mapping is page-aligned, zeroed, and `length * 8` bytes long at least.
+    Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut usize, length) })
+}
+
+/// The contents of an open file as a private mapping, never given back. Empty files are `EINVAL`.
+pub fn map_file(fd: i32) -> Result<&'static [u8]> {
+    let length = file_size(fd)?;
+    let address = call(9, [0, length, 3, 0x02, fd as usize, 0])?;
+    // SAFETY: a private mapping of `length` bytes that is never unmapped; PID 1 is the only process when it is made
+    // and unlinks the file at once, so nobody can cut it short.
+    Ok(unsafe { core::slice::from_raw_parts(address as *const u8, length) })
+}
+
+/// Blocks every signal.
+pub fn block_signals() -> Result<()> {
+    let all = u64::MAX;
+    call(14, [0, &raw const all as usize, 0, 8, 0, 0]).map(drop)
+}
+
+/// Lets every signal through again.
+pub fn unblock_signals() -> Result<()> {
+    let none = 0u64;
+    call(14, [2, &raw const none as usize, 0, 8, 0, 0]).map(drop)
+}
+
+/// A descriptor that is readable when a child has changed state.
+pub fn child_signal_fd() -> Result<i32> {
+    let mask = 1u64 << (SIGCHLD - 1);
+    let flags = O_NONBLOCK | O_CLOEXEC;
+    call(289, [usize::MAX, &raw const mask as usize, 8, flags, 0, 0]).map(|fd| fd as i32)
+}
+
+/// A pipe: read end, write end, both close-on-exec.
+pub fn pipe() -> Result<(i32, i32)> {
+    let mut ends = [0i32; 2];
+    call3(293, ends.as_mut_ptr() as usize, O_CLOEXEC, 0)?;
+    Ok((ends[0], ends[1]))
+}
+
+/// Makes reads and writes of a descriptor return `EAGAIN` instead of blocking.
+pub fn set_nonblocking(fd: i32) -> Result<()> {
+    call3(72, fd as usize, 4, O_NONBLOCK).map(drop)
+}
+
+/// Makes `to` another name of `from`, inherited over exec.
+pub fn duplicate(from: i32, to: i32) -> Result<()> {
+    call3(33, from as usize, to as usize, 0).map(drop)
+}
+
+/// Forks; `None` in the child.
+pub fn fork() -> Result<Option<i32>> {
+    match call3(57, 0, 0, 0)? {
+        0 => Ok(None),
+        pid => Ok(Some(pid as i32)),
+    }
+}
+
+/// Executes a program; returns only when that failed.
+///
+/// `argv` and `envp` are addresses of NUL-terminated strings and end in a zero.
+pub fn execve(program: &[u8], argv: &[usize], envp: &[usize]) -> Errno {
+    let ends = |list: &[usize]| list.last() == Some(&0);
+    match path(program) {
+        Ok(program) if ends(argv) && ends(envp) => {
+            call3(59, program, argv.as_ptr() as usize, envp.as_ptr() as usize).err().unwrap_or(EINVAL)
+        }
+        _ => EINVAL,
+    }
+}
+
+/// Ends this process.
+pub fn exit(code: i32) -> ! {
+    loop {
+        let _ = call3(231, code as usize, 0, 0);
+    }
+}
+
+/// Reaps one child if one is waiting: its pid, its wait status and the usage of it and its children.
+pub fn reap() -> Result<Option<(i32, i32, Usage)>> {
+    let mut status = 0i32;
+    let mut usage = [0u64; 18];
+    let (status_at, usage_at) = (&raw mut status as usize, usage.as_mut_ptr() as usize);
+    let pid = call(61, [usize::MAX, status_at, 1, usage_at, 0, 0])? as i32;
+    let usage = Usage {
+        user_us: usage[0] * 1_000_000 + usage[1],
+        system_us: usage[2] * 1_000_000 + usage[3],
+        max_rss_kib: usage[4],
+    };
+    Ok((pid != 0).then_some((pid, status, usage)))
+}
+
+/// Sends a signal to every process but this one.
+pub fn kill_all_others(signal: usize) {
+    let _ = call3(62, usize::MAX, signal, 0);
+}
+
+/// Changes the working directory.
+pub fn chdir(name: &[u8]) -> Result<()> {
+    call3(80, path(name)?, 0, 0).map(drop)
+}
+
+/// Makes a directory and gives it exactly this mode.
+pub fn mkdir(name: &[u8], mode: usize) -> Result<()> {
+    call3(83, path(name)?, mode, 0)?;
+    call3(90, path(name)?, mode, 0).map(drop)
+}
+
+/// Removes a name that is not a directory.
+pub fn unlink(name: &[u8]) -> Result<()> {
+    call3(87, path(name)?, 0, 0).map(drop)
+}
+
+/// Makes a symbolic link.
+pub fn symlink(target: &[u8], name: &[u8]) -> Result<()> {
+    call3(88, path(target)?, path(name)?, 0).map(drop)
+}
+
+/// Makes a character device.
+pub fn mknod_char(name: &[u8], mode: usize, major: usize, minor: usize) -> Result<()> {
+    call3(133, path(name)?, 0o020000 | mode, major << 8 | minor)?;
+    call3(90, path(name)?, mode, 0).map(drop)
+}
+
+/// Mounts; `kind` and `data` end in NUL like the paths.
+pub fn mount(kind: &[u8], target: &[u8], flags: usize, data: &[u8]) -> Result<()> {
+    let kind = path(kind)?;
+    call(165, [kind, path(target)?, kind, flags, path(data)?, 0]).map(drop)
+}
+
+/// Becomes the leader of a new session.
+pub fn setsid() {
+    let _ = call3(112, 0, 0, 0);
+}
+
+/// Sets the supplementary groups.
+pub fn setgroups(groups: &[u32]) -> Result<()> {
+    call3(116, groups.len(), groups.as_ptr() as usize, 0).map(drop)
+}
+
+/// Takes on a group for good.
+pub fn setgid(gid: u32) -> Result<()> {
+    call3(119, gid as usize, gid as usize, gid as usize).map(drop)
+}
+
+/// Takes on a user for good.
+pub fn setuid(uid: u32) -> Result<()> {
+    call3(117, uid as usize, uid as usize, uid as usize).map(drop)
+}
+
+/// Sets the file mode mask.
+pub fn umask(mask: usize) {
+    let _ = call3(95, mask, 0, 0);
+}
+
+/// Sets the host name.
+pub fn sethostname(name: &[u8]) -> Result<()> {
+    call3(170, name.as_ptr() as usize, name.len(), 0).map(drop)
+}
+
+/// Resets the machine. Returns when the kernel refuses; in a PID namespace it kills the namespace instead.
+pub fn restart() {
+    let _ = call(169, [0xfee1_dead, 672_274_793, 0x0123_4567, 0, 0, 0]);
+}
+
+/// The time since boot in nanoseconds.
+pub fn boot_clock() -> u64 {
+    let mut time = [0u64; 2];
+    match call3(228, 7, time.as_mut_ptr() as usize, 0) {
+        Ok(_) => time[0] * 1_000_000_000 + time[1],
+        Err(_) => 0,
+    }
+}
+
+/// Copies the kernel's log into `buffer`; gives how much it is.
+pub fn kernel_log(buffer: &mut [u8]) -> Result<usize> {
+    call3(103, 3, buffer.as_mut_ptr() as usize, buffer.len())
+}
+
+/// Gives up the processor for a moment.
+pub fn pause_ms(milliseconds: u64) {
+    let time = [0u64, milliseconds * 1_000_000];
+    let _ = call3(35, &raw const time as usize, 0, 0);
+}
+
+/// Sets a terminal to pass every byte both ways as it is, eight bits, 115200 baud, modem lines ignored.
+///
+/// `struct termios` of `asm-generic/termbits.h`: four flag words, line discipline, nineteen control characters.
+pub fn set_raw(fd: i32) -> Result<()> {
+    #[repr(C)]
+    struct Termios([u32; 4], [u8; 20]);
+    const B115200_CS8_CREAD_CLOCAL: u32 = 0o010002 | 0o60 | 0o200 | 0o4000;
+    let mut termios = Termios([0, 0, B115200_CS8_CREAD_CLOCAL, 0], [0; 20]);
+    const VMIN: usize = 6;
+    termios.1[1 + VMIN] = 1;
+    call3(16, fd as usize, 0x5402, &raw const termios as usize).map(drop)
+}
+
+/// Whether everything written to a serial port has left it. Anything that is no serial port has nothing waiting.
+pub fn has_drained(fd: i32) -> bool {
+    const TIOCOUTQ: usize = 0x5411;
+    const TIOCSERGETLSR: usize = 0x5459;
+    let (mut queued, mut line) = (0u32, 0u32);
+    let queued_known = call3(16, fd as usize, TIOCOUTQ, &raw mut queued as usize).is_ok();
+    let line_known = call3(16, fd as usize, TIOCSERGETLSR, &raw mut line as usize).is_ok();
+    !(queued_known && queued > 0 || line_known && line & 1 == 0)
+}
+
+/// Brings the loopback interface up, as every container has it.
+pub fn loopback_up() -> Result<()> {
+    let socket = call3(41, 2, 2 | O_CLOEXEC, 0)?;
+    // struct ifreq: 16 bytes of name, then the flags (IFF_UP | IFF_RUNNING) in a union of 24 bytes.
+    let mut request = [0u8; 40];
+    request[..2].copy_from_slice(b"lo");
+    request[16] = 0x41;
+    let result = call3(16, socket, 0x8914, request.as_ptr() as usize);
+    close(socket as i32);
+    result.map(drop)
+}
