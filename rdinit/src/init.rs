@@ -46,6 +46,8 @@ fn live(name: &[u8], born: u64, status: &mut i32) -> Result<(), Failure> {
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
     let child = spawn::spawn(&start, &strings)?;
     send(*status, &Event::Started(sys::boot_clock()));
+    // Sent before the command's first byte, so that the host never takes its stderr for the kernel's words.
+    relay::drain(*status);
     let end = relay::until_the_end(&child, children, stdout, console);
     send(*status, &ending(&end));
     Ok(())

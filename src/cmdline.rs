@@ -1,0 +1,108 @@
+//! The kernel command line from typed parts. Its length and characters are checked here, since a kernel cuts a long
+//! one short without a word.
+
+use crate::memory::RootFs;
+
+/// `COMMAND_LINE_SIZE` of x86 is 2048 with its NUL (`arch/x86/include/asm/setup.h`).
+pub const LENGTH_LIMIT: usize = 2047;
+
+/// Every guest: three ports with their interrupts, end instead of hang on a panic, reset by triple fault, which needs
+/// no device; tests of ciphers that nobody here uses left out; entropy from the CPU, which is all there is.
+const ALWAYS: &str = "console=ttyS0 8250.nr_uarts=4 panic=-1 reboot=t cryptomgr.notests random.trust_cpu=on";
+
+/// Only the words of a dying kernel reach the console (`pr_emerg`): after the start it is the command's stderr.
+const SILENT: &str = "quiet loglevel=1";
+const TALKATIVE: &str = "loglevel=7";
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Parts<'a> {
+    /// Path of PID 1 in the guest.
+    pub init: &'a str,
+    /// File system for the image.
+    pub root: RootFs,
+    /// Whether the kernel may speak.
+    pub show_boot: bool,
+    /// What the engine's machine needs to be told.
+    pub engine: &'a str,
+    /// The user's own words; they come last, so they win.
+    pub append: Option<&'a str>,
+}
+
+/// Why a command line cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Longer than kernels take.
+    #[error("--append: the kernel command line would have {length} bytes and kernels cut it at {LENGTH_LIMIT}; shorten it by {}", length - LENGTH_LIMIT)]
+    TooLong {
+        /// What it would have.
+        length: usize,
+    },
+    /// A character that does not belong there.
+    #[error("--append: character {character:?} cannot stand in a kernel command line; use printable ASCII")]
+    Character {
+        /// Which.
+        character: char,
+    },
+    /// ` -- ` would hand the rest to PID 1 as arguments.
+    #[error("--append: \"--\" would end the kernel's options; leave it out")]
+    EndOfOptions,
+}
+
+/// The command line.
+///
+/// Errors: [`Error`], before anything is booted.
+pub fn build(parts: &Parts<'_>) -> Result<String, Error> {
+    let voice = if parts.show_boot { TALKATIVE } else { SILENT };
+    let root = match parts.root {
+        RootFs::Tmpfs { .. } => "rootfstype=tmpfs",
+        RootFs::Ramfs => "rootfstype=ramfs",
+    };
+    let init = format!("rdinit={}", parts.init);
+    let append = parts.append.unwrap_or_default();
+    if let Some(character) = append.chars().find(|c| !(' '..='~').contains(c)) {
+        return Err(Error::Character { character });
+    }
+    if append.split(' ').any(|word| word == "--") {
+        return Err(Error::EndOfOptions);
+    }
+    let words = [ALWAYS, voice, root, &init, parts.engine, append];
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    let line = words.join(" ");
+    match line.len() {
+        length if length > LENGTH_LIMIT => Err(Error::TooLong { length }),
+        _ => Ok(line),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_append(append: &str) -> Result<String, Error> {
+        let engine = "pci=off";
+        build(&Parts { init: "/.rdvm", root: RootFs::Ramfs, show_boot: false, engine, append: Some(append) })
+    }
+
+    #[test]
+    fn the_users_words_come_last_and_the_kernel_is_quiet() {
+        let line = with_append("a=b").unwrap();
+        assert!(line.ends_with(" rootfstype=ramfs rdinit=/.rdvm pci=off a=b"), "{line}");
+        assert!(line.contains("quiet loglevel=1"));
+    }
+
+    #[test]
+    fn a_line_is_refused_from_the_byte_on_that_kernels_cut() {
+        let base = with_append("").unwrap().len() + 1;
+        let fits = "x".repeat(LENGTH_LIMIT - base);
+        assert_eq!(with_append(&fits).unwrap().len(), LENGTH_LIMIT);
+        assert_eq!(with_append(&format!("{fits}x")), Err(Error::TooLong { length: LENGTH_LIMIT + 1 }));
+    }
+
+    #[test]
+    fn characters_that_would_change_its_meaning_are_refused() {
+        assert_eq!(with_append("a\nb"), Err(Error::Character { character: '\n' }));
+        assert_eq!(with_append("ü"), Err(Error::Character { character: 'ü' }));
+        assert_eq!(with_append("a -- b"), Err(Error::EndOfOptions));
+    }
+}

@@ -1,0 +1,88 @@
+//! The QEMU process: started with exactly the descriptors it is meant to have, dead when we are.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+
+use rustix::io::FdFlags;
+use rustix::process::{Pid, Signal};
+
+/// How much of what QEMU says is kept.
+const SAID_MAX: u64 = 16 << 10;
+
+/// A running QEMU. Killed and reaped on drop.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    stderr: Option<ChildStderr>,
+}
+
+impl Process {
+    /// Starts `program`, handing it `inherit` under their own numbers and nothing else.
+    ///
+    /// Errors: those of fork and exec.
+    pub(super) fn start(program: &Path, args: &[OsString], inherit: Vec<RawFd>) -> io::Result<Self> {
+        let parent = rustix::process::getpid();
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // A group of its own: Ctrl-C on the terminal is for us to handle, not for QEMU.
+        command.process_group(0);
+        // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
+        // prctl, getppid and fcntl calls through rustix, allocates nothing and takes no lock.
+        unsafe { command.pre_exec(move || prepare(parent, &inherit)) };
+        let mut child = command.spawn()?;
+        let stderr = child.stderr.take();
+        Ok(Self { child, stderr })
+    }
+
+    /// To be polled for reading; what it gives is fetched by [`Self::last_words`].
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it now, if it has not ended; gives its status and what it said on its standard error.
+    pub(super) fn finish(mut self) -> (Option<ExitStatus>, String) {
+        let ended = self.child.try_wait().ok().flatten();
+        self.stop();
+        let mut said = Vec::new();
+        if let Some(stderr) = self.stderr.take() {
+            // An error here only shortens the message.
+            let _ = stderr.take(SAID_MAX).read_to_end(&mut said);
+        }
+        (ended, String::from_utf8_lossy(&said).trim().to_owned())
+    }
+
+    /// Waits for it to end by itself for as long as its ports are closed already.
+    pub(super) fn wait(&mut self) {
+        let _ = self.child.wait();
+    }
+
+    fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// In the child, before exec.
+fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before that call; then nobody would ever tell us.
+    if rustix::process::getppid() != Some(parent) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    for &fd in inherit {
+        // SAFETY: the parent keeps these descriptors open over the whole start, and a fork has copies of them all.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        rustix::io::fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
+    }
+    Ok(())
+}

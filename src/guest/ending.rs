@@ -1,0 +1,59 @@
+//! How a machine's life ended, whichever engine ran it.
+
+use rdinit::protocol::{Event, Stage, Totals};
+
+/// Every way there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The command called exit.
+    Exited {
+        /// Its code.
+        code: u8,
+        /// What it sent and used.
+        totals: Totals,
+    },
+    /// A signal killed the command.
+    Killed {
+        /// Its number.
+        signal: u8,
+        /// What it sent and used.
+        totals: Totals,
+    },
+    /// PID 1 could not start the command.
+    NotStarted {
+        /// What it was doing.
+        stage: Stage,
+        /// The guest kernel's answer.
+        errno: i32,
+    },
+    /// The machine stopped and no well-formed exit event had come.
+    Died {
+        /// Whether the command ran.
+        started: bool,
+        /// What the kernel said of its panic.
+        panic: Option<String>,
+    },
+    /// It ran longer than it was allowed to.
+    TimedOut {
+        /// Whether the command ran.
+        started: bool,
+    },
+    /// We were told to stop by this signal.
+    Interrupted(i32),
+    /// Nobody reads our standard output any more.
+    OutputClosed,
+    /// Our standard output could not be written: the errno.
+    OutputFailed(i32),
+}
+
+impl Ending {
+    /// What a guest's last event says; `None` for an event that is none.
+    pub fn of(event: Event) -> Option<Self> {
+        match event {
+            Event::Exited(code, totals) => Some(Self::Exited { code, totals }),
+            Event::Killed(signal, totals) => Some(Self::Killed { signal, totals }),
+            Event::Failed { stage, errno } => Some(Self::NotStarted { stage, errno }),
+            Event::Ready { .. } | Event::Started(_) => None,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Bytes from the three ports → what the guest meant.
+//!
+//! An engine hands over what arrives and asks whether there is room for more; it does not know what the bytes mean.
+//! Nothing is queued beyond one reading per stream: a reader of ours that sleeps makes the engine stop reading, which
+//! stops the guest's port, which stops the command.
+
+pub mod console;
+pub mod control;
+pub mod ending;
+pub mod outlet;
+
+use std::time::Instant;
+
+use rdinit::protocol::Event;
+
+use self::console::Console;
+use self::control::Control;
+use self::outlet::Outlet;
+
+/// The guest's ports, in the order in which a host that sees several ready should read them: the status port first,
+/// since it says what the bytes on the other two are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// COM3: events.
+    Status,
+    /// COM2: the command's standard output.
+    Stdout,
+    /// COM1: the kernel's console and the command's standard error.
+    Console,
+}
+
+/// When what happened, on the host's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moments {
+    /// PID 1 reported.
+    pub ready: Option<Instant>,
+    /// The command ran.
+    pub started: Option<Instant>,
+    /// The command had ended.
+    pub ended: Option<Instant>,
+    /// What PID 1 said of the time before it.
+    pub boot: Option<BootClock>,
+}
+
+/// Times of the guest's own boot clock in nanoseconds, zero where not known.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BootClock {
+    /// PID 1 started.
+    pub init: u64,
+    /// The kernel began to unpack the initrd.
+    pub unpack_begin: u64,
+    /// The kernel had unpacked it.
+    pub unpack_end: u64,
+}
+
+/// One sink per port.
+#[derive(Debug)]
+pub struct Listener {
+    stdout: Outlet,
+    console: Console,
+    control: Control,
+    moments: Moments,
+    verdict: Option<Event>,
+    stdout_bytes: u64,
+}
+
+impl Listener {
+    /// A listener that writes the command's output to `stdout` and passes the console on as `console` says.
+    pub fn new(stdout: Outlet, console: Console, control: Control) -> Self {
+        let moments = Moments::default();
+        Self { stdout, console, control, moments, verdict: None, stdout_bytes: 0 }
+    }
+
+    /// Takes bytes that arrived on a port. Call it only while [`Self::has_room`] says so.
+    pub fn receive(&mut self, port: Port, bytes: &[u8]) {
+        match port {
+            Port::Status => self.control.feed(bytes),
+            Port::Stdout => {
+                self.stdout_bytes += bytes.len() as u64;
+                self.stdout.push(bytes);
+            }
+            Port::Console => self.console.push(bytes),
+        }
+        while let Some(event) = self.control.next_event() {
+            self.note(event);
+        }
+    }
+
+    /// Whether bytes of this port can be taken now.
+    pub fn has_room(&self, port: Port) -> bool {
+        match port {
+            Port::Status => true,
+            Port::Stdout => self.stdout.is_empty(),
+            Port::Console => self.console.is_empty(),
+        }
+    }
+
+    /// The streams of ours that still have something to write.
+    pub fn outlets(&mut self) -> [&mut Outlet; 2] {
+        [&mut self.stdout, self.console.outlet()]
+    }
+
+    /// The last event a guest may send, once it has sent it: how the command ended, or why it did not start.
+    pub fn verdict(&self) -> Option<Event> {
+        self.verdict
+    }
+
+    /// When what happened.
+    pub fn moments(&self) -> Moments {
+        self.moments
+    }
+
+    /// What has arrived on the stdout port so far, in bytes.
+    pub fn stdout_bytes(&self) -> u64 {
+        self.stdout_bytes
+    }
+
+    /// The console, for what it has kept.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
+    fn note(&mut self, event: Event) {
+        // The first verdict stands: whatever a guest says after that is not believed.
+        if self.verdict.is_some() {
+            return;
+        }
+        let now = Some(Instant::now());
+        match event {
+            Event::Ready { init, unpack_begin, unpack_end } => {
+                self.moments.ready = now;
+                self.moments.boot = Some(BootClock { init, unpack_begin, unpack_end });
+            }
+            Event::Started(_) => {
+                self.moments.started = now;
+                self.console.command_runs();
+            }
+            Event::Exited(..) | Event::Killed(..) | Event::Failed { .. } => {
+                self.moments.ended = now;
+                self.verdict = Some(event);
+            }
+        }
+    }
+}

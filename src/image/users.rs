@@ -1,0 +1,103 @@
+//! Users and groups as the image knows them: its own `/etc/passwd` and `/etc/group`, never the host's.
+
+use super::tree::{Content, Kind, Tree};
+use crate::error::escaped;
+use crate::initrd::payload::Account;
+use crate::request::{Id, UserWish};
+
+/// Account files are text of some kilobytes; what is larger is none.
+const SIZE_LIMIT: u64 = 4 << 20;
+/// The most supplementary groups that rdinit takes on.
+const GROUPS_LIMIT: usize = 64;
+
+/// Why a user cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name that the image does not have.
+    #[error("--user: the image's {file} has no \"{name}\"; give a number instead")]
+    Unknown {
+        /// `/etc/passwd` or `/etc/group`.
+        file: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The file cannot be read.
+    #[error("--user: the image's {file}: {source}")]
+    Unreadable {
+        /// `/etc/passwd` or `/etc/group`.
+        file: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
+
+/// Numbers, groups and home directory of the user wished for; root without a wish.
+///
+/// As docker does: a number need not be in the file; without a group it is the user's own, or 0 where the file does
+/// not know the user.
+///
+/// Errors: a name that the image's files do not have, or files that cannot be read.
+pub fn account(tree: &Tree, wish: Option<&UserWish>) -> Result<Account, Error> {
+    let Some(wish) = wish else {
+        return Ok(Account { uid: 0, gid: 0, groups: Vec::new(), home: "/root".to_owned() });
+    };
+    let passwd = read(tree, PASSWD)?;
+    let known = lines(&passwd).find(|fields| match &wish.user {
+        Id::Name(name) => fields.first() == Some(&name.as_str()),
+        Id::Number(uid) => number(fields, 2) == Some(*uid),
+    });
+    let uid = match (&wish.user, &known) {
+        (Id::Number(uid), _) => *uid,
+        (Id::Name(name), known) => known
+            .as_ref()
+            .and_then(|fields| number(fields, 2))
+            .ok_or_else(|| Error::Unknown { file: PASSWD, name: escaped(name.as_bytes()) })?,
+    };
+    let group_file = read(tree, GROUP)?;
+    let gid = match &wish.group {
+        Some(Id::Number(gid)) => *gid,
+        Some(Id::Name(name)) => lines(&group_file)
+            .find(|fields| fields.first() == Some(&name.as_str()))
+            .and_then(|fields| number(&fields, 2))
+            .ok_or_else(|| Error::Unknown { file: GROUP, name: escaped(name.as_bytes()) })?,
+        None => known.as_ref().and_then(|fields| number(fields, 3)).unwrap_or(0),
+    };
+    let name = known.as_ref().and_then(|fields| fields.first().copied());
+    // A group given by hand stands alone.
+    let groups = match name.filter(|_| wish.group.is_none()) {
+        Some(name) => lines(&group_file)
+            .filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == name)))
+            .filter_map(|fields| number(&fields, 2))
+            .take(GROUPS_LIMIT)
+            .collect(),
+        None => Vec::new(),
+    };
+    let home = known.as_ref().and_then(|fields| fields.get(5)).filter(|home| !home.is_empty());
+    Ok(Account { uid, gid, groups, home: home.unwrap_or(&"/").to_string() })
+}
+
+fn lines(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.lines().map(|line| line.split(':').collect())
+}
+
+fn number(fields: &[&str], at: usize) -> Option<u32> {
+    fields.get(at)?.parse().ok()
+}
+
+/// The text of one of the image's files; empty where there is no such file.
+fn read(tree: &Tree, file: &'static str) -> Result<String, Error> {
+    let Some(entry) = tree.get(&file.as_bytes()[1..]) else { return Ok(String::new()) };
+    let Kind::File(body) = &entry.kind else { return Ok(String::new()) };
+    let unreadable = |source| Error::Unreadable { file, source };
+    if body.size > SIZE_LIMIT {
+        return Err(unreadable(std::io::ErrorKind::FileTooLarge.into()));
+    }
+    let bytes = match &body.content {
+        Content::Bytes(bytes) => bytes.to_vec(),
+        host => host.read().map_err(unreadable)?,
+    };
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

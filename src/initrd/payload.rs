@@ -1,0 +1,113 @@
+//! What rdvm adds to an image: PID 1 and the start record, in a cpio segment of their own behind the image's.
+//!
+//! The only file that knows where rdinit's bytes are. The image's own entries are never touched: the two names added
+//! are ones the image does not have.
+
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rdinit::protocol::{MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE};
+
+use crate::image::tree::{Content, Entry, FileBody, Kind, Tree};
+use crate::memory::RootFs;
+use crate::request::Command;
+
+/// rdinit: a static ELF for x86-64 Linux.
+pub const RDINIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rdinit"));
+
+/// What runs when no command is given.
+pub const DEFAULT_COMMAND: &str = "/init";
+
+/// The guest's devices for console, stdout and status.
+const PORTS: [&[u8]; 3] = [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"];
+/// As docker sets it where the image says nothing.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const HOSTNAME: &[u8] = b"rdvm";
+
+/// Who runs the command, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Home directory.
+    pub home: String,
+}
+
+/// The name in the guest's root directory that PID 1 gets: one that `image` has no entry for, with or without the
+/// record's suffix.
+pub fn name(image: &Tree) -> String {
+    let taken = |name: &str| image.get(name.as_bytes()).is_some();
+    let free = |name: &String| !taken(name) && !taken(&format!("{name}{RECORD_SUFFIX}"));
+    let mut names = std::iter::once(".rdvm".to_owned()).chain((1u64..).map(|n| format!(".rdvm{n}")));
+    names.find(free).unwrap_or_default()
+}
+
+/// The segment for rdinit: itself and the record of what it is to do.
+pub fn segment(name: &str, command: &Command, account: &Account, root: RootFs, timings: bool) -> Tree {
+    let record = record(command, account, root, timings);
+    tree(vec![(name.to_owned(), 0o700, RDINIT.into()), (format!("{name}{RECORD_SUFFIX}"), 0o600, record.into())])
+}
+
+/// The segment for the user's own init.
+pub fn own_init(name: &str, init: Vec<u8>) -> Tree {
+    tree(vec![(name.to_owned(), 0o755, init.into())])
+}
+
+fn record(command: &Command, account: &Account, root: RootFs, timings: bool) -> Vec<u8> {
+    let default = [DEFAULT_COMMAND.as_bytes()];
+    let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
+    let root_limit = match root {
+        RootFs::Tmpfs { limit } => limit.0,
+        RootFs::Ramfs => 0,
+    };
+    let flags = if timings { WANT_TIMELINE } else { 0 } | MAKE_WORKDIR;
+    let env = environment(command, account);
+    let env: Vec<&[u8]> = env.iter().map(Vec::as_slice).collect();
+    StartRecord {
+        flags,
+        uid: account.uid,
+        gid: account.gid,
+        groups: &account.groups,
+        root_limit,
+        ports: PORTS,
+        workdir: command.workdir.as_ref().map_or(b"/", |dir| dir.as_bytes()),
+        hostname: command.hostname.as_ref().map_or(HOSTNAME, |name| name.as_bytes()),
+        argv: if given.is_empty() { &default } else { &given },
+        env: &env,
+    }
+    .encode()
+}
+
+/// PATH and HOME as docker sets them, then the user's own; the last of each name wins and keeps the first's place.
+fn environment(command: &Command, account: &Account) -> Vec<Vec<u8>> {
+    let home = format!("HOME={}", account.home);
+    let defaults = [PATH.as_bytes(), home.as_bytes()];
+    let mut entries: Vec<Vec<u8>> = Vec::new();
+    let mut places = std::collections::HashMap::new();
+    for entry in defaults.into_iter().chain(command.env.iter().map(|entry| entry.as_bytes())) {
+        let name = entry.split(|&byte| byte == b'=').next().unwrap_or_default().to_vec();
+        let place = *places.entry(name).or_insert(entries.len());
+        match entries.get_mut(place) {
+            Some(old) => *old = entry.to_vec(),
+            None => entries.push(entry.to_vec()),
+        }
+    }
+    entries
+}
+
+fn tree(files: Vec<(String, u16, Arc<[u8]>)>) -> Tree {
+    let entries = files.into_iter().map(|(path, mode, bytes)| Entry {
+        path: path.into_bytes(),
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: 0,
+        kind: Kind::File(FileBody { size: bytes.len() as u64, content: Content::Bytes(bytes), link: None }),
+    });
+    // Plain names of our own making in the root directory: no rule of the tree can refuse them.
+    Tree::from_entries(entries.collect()).expect("two plain names make a tree")
+}

@@ -1,0 +1,20 @@
+//! A machine as data: all that an engine needs to know to run it.
+
+use std::fs::File;
+
+use crate::units::ByteSize;
+
+/// What boots. Knows neither images nor flags.
+#[derive(Debug)]
+pub struct Machine {
+    /// The kernel: an uncompressed ELF where there is one, else the bzImage as it is.
+    pub kernel: File,
+    /// The initrd, whole, from its first byte on.
+    pub initrd: File,
+    /// The kernel command line, checked.
+    pub cmdline: String,
+    /// Guest RAM, a multiple of a page.
+    pub memory: ByteSize,
+    /// Number of vCPUs, 1 to 16.
+    pub cpus: u8,
+}

@@ -1,0 +1,189 @@
+//! The whole path on one screen: every stage once, in order, each consuming what the one before gave.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Instant;
+
+use crate::cmdline;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::guest::console::Console;
+use crate::guest::control::Control;
+use crate::guest::ending::Ending;
+use crate::guest::outlet::Outlet;
+use crate::guest::{Listener, Moments};
+use crate::image::{self, users};
+use crate::initrd::layout::Layout;
+use crate::initrd::{self, Epoch, Initrd, payload};
+use crate::kernel::{self, Kernel, Search};
+use crate::machine::Machine;
+use crate::memory::{self, MemoryPlan, Needs};
+use crate::report::{MachineFacts, Report, Timings, milliseconds};
+use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
+use crate::watch::Watch;
+
+/// What an image needs, before anything is written or booted.
+#[derive(Debug)]
+pub struct Plan {
+    /// The image.
+    pub tree: image::tree::Tree,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// What the initrd will hold.
+    pub contents: initrd::layout::Contents,
+    /// RAM.
+    pub memory: MemoryPlan,
+}
+
+/// Reads the image's tree and finds the kernel, both at once, and plans the RAM.
+///
+/// Errors: the image or the kernel cannot be used, or the memory wished for is too little.
+pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -> Result<Plan> {
+    let search = Search::from_env(Some(&image.path));
+    let (kernel, tree) = thread::scope(|scope| {
+        let kernel = scope.spawn(|| kernel::open(kernel, &search));
+        let tree = image::open(image);
+        (kernel.join(), tree)
+    });
+    // The image's faults first: it is what the user named.
+    let tree = tree?;
+    let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let contents = Layout::of(&tree, Epoch::from_env()?)?.contents();
+    let memory = memory::plan(&Needs { contents, kernel: kernel.memory(), cpus }, wish)?;
+    Ok(Plan { tree, kernel, contents, memory })
+}
+
+/// A machine about to run, and what is known of it.
+#[derive(Debug)]
+pub struct Ready {
+    engine: Engine,
+    machine: Machine,
+    facts: MachineFacts,
+    began: Instant,
+    packed: Instant,
+}
+
+/// Everything up to the boot: the image read and packed, the RAM planned, the kernel opened, the engine chosen.
+///
+/// Errors: whatever keeps the machine from being built; nothing was booted then.
+pub fn prepare(request: &Request) -> Result<Ready> {
+    let began = Instant::now();
+    let engine = Engine::choose(request.engine)?;
+    let plan = plan(&request.image, &request.kernel, request.cpus, request.memory)?;
+    let name = payload::name(&plan.tree);
+    let cmdline = cmdline::build(&cmdline::Parts {
+        init: &format!("/{name}"),
+        root: plan.memory.root,
+        show_boot: request.console.show_boot,
+        engine: engine.cmdline(),
+        append: request.append.as_deref(),
+    })?;
+    let own = match &request.rdinit {
+        Some(path) => {
+            let read = std::fs::read(path);
+            payload::own_init(&name, read.map_err(host(|| format!("--rdinit: {}", path.display())))?)
+        }
+        None => {
+            let account = users::account(&plan.tree, request.command.user.as_ref())?;
+            payload::segment(&name, &request.command, &account, plan.memory.root, request.timings)
+        }
+    };
+    let initrd = Initrd::pack(&[&plan.tree, &own], Epoch::from_env()?)?;
+    let facts = MachineFacts {
+        engine: engine.to_string(),
+        kernel: plan.kernel.path.display().to_string(),
+        memory: plan.memory.total.0,
+        memory_needed: plan.memory.need.0,
+        cpus: request.cpus,
+        entries: plan.contents.entries,
+        initrd: initrd.size,
+    };
+    let memory = plan.memory.total;
+    let machine = Machine { kernel: plan.kernel.into_file(), initrd: initrd.file, cmdline, memory, cpus: request.cpus };
+    Ok(Ready { engine, machine, facts, began, packed: Instant::now() })
+}
+
+/// Where the guest's output goes.
+#[derive(Debug)]
+pub struct Streams {
+    /// The command's standard output.
+    pub stdout: OwnedFd,
+    /// The console: the command's standard error.
+    pub stderr: OwnedFd,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Finished {
+    /// What happened.
+    pub report: Report,
+    /// The console's last lines, where the machine died before the command ran and nobody saw them.
+    pub last_lines: Vec<String>,
+}
+
+/// The whole path: packs, sizes, boots, runs, and says how it ended.
+///
+/// Errors: whatever kept the machine from running; how the command ended is no error.
+pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
+    let ready = prepare(request)?;
+    let copy = match &request.console.file {
+        Some(path) => Some(File::create(path).map_err(host(|| format!("--console: {}", path.display())))?),
+        None => None,
+    };
+    let console = Console::new(Outlet::new(streams.stderr), copy, request.console.show_boot);
+    let control = if request.rdinit.is_some() { Control::text() } else { Control::frames() };
+    let mut listener = Listener::new(Outlet::new(streams.stdout), console, control);
+    let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
+    let ending = ready.engine.boot(&ready.machine, &mut listener, &watch)?;
+    let timings = timings(&ready, listener.moments());
+    let name = command_name(&request.command);
+    let mut report = Report::of(&ending, &name, &ready.machine.memory.to_string());
+    report.machine = Some(ready.facts);
+    report.timings = Some(timings);
+    let unseen = matches!(ending, Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. });
+    let last_lines = match unseen && listener.moments().started.is_none() && !listener.console().was_shown() {
+        true => listener.console().last_lines(LAST_LINES),
+        false => Vec::new(),
+    };
+    Ok(Finished { report, last_lines })
+}
+
+/// How many of the console's last lines are shown when a machine dies.
+const LAST_LINES: usize = 20;
+
+/// The command as the user knows it.
+fn command_name(command: &Command) -> String {
+    match command.argv.first() {
+        Some(name) => crate::error::escaped(name.as_encoded_bytes()),
+        None => payload::DEFAULT_COMMAND.to_owned(),
+    }
+}
+
+/// The phases, as far as the guest has told.
+fn timings(ready: &Ready, moments: Moments) -> Timings {
+    let now = Instant::now();
+    let between = |from: Option<Instant>, to: Option<Instant>| {
+        from.zip(to).map(|(from, to)| milliseconds(to.saturating_duration_since(from)))
+    };
+    let boot = moments.boot.unwrap_or_default();
+    let nanoseconds = |from: u64, to: u64| (from > 0 && to >= from).then(|| (to - from) as f64 / 1e6);
+    let unpack = nanoseconds(boot.unpack_begin, boot.unpack_end);
+    let in_kernel = (boot.init > 0).then_some(boot.init as f64 / 1e6);
+    let until_ready = between(Some(ready.packed), moments.ready);
+    Timings {
+        pack: milliseconds(ready.packed - ready.began),
+        start: until_ready.zip(in_kernel).map(|(all, kernel)| (all - kernel).max(0.0)),
+        kernel: in_kernel.map(|all| all - unpack.unwrap_or(0.0)),
+        unpack,
+        init: between(moments.ready, moments.started),
+        command: between(moments.started, moments.ended),
+        stop: between(moments.ended, Some(now)),
+        total: milliseconds(now - ready.began),
+    }
+}
+
+/// Wraps an error of the host's with what was being done.
+fn host(what: impl FnOnce() -> String) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Host { what: what(), source }
+}

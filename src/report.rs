@@ -1,0 +1,355 @@
+//! What happened, in the three forms people need it: an exit code, one line on stderr, a JSON file.
+//!
+//! The table of exit codes is [`exit_code`] and nowhere else.
+
+use std::time::Duration;
+
+use rdinit::protocol::{Stage, Totals};
+use serde::Serialize;
+
+use crate::guest::ending::Ending;
+
+/// The machine was stopped after `--timeout`, as timeout(1) says it.
+pub const TIMED_OUT: u8 = 124;
+/// rdvm or the machine failed.
+pub const FAILED: u8 = 125;
+/// The command was found and cannot be run.
+pub const CANNOT_RUN: u8 = 126;
+/// The command was not found.
+pub const NOT_FOUND: u8 = 127;
+/// Added to the number of the signal that ended it.
+pub const BY_SIGNAL: u8 = 128;
+
+const ENOENT: i32 = 2;
+const SIGPIPE: i32 = 13;
+const SIGKILL: u8 = 9;
+
+/// Version of the report's schema; it changes when a field changes its meaning or goes.
+pub const SCHEMA: u32 = 1;
+
+/// One run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Version of this schema.
+    pub schema: u32,
+    /// What happened, one word of a fixed set.
+    pub outcome: Outcome,
+    /// What rdvm exits with.
+    pub exit_code: u8,
+    /// The command's own code, where it exited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+    /// The signal that killed the command, or that stopped rdvm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// What went wrong, as on stderr; absent when the command ended by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What the command sent and used, as the guest says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Guest>,
+    /// The machine, where one was planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineFacts>,
+    /// Where the time went, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
+}
+
+/// Every kind of outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The command exited by itself.
+    Exited,
+    /// A signal killed the command.
+    Killed,
+    /// The command was killed for want of guest memory.
+    OutOfMemory,
+    /// The command was not found.
+    NotFound,
+    /// The command was found and cannot be run.
+    CannotRun,
+    /// PID 1 could not prepare the command's surroundings.
+    SetupFailed,
+    /// The kernel panicked.
+    KernelPanic,
+    /// The machine stopped without saying how the command ended.
+    MachineDied,
+    /// `--timeout` passed.
+    TimedOut,
+    /// rdvm was told to stop by a signal.
+    Interrupted,
+    /// Nobody read standard output any more.
+    OutputClosed,
+    /// Standard output could not be written.
+    OutputFailed,
+    /// rdvm failed before or beside the machine.
+    Error,
+}
+
+/// What the guest says of its command.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Guest {
+    /// Bytes of standard output.
+    pub stdout_bytes: u64,
+    /// Bytes of standard error.
+    pub stderr_bytes: u64,
+    /// Processes killed for want of memory.
+    pub oom_kills: u32,
+    /// User time in milliseconds.
+    pub user_ms: f64,
+    /// System time in milliseconds.
+    pub system_ms: f64,
+    /// Largest resident set of one process, KiB.
+    pub max_rss_kib: u64,
+}
+
+/// What the machine was.
+#[derive(Debug, Clone, Serialize)]
+pub struct MachineFacts {
+    /// `kvm` or `qemu`.
+    pub engine: String,
+    /// Path of the kernel.
+    pub kernel: String,
+    /// Guest RAM in bytes.
+    pub memory: u64,
+    /// What the image needed of it.
+    pub memory_needed: u64,
+    /// vCPUs.
+    pub cpus: u8,
+    /// File system objects in the image.
+    pub entries: u64,
+    /// Size of the initrd in bytes.
+    pub initrd: u64,
+}
+
+/// Milliseconds by phase; absent where the guest did not say.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Timings {
+    /// Reading the image, planning, writing the initrd.
+    pub pack: f64,
+    /// From starting the engine to the kernel's first moment.
+    pub start: Option<f64>,
+    /// The kernel, without unpacking.
+    pub kernel: Option<f64>,
+    /// The kernel unpacking the initrd.
+    pub unpack: Option<f64>,
+    /// PID 1 until the command ran.
+    pub init: Option<f64>,
+    /// The command.
+    pub command: Option<f64>,
+    /// From the command's end to ours.
+    pub stop: Option<f64>,
+    /// All of it.
+    pub total: f64,
+}
+
+impl Report {
+    /// The report of a machine that ran. `name` is the command as the user knows it, for messages.
+    pub fn of(ending: &Ending, name: &str, memory: &str) -> Self {
+        let (code, signal, totals) = match *ending {
+            Ending::Exited { code, totals } => (Some(code), None, Some(totals)),
+            Ending::Killed { signal, totals } => (None, Some(i32::from(signal)), Some(totals)),
+            Ending::Interrupted(signal) => (None, Some(signal), None),
+            _ => (None, None, None),
+        };
+        let (outcome, message) = explain(ending, name, memory);
+        let exit_code = exit_code(ending);
+        let guest = totals.map(Guest::from);
+        Self { schema: SCHEMA, outcome, exit_code, code, signal, message, guest, machine: None, timings: None }
+    }
+
+    /// The report of a run that rdvm itself could not carry out.
+    pub fn of_error(message: String) -> Self {
+        let message = Some(message);
+        Self {
+            schema: SCHEMA,
+            outcome: Outcome::Error,
+            exit_code: FAILED,
+            code: None,
+            signal: None,
+            message,
+            guest: None,
+            machine: None,
+            timings: None,
+        }
+    }
+
+    /// The JSON text, ending in a newline.
+    pub fn to_json(&self) -> String {
+        // Numbers, strings and options only: nothing in it can fail to serialize.
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
+impl From<Totals> for Guest {
+    fn from(totals: Totals) -> Self {
+        Self {
+            stdout_bytes: totals.stdout,
+            stderr_bytes: totals.stderr,
+            oom_kills: totals.oom_kills,
+            user_ms: totals.user_us as f64 / 1000.0,
+            system_ms: totals.system_us as f64 / 1000.0,
+            max_rss_kib: totals.max_rss_kib,
+        }
+    }
+}
+
+impl Timings {
+    /// The phases on one line.
+    pub fn to_line(self) -> String {
+        let phases = [
+            ("pack", Some(self.pack)),
+            ("start", self.start),
+            ("kernel", self.kernel),
+            ("unpack", self.unpack),
+            ("init", self.init),
+            ("command", self.command),
+            ("stop", self.stop),
+            ("total", Some(self.total)),
+        ];
+        let known = phases.into_iter().filter_map(|(name, ms)| ms.map(|ms| format!("{name} {ms:.0}")));
+        format!("timings in ms: {}", known.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Milliseconds with three decimals, which is all that is meant.
+pub fn milliseconds(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// What rdvm exits with: the one table.
+pub fn exit_code(ending: &Ending) -> u8 {
+    match *ending {
+        Ending::Exited { code, .. } => code,
+        Ending::Killed { signal, .. } => by_signal(i32::from(signal)),
+        Ending::NotStarted { stage: Stage::Exec, errno: ENOENT } => NOT_FOUND,
+        Ending::NotStarted { stage: Stage::Exec | Stage::Interpreter, .. } => CANNOT_RUN,
+        Ending::NotStarted { .. } | Ending::Died { .. } | Ending::OutputFailed(_) => FAILED,
+        Ending::TimedOut { .. } => TIMED_OUT,
+        Ending::Interrupted(signal) => by_signal(signal),
+        Ending::OutputClosed => by_signal(SIGPIPE),
+    }
+}
+
+fn by_signal(signal: i32) -> u8 {
+    u8::try_from(signal).map_or(FAILED, |signal| BY_SIGNAL.saturating_add(signal))
+}
+
+/// The outcome's name, and the line for stderr where the command did not end by itself.
+fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String>) {
+    match ending {
+        Ending::Exited { .. } => (Outcome::Exited, None),
+        Ending::Killed { signal: SIGKILL, totals } if totals.oom_kills > 0 => (
+            Outcome::OutOfMemory,
+            Some(format!("{name}: killed, the guest ran out of memory ({memory}); give it more with -m")),
+        ),
+        Ending::Killed { .. } => (Outcome::Killed, None),
+        Ending::NotStarted { stage, errno } => not_started(*stage, *errno, name),
+        Ending::Died { started, panic: Some(reason) } => {
+            let when = if *started { "while the command ran" } else { "before the command ran" };
+            (Outcome::KernelPanic, Some(format!("guest kernel: panic {when}: {reason}; --show-boot shows more")))
+        }
+        Ending::Died { started: true, panic: None } => (
+            Outcome::MachineDied,
+            Some(format!("{name}: the machine was reset before it ended; there is no exit status")),
+        ),
+        Ending::Died { started: false, panic: None } => (
+            Outcome::MachineDied,
+            Some("machine: stopped before the command ran; --show-boot shows the kernel's messages".to_owned()),
+        ),
+        Ending::TimedOut { started } => {
+            let when = if *started { "still ran" } else { "had not started yet" };
+            (Outcome::TimedOut, Some(format!("{name}: {when} when --timeout had passed; the machine was stopped")))
+        }
+        Ending::Interrupted(signal) => {
+            (Outcome::Interrupted, Some(format!("signal {signal}: the machine was stopped")))
+        }
+        // Like any local command that is killed by SIGPIPE, it says nothing.
+        Ending::OutputClosed => (Outcome::OutputClosed, None),
+        Ending::OutputFailed(errno) => {
+            let error = std::io::Error::from_raw_os_error(*errno);
+            (Outcome::OutputFailed, Some(format!("standard output: {error}; the machine was stopped")))
+        }
+    }
+}
+
+fn not_started(stage: Stage, errno: i32, name: &str) -> (Outcome, Option<String>) {
+    let error = std::io::Error::from_raw_os_error(errno);
+    let (outcome, text) = match stage {
+        Stage::Exec if errno == ENOENT && name == crate::initrd::payload::DEFAULT_COMMAND => (
+            Outcome::NotFound,
+            format!("{name}: not in the image; name a command after IMAGE"),
+        ),
+        Stage::Exec if errno == ENOENT => {
+            (Outcome::NotFound, format!("{name}: not found in the image; check the name and the image's PATH"))
+        }
+        Stage::Exec => (Outcome::CannotRun, format!("{name}: cannot be executed: {error}; check its mode and format")),
+        Stage::Interpreter => (
+            Outcome::CannotRun,
+            format!("{name}: its interpreter or dynamic loader is not in the image; add it, or link statically"),
+        ),
+        Stage::Workdir => (Outcome::SetupFailed, format!("--workdir: {error}; name a directory of the image")),
+        Stage::User => (Outcome::SetupFailed, format!("--user: the guest's kernel refused it: {error}")),
+        Stage::Record | Stage::Ports | Stage::Pipes | Stage::Fork => {
+            let step = format!("{stage:?}").to_lowercase();
+            (Outcome::SetupFailed, format!("rdinit: {step}: {error}; is CONFIG_SERIAL_8250 in the guest's kernel?"))
+        }
+    };
+    (outcome, Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(ending: Ending) -> u8 {
+        exit_code(&ending)
+    }
+
+    #[test]
+    fn the_exit_codes_are_those_of_the_table() {
+        let totals = Totals::default();
+        for value in 0..=255 {
+            assert_eq!(code(Ending::Exited { code: value, totals }), value);
+        }
+        assert_eq!(code(Ending::Killed { signal: 9, totals }), 137);
+        assert_eq!(code(Ending::Killed { signal: 64, totals }), 192);
+        assert_eq!(code(Ending::NotStarted { stage: Stage::Exec, errno: ENOENT }), 127);
+        assert_eq!(code(Ending::NotStarted { stage: Stage::Exec, errno: 13 }), 126);
+        assert_eq!(code(Ending::NotStarted { stage: Stage::Interpreter, errno: ENOENT }), 126);
+        assert_eq!(code(Ending::NotStarted { stage: Stage::User, errno: ENOENT }), 125);
+        assert_eq!(code(Ending::Died { started: true, panic: None }), 125);
+        assert_eq!(code(Ending::TimedOut { started: true }), 124);
+        assert_eq!(code(Ending::Interrupted(15)), 143);
+        assert_eq!(code(Ending::OutputClosed), 141);
+        assert_eq!(code(Ending::OutputFailed(28)), 125);
+    }
+
+    #[test]
+    fn only_a_command_that_exited_with_zero_gives_zero() {
+        let endings = [
+            Ending::Died { started: true, panic: None },
+            Ending::Died { started: false, panic: Some("x".into()) },
+            Ending::TimedOut { started: false },
+            Ending::Interrupted(0),
+            Ending::NotStarted { stage: Stage::Fork, errno: 0 },
+            Ending::Killed { signal: 0, totals: Totals::default() },
+        ];
+        assert!(endings.into_iter().all(|ending| code(ending) != 0));
+    }
+
+    #[test]
+    fn a_death_for_want_of_memory_is_told_apart_from_a_kill() {
+        let totals = Totals { oom_kills: 1, ..Totals::default() };
+        let report = Report::of(&Ending::Killed { signal: 9, totals }, "cc", "64 MiB");
+        assert_eq!(report.outcome, Outcome::OutOfMemory);
+        let json = report.to_json();
+        assert!(json.contains("\"outcome\": \"out-of-memory\"") && json.contains("\"exit_code\": 137"), "{json}");
+        let report = Report::of(&Ending::Killed { signal: 9, totals: Totals::default() }, "cc", "64 MiB");
+        assert_eq!((report.outcome, report.message), (Outcome::Killed, None));
+    }
+}
