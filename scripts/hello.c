@@ -5,6 +5,6 @@
 
 int main(void)
 {
-	printf("hello from a dynamically linked program, glibc %s\n", gnu_get_libc_version());
+	printf("hello from C, linked with glibc %s\n", gnu_get_libc_version());
 	return fflush(stdout) ? 1 : 0;
 }

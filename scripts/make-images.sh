@@ -95,6 +95,7 @@ apt_source() {
 
 make_debian() {
 	local codename recipe mirror suite keyring tmp=$out/debian.tmp run=() options=() variable
+	# shellcheck source=/dev/null
 	codename=$(. /etc/os-release && printf '%s' "${UBUNTU_CODENAME:-${VERSION_CODENAME:-}}")
 	{ read -r mirror; read -r suite; read -r keyring; } < <(apt_source "$codename") || true
 	case $mirror in
