@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Installs what rdvm's demo or tests need and this Debian or Ubuntu machine lacks.
+#
+#   scripts/install-deps.sh [demo|test]     (default demo; test is demo and more)
+#
+# Looks first: a program counts wherever it comes from. When nothing is missing it asks for neither network nor root.
+set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
+level=${1:-demo}
+
+say() { printf 'deps: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"
+	elif command -v sudo >/dev/null; then sudo "$@"
+	else die "installing needs root and there is no sudo here; as root: $*"
+	fi
+}
+
+# Program and package.
+demo_programs='qemu-system-x86_64 qemu-system-x86
+debootstrap debootstrap
+gpgv gpgv
+unshare util-linux
+gcc gcc'
+test_programs='make make
+cpio cpio
+bsdtar libarchive-tools
+fakeroot fakeroot
+strace strace
+hyperfine hyperfine
+man man-db'
+
+# missing_programs LIST: the packages of those that are not here.
+missing_programs() {
+	local program package
+	while read -r program package; do
+		command -v "$program" >/dev/null || echo "$package"
+	done <<<"$1"
+}
+
+missing_packages() {
+	missing_programs "$demo_programs"
+	[ "$level" = demo ] || missing_programs "$test_programs"
+	[ -e /usr/include/stdio.h ] || echo libc6-dev
+	# A busybox that needs libraries of its own is of no use in the libs image.
+	if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then echo busybox-static; fi
+	[ -n "$(kernels)" ] || kernel_package
+}
+
+# Any distribution's kernel will do. A second one is not installed beside it: it could become the one that boots next.
+kernels() {
+	if [ -r "${RDVM_KERNEL:-}" ]; then echo "$RDVM_KERNEL"; fi
+	find /boot -maxdepth 1 -name 'vmlinuz-*' | sort -V
+}
+
+kernel_package() {
+	case $distribution in
+		debian) echo linux-image-cloud-amd64 ;;
+		ubuntu) echo linux-image-virtual ;;
+	esac
+}
+
+# Ubuntu lets only root read its kernels. Their contents are public, and the override lasts through updates of the file.
+make_a_kernel_readable() {
+	local kernel newest
+	newest=$(kernels | tail -n 1)
+	for kernel in $(kernels); do
+		if [ -r "$kernel" ]; then return; fi
+	done
+	kernel=/boot/vmlinuz-$(uname -r)
+	[ -e "$kernel" ] || kernel=$newest
+	say "$kernel can be read by root only; making it readable (undo: dpkg-statoverride --remove $kernel)"
+	if dpkg-statoverride --list "$kernel" >/dev/null; then as_root dpkg-statoverride --remove "$kernel"; fi
+	as_root dpkg-statoverride --update --add root root 0644 "$kernel"
+}
+
+case $level in demo | test) ;; *) die "level '$level' is unknown; it is demo or test" ;; esac
+
+if ! command -v cargo >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+	die "cargo is missing; install Rust with rustup: https://rustup.rs, or 'apt install rustup' and 'rustup default stable'"
+fi
+
+# shellcheck source=/dev/null
+distribution=$(. /etc/os-release && case " $ID ${ID_LIKE:-} " in
+	*' ubuntu '*) echo ubuntu ;;
+	*' debian '*) echo debian ;;
+esac)
+if [ -z "$distribution" ] || ! command -v apt-get >/dev/null; then
+	distribution=other
+	mapfile -t packages < <(missing_packages)
+	[ ${#packages[@]} = 0 ] && exit 0
+	die "this is neither Debian nor Ubuntu; install what these packages hold: ${packages[*]}"
+fi
+
+mapfile -t packages < <(missing_packages)
+if [ ${#packages[@]} -gt 0 ]; then
+	say "installing ${packages[*]}"
+	install=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${packages[@]}")
+	# Missing package lists show in the simulation, which needs no root; old ones show when a download is gone.
+	if ! apt-get install -s "${packages[@]}" >/dev/null 2>&1 || ! as_root "${install[@]}" </dev/null >&2; then
+		as_root apt-get -o DPkg::Lock::Timeout=300 update -q </dev/null >&2 || die "apt-get update failed; see above"
+		as_root "${install[@]}" </dev/null >&2 || die "apt-get install failed; see above"
+	fi
+fi
+make_a_kernel_readable
