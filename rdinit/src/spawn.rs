@@ -128,7 +128,10 @@ fn take_on_user(start: &Start<'_>) -> sys::Result<()> {
     for (slot, group) in groups.iter_mut().zip(start.groups()) {
         *slot = group;
     }
-    sys::setgroups(&groups[..count])?;
+    // PID 1 starts without any; where there is nothing to change, nothing can be refused (user namespaces do).
+    if count > 0 {
+        sys::setgroups(&groups[..count])?;
+    }
     sys::setgid(start.gid)?;
     sys::setuid(start.uid)
 }

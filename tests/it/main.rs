@@ -1,1 +1,21 @@
-fn main() {}
+//! What rdvm promises, as sentences, in the order of the data path. Machines are booted on every engine available.
+
+mod support;
+
+mod cli;
+
+mod pack;
+
+mod memory;
+
+mod init;
+
+mod streams;
+
+mod endings;
+
+mod surroundings;
+
+mod images;
+
+mod tidy;

@@ -1,0 +1,291 @@
+//! Every way a run can end has one exit code and one word in the report, and leaves nothing behind.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::support::{Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive};
+
+/// Runs with a report; gives the run, the outcome's name and the whole report.
+fn reported(engine: &str, options: &[&str], image: &Path, command: &[&str]) -> (Run, String, serde_json::Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.json");
+    let mut rdvm = Rdvm::on(engine).option("--report").option(&path);
+    for option in options {
+        rdvm = rdvm.option(option);
+    }
+    let run = rdvm.image(image).command(command).run();
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(report["exit_code"].as_i64(), run.0.status.code().map(i64::from), "{report}");
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(files.len(), 1, "something was left beside the report: {files:?}");
+    let outcome = report["outcome"].as_str().unwrap().to_owned();
+    (run, outcome, report)
+}
+
+fn sh(engine: &str, options: &[&str], script: &str) -> (Run, String) {
+    let (run, outcome, _) = reported(engine, options, busybox().path(), &["sh", "-c", script]);
+    (run, outcome)
+}
+
+#[test]
+fn exit_codes_are_the_commands_own() {
+    // All 256 are tried on rdinit alone, in init.rs; these pass the whole path.
+    for engine in engines() {
+        for code in [0, 1, 124, 125, 126, 127, 255] {
+            let (run, outcome) = sh(engine, &[], &format!("exit {code}"));
+            run.exits(code);
+            assert_eq!(outcome, "exited");
+        }
+    }
+}
+
+#[test]
+fn a_killed_command_exits_with_128_plus_the_signal() {
+    for engine in engines() {
+        for signal in [9, 11, 15, 34] {
+            let (run, outcome) = sh(engine, &[], &format!("kill -{signal} $$"));
+            run.exits(128 + signal).says_only("");
+            assert_eq!(outcome, "killed");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_found_is_127_and_what_cannot_run_is_126() {
+    let image = Image::busybox()
+        .file("data", 0o644, "text")
+        .file("garbage", 0o755, [1, 2, 3, 4])
+        .file("orphan", 0o755, "#!/nowhere/sh\n");
+    let cases = [
+        (&["no-such-command"][..], 127, "not-found", "not found in the image"),
+        (&["/no/such/file"], 127, "not-found", "/no/such/file: not found"),
+        (&[""], 127, "not-found", "not found"),
+        (&["/data"], 126, "cannot-run", "Permission denied"),
+        (&["/bin"], 126, "cannot-run", "Permission denied"),
+        (&["/garbage"], 126, "cannot-run", "Exec format error"),
+        (&["/orphan"], 126, "cannot-run", "its interpreter or dynamic loader is not in the image"),
+    ];
+    for engine in engines() {
+        for (command, code, outcome, words) in cases {
+            let (run, seen, _) = reported(engine, &[], image.path(), command);
+            run.exits(code).prints("").says(words);
+            assert_eq!(seen, outcome, "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn an_image_without_init_needs_a_command() {
+    for engine in engines() {
+        let (run, outcome, _) = reported(engine, &[], busybox().path(), &[]);
+        run.exits(127).says("rdvm: /init: not in the image; name a command after IMAGE");
+        assert_eq!(outcome, "not-found");
+    }
+}
+
+#[test]
+fn orphans_end_with_the_command_and_what_they_wrote_before_is_kept() {
+    for engine in engines() {
+        let script = "(trap '' TERM HUP; echo orphan; exec sleep 1000) & sleep 1; echo main; exit 4";
+        let started = Instant::now();
+        let (run, outcome) = sh(engine, &[], script);
+        run.exits(4).prints("orphan\nmain\n");
+        assert_eq!(outcome, "exited");
+        assert!(started.elapsed() < Duration::from_secs(500), "the orphan was waited for");
+    }
+}
+
+#[test]
+fn a_command_that_forks_as_it_exits_is_over_when_it_has_exited() {
+    for engine in engines() {
+        let script = "f() { sleep 0.01; f & }; f & f & f & exit 6";
+        sh(engine, &[], script).0.exits(6);
+    }
+}
+
+#[test]
+fn a_command_that_kills_everything_it_may_still_has_an_exit_code() {
+    for engine in engines() {
+        let (run, outcome) = sh(engine, &[], "sleep 100 & kill -9 -1; echo alive; exit 5");
+        run.exits(5).prints("alive\n");
+        assert_eq!(outcome, "exited");
+        let (run, _) = sh(engine, &[], "kill -9 1; kill -15 1; echo still; exit 5");
+        run.exits(5).prints("still\n");
+    }
+}
+
+#[test]
+fn a_guest_that_resets_the_machine_has_no_exit_code_and_that_is_125() {
+    for engine in engines() {
+        for how in ["reboot -f", "poweroff -f", "halt -f"] {
+            let (run, outcome, _) = reported(
+                engine,
+                &["--timeout", "20s"],
+                busybox().path(),
+                &["sh", "-c", &format!("echo before; busybox {how}; sleep 100")],
+            );
+            // A halted machine looks like one that computes: only the deadline ends it.
+            let code = if how.starts_with("halt") || how.starts_with("poweroff") { [124, 125] } else { [125, 125] };
+            assert!(code.contains(&run.0.status.code().unwrap()), "{how}: {:?} {}", run.0.status, run.stderr());
+            assert!(["machine-died", "timed-out"].contains(&outcome.as_str()), "{how}: {outcome}");
+            run.prints("before\n");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_panic_is_125_with_the_kernels_words() {
+    for engine in engines() {
+        let (run, outcome) = sh(engine, &["--timeout", "60s"], "echo before; echo c > /proc/sysrq-trigger; sleep 100");
+        run.exits(125).prints("before\n").says("rdvm: guest kernel: panic while the command ran: ");
+        assert_eq!(outcome, "kernel-panic");
+    }
+}
+
+#[test]
+fn a_command_that_exhausts_memory_is_killed_and_the_report_says_why() {
+    for engine in engines() {
+        let (run, outcome, report) =
+            reported(engine, &["--timeout", "120s"], busybox().path(), &["busybox", "tail", "/dev/zero"]);
+        run.exits(137).says("the guest ran out of memory");
+        assert_eq!(outcome, "out-of-memory");
+        assert!(report["guest"]["oom_kills"].as_u64() >= Some(1), "{report}");
+    }
+}
+
+#[test]
+fn a_command_that_fills_the_disk_is_told_so_or_killed_and_the_report_comes() {
+    for engine in engines() {
+        let script = "dd if=/dev/zero of=/big bs=1M; echo code $?";
+        let (run, outcome) = sh(engine, &["--timeout", "120s"], script);
+        run.exits(0).prints("code 1\n").says("No space left on device");
+        assert_eq!(outcome, "exited");
+    }
+}
+
+#[test]
+fn a_fork_bomb_is_contained_and_ends_with_the_deadline() {
+    for engine in engines() {
+        let started = Instant::now();
+        let (run, _) = sh(engine, &["--timeout", "8s"], "b() { b | b & }; b; sleep 1000");
+        assert!([124, 137].contains(&run.0.status.code().unwrap()), "{:?}", run.0.status);
+        assert!(started.elapsed() < Duration::from_secs(100));
+    }
+}
+
+#[test]
+fn a_command_that_never_ends_is_stopped_at_the_deadline() {
+    for engine in engines() {
+        let (run, outcome) = sh(engine, &["--timeout", "4s"], "echo on; while :; do :; done");
+        run.exits(124).says("when --timeout had passed");
+        assert_eq!(outcome, "timed-out");
+    }
+}
+
+#[test]
+fn a_kernel_that_never_starts_the_command_is_stopped_at_the_deadline() {
+    for engine in engines() {
+        // It waits for a root device that never comes.
+        let options = ["--timeout", "6s", "--append", "rdinit=/nowhere root=/dev/nothing rootwait"];
+        let (run, outcome) = sh(engine, &options, "true");
+        run.exits(124).prints("").says("had not started yet");
+        assert_eq!(outcome, "timed-out");
+    }
+}
+
+/// Starts a run that sleeps, and waits until its command runs.
+fn sleeping(engine: &str) -> (std::process::Child, Vec<u32>) {
+    let mut child = Rdvm::on(engine).image(busybox().path()).sh("echo on; sleep 1000").spawn();
+    let mut byte = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    let machines = children_of(child.id());
+    (child, machines)
+}
+
+fn send(pid: u32, signal: &str) {
+    let status = std::process::Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_signal_to_rdvm_stops_the_machine_with_128_plus_its_number() {
+    for engine in engines() {
+        for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
+            let (mut child, machines) = sleeping(engine);
+            send(child.id(), signal);
+            assert_eq!(child.wait().unwrap().code(), Some(code));
+            assert!(!machines.iter().any(|&pid| is_alive(pid)), "a child process is left");
+        }
+    }
+}
+
+#[test]
+fn a_signal_gets_through_while_nobody_reads_the_output() {
+    for engine in engines() {
+        let mut child = Rdvm::on(engine).image(busybox().path()).sh("yes").spawn();
+        let mut byte = [0; 1];
+        child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        send(child.id(), "TERM");
+        eventually("rdvm ends", || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+    }
+}
+
+#[test]
+fn when_rdvm_is_killed_the_machine_dies_with_it() {
+    for engine in engines() {
+        let (mut child, machines) = sleeping(engine);
+        assert!(*engine != "qemu" || !machines.is_empty(), "QEMU is a child process");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        eventually("the machine is gone", || !machines.iter().any(|&pid| is_alive(pid)));
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_run_like_any_pipe() {
+    for engine in engines() {
+        let mut child = Rdvm::on(engine).image(busybox().path()).sh("yes").spawn();
+        let mut line = [0; 2];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"y\n");
+        drop(child.stdout.take());
+        eventually("rdvm ends", || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(141));
+    }
+}
+
+#[test]
+fn a_full_disk_under_stdout_is_an_error_and_not_silence() {
+    for engine in engines() {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = std::process::Command::new(crate::support::RDVM)
+            .args(["run", "--engine", engine])
+            .arg(busybox().path())
+            .args(["echo", "x"])
+            .stdout(full)
+            .output()
+            .unwrap();
+        Run(output).exits(125).says("rdvm: standard output: No space left on device");
+    }
+}
+
+#[test]
+fn a_users_own_init_reports_the_code_as_text() {
+    let script = include_bytes!("../../scripts/rdinit-cookbook.sh");
+    let image = Image::busybox().directory("dev", 0o755).file("init", 0o755, "#!/bin/sh\necho from init\nexit 42\n");
+    let init = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(init.path(), script).unwrap();
+    for engine in engines() {
+        let run = Rdvm::on(engine).option("--rdinit").option(init.path()).image(image.path()).run();
+        let run = run.exits(42);
+        assert_eq!(run.stdout().replace('\r', ""), "from init\n");
+        // One that says nothing is an error, whatever its own end looks like.
+        let mute = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(mute.path(), "#!/bin/sh\n/bin/busybox reboot -f\n").unwrap();
+        let run = Rdvm::on(engine).option("--rdinit").option(mute.path()).image(image.path()).run();
+        run.exits(125).says("rdvm: ");
+    }
+}

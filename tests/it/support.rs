@@ -1,0 +1,252 @@
+//! The plumbing of the tests: images made on the spot, a builder for runs, what came out of them.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// The program under test.
+pub const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
+
+/// The engines that can run here. What cannot is said, and in CI it is an error unless it cannot be there at all.
+pub fn engines() -> &'static [&'static str] {
+    static ENGINES: OnceLock<Vec<&'static str>> = OnceLock::new();
+    ENGINES.get_or_init(|| {
+        eprintln!("skipped engine kvm: it is not built into this version yet");
+        let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
+        if qemu.is_ok_and(|output| output.status.success()) {
+            return vec!["qemu"];
+        }
+        missing("qemu-system-x86_64");
+        vec![]
+    })
+}
+
+/// Says that a test needs something that is not here; in CI that is a failure.
+pub fn missing(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what} is missing, and CI must have it");
+    eprintln!("SKIPPED: {what} is missing (scripts/install-deps.sh test installs it)");
+}
+
+/// A file tree under construction.
+pub struct Image {
+    dir: TempDir,
+}
+
+impl Image {
+    /// An empty directory.
+    pub fn empty() -> Self {
+        Self { dir: TempDir::new().unwrap() }
+    }
+
+    /// `/bin/busybox` and `/bin/sh`.
+    pub fn busybox() -> Self {
+        let image = Self::empty();
+        fs::create_dir(image.path().join("bin")).unwrap();
+        // A hard link would do, but /bin and the temporary directory may be on two file systems.
+        fs::copy("/bin/busybox", image.path().join("bin/busybox")).expect("busybox-static is installed");
+        image.link("busybox", "bin/sh")
+    }
+
+    /// With a file.
+    pub fn file(self, path: impl AsRef<Path>, mode: u32, content: impl AsRef<[u8]>) -> Self {
+        let path = self.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    /// With a directory.
+    pub fn directory(self, path: &str, mode: u32) -> Self {
+        fs::create_dir_all(self.path().join(path)).unwrap();
+        fs::set_permissions(self.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    /// With a symbolic link.
+    pub fn link(self, target: &str, path: &str) -> Self {
+        symlink(target, self.path().join(path)).unwrap();
+        self
+    }
+
+    /// With a C program, linked statically.
+    pub fn program(self, path: &str, source: &str) -> Self {
+        let c = self.dir.path().with_extension("c");
+        fs::write(&c, source).unwrap();
+        let target = self.path().join(path);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        let status = Command::new("gcc").args(["-static", "-Os", "-s", "-o"]).arg(&target).arg(&c).status().unwrap();
+        fs::remove_file(c).unwrap();
+        assert!(status.success(), "gcc failed");
+        self
+    }
+
+    /// Its root directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// A shared busybox image that no test changes.
+pub fn busybox() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(Image::busybox)
+}
+
+/// One of the images of the reference scenario, as made by scripts/make-images.sh.
+pub fn reference_image(name: &str) -> Option<PathBuf> {
+    let below = std::env::var_os("RDVM_TEST_IMAGES").map_or_else(|| "target/images".into(), PathBuf::from);
+    let path = below.join(name);
+    if !path.join("init").is_symlink() && !path.join("init").exists() {
+        missing(&format!("{} (scripts/make-images.sh makes it)", path.display()));
+        return None;
+    }
+    Some(path)
+}
+
+/// A run of rdvm.
+pub struct Rdvm {
+    command: Command,
+    arguments: Vec<OsString>,
+}
+
+impl Rdvm {
+    /// `rdvm VERB`.
+    pub fn verb(verb: &str) -> Self {
+        let mut command = Command::new(RDVM);
+        command.arg(verb).stdin(Stdio::null());
+        Self { command, arguments: Vec::new() }
+    }
+
+    /// `rdvm run --engine ENGINE`.
+    pub fn on(engine: &str) -> Self {
+        Self::verb("run").option("--engine").option(engine)
+    }
+
+    /// With one more option word.
+    pub fn option(mut self, option: impl AsRef<OsStr>) -> Self {
+        self.command.arg(option);
+        self
+    }
+
+    /// On an image.
+    pub fn image(mut self, image: impl AsRef<Path>) -> Self {
+        self.arguments.insert(0, image.as_ref().into());
+        self
+    }
+
+    /// Running `sh -c SCRIPT`.
+    pub fn sh(self, script: &str) -> Self {
+        self.command(&["sh", "-c", script])
+    }
+
+    /// Running a command.
+    pub fn command<S: AsRef<OsStr>>(mut self, words: &[S]) -> Self {
+        self.arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
+    /// With a variable of rdvm's own environment.
+    pub fn with_variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Starts it with both output streams on pipes.
+    pub fn spawn(mut self) -> Child {
+        self.command.args(&self.arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs it to its end.
+    pub fn run(mut self) -> Run {
+        Run(self.command.args(&self.arguments).output().unwrap())
+    }
+}
+
+/// What came out of a run.
+pub struct Run(pub Output);
+
+impl Run {
+    /// Asserts the exit code.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        let status = self.0.status;
+        assert!(status.signal().is_none(), "rdvm was killed: {status}; {}", self.stderr());
+        assert_eq!(status.code(), Some(code), "stdout {:?}, stderr {:?}", self.stdout(), self.stderr());
+        self
+    }
+
+    /// Asserts all of standard output.
+    #[track_caller]
+    pub fn prints(self, text: impl AsRef<[u8]>) -> Self {
+        let text = text.as_ref();
+        assert!(
+            self.0.stdout == text,
+            "stdout is {:?} and not {:?}; stderr {:?}",
+            self.stdout(),
+            String::from_utf8_lossy(text),
+            self.stderr()
+        );
+        self
+    }
+
+    /// Asserts that standard error has this in it.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stderr().contains(text), "{text:?} is not in {:?}", self.stderr());
+        self
+    }
+
+    /// Asserts that standard error is exactly this.
+    #[track_caller]
+    pub fn says_only(self, text: &str) -> Self {
+        assert_eq!(self.stderr(), text);
+        self
+    }
+
+    /// Standard output as text.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+}
+
+/// Processes whose parent is `pid`.
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parent = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, after_name) = stat.rsplit_once(')')?;
+        after_name.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    pids.filter(|child| parent(child) == Some(pid)).collect()
+}
+
+/// Whether a process is still there, other than as a zombie.
+pub fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
+/// Waits until `condition` holds, for ten seconds at most.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("did not happen within ten seconds: {what}");
+}
