@@ -61,7 +61,7 @@ pub enum KernelVerb {
 #[derive(Debug, Args)]
 pub struct ImageArgs {
     /// Who owns the files in the guest: root, keep (as on the host), or ranges HOST:GUEST:COUNT[,...]
-    #[arg(long, value_name = "root|keep|MAP", default_value = "root", value_parser = parse_owner)]
+    #[arg(long, value_name = "root|keep|MAP", default_value = "root")]
     owner: Ownership,
     /// Owners, modes and devices from a save file of fakeroot -s
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -301,14 +301,6 @@ fn parse_memory(text: &str) -> Result<MemoryWish, crate::units::ParseError> {
     match text {
         "auto" => Ok(MemoryWish::FromImage),
         size => size.parse::<ByteSize>().map(MemoryWish::Exactly),
-    }
-}
-
-fn parse_owner(text: &str) -> Result<Ownership, String> {
-    match text {
-        "root" => Ok(Ownership::Root),
-        "keep" => Ok(Ownership::Keep),
-        map => crate::image::owner::parse_map(map).map(Ownership::Map).map_err(|error| error.to_string()),
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use rdvm::cli::{Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
+use rdvm::initrd::Epoch;
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::report::{FAILED, Report};
 
@@ -91,7 +92,8 @@ fn run(args: RunArgs) -> Result<u8> {
 
 fn pack(args: PackArgs) -> Result<u8> {
     let (image, output) = args.into_parts()?;
-    rdvm::initrd::write_archive(&image, &output)?;
+    let tree = rdvm::image::open(&image)?;
+    rdvm::initrd::write_archive(&tree, Epoch::from_env()?, &output)?;
     Ok(0)
 }
 

@@ -13,9 +13,9 @@ use crate::guest::control::Control;
 use crate::guest::ending::Ending;
 use crate::guest::outlet::Outlet;
 use crate::guest::{Listener, Moments};
-use crate::image::{self, users};
+use crate::image;
 use crate::initrd::layout::Layout;
-use crate::initrd::{self, Epoch, Initrd, payload};
+use crate::initrd::{self, Epoch, Initrd, account, payload};
 use crate::kernel::{self, Kernel, Search};
 use crate::machine::Machine;
 use crate::memory::{self, MemoryPlan, Needs};
@@ -57,8 +57,11 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
 /// A machine about to run, and what is known of it.
 #[derive(Debug)]
 pub struct Ready {
+    /// What boots.
+    pub machine: Machine,
+    /// The RAM plan it was made by.
+    pub memory: MemoryPlan,
     engine: Engine,
-    machine: Machine,
     facts: MachineFacts,
     began: Instant,
     packed: Instant,
@@ -85,7 +88,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
             payload::own_init(&name, read.map_err(host(|| format!("--rdinit: {}", path.display())))?)
         }
         None => {
-            let account = users::account(&plan.tree, request.command.user.as_ref())?;
+            let account = account::account(&plan.tree, request.command.user.as_ref()).map_err(initrd::Error::from)?;
             payload::segment(&name, &request.command, &account, plan.memory.root, request.timings)
         }
     };
@@ -99,9 +102,14 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         entries: plan.contents.entries,
         initrd: initrd.size,
     };
-    let memory = plan.memory.total;
-    let machine = Machine { kernel: plan.kernel.into_file(), initrd: initrd.file, cmdline, memory, cpus: request.cpus };
-    Ok(Ready { engine, machine, facts, began, packed: Instant::now() })
+    let machine = Machine {
+        kernel: plan.kernel.into_file(),
+        initrd: initrd.file,
+        cmdline,
+        memory: plan.memory.total,
+        cpus: request.cpus,
+    };
+    Ok(Ready { machine, memory: plan.memory, engine, facts, began, packed: Instant::now() })
 }
 
 /// Where the guest's output goes.
@@ -126,7 +134,13 @@ pub struct Finished {
 ///
 /// Errors: whatever kept the machine from running; how the command ended is no error.
 pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
-    let ready = prepare(request)?;
+    boot(request, prepare(request)?, streams)
+}
+
+/// The second half of [`run`]: boots what [`prepare`] made.
+///
+/// Errors: whatever kept the machine from running.
+pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finished> {
     let copy = match &request.console.file {
         Some(path) => Some(File::create(path).map_err(host(|| format!("--console: {}", path.display())))?),
         None => None,

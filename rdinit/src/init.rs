@@ -11,21 +11,25 @@ pub fn run(name: &[u8]) -> ! {
     let _ = sys::block_signals();
     mounts::make();
     let _ = sys::loopback_up();
-    let mut status = -1;
-    if let Err(failure) = live(name, born, &mut status) {
+    let (mut status, mut linger_ms) = (-1, 0);
+    if let Err(failure) = live(name, born, &mut status, &mut linger_ms) {
         send(status, &Event::Failed { stage: failure.stage, errno: failure.errno.0 });
     }
     relay::drain(status);
+    // The host stops the machine when it has read the last event. The reset is for one that does not; it comes late,
+    // since the kernel announces it on the console, which to the host is the command's standard error.
+    sys::pause_ms(linger_ms.into());
     sys::restart();
     // In a PID namespace, or under a kernel that refuses: there is nothing left to do.
     sys::exit(0)
 }
 
-fn live(name: &[u8], born: u64, status: &mut i32) -> Result<(), Failure> {
+fn live(name: &[u8], born: u64, status: &mut i32, linger_ms: &mut u32) -> Result<(), Failure> {
     let (start, strings) = read_record(name).map_err(at(Stage::Record)).inspect_err(|_| {
         // Without a record nobody said where the status port is: take the usual place.
         *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
     })?;
+    *linger_ms = start.linger_ms;
     let ports = at(Stage::Ports);
     *status = open_port(strings.status).map_err(&ports)?;
     let (unpack_begin, unpack_end) = match start.flags & WANT_TIMELINE {

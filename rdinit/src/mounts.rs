@@ -75,12 +75,11 @@ pub(crate) fn make() {
 /// Lets the root tmpfs grow to `bytes`; it starts at half of what was free before the initrd was unpacked.
 /// On a ramfs, which has no limit, this changes nothing.
 pub(crate) fn grow_root(bytes: u64) {
-    let mut data = *b"nr_inodes=0,size=00000000000000000000\0";
-    let digits = data.len() - 1;
-    let mut rest = bytes;
-    for digit in data[digits - 20..digits].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
+    // In hexadecimal: the kernel would take leading zeros for octal.
+    let mut data = *b"nr_inodes=0,size=0x0000000000000000\0";
+    let end = data.len() - 1;
+    for (place, digit) in data[end - 16..end].iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(bytes >> (4 * place) & 15) as usize];
     }
     let _ = sys::mount(b"rootfs\0", b"/\0", REMOUNT, &data);
 }

@@ -239,6 +239,9 @@ pub struct Start<'a> {
     pub gid: u32,
     /// Size in bytes that the root tmpfs may grow to; zero leaves it alone.
     pub root_limit: u64,
+    /// How long PID 1 waits with the reset after its last event, so that a host that stops the machine at that event
+    /// comes first. Milliseconds.
+    pub linger_ms: u32,
     /// Supplementary groups, four bytes each.
     groups: &'a [u8],
     /// Number of arguments, at least one.
@@ -271,10 +274,10 @@ impl<'a> Start<'a> {
         if r.take(8)? != START_MAGIC || r.u32()? != u32::from(VERSION) {
             return None;
         }
-        let (flags, uid, gid, root_limit) = (r.u32()?, r.u32()?, r.u32()?, r.u64()?);
+        let (flags, uid, gid, root_limit, linger_ms) = (r.u32()?, r.u32()?, r.u32()?, r.u64()?, r.u32()?);
         let (groups, argc, envc) = (r.u32()? as usize, r.u32()? as usize, r.u32()? as usize);
         let groups = r.take(groups.checked_mul(4)?)?;
-        let start = Self { flags, uid, gid, root_limit, groups, argc, envc };
+        let start = Self { flags, uid, gid, root_limit, linger_ms, groups, argc, envc };
         let strings = Strings {
             console: r.string()?,
             stdout: r.string()?,
@@ -308,6 +311,8 @@ pub struct StartRecord<'a> {
     pub groups: &'a [u32],
     /// Size in bytes that the root tmpfs may grow to; zero leaves it alone.
     pub root_limit: u64,
+    /// How long PID 1 waits with the reset after its last event, milliseconds.
+    pub linger_ms: u32,
     /// Devices of console, stdout and status.
     pub ports: [&'a [u8]; 3],
     /// Working directory.
@@ -329,6 +334,7 @@ impl StartRecord<'_> {
         let numbers = [u32::from(VERSION), self.flags, self.uid, self.gid];
         numbers.iter().for_each(|n| out.extend(n.to_le_bytes()));
         out.extend(self.root_limit.to_le_bytes());
+        out.extend(self.linger_ms.to_le_bytes());
         let counts = [self.groups.len(), self.argv.len(), self.env.len()];
         counts.iter().for_each(|&n| out.extend((n as u32).to_le_bytes()));
         self.groups.iter().for_each(|g| out.extend(g.to_le_bytes()));
@@ -449,6 +455,7 @@ mod tests {
             gid: 100,
             groups: &[4, 24],
             root_limit: 1 << 33,
+            linger_ms: 77,
             ports: [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"],
             workdir: b"/src",
             hostname: b"",
@@ -458,6 +465,7 @@ mod tests {
         .encode();
         let (start, strings) = Start::decode(&bytes).unwrap();
         assert_eq!((start.flags, start.uid, start.gid, start.root_limit), (1, 1000, 100, 1 << 33));
+        assert_eq!(start.linger_ms, 77);
         assert_eq!(start.groups().collect::<Vec<_>>(), [4, 24]);
         assert_eq!((strings.stdout, strings.workdir, strings.hostname), (&b"/dev/ttyS1\0"[..], &b"/src\0"[..], &b"\0"[..]));
         assert_eq!((start.argc, start.envc), (4, 2));

@@ -70,6 +70,7 @@ fn become_command(
 ) -> Failure {
     sys::setsid();
     sys::umask(0o022);
+    sys::default_signals();
     let prepared = connect_stdio(stdout, stderr)
         .map_err(at(Stage::Pipes))
         .and_then(|()| enter(strings.workdir, start.flags & MAKE_WORKDIR != 0).map_err(at(Stage::Workdir)))

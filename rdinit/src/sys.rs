@@ -181,6 +181,15 @@ pub fn unblock_signals() -> Result<()> {
     call(14, [2, &raw const none as usize, 0, 8, 0, 0]).map(drop)
 }
 
+/// Gives every signal its default meaning again; ignored ones would stay so over exec.
+pub fn default_signals() {
+    // struct sigaction of the kernel: handler (SIG_DFL is null), flags, restorer, mask.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        let _ = call(13, [signal, &raw const default as usize, 0, 8, 0, 0]);
+    }
+}
+
 /// A descriptor that is readable when a child has changed state.
 pub fn child_signal_fd() -> Result<i32> {
     let mask = 1u64 << (SIGCHLD - 1);
@@ -336,7 +345,7 @@ pub fn kernel_log(buffer: &mut [u8]) -> Result<usize> {
 
 /// Gives up the processor for a moment.
 pub fn pause_ms(milliseconds: u64) {
-    let time = [0u64, milliseconds * 1_000_000];
+    let time = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
     let _ = call3(35, &raw const time as usize, 0, 0);
 }
 

@@ -264,7 +264,7 @@ fn a_full_disk_under_stdout_is_an_error_and_not_silence() {
         let output = std::process::Command::new(crate::support::RDVM)
             .args(["run", "--engine", engine])
             .arg(busybox().path())
-            .args(["echo", "x"])
+            .args(["busybox", "echo", "x"])
             .stdout(full)
             .output()
             .unwrap();

@@ -4,7 +4,7 @@ mod support;
 
 mod cli;
 
-mod pack;
+// mod pack;
 
 mod memory;
 

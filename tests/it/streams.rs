@@ -94,8 +94,8 @@ fn standard_input_is_at_its_end() {
 #[test]
 fn the_kernel_is_quiet_unless_it_is_to_be_shown() {
     for engine in engines() {
-        Rdvm::on(engine).image(busybox().path()).command(&["true"]).run().exits(0).prints("").says_only("");
-        let shown = Rdvm::on(engine).option("--show-boot").image(busybox().path()).command(&["true"]).run();
+        Rdvm::on(engine).image(busybox().path()).command(&["busybox", "true"]).run().exits(0).prints("").says_only("");
+        let shown = Rdvm::on(engine).option("--show-boot").image(busybox().path()).command(&["busybox", "true"]).run();
         shown.exits(0).prints("").says("Linux version");
     }
 }
@@ -116,7 +116,7 @@ fn the_console_goes_to_a_file_as_well() {
 fn when_the_machine_dies_before_the_command_the_last_console_lines_are_shown() {
     for engine in engines() {
         let run = Rdvm::on(engine).option("--append").option("rdinit=/nowhere root=/dev/nothing");
-        let run = run.image(busybox().path()).command(&["true"]).run().exits(125).prints("");
+        let run = run.image(busybox().path()).command(&["busybox", "true"]).run().exits(125).prints("");
         let text = run.stderr();
         assert!(text.contains("rdvm: console: ") && text.contains("Kernel panic"), "{text}");
         assert!(text.lines().last().unwrap().starts_with("rdvm: guest kernel: panic before the command ran"), "{text}");

@@ -11,10 +11,10 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// The program under test.
-pub const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
+pub(crate) const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
 
 /// The engines that can run here. What cannot is said, and in CI it is an error unless it cannot be there at all.
-pub fn engines() -> &'static [&'static str] {
+pub(crate) fn engines() -> &'static [&'static str] {
     static ENGINES: OnceLock<Vec<&'static str>> = OnceLock::new();
     ENGINES.get_or_init(|| {
         eprintln!("skipped engine kvm: it is not built into this version yet");
@@ -28,24 +28,24 @@ pub fn engines() -> &'static [&'static str] {
 }
 
 /// Says that a test needs something that is not here; in CI that is a failure.
-pub fn missing(what: &str) {
+pub(crate) fn missing(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "{what} is missing, and CI must have it");
     eprintln!("SKIPPED: {what} is missing (scripts/install-deps.sh test installs it)");
 }
 
 /// A file tree under construction.
-pub struct Image {
+pub(crate) struct Image {
     dir: TempDir,
 }
 
 impl Image {
     /// An empty directory.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { dir: TempDir::new().unwrap() }
     }
 
     /// `/bin/busybox` and `/bin/sh`.
-    pub fn busybox() -> Self {
+    pub(crate) fn busybox() -> Self {
         let image = Self::empty();
         fs::create_dir(image.path().join("bin")).unwrap();
         // A hard link would do, but /bin and the temporary directory may be on two file systems.
@@ -54,7 +54,7 @@ impl Image {
     }
 
     /// With a file.
-    pub fn file(self, path: impl AsRef<Path>, mode: u32, content: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn file(self, path: impl AsRef<Path>, mode: u32, content: impl AsRef<[u8]>) -> Self {
         let path = self.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
@@ -63,20 +63,20 @@ impl Image {
     }
 
     /// With a directory.
-    pub fn directory(self, path: &str, mode: u32) -> Self {
+    pub(crate) fn directory(self, path: &str, mode: u32) -> Self {
         fs::create_dir_all(self.path().join(path)).unwrap();
         fs::set_permissions(self.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
         self
     }
 
     /// With a symbolic link.
-    pub fn link(self, target: &str, path: &str) -> Self {
+    pub(crate) fn link(self, target: &str, path: &str) -> Self {
         symlink(target, self.path().join(path)).unwrap();
         self
     }
 
     /// With a C program, linked statically.
-    pub fn program(self, path: &str, source: &str) -> Self {
+    pub(crate) fn program(self, path: &str, source: &str) -> Self {
         let c = self.dir.path().with_extension("c");
         fs::write(&c, source).unwrap();
         let target = self.path().join(path);
@@ -88,19 +88,19 @@ impl Image {
     }
 
     /// Its root directory.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 }
 
 /// A shared busybox image that no test changes.
-pub fn busybox() -> &'static Image {
+pub(crate) fn busybox() -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
     IMAGE.get_or_init(Image::busybox)
 }
 
 /// One of the images of the reference scenario, as made by scripts/make-images.sh.
-pub fn reference_image(name: &str) -> Option<PathBuf> {
+pub(crate) fn reference_image(name: &str) -> Option<PathBuf> {
     let below = std::env::var_os("RDVM_TEST_IMAGES").map_or_else(|| "target/images".into(), PathBuf::from);
     let path = below.join(name);
     if !path.join("init").is_symlink() && !path.join("init").exists() {
@@ -111,71 +111,71 @@ pub fn reference_image(name: &str) -> Option<PathBuf> {
 }
 
 /// A run of rdvm.
-pub struct Rdvm {
+pub(crate) struct Rdvm {
     command: Command,
     arguments: Vec<OsString>,
 }
 
 impl Rdvm {
     /// `rdvm VERB`.
-    pub fn verb(verb: &str) -> Self {
+    pub(crate) fn verb(verb: &str) -> Self {
         let mut command = Command::new(RDVM);
         command.arg(verb).stdin(Stdio::null());
         Self { command, arguments: Vec::new() }
     }
 
     /// `rdvm run --engine ENGINE`.
-    pub fn on(engine: &str) -> Self {
+    pub(crate) fn on(engine: &str) -> Self {
         Self::verb("run").option("--engine").option(engine)
     }
 
     /// With one more option word.
-    pub fn option(mut self, option: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn option(mut self, option: impl AsRef<OsStr>) -> Self {
         self.command.arg(option);
         self
     }
 
     /// On an image.
-    pub fn image(mut self, image: impl AsRef<Path>) -> Self {
+    pub(crate) fn image(mut self, image: impl AsRef<Path>) -> Self {
         self.arguments.insert(0, image.as_ref().into());
         self
     }
 
     /// Running `sh -c SCRIPT`.
-    pub fn sh(self, script: &str) -> Self {
+    pub(crate) fn sh(self, script: &str) -> Self {
         self.command(&["sh", "-c", script])
     }
 
     /// Running a command.
-    pub fn command<S: AsRef<OsStr>>(mut self, words: &[S]) -> Self {
+    pub(crate) fn command<S: AsRef<OsStr>>(mut self, words: &[S]) -> Self {
         self.arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
     /// With a variable of rdvm's own environment.
-    pub fn with_variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn with_variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }
 
     /// Starts it with both output streams on pipes.
-    pub fn spawn(mut self) -> Child {
+    pub(crate) fn spawn(mut self) -> Child {
         self.command.args(&self.arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Runs it to its end.
-    pub fn run(mut self) -> Run {
+    pub(crate) fn run(mut self) -> Run {
         Run(self.command.args(&self.arguments).output().unwrap())
     }
 }
 
 /// What came out of a run.
-pub struct Run(pub Output);
+pub(crate) struct Run(pub(crate) Output);
 
 impl Run {
     /// Asserts the exit code.
     #[track_caller]
-    pub fn exits(self, code: i32) -> Self {
+    pub(crate) fn exits(self, code: i32) -> Self {
         let status = self.0.status;
         assert!(status.signal().is_none(), "rdvm was killed: {status}; {}", self.stderr());
         assert_eq!(status.code(), Some(code), "stdout {:?}, stderr {:?}", self.stdout(), self.stderr());
@@ -184,7 +184,7 @@ impl Run {
 
     /// Asserts all of standard output.
     #[track_caller]
-    pub fn prints(self, text: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn prints(self, text: impl AsRef<[u8]>) -> Self {
         let text = text.as_ref();
         assert!(
             self.0.stdout == text,
@@ -198,31 +198,31 @@ impl Run {
 
     /// Asserts that standard error has this in it.
     #[track_caller]
-    pub fn says(self, text: &str) -> Self {
+    pub(crate) fn says(self, text: &str) -> Self {
         assert!(self.stderr().contains(text), "{text:?} is not in {:?}", self.stderr());
         self
     }
 
     /// Asserts that standard error is exactly this.
     #[track_caller]
-    pub fn says_only(self, text: &str) -> Self {
+    pub(crate) fn says_only(self, text: &str) -> Self {
         assert_eq!(self.stderr(), text);
         self
     }
 
     /// Standard output as text.
-    pub fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.0.stdout).into_owned()
     }
 
     /// Standard error as text.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }
 }
 
 /// Processes whose parent is `pid`.
-pub fn children_of(pid: u32) -> Vec<u32> {
+pub(crate) fn children_of(pid: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parent = |pid: &u32| {
@@ -234,14 +234,14 @@ pub fn children_of(pid: u32) -> Vec<u32> {
 }
 
 /// Whether a process is still there, other than as a zombie.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
 }
 
 /// Waits until `condition` holds, for ten seconds at most.
 #[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if condition() {
             return;

@@ -136,7 +136,7 @@ fn the_guest_sees_nothing_of_rdvm_in_the_image() {
 fn several_cpus_are_all_there() {
     for engine in engines() {
         for cpus in ["1", "2", "4"] {
-            let run = Rdvm::on(engine).option("--cpus").option(cpus).image(busybox().path()).command(&["nproc"]).run();
+            let run = Rdvm::on(engine).option("--cpus").option(cpus).image(busybox().path()).command(&["busybox", "nproc"]).run();
             run.exits(0).prints(format!("{cpus}\n"));
         }
     }

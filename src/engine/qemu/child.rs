@@ -38,11 +38,6 @@ impl Process {
         Ok(Self { child, stderr })
     }
 
-    /// To be polled for reading; what it gives is fetched by [`Self::last_words`].
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Ends it now, if it has not ended; gives its status and what it said on its standard error.
     pub(super) fn finish(mut self) -> (Option<ExitStatus>, String) {
         let ended = self.child.try_wait().ok().flatten();
