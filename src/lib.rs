@@ -5,3 +5,10 @@ pub mod units;
 pub mod request;
 
 pub mod image;
+
+/// What runs the machine.
+pub mod engine {
+    pub mod probe;
+}
+
+pub mod doctor;
