@@ -1,0 +1,149 @@
+//! `rdvm doctor`: what works on this host, and for what does not the command that helps.
+//!
+//! Takes [`Facts`] and the kernels that were found, gives a [`Diagnosis`]. All judgement is a pure
+//! function of these; [`Facts::gather`] does the looking. Leaves to others: finding kernels
+//! (`kernel`), choosing the engine of a run (`engine`).
+
+mod checks;
+mod facts;
+mod limits;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+pub use facts::{Facts, Fences, Files, Folder, User};
+pub use limits::{Limit, Limits};
+pub use memory::{GroupLimit, Memory};
+
+use crate::engine::probe;
+
+/// A kernel that was found, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFinding {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether it can boot; else why not, as "what went wrong" or "what went wrong; way out", escaped.
+    pub usable: Result<(), String>,
+    /// Whether a run would take it.
+    pub chosen: bool,
+}
+
+/// The result: findings in the order of areas, and what follows from them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnosis {
+    can_run: bool,
+    verdict: String,
+    /// What was found, grouped by area.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// `cpu`, `kvm`, `qemu`, `kernel`, `memory`, `limits`, `files` or `sandbox`.
+    pub area: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// One line, control characters escaped.
+    pub text: String,
+    /// What helps, a command where there is one.
+    pub remedy: Option<String>,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Worth knowing; a run works all the same.
+    Note,
+    /// No run can work.
+    Problem,
+}
+
+/// Judges the facts. A problem is what stops every run; anything less is a note.
+pub fn examine(facts: &Facts, kernels: &[KernelFinding]) -> Diagnosis {
+    let findings: Vec<Finding> = [
+        checks::cpu(facts),
+        checks::kvm(facts),
+        checks::qemu(facts),
+        checks::kernels(facts, kernels),
+        memory::check(&facts.memory),
+        limits::check(facts),
+        checks::files(facts),
+        checks::fences(facts),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let problems = findings
+        .iter()
+        .filter(|finding| finding.level == Level::Problem)
+        .count();
+    Diagnosis {
+        can_run: problems == 0,
+        verdict: verdict(problems, facts, kernels),
+        findings,
+    }
+}
+
+impl Diagnosis {
+    /// Whether a run can work here; the exit code of `rdvm doctor` is 0 then.
+    pub fn can_run(&self) -> bool {
+        self.can_run
+    }
+
+    /// The diagnosis as text: a line for each finding, its remedy below it, the verdict last.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        for finding in &self.findings {
+            let level = finding.level.word();
+            text += &format!("{level:<4}  {:<7}  {}\n", finding.area, finding.text);
+            if let Some(remedy) = &finding.remedy {
+                text += &format!("{:15}-> {remedy}\n", "");
+            }
+        }
+        text + &self.verdict + "\n"
+    }
+}
+
+impl Finding {
+    fn new(area: &'static str, level: Level, text: String, remedy: Option<String>) -> Self {
+        Self {
+            area,
+            level,
+            text,
+            remedy,
+        }
+    }
+}
+
+impl Level {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Problem => "FAIL",
+        }
+    }
+}
+
+fn verdict(problems: usize, facts: &Facts, kernels: &[KernelFinding]) -> String {
+    let engine = match checks::runs_on_kvm(facts) {
+        true => "kvm (hardware)",
+        false => "qemu (software emulation)",
+    };
+    match (problems, checks::chosen(kernels)) {
+        (0, Some(kernel)) => format!(
+            "a run will use: {engine}, kernel {}",
+            probe::shown(&kernel.path)
+        ),
+        (1, _) => "a run cannot work: 1 problem, marked FAIL".into(),
+        (count, _) => format!("a run cannot work: {count} problems, marked FAIL"),
+    }
+}

@@ -1,0 +1,122 @@
+//! What this host offers the engines: whether /dev/kvm is usable and if not exactly why, and where
+//! QEMU is.
+//!
+//! [`kvm()`] and [`qemu_path`] are cheap enough for every run: they start no process and make no
+//! ioctl. [`qemu()`] asks the program itself and is for `rdvm doctor`. Leaves to others: choosing an
+//! engine (`engine`), KVM's API version (the KVM engine), judging the whole host (`doctor`).
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+mod cpu;
+mod kvm;
+mod packages;
+mod qemu;
+
+pub use cpu::{Cpu, Extension};
+pub use kvm::{KvmFacts, KvmNode, KvmState, kvm};
+pub use packages::Packages;
+pub use qemu::{QemuState, qemu, qemu_path};
+
+pub(crate) use kvm::group_entry;
+pub(crate) use packages::as_root;
+
+/// Whether this version of rdvm has the in-process KVM engine.
+pub const KVM_ENGINE_BUILT: bool = false;
+
+/// Why an engine cannot run here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// `--engine kvm` in a version without that engine.
+    #[error(
+        "--engine kvm: the KVM engine is not built into this version yet; use --engine qemu or auto"
+    )]
+    KvmNotBuilt,
+    /// `--engine kvm` on a host whose KVM cannot be used; the state says why, and the way out.
+    #[error("{state}, or use --engine qemu")]
+    KvmNotUsable {
+        /// Anything but [`KvmState::Usable`].
+        state: KvmState,
+    },
+    /// No QEMU of that name.
+    #[error("{program}: not found in PATH; {remedy}")]
+    QemuMissing {
+        /// The name that was looked for, escaped.
+        program: String,
+        /// What to do: a command to type.
+        remedy: String,
+    },
+    /// `RDVM_QEMU` names a path where there is no program.
+    #[error("RDVM_QEMU: {path} is not a program that can be run; correct it or unset RDVM_QEMU")]
+    QemuNotAProgram {
+        /// The path as given, escaped.
+        path: String,
+    },
+}
+
+/// What `--engine kvm` asks for: `Ok` only when this version has that engine and `state` is usable.
+pub fn require_kvm(state: &KvmState) -> Result<(), Error> {
+    require(state, KVM_ENGINE_BUILT)
+}
+
+fn require(state: &KvmState, built: bool) -> Result<(), Error> {
+    match state {
+        _ if !built => Err(Error::KvmNotBuilt),
+        KvmState::Usable => Ok(()),
+        state => Err(Error::KvmNotUsable {
+            state: state.clone(),
+        }),
+    }
+}
+
+/// A name for messages: control characters and bytes that are not UTF-8 become escapes.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            if letter.is_control() || letter == '\\' {
+                shown.extend(letter.escape_default());
+            } else {
+                shown.push(letter);
+            }
+        }
+        shown.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    shown
+}
+
+/// A path for messages.
+pub(crate) fn shown(path: &Path) -> String {
+    escaped(path.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_kvm_is_refused_in_one_line_while_it_is_not_built() {
+        let refusal = require(&KvmState::Usable, false).unwrap_err();
+        assert_eq!(
+            format!("rdvm: {refusal}"),
+            "rdvm: --engine kvm: the KVM engine is not built into this version yet; \
+             use --engine qemu or auto"
+        );
+    }
+
+    #[test]
+    fn a_built_kvm_engine_is_refused_with_the_reason_and_the_way_out() {
+        assert_eq!(require(&KvmState::Usable, true), Ok(()));
+        let refusal = require(&KvmState::Paravirtual, true).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "/dev/kvm: paravirtual (PVM), it cannot run an unmodified kernel; \
+             take a host whose CPU shows vmx or svm, or use --engine qemu"
+        );
+    }
+
+    #[test]
+    fn a_name_cannot_act_on_the_terminal() {
+        assert_eq!(escaped(b"a\x1b[2J\n\xff \xc3\xa9"), "a\\u{1b}[2J\\n\\xff é");
+    }
+}
