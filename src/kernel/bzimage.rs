@@ -194,3 +194,124 @@ fn release(head: &[u8], setup: u64) -> Result<Option<String>, Flaw> {
         .collect();
     Ok(Some(word).filter(|word| !word.is_empty()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{CODE, INIT_SIZE, PAYLOAD, bzimage, put};
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        bzimage(&[7; 0x1000])
+    }
+
+    fn parse_whole(image: &[u8]) -> Result<BzImageFacts, Flaw> {
+        parse(image, image.len() as u64)
+    }
+
+    fn flawed_field(image: &[u8]) -> &'static str {
+        match parse_whole(image) {
+            Err(Flaw::Field { field, .. } | Flaw::Short { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_sound_bzimage_gives_its_facts() {
+        let facts = BzImageFacts {
+            release: Some("6.1.0-test".into()),
+            pref_address: CODE,
+            init_size: INIT_SIZE,
+            initrd_addr_max: 0x7fff_ffff,
+            cmdline_size: 0x7ff,
+            payload: PAYLOAD as u64..PAYLOAD as u64 + 0x1000,
+        };
+        assert_eq!(parse_whole(&sample()), Ok(facts));
+    }
+
+    #[test]
+    fn each_wrong_number_is_refused_by_the_name_of_its_field() {
+        #[rustfmt::skip]
+        let table: &[(usize, usize, u64, &str)] = &[
+            (0x1f4, 4, 0x105, "syssize"),
+            (0x1f4, 4, 0x10, "payload_offset + payload_length"),
+            (0x1f4, 4, u32::MAX as u64, "syssize"),
+            (0x1fe, 2, 0, "boot_flag"),
+            (0x201, 1, 0x61, "end of the header by jump"),
+            (0x202, 4, 0, "header"),
+            (0x206, 2, 0x20b, "version"),
+            (0x20e, 2, 0x200, "kernel_version + 0x200"),
+            (0x20e, 2, 0xffff, "kernel_version + 0x200"),
+            (0x211, 1, 0, "loadflags"),
+            (0x214, 4, 0, "code32_start"),
+            (0x22c, 4, 0, "initrd_addr_max"),
+            (0x22c, 4, CODE + INIT_SIZE, "initrd_addr_max"),
+            (0x230, 4, 0, "kernel_alignment"),
+            (0x230, 4, 0x20_0001, "kernel_alignment"),
+            (0x230, 4, 0x800, "kernel_alignment"),
+            (0x236, 2, 0x7e, "xloadflags"),
+            (0x238, 4, 0, "cmdline_size"),
+            (0x248, 4, u32::MAX as u64, "payload_offset + payload_length"),
+            (0x24c, 4, 0, "payload_length"),
+            (0x24c, 4, 0x1001, "payload_offset + payload_length"),
+            (0x24c, 4, u32::MAX as u64, "payload_offset + payload_length"),
+            (0x258, 8, 0, "pref_address"),
+            (0x258, 8, CODE + 0x1000, "pref_address"),
+            (0x258, 8, 1 << 32, "pref_address"),
+            (0x258, 8, u64::MAX, "pref_address"),
+            (0x258, 8, 0xffe0_0000, "pref_address + init_size"),
+            (0x260, 4, 0, "init_size"),
+            (0x260, 4, u32::MAX as u64, "init_size"),
+        ];
+        for &(at, width, value, field) in table {
+            let mut image = sample();
+            put(&mut image, at, width, value);
+            assert_eq!(flawed_field(&image), field, "{value:#x} at {at:#x}");
+        }
+    }
+
+    #[test]
+    fn no_setup_sectors_means_four_and_255_are_believed() {
+        for (sectors, setup) in [(0, 5 * 512), (255, 256 * 512)] {
+            let mut image = sample();
+            put(&mut image, 0x1f1, 1, sectors);
+            let missing = setup - 1024;
+            image.splice(1024..1024, vec![0; missing]);
+            let facts = parse(
+                &image[..image.len().min(HEAD_BYTES as usize)],
+                image.len() as u64,
+            );
+            assert_eq!(facts.unwrap().payload.start, setup as u64 + 0x40);
+        }
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused() {
+        let image = sample();
+        for length in (0..image.len())
+            .step_by(64)
+            .chain([0x263, image.len() - 17])
+        {
+            assert!(parse_whole(&image[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn no_damaged_byte_panics() {
+        for at in 0x1f0..0x270 {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut image = sample();
+                image[at] = value;
+                let _ = parse_whole(&image);
+            }
+        }
+    }
+
+    #[test]
+    fn a_release_text_is_taken_only_as_far_as_it_can_be_printed() {
+        let mut image = sample();
+        image[0x300..0x306].copy_from_slice(b"6.1\x1b[2");
+        assert_eq!(parse_whole(&image).unwrap().release.as_deref(), Some("6.1"));
+        image[0x300] = 0;
+        assert_eq!(parse_whole(&image).unwrap().release, None);
+    }
+}

@@ -167,3 +167,137 @@ fn is_key(name: &OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
     bytes.len() == 64 && bytes.iter().all(u8::is_ascii_hexdigit)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn content(mut file: File) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        assert_eq!(file.stream_position().unwrap(), 0);
+        file.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn names(cache: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory(cache)).unwrap();
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string();
+        let mut names: Vec<_> = entries.map(|entry| name(entry).unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn an_entry_is_found_again_under_the_hash_of_its_bzimage() {
+        let cache = tempfile::tempdir().unwrap();
+        let key = key(b"abc");
+        assert!(key.starts_with("ba7816bf8f01cfea"), "{key}");
+        assert!(find(cache.path(), &key, 8).is_none());
+        assert_eq!(
+            content(insert(cache.path(), &key, b"unpacked").unwrap()),
+            b"unpacked"
+        );
+        assert_eq!(content(find(cache.path(), &key, 8).unwrap()), b"unpacked");
+        assert_eq!(names(cache.path()), [key]);
+    }
+
+    #[test]
+    fn an_entry_of_another_size_or_that_others_can_write_is_not_used_but_replaced() {
+        let cache = tempfile::tempdir().unwrap();
+        let key = key(b"");
+        insert(cache.path(), &key, b"unpacked").unwrap();
+        let path = directory(cache.path()).join(&key);
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(7)
+            .unwrap();
+        assert!(find(cache.path(), &key, 8).is_none());
+        insert(cache.path(), &key, b"unpacked").unwrap();
+        assert!(find(cache.path(), &key, 8).is_some());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(find(cache.path(), &key, 8).is_none());
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_not_in_the_way_and_goes_after_a_day() {
+        let cache = tempfile::tempdir().unwrap();
+        let key = key(b"");
+        let process = std::process::id();
+        insert(cache.path(), &key, b"").unwrap();
+        let fresh = format!("{TEMPORARY}{key}-{process}-0");
+        let old = format!("{TEMPORARY}{key}-1-0");
+        for name in [&fresh, &old] {
+            fs::write(directory(cache.path()).join(name), "half").unwrap();
+        }
+        let before = SystemTime::now() - STALE - Duration::from_secs(1);
+        let old = File::options()
+            .write(true)
+            .open(directory(cache.path()).join(&old))
+            .unwrap();
+        old.set_modified(before).unwrap();
+        insert(cache.path(), &key, b"whole").unwrap();
+        assert_eq!(names(cache.path()), [fresh, key]);
+    }
+
+    #[test]
+    fn the_newest_eight_stay_and_files_of_others_are_not_touched() {
+        let cache = tempfile::tempdir().unwrap();
+        let keys: Vec<String> = (0..10_u8).map(|number| key(&[number])).collect();
+        insert(cache.path(), &keys[0], b"x").unwrap();
+        fs::write(directory(cache.path()).join("README"), "mine").unwrap();
+        for (age, key) in keys.iter().enumerate() {
+            insert(cache.path(), key, b"x").unwrap();
+            // The clock of the file system may be too coarse to tell ten insertions apart.
+            let entry = directory(cache.path()).join(key);
+            let entry = File::options().write(true).open(entry).unwrap();
+            let ago = Duration::from_secs(1000 - age as u64);
+            entry.set_modified(SystemTime::now() - ago).unwrap();
+        }
+        let mut want: Vec<String> = keys[2..].to_vec();
+        want.push("README".into());
+        want.sort();
+        assert_eq!(names(cache.path()), want);
+    }
+
+    #[test]
+    fn many_writers_and_readers_at_once_never_see_half_an_entry() {
+        let cache = tempfile::tempdir().unwrap();
+        let key = key(b"");
+        let bytes = vec![7; 1 << 20];
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        if let Some(file) = find(cache.path(), &key, bytes.len() as u64) {
+                            assert!(content(file) == bytes);
+                        }
+                        assert!(content(insert(cache.path(), &key, &bytes).unwrap()) == bytes);
+                    }
+                });
+            }
+        });
+        assert_eq!(names(cache.path()), [key.as_str()]);
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_made_is_an_error_with_nothing_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let blocked = dir.path().join("file");
+        fs::write(&blocked, "").unwrap();
+        assert!(insert(&blocked, &key(b""), b"x").is_err());
+        assert!(find(&blocked, &key(b""), 1).is_none());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_without_a_name_has_the_bytes_and_cannot_be_changed() {
+        let file = without_name(b"unpacked").unwrap();
+        assert!((&file).write_all(b"x").is_err());
+        assert_eq!(content(file), b"unpacked");
+    }
+}

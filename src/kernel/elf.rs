@@ -265,3 +265,152 @@ fn pvh_entry(notes: &[u8], align: u64, code: &[Range<u64>]) -> Result<Option<u64
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{CODE, NOTE, note, program_header as header, put, vmlinux};
+    use super::*;
+
+    fn check_bytes(bytes: &[u8]) -> Result<ElfFacts, Flaw> {
+        let read = |offset, length: usize| {
+            let part = bytes.get(offset as usize..offset as usize + length);
+            Ok(part.expect("a read beyond the file").to_vec())
+        };
+        check(bytes.len() as u64, read).unwrap()
+    }
+
+    fn flawed_field(bytes: &[u8]) -> &'static str {
+        match check_bytes(bytes) {
+            Err(Flaw::Field { field, .. } | Flaw::Short { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_sound_vmlinux_gives_its_addresses() {
+        let facts = ElfFacts {
+            entry: CODE,
+            pvh_entry: Some(CODE + 0x10),
+            load_start: CODE,
+            load_end: CODE + 0x4000,
+            memory_bytes: 0x3200,
+            file_bytes: 0x400,
+        };
+        assert_eq!(check_bytes(&vmlinux()), Ok(facts));
+    }
+
+    #[test]
+    fn each_wrong_number_is_refused_by_the_name_of_its_field() {
+        let (code, data, notes) = (header(0), header(1), header(2));
+        #[rustfmt::skip]
+        let table: &[(usize, usize, u64, &str)] = &[
+            (0, 1, 0x7e, "e_ident magic"),
+            (4, 1, 1, "EI_CLASS"),
+            (5, 1, 2, "EI_DATA"),
+            (16, 2, 1, "e_type"),
+            (16, 2, 4, "e_type"),
+            (18, 2, 0xb7, "e_machine"),
+            (18, 2, 3, "e_machine"),
+            (24, 8, 0xffff_ffff_8000_0000, "e_entry"),
+            (24, 8, CODE + 0x200, "e_entry"),
+            (24, 8, CODE + 0x1000, "e_entry"),
+            (32, 8, 0, "e_phoff"),
+            (32, 8, 1 << 16, "e_phoff"),
+            (32, 8, u64::MAX, "e_phoff"),
+            (32, 8, 0x13f0, "program header table"),
+            (54, 2, 55, "e_phentsize"),
+            (56, 2, 0, "e_phnum"),
+            (56, 2, 65, "e_phnum"),
+            (56, 2, 0xffff, "e_phnum"),
+            (code + 8, 8, 0x1300, "PT_LOAD p_offset + p_filesz"),
+            (code + 8, 8, u64::MAX, "PT_LOAD p_offset + p_filesz"),
+            (code + 24, 8, 0, "p_paddr"),
+            (code + 24, 8, 0xf_f000, "p_paddr"),
+            (code + 24, 8, CODE + 0xf00, "p_paddr"),
+            (code + 24, 8, u64::MAX - 8, "p_paddr + p_memsz"),
+            (code + 24, 8, (4 << 30) - 0x1ff, "p_paddr + p_memsz"),
+            (code + 32, 8, 0x201, "p_filesz"),
+            (code + 32, 8, u64::MAX, "PT_LOAD p_offset + p_filesz"),
+            (code + 40, 8, 0x1001, "p_paddr"),
+            (data + 40, 8, 1 << 62, "p_paddr + p_memsz"),
+            (code + 4, 4, 6, "e_entry"),
+            (notes + 8, 8, 0x1400, "PT_NOTE p_offset + p_filesz"),
+            (notes + 32, 8, (64 << 10) + 1, "PT_NOTE p_offset + p_filesz"),
+            (NOTE, 4, 8, "note n_namesz + n_descsz"),
+            (NOTE, 4, u32::MAX as u64, "note n_namesz + n_descsz"),
+            (NOTE + 4, 4, u32::MAX as u64, "note n_namesz + n_descsz"),
+            (NOTE + 4, 4, 2, "PVH note n_descsz"),
+            (NOTE + 16, 8, CODE + 0x1000, "PVH entry"),
+            (NOTE + 16, 8, (1 << 32) + CODE, "PVH entry"),
+        ];
+        for &(at, width, value, field) in table {
+            let mut elf = vmlinux();
+            put(&mut elf, at, width, value);
+            assert_eq!(flawed_field(&elf), field, "{value:#x} at {at:#x}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_anything_to_load_is_refused() {
+        let mut elf = vmlinux();
+        put(&mut elf, header(0), 4, 0);
+        put(&mut elf, header(1), 4, 0);
+        assert_eq!(flawed_field(&elf), "number of PT_LOAD");
+    }
+
+    #[test]
+    fn a_note_segment_of_more_than_64_kib_is_refused_and_one_of_zeros_is_read_through() {
+        let mut elf = vmlinux();
+        let end = elf.len() as u64;
+        elf.resize(elf.len() + (64 << 10) + 1, 0);
+        put(&mut elf, header(2) + 8, 8, end);
+        put(&mut elf, header(2) + 32, 8, 64 << 10);
+        assert_eq!(check_bytes(&elf).unwrap().pvh_entry, None);
+        put(&mut elf, header(2) + 32, 8, (64 << 10) + 1);
+        assert_eq!(flawed_field(&elf), "PT_NOTE p_filesz");
+    }
+
+    #[test]
+    fn a_later_empty_note_does_not_take_the_pvh_entry_away() {
+        let mut elf = vmlinux();
+        let copy: Vec<u8> = elf[header(2)..header(3)].to_vec();
+        elf[header(3)..header(4)].copy_from_slice(&copy);
+        put(&mut elf, header(3) + 32, 8, 0);
+        put(&mut elf, 56, 2, 4);
+        assert_eq!(check_bytes(&elf).unwrap().pvh_entry, Some(CODE + 0x10));
+    }
+
+    #[test]
+    fn the_pvh_note_is_found_behind_others_and_may_have_four_bytes() {
+        let code = [CODE..CODE + 0x100, CODE + 0x100..CODE + 0x200];
+        let mut notes = note(b"GNU\0", 18, &[0; 8]);
+        notes.extend(note(b"Xen\0", 17, &[1; 4]));
+        assert_eq!(pvh_entry(&notes, 4, &code), Ok(None));
+        notes.extend(note(b"Xen\0", 18, &(CODE as u32 + 4).to_le_bytes()));
+        assert_eq!(pvh_entry(&notes, 4, &code), Ok(Some(CODE + 4)));
+        notes.truncate(notes.len() - 1);
+        assert!(pvh_entry(&notes, 4, &code).is_err());
+    }
+
+    #[test]
+    fn an_entry_by_virtual_address_is_translated() {
+        let mut elf = vmlinux();
+        put(&mut elf, 24, 8, 0xffff_ffff_8000_0000 + CODE + 8);
+        assert_eq!(check_bytes(&elf).unwrap().entry, CODE + 8);
+    }
+
+    #[test]
+    fn every_truncation_is_refused_and_no_damaged_byte_panics() {
+        let elf = vmlinux();
+        for length in 0..elf.len() {
+            assert!(check_bytes(&elf[..length]).is_err(), "{length} bytes");
+        }
+        for at in (0..header(3)).chain(NOTE..NOTE + 24) {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut elf = elf.clone();
+                elf[at] = value;
+                let _ = check_bytes(&elf);
+            }
+        }
+    }
+}

@@ -114,3 +114,89 @@ fn regular(mode: u32) -> Result<(), Problem> {
     };
     Err(Problem::NotRegular { kind })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_opened_and_a_fifo_does_not_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(CWD, &fifo, mode).unwrap();
+        for (path, want) in [
+            (fifo.as_path(), "is a fifo, not a file"),
+            (dir.path(), "is a directory, not a file"),
+            (Path::new("/dev/zero"), "is a device, not a file"),
+            (Path::new("/nowhere/file"), "no such file"),
+            (Path::new("/dev/null/file"), "no such file"),
+            (Path::new(""), "no such file"),
+        ] {
+            assert_eq!(open(path, Links::Follow).unwrap_err().to_string(), want);
+        }
+    }
+
+    #[test]
+    fn links_in_an_image_lead_nowhere() {
+        let image = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let secret = outside.path().join("secret");
+        std::fs::write(&secret, "host").unwrap();
+        let boot = image.path().join("boot");
+        std::fs::create_dir(&boot).unwrap();
+        std::fs::write(boot.join("real"), "guest").unwrap();
+        symlink(&secret, boot.join("absolute")).unwrap();
+        symlink("real", boot.join("inside")).unwrap();
+        symlink(outside.path(), image.path().join("moved")).unwrap();
+        let opens = |path: &str| open(&image.path().join(path), Links::Refuse).is_ok();
+        assert!(opens("boot/real"));
+        assert!(!opens("boot/absolute"));
+        assert!(!opens("boot/inside"));
+        assert!(!opens("moved/secret"));
+        assert!(names(&image.path().join("moved"), Links::Refuse).is_err());
+        assert!(open(&boot.join("absolute"), Links::Follow).is_ok());
+    }
+
+    #[test]
+    fn all_of_a_file_is_read_and_its_position_stays_at_the_start() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"kernel").unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        assert_eq!(read_all(&file).unwrap(), b"kernel");
+        assert_eq!(std::io::Seek::stream_position(&mut file).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_larger_than_the_limit_is_not_read() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(MAX_BYTES + 1).unwrap();
+        let problem = read_all(&file).unwrap_err();
+        assert!(matches!(problem, Problem::TooLarge { bytes } if bytes == MAX_BYTES + 1));
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_noticed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 << 20).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut long = false;
+                while !stop.load(Ordering::Relaxed) {
+                    long = !long;
+                    let length = if long { 8 << 20 } else { 7 << 20 };
+                    file.as_file().set_len(length).unwrap();
+                }
+            });
+            let reader = File::open(file.path()).unwrap();
+            let noticed = (0..1000).any(|_| matches!(read_all(&reader), Err(Problem::Changed)));
+            stop.store(true, Ordering::Relaxed);
+            assert!(noticed);
+        });
+    }
+}

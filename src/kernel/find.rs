@@ -248,7 +248,7 @@ enum Piece {
 fn version_key(version: &[u8]) -> Vec<Piece> {
     let runs = version.chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
     let piece = |run: &[u8]| match run {
-        [b'~', ..] | [b'-', b'r', b'c'] => Piece::Before(run.to_vec()),
+        [b'~', ..] | [b'-', b'r', b'c'] => Piece::Before(run[1..].to_vec()),
         [b'0'..=b'9', ..] => {
             let zeros = run.iter().take_while(|&&digit| digit == b'0').count();
             Piece::Number(run.len() - zeros, run[zeros..].to_vec())
@@ -256,4 +256,202 @@ fn version_key(version: &[u8]) -> Vec<Piece> {
         _ => Piece::Text(run.to_vec()),
     };
     runs.map(piece).chain([Piece::End]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn sorted(names: &[&str]) -> Vec<String> {
+        let mut names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+        names.sort_by_key(|name| version_key(name.as_bytes()));
+        names
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers_and_candidates_come_before_releases() {
+        let order = [
+            "linux-lts",
+            "0-rescue-3f2a",
+            "5.19.0-50-generic",
+            "6.1.0-9-amd64",
+            "6.1.0-10-amd64",
+            "6.1.0-056-amd64",
+            "6.1.0-56-cloud-amd64",
+            "6.2.0~rc3-1",
+            "6.2.0-rc4",
+            "6.2.0",
+            "6.2.0-1",
+            "6.2.0.1",
+            "6.10.0",
+        ];
+        let mut shuffled = order;
+        shuffled.reverse();
+        shuffled.swap(2, 7);
+        assert_eq!(sorted(&shuffled), order);
+    }
+
+    #[test]
+    fn the_cache_directory_is_found_as_the_xdg_specification_says() {
+        let of = |vars: &[(&str, &str)]| {
+            let find = |name: &str| vars.iter().find(|(key, _)| *key == name);
+            cache_dir(|name| find(name).map(|(_, value)| value.into()))
+        };
+        let all = [
+            ("RDVM_CACHE", "/r"),
+            ("XDG_CACHE_HOME", "/x"),
+            ("HOME", "/h"),
+        ];
+        assert_eq!(of(&all), Some("/r".into()));
+        assert_eq!(of(&all[1..]), Some("/x/rdvm".into()));
+        assert_eq!(of(&all[2..]), Some("/h/.cache/rdvm".into()));
+        assert_eq!(
+            of(&[("XDG_CACHE_HOME", "x"), ("HOME", "/h")]),
+            Some("/h/.cache/rdvm".into())
+        );
+        assert_eq!(of(&[]), None);
+    }
+
+    /// A host with three kernels, running the middle one, and an image with two.
+    fn host(dir: &Path) -> (Search, PathBuf) {
+        let (boot, image) = (dir.join("host"), dir.join("image"));
+        let files = [
+            "vmlinuz-6.1.0-9",
+            "vmlinuz-6.1.0-10",
+            "vmlinuz-6.1.0-8",
+            "config-6.1.0-9",
+        ];
+        for (directory, names) in [
+            (&boot, &files[..]),
+            (
+                &image,
+                &[
+                    "vmlinuz-5.10.0",
+                    "vmlinux-5.10.2",
+                    "vmlinuz-6.0.old",
+                    "vmlinuz",
+                ],
+            ),
+        ] {
+            fs::create_dir(directory).unwrap();
+            for name in names {
+                fs::write(directory.join(name), "").unwrap();
+            }
+        }
+        let search = Search {
+            cache: Some("/cache".into()),
+            boot,
+            release: "6.1.0-9".into(),
+            ..Search::default()
+        };
+        (search, image)
+    }
+
+    #[test]
+    fn the_search_goes_from_what_the_user_named_to_what_the_host_happens_to_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut host, image) = host(dir.path());
+        host.kernel = Some("/env/bzImage".into());
+        let list = host.candidates(&KernelWish::Search, Some(&image));
+        let boot = &host.boot;
+        let want = [
+            ("/env/bzImage".into(), Origin::Environment),
+            ("/cache/kernel/vmlinux".into(), Origin::Built),
+            ("/cache/kernel/bzImage".into(), Origin::Built),
+            (image.join("vmlinux-5.10.2"), Origin::Image),
+            (image.join("vmlinuz-5.10.0"), Origin::Image),
+            (boot.join("vmlinuz-6.1.0-9"), Origin::Running),
+            (boot.join("vmlinuz-6.1.0-10"), Origin::Newest),
+            (boot.join("vmlinuz-6.1.0-8"), Origin::Newest),
+        ];
+        let want = want.map(|(path, origin)| Candidate { path, origin });
+        assert_eq!(list, want);
+    }
+
+    #[test]
+    fn a_name_is_a_path_when_it_has_a_slash_or_is_there_and_else_a_release() {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, _) = host(dir.path());
+        let of = |name: &str| {
+            let wish = KernelWish::Named(name.into());
+            let mut list = host.candidates(&wish, None);
+            (list.len(), list.remove(0).path)
+        };
+        assert_eq!(of("./bzImage"), (1, "./bzImage".into()));
+        assert_eq!(of("Cargo.toml"), (1, "Cargo.toml".into()));
+        assert_eq!(of("6.1.0-8"), (1, host.boot.join("vmlinuz-6.1.0-8")));
+        assert_eq!(of("no-such"), (1, host.boot.join("vmlinuz-no-such")));
+    }
+
+    fn chosen(
+        wish: &KernelWish,
+        image: Option<&Path>,
+        host: &Search,
+        probe: impl Fn(&str) -> Result<(), Problem>,
+    ) -> Result<(String, Vec<String>), String> {
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let probe = |candidate: &Candidate| probe(&name(&candidate.path));
+        match choose(host.candidates(wish, image), host, image, probe) {
+            Ok((candidate, (), broken)) => Ok((name(&candidate.path), broken)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn unreadable_kernels_are_passed_over_and_named_only_when_nothing_else_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, image) = host(dir.path());
+        let (wish, image) = (KernelWish::Search, Some(image.as_path()));
+        let only = |name: &'static str| {
+            move |asked: &str| match asked {
+                "vmlinux" | "bzImage" => Err(Problem::Missing),
+                asked if asked == name => Ok(()),
+                _ => Err(Problem::Unreadable),
+            }
+        };
+        let found = chosen(&wish, image, &host, only("vmlinuz-6.1.0-8"));
+        assert_eq!(found, Ok(("vmlinuz-6.1.0-8".into(), vec![])));
+        let error = chosen(&wish, image, &host, only("")).unwrap_err();
+        let running = host.boot.join("vmlinuz-6.1.0-9");
+        let want = format!("{}: permission denied; sudo chmod a+r ", running.display());
+        assert!(error.starts_with(&want), "{error}");
+    }
+
+    #[test]
+    fn a_broken_kernel_is_passed_over_with_a_word_unless_it_was_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut host, _) = host(dir.path());
+        let probe = |name: &str| match name {
+            "vmlinuz-6.1.0-9" => Err(Problem::Changed),
+            "vmlinux" | "bzImage" => Err(Problem::Missing),
+            _ => Ok(()),
+        };
+        let (name, broken) = chosen(&KernelWish::Search, None, &host, probe).unwrap();
+        assert_eq!(name, "vmlinuz-6.1.0-10");
+        assert!(broken[0].ends_with("vmlinuz-6.1.0-9: changed while it was read"));
+        host.kernel = Some("6.1.0-9".into());
+        assert!(chosen(&KernelWish::Search, None, &host, probe).is_err());
+        let asked = KernelWish::Named("6.1.0-10".into());
+        assert!(chosen(&asked, None, &host, probe).is_ok());
+    }
+
+    #[test]
+    fn when_there_is_no_kernel_at_all_the_error_says_where_it_looked_and_what_to_install() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Search {
+            cache: Some("/c".into()),
+            boot: dir.path().join("boot"),
+            ..Search::default()
+        };
+        let missing = |_: &str| Err(Problem::Missing);
+        let error = chosen(&KernelWish::Search, Some(Path::new("/i")), &host, missing);
+        let want = format!(
+            "kernel: none found in /c/kernel, /i, {}; sudo apt install linux-image-cloud-amd64 (Debian) or \
+             linux-image-kvm (Ubuntu), or name one with -k FILE",
+            host.boot.display()
+        );
+        assert_eq!(error, Err(want));
+    }
 }

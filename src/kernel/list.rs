@@ -146,3 +146,93 @@ fn remedies(list: &[Found]) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::samples::{bzimage, vmlinux};
+    use super::*;
+
+    #[test]
+    fn the_table_marks_the_kernel_that_open_takes_and_says_why_not_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let boot = dir.path().join("b");
+        let image = dir.path().join("i");
+        fs::create_dir(&boot).unwrap();
+        fs::create_dir(&image).unwrap();
+        fs::write(image.join("vmlinuz-5.9"), "text").unwrap();
+        fs::write(
+            boot.join("vmlinuz-6.1.0-test"),
+            bzimage(b"\x02\x21\x4c\x18 and more"),
+        )
+        .unwrap();
+        fs::write(boot.join("vmlinuz-6.2"), vmlinux()).unwrap();
+        let host = Search {
+            boot,
+            release: "6.1.0-test".into(),
+            ..Search::default()
+        };
+        let table = render(&list(&host, Some(&image)));
+        let table = table.replace(dir.path().to_str().unwrap(), "");
+        let want = "  \
+  RELEASE     FORMAT       SIZE    FILE
+  5.9         -            4 B     /i/vmlinuz-5.9         not an x86-64 Linux kernel but something else (no HdrS at 0x202, no ELF header)
+* 6.1.0-test  bzImage lz4  1104 B  /b/vmlinuz-6.1.0-test  used: the host's running kernel
+  6.2         vmlinux      5120 B  /b/vmlinuz-6.2
+";
+        assert_eq!(table, want, "{table}");
+    }
+
+    #[test]
+    fn without_any_kernel_the_table_is_a_remedy() {
+        let host = Search {
+            boot: "/nowhere".into(),
+            ..Search::default()
+        };
+        let text = render(&list(&host, None));
+        assert!(
+            text.starts_with("no kernel found\n\nsudo apt install"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_unreadable_running_kernel_gets_its_remedy_even_when_another_can_be_used() {
+        let of = |name: &str, origin| Found::of(PathBuf::from(name), origin);
+        let list = [
+            Found {
+                problem: Some(Problem::Unreadable),
+                ..of("/boot/vmlinuz-2", Origin::Running)
+            },
+            Found {
+                chosen: true,
+                ..of("/boot/vmlinuz-1", Origin::Newest)
+            },
+        ];
+        let text = render(&list);
+        assert!(
+            text.contains("/boot/vmlinuz-2  permission denied\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n/boot/vmlinuz-2: sudo chmod a+r /boot/vmlinuz-2,"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_named_kernel_that_is_missing_is_shown_and_nothing_is_chosen() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("vmlinuz-1"), vmlinux()).unwrap();
+        let host = Search {
+            kernel: Some("/no/such".into()),
+            boot: dir.path().into(),
+            ..Search::default()
+        };
+        let list = list(&host, None);
+        assert_eq!(list.len(), 2);
+        assert!(matches!(list[0].problem, Some(Problem::Missing)));
+        assert!(!list[1].chosen);
+    }
+}

@@ -14,6 +14,8 @@ mod file;
 mod find;
 mod list;
 mod probe;
+#[cfg(test)]
+mod samples;
 mod unpack;
 
 use std::fs::File;
@@ -149,3 +151,98 @@ impl Kernel {
 
 /// A bare vmlinux has no header to ask; x86-64 keeps 2048 bytes with the final zero.
 const VMLINUX_CMDLINE_MAX: u64 = 2047;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{Read, Seek};
+
+    use super::samples::{bzimage, pack, put, vmlinux};
+    use super::*;
+
+    fn open_file(path: &Path, cache: Option<PathBuf>) -> Kernel {
+        let host = Search {
+            cache,
+            ..Search::default()
+        };
+        open(&KernelWish::File(path.into()), None, &host).unwrap()
+    }
+
+    #[test]
+    fn a_machine_without_64_bit_entry_gets_the_elf_by_pvh_else_the_bzimage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut plain = vmlinux();
+        put(&mut plain, 56, 2, 2); // drops the note segment
+        let file = dir.path().join("kernel");
+        let boot = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            open_file(&file, None).into_boot()
+        };
+        assert!(matches!(boot(&vmlinux()), Ok(Boot::Pvh(..))));
+        let packed = |elf: &[u8]| bzimage(&pack(Compression::Gzip, elf));
+        assert!(matches!(boot(&packed(&vmlinux())), Ok(Boot::Pvh(..))));
+        assert!(matches!(boot(&packed(&plain)), Ok(Boot::BzImage(..))));
+        let xz = bzimage(&pack(Compression::Xz, b""));
+        assert!(matches!(boot(&xz), Ok(Boot::BzImage(..))));
+        let error = boot(&plain).unwrap_err().to_string();
+        assert!(error.contains("has no PVH entry"), "{error}");
+    }
+
+    #[test]
+    fn the_kernel_tells_its_release_its_room_and_its_longest_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("kernel");
+        fs::write(&file, bzimage(&pack(Compression::Zstd, &vmlinux()))).unwrap();
+        let kernel = open_file(&file, None);
+        assert_eq!(kernel.release.as_deref(), Some("6.1.0-test"));
+        assert_eq!(
+            (kernel.memory_bytes(), kernel.cmdline_max()),
+            (0x3200, 2047)
+        );
+        fs::write(&file, bzimage(&pack(Compression::Xz, b""))).unwrap();
+        assert_eq!(open_file(&file, None).memory_bytes(), samples::INIT_SIZE);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_error_that_names_it() {
+        let wish = KernelWish::File("/no/such\nfile".into());
+        let error = open(&wish, None, &Search::default()).unwrap_err();
+        let want = "/no/such\\x0afile: no such file; rdvm kernel list shows those that can be used, -k FILE names one";
+        assert_eq!(error.to_string(), want);
+    }
+
+    /// Debian's own kernel: the made-up ones above are only as right as what we know.
+    #[test]
+    fn debians_cloud_kernel_is_unpacked_and_cached() {
+        let path = Path::new("/boot/vmlinuz-6.1.0-56-cloud-amd64");
+        if !path.exists() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "{} is missing",
+                path.display()
+            );
+            eprintln!(
+                "SKIPPED debians_cloud_kernel_is_unpacked_and_cached: no {}",
+                path.display()
+            );
+            return;
+        }
+        let cache = tempfile::tempdir().unwrap();
+        let kernel = open_file(path, Some(cache.path().into()));
+        assert_eq!(kernel.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
+        assert_eq!(kernel.warnings, [""; 0]);
+        let again = open_file(path, Some(cache.path().into()));
+        for kernel in [kernel, again] {
+            let Boot::Pvh(mut elf, facts) = kernel.into_boot().unwrap() else {
+                panic!("no PVH entry");
+            };
+            assert_eq!((facts.entry, facts.load_start), (0x100_0000, 0x100_0000));
+            assert!(facts.pvh_entry.is_some_and(|entry| entry > facts.entry));
+            assert!(facts.memory_bytes > 40 << 20 && facts.load_end < 128 << 20);
+            let mut magic = [0; 4];
+            assert_eq!(elf.stream_position().unwrap(), 0);
+            elf.read_exact(&mut magic).unwrap();
+            assert_eq!(&magic, b"\x7fELF");
+        }
+    }
+}

@@ -163,3 +163,119 @@ fn unlz4(packed: &[u8], size: usize) -> Result<Vec<u8>, String> {
     }
     exactly(bytes, size)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::pack;
+    use super::*;
+
+    const SUPPORTED: [Compression; 4] = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Lz4,
+        Compression::Zstd,
+    ];
+    const LIMIT: u64 = 64 << 20;
+
+    /// An "ELF file" with both repetition and noise in it.
+    fn sample(length: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut bytes = b"\x7fELF".to_vec();
+        while bytes.len() < length {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            bytes.extend_from_slice(&[(state >> 24) as u8; 5]);
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    #[test]
+    fn what_each_compression_packs_comes_out_again() {
+        // More than one of lz4's blocks.
+        let bytes = sample((8 << 20) + 12345);
+        for compression in SUPPORTED {
+            let payload = pack(compression, &bytes);
+            assert_eq!(Compression::of(&payload), compression);
+            assert_eq!(unpacked_size(&payload, LIMIT), Ok(bytes.len() as u64));
+            assert!(unpack(&payload, LIMIT).unwrap() == bytes, "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_magic_number_between_lz4_blocks_is_passed_over() {
+        let mut payload = pack(Compression::Lz4, &sample(100));
+        let again = payload[..payload.len() - 4].to_vec();
+        payload.splice(..0, again);
+        let end = payload.len();
+        payload[end - 4..].copy_from_slice(&200_u32.to_le_bytes());
+        let twice = [sample(100), sample(100)].concat();
+        assert_eq!(unpack(&payload, LIMIT), Ok(twice));
+    }
+
+    #[test]
+    fn a_payload_that_promises_more_than_init_size_is_refused_before_anything_is_unpacked() {
+        for compression in SUPPORTED {
+            let payload = pack(compression, &sample(5000));
+            let limit = if compression == Compression::None {
+                5000
+            } else {
+                4999
+            };
+            assert_eq!(unpack(&payload, limit).is_err(), limit == 4999);
+        }
+        let mut bomb = pack(Compression::Zstd, &sample(5000));
+        let end = bomb.len();
+        bomb[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
+        let error = unpack(&bomb, LIMIT).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "unpacked size is 4294967295, must be 1 to 67108864 (init_size)"
+        );
+    }
+
+    #[test]
+    fn a_payload_with_more_or_less_in_it_than_it_promises_is_refused() {
+        for compression in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
+            for promised in [4999_u32, 5001, 1] {
+                let mut payload = pack(compression, &sample(5000));
+                let end = payload.len();
+                payload[end - 4..].copy_from_slice(&promised.to_le_bytes());
+                assert!(
+                    unpack(&payload, LIMIT).is_err(),
+                    "{compression:?} {promised}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn cut_and_damaged_payloads_never_panic_and_never_give_another_size() {
+        for compression in SUPPORTED {
+            let payload = pack(compression, &sample(3000));
+            for length in 0..payload.len() {
+                if compression != Compression::None {
+                    assert!(unpack(&payload[..length], LIMIT).is_err(), "{length}");
+                }
+            }
+            for at in 0..payload.len() {
+                let mut damaged = payload.clone();
+                damaged[at] ^= 0x41;
+                if let Ok(bytes) = unpack(&damaged, LIMIT) {
+                    assert_eq!(bytes.len() as u64, unpacked_size(&damaged, LIMIT).unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_unpacked_here_is_known_by_name() {
+        let payload = pack(Compression::Xz, b"");
+        assert_eq!(Compression::of(&payload), Compression::Xz);
+        assert!(!Compression::Xz.is_supported());
+        assert!(unpack(&payload, LIMIT).is_err());
+        assert_eq!(Compression::of(b"\x5d\0\0\0\0"), Compression::Lzma);
+        assert_eq!(Compression::of(b"\x89LZO\0"), Compression::Lzo);
+        assert_eq!(Compression::of(b"BZh9"), Compression::Bzip2);
+        assert_eq!(Compression::of(b""), Compression::Unknown);
+    }
+}
