@@ -118,6 +118,8 @@ pub enum KernelWish {
     Search,
     /// This file.
     File(PathBuf),
+    /// As typed after `-k`: a path when it has a slash or is there, else a release in the host's /boot.
+    Named(OsString),
 }
 
 /// Which engine runs the machine.

@@ -59,7 +59,9 @@ impl FromStr for ByteSize {
     /// Docker's spelling: digits and an optional `b`, `k`, `m` or `g` (any case; `kb`, `KiB` and the like too), binary
     /// multiples, bytes without a suffix.
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let split = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (digits, suffix) = text.split_at(split);
         let shift = match suffix.to_ascii_lowercase().as_str() {
             "" | "b" => 0,
@@ -73,13 +75,18 @@ impl FromStr for ByteSize {
             return Err(ParseError::Size);
         }
         let count: u64 = digits.parse().map_err(|_| ParseError::TooLarge)?;
-        count.checked_mul(1 << shift).map(Self).ok_or(ParseError::TooLarge)
+        count
+            .checked_mul(1 << shift)
+            .map(Self)
+            .ok_or(ParseError::TooLarge)
     }
 }
 
 /// Parses a time span as `timeout(1)` writes it: `90s`, `10m`, `2h`, `1d`, seconds without a suffix, fractions allowed.
 pub fn parse_span(text: &str) -> Result<Duration, ParseError> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (digits, suffix) = text.split_at(split);
     let unit = match suffix {
         "" | "s" => 1.0,
@@ -109,7 +116,10 @@ mod tests {
         for bad in ["", "m", "12x", "-1", "1.5g", " 1"] {
             assert_eq!(bad.parse::<ByteSize>(), Err(ParseError::Size), "{bad:?}");
         }
-        assert_eq!("99999999999g".parse::<ByteSize>(), Err(ParseError::TooLarge));
+        assert_eq!(
+            "99999999999g".parse::<ByteSize>(),
+            Err(ParseError::TooLarge)
+        );
     }
 
     #[test]

@@ -1,0 +1,281 @@
+//! The compressed kernel inside a bzImage: which compression, how large it will be, and its bytes.
+//!
+//! Takes the payload as a slice, gives the bytes of an ELF file that nobody has checked yet. Knows nothing of files.
+
+use std::io::Read;
+
+use super::field::{Flaw, ensure};
+
+/// How the kernel inside a bzImage is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all: an ELF file as it is.
+    None,
+    /// gzip.
+    Gzip,
+    /// The old frame format of lz4 (`lz4 -l`).
+    Lz4,
+    /// zstd.
+    Zstd,
+    /// xz, which is not unpacked here.
+    Xz,
+    /// lzma, which is not unpacked here.
+    Lzma,
+    /// bzip2, which is not unpacked here.
+    Bzip2,
+    /// lzo, which is not unpacked here.
+    Lzo,
+    /// Something else.
+    Unknown,
+}
+
+const MAGICS: [(&[u8], Compression); 8] = [
+    (b"\x7fELF", Compression::None),
+    (b"\x1f\x8b", Compression::Gzip),
+    (b"\x02\x21\x4c\x18", Compression::Lz4),
+    (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+    (b"\xfd7zXZ\0", Compression::Xz),
+    (b"\x5d\0\0", Compression::Lzma),
+    (b"BZh", Compression::Bzip2),
+    (b"\x89LZO", Compression::Lzo),
+];
+
+/// What every block but the last holds in lz4's old format, unpacked.
+const LZ4_BLOCK: usize = 8 << 20;
+
+impl Compression {
+    /// By the payload's first bytes (six are enough).
+    pub(super) fn of(payload: &[u8]) -> Self {
+        MAGICS
+            .iter()
+            .find(|(magic, _)| payload.starts_with(magic))
+            .map_or(Self::Unknown, |&(_, compression)| compression)
+    }
+
+    /// Its usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "uncompressed",
+            Self::Gzip => "gzip",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Lzma => "lzma",
+            Self::Bzip2 => "bzip2",
+            Self::Lzo => "lzo",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether `unpack` can undo it.
+    pub fn is_supported(self) -> bool {
+        matches!(self, Self::None | Self::Gzip | Self::Lz4 | Self::Zstd)
+    }
+}
+
+/// The size of the unpacked kernel, which the kernel's build leaves in the last four bytes (gzip does so by itself).
+///
+/// # Errors
+/// When it is nothing, or more than `limit` bytes.
+pub(super) fn unpacked_size(payload: &[u8], limit: u64) -> Result<u64, Flaw> {
+    if Compression::of(payload) == Compression::None {
+        return Ok(payload.len() as u64);
+    }
+    let tail = payload.len().saturating_sub(4);
+    let size = super::field::number(payload, tail, 4, "unpacked size")?;
+    let want = format_args!("1 to {limit} (init_size)");
+    ensure((1..=limit).contains(&size), "unpacked size", size, want)?;
+    Ok(size)
+}
+
+/// Unpacks `payload` into exactly the number of bytes that it promises, at most `limit`.
+///
+/// # Errors
+/// A payload that is damaged, ends early, or has more in it than it promises.
+pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Flaw> {
+    let compression = Compression::of(payload);
+    let size = unpacked_size(payload, limit)? as usize;
+    let packed = &payload[..payload.len().saturating_sub(4)];
+    let bytes = match compression {
+        Compression::None => drain(payload, size),
+        // Here the size belongs to the format's own trailer.
+        Compression::Gzip => drain(flate2::read::GzDecoder::new(payload), size),
+        Compression::Lz4 => unlz4(packed, size),
+        Compression::Zstd => unzstd(packed, size),
+        _ => Err("not unpacked here".into()),
+    };
+    bytes.map_err(|what| Flaw::Payload {
+        compression: compression.name(),
+        what,
+    })
+}
+
+/// Empty, with room for `size` bytes: `size` comes from the file, and a lack of memory is no reason to abort.
+fn room(size: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(size)
+        .map_err(|_| format!("no memory for {size} bytes"))?;
+    Ok(bytes)
+}
+
+fn exactly(bytes: Vec<u8>, size: usize) -> Result<Vec<u8>, String> {
+    match bytes.len() {
+        got if got < size => Err(format!("{got} bytes where {size} are promised")),
+        got if got > size => Err(format!("more than the {size} bytes that are promised")),
+        _ => Ok(bytes),
+    }
+}
+
+fn drain(decoder: impl Read, size: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = room(size)?;
+    let mut limited = decoder.take(size as u64 + 1);
+    limited
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    exactly(bytes, size)
+}
+
+fn unzstd(packed: &[u8], size: usize) -> Result<Vec<u8>, String> {
+    let decoder = ruzstd::decoding::StreamingDecoder::new(packed);
+    drain(decoder.map_err(|error| error.to_string())?, size)
+}
+
+/// Blocks of a 32-bit length and so many bytes, each a block of up to 8 MiB; the magic number may come again between.
+fn unlz4(packed: &[u8], size: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = room(size)?;
+    let mut rest = packed;
+    while !rest.is_empty() {
+        let (head, behind) = rest.split_at_checked(4).ok_or("a block length is cut")?;
+        rest = behind;
+        if Compression::of(head) == Compression::Lz4 {
+            continue;
+        }
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let (block, behind) = rest.split_at_checked(length).ok_or("a block is cut")?;
+        rest = behind;
+        // Grown block by block, so that the zeros are still in the CPU's cache when they are overwritten.
+        let start = bytes.len();
+        bytes.resize(size.min(start + LZ4_BLOCK), 0);
+        let got = lz4_flex::block::decompress_into(block, &mut bytes[start..])
+            .map_err(|error| error.to_string())?;
+        bytes.truncate(start + got);
+    }
+    exactly(bytes, size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::pack;
+    use super::*;
+
+    const SUPPORTED: [Compression; 4] = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Lz4,
+        Compression::Zstd,
+    ];
+    const LIMIT: u64 = 64 << 20;
+
+    /// An "ELF file" with both repetition and noise in it.
+    fn sample(length: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut bytes = b"\x7fELF".to_vec();
+        while bytes.len() < length {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            bytes.extend_from_slice(&[(state >> 24) as u8; 5]);
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    #[test]
+    fn what_each_compression_packs_comes_out_again() {
+        // More than one of lz4's blocks.
+        let bytes = sample((8 << 20) + 12345);
+        for compression in SUPPORTED {
+            let payload = pack(compression, &bytes);
+            assert_eq!(Compression::of(&payload), compression);
+            assert_eq!(unpacked_size(&payload, LIMIT), Ok(bytes.len() as u64));
+            assert!(unpack(&payload, LIMIT).unwrap() == bytes, "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_magic_number_between_lz4_blocks_is_passed_over() {
+        let mut payload = pack(Compression::Lz4, &sample(100));
+        let again = payload[..payload.len() - 4].to_vec();
+        payload.splice(..0, again);
+        let end = payload.len();
+        payload[end - 4..].copy_from_slice(&200_u32.to_le_bytes());
+        let twice = [sample(100), sample(100)].concat();
+        assert_eq!(unpack(&payload, LIMIT), Ok(twice));
+    }
+
+    #[test]
+    fn a_payload_that_promises_more_than_init_size_is_refused_before_anything_is_unpacked() {
+        for compression in SUPPORTED {
+            let payload = pack(compression, &sample(5000));
+            let limit = if compression == Compression::None {
+                5000
+            } else {
+                4999
+            };
+            assert_eq!(unpack(&payload, limit).is_err(), limit == 4999);
+        }
+        let mut bomb = pack(Compression::Zstd, &sample(5000));
+        let end = bomb.len();
+        bomb[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
+        let error = unpack(&bomb, LIMIT).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "unpacked size is 4294967295, must be 1 to 67108864 (init_size)"
+        );
+    }
+
+    #[test]
+    fn a_payload_with_more_or_less_in_it_than_it_promises_is_refused() {
+        for compression in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
+            for promised in [4999_u32, 5001, 1] {
+                let mut payload = pack(compression, &sample(5000));
+                let end = payload.len();
+                payload[end - 4..].copy_from_slice(&promised.to_le_bytes());
+                assert!(
+                    unpack(&payload, LIMIT).is_err(),
+                    "{compression:?} {promised}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn cut_and_damaged_payloads_never_panic_and_never_give_another_size() {
+        for compression in SUPPORTED {
+            let payload = pack(compression, &sample(3000));
+            for length in 0..payload.len() {
+                if compression != Compression::None {
+                    assert!(unpack(&payload[..length], LIMIT).is_err(), "{length}");
+                }
+            }
+            for at in 0..payload.len() {
+                let mut damaged = payload.clone();
+                damaged[at] ^= 0x41;
+                if let Ok(bytes) = unpack(&damaged, LIMIT) {
+                    assert_eq!(bytes.len() as u64, unpacked_size(&damaged, LIMIT).unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_unpacked_here_is_known_by_name() {
+        let payload = pack(Compression::Xz, b"");
+        assert_eq!(Compression::of(&payload), Compression::Xz);
+        assert!(!Compression::Xz.is_supported());
+        assert!(unpack(&payload, LIMIT).is_err());
+        assert_eq!(Compression::of(b"\x5d\0\0\0\0"), Compression::Lzma);
+        assert_eq!(Compression::of(b"\x89LZO\0"), Compression::Lzo);
+        assert_eq!(Compression::of(b"BZh9"), Compression::Bzip2);
+        assert_eq!(Compression::of(b""), Compression::Unknown);
+    }
+}
