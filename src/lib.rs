@@ -5,3 +5,5 @@ pub mod units;
 pub mod request;
 
 pub mod image;
+
+pub mod initrd;
