@@ -66,12 +66,14 @@ impl<'a> Bodies<'a> {
                 let Some((_, opened)) = &self.file else {
                     unreachable!("opened above")
                 };
-                let piece = opened.read(from, buffer).map_err(failed)?;
+                let piece = opened.read(from, buffer);
+                // First of all: what was read, or could not be, says nothing if it is not that file any more.
                 if !is_still(stamp, &fstat(&opened.fd).map_err(failed)?) {
                     return Err(Error::Changed {
                         shown: dir.shown(name),
                     });
                 }
+                let piece = piece.map_err(failed)?;
                 if from + buffer.len() as u64 == stamp.size {
                     self.file = None;
                 }

@@ -27,7 +27,7 @@ impl Epoch {
         std::env::var_os("SOURCE_DATE_EPOCH").map_or(Ok(Self(0)), Self::parse)
     }
 
-    fn parse(value: OsString) -> Result<Self, Error> {
+    pub(super) fn parse(value: OsString) -> Result<Self, Error> {
         let digits = value
             .to_str()
             .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));

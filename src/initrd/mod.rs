@@ -8,6 +8,9 @@ pub mod newc;
 mod body;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 pub use layout::{Contents, Epoch, Layout};
 
 use std::io;
