@@ -141,13 +141,11 @@ fn seen(root: &Path) -> BTreeMap<Vec<u8>, String> {
     while let Some(path) = waiting.pop() {
         let stat = fs::symlink_metadata(&path).unwrap();
         let kind = stat.file_type();
-        let mut what = format!(
-            "{:o} {}:{} {}",
-            stat.mode(),
-            stat.uid(),
-            stat.gid(),
-            stat.mtime()
-        );
+        let mut what = format!("{:o} {}:{}", stat.mode(), stat.uid(), stat.gid());
+        if !kind.is_dir() && !kind.is_symlink() {
+            // GNU cpio gives links no time, and directories theirs before it fills them.
+            what += &format!(" time {}", stat.mtime());
+        }
         if kind.is_dir() {
             waiting.extend(
                 fs::read_dir(&path)
@@ -275,12 +273,6 @@ fn other_readers_list_and_extract_what_was_packed() {
         let copy = tempfile::tempdir().unwrap();
         run(tool, extract, copy.path());
         let (mut was, mut is) = (seen(source.path()), seen(copy.path()));
-        for tree in [&mut was, &mut is] {
-            // Directories get their time before their contents in GNU cpio.
-            tree.values_mut()
-                .filter(|what| what.starts_with('4'))
-                .for_each(|what| what.truncate(what.rfind(' ').unwrap()));
-        }
         if tool == "bsdcpio" {
             // It lists sockets, and makes empty files of them.
             assert!(was.remove(&b"socket"[..]).is_some() && is.remove(&b"socket"[..]).is_some());
