@@ -1,0 +1,69 @@
+//! Tree → initrd: the newc archive that a kernel unpacks.
+//!
+//! Knows nothing of images' kinds and of engines.
+
+pub mod layout;
+pub mod newc;
+
+mod body;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use layout::{Contents, Epoch, Layout};
+
+use std::io;
+
+use crate::image::tree::{ImagePath, escaped};
+
+/// Why an initrd was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that the format's 32-bit size cannot hold.
+    #[error(
+        "{}: has {size} bytes, an initrd holds files up to {}; remove it from the image or split it",
+        escaped(path),
+        u32::MAX
+    )]
+    FileTooLarge {
+        /// In the image.
+        path: ImagePath,
+        /// In bytes.
+        size: u64,
+    },
+    /// More than the format's 32-bit inode numbers.
+    #[error(
+        "the image has more than {} entries, an initrd cannot number them; use a smaller image",
+        u32::MAX
+    )]
+    TooManyEntries,
+    /// `SOURCE_DATE_EPOCH` is no time.
+    #[error("SOURCE_DATE_EPOCH={}: not a number of seconds from 0 to {}; correct or unset it", escaped(value.as_encoded_bytes()), u32::MAX)]
+    Epoch {
+        /// As found in the environment.
+        value: std::ffi::OsString,
+    },
+    /// A file is no longer what it was when the image was looked at.
+    #[error("{shown}: changed while it was packed; try again when nothing writes to the image")]
+    Changed {
+        /// Path on the host, escaped.
+        shown: String,
+    },
+    /// A file's bytes cannot be had.
+    #[error("{shown}: cannot be read; run as a user who may, or remove it from the image")]
+    Unreadable {
+        /// Path on the host, escaped.
+        shown: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The archive cannot be written.
+    #[error("the initrd cannot be written; see that there is room for {size} bytes")]
+    Write {
+        /// Of the whole archive, in bytes.
+        size: u64,
+        /// Why.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,202 @@
+//! The archive to its file, or to a stream.
+//!
+//! The archive is a function from offset to bytes: it is made in blocks, in any order, by two threads, each block by one
+//! write. Records and files that cross from one block into the next are made from both sides. Leaves to `layout.rs` what
+//! stands where, to `body.rs` the files.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Error;
+use super::body::{Bodies, Piece};
+use super::layout::Layout;
+use crate::image::tree::Kind;
+
+/// Bytes made at a time: small enough for a core's cache between the read and the write, large enough that calls do
+/// not count.
+const BLOCK: u64 = 256 << 10;
+/// More would wait for each other: the kernel lets one write to a file at a time.
+const WRITERS: usize = 2;
+
+impl Layout<'_> {
+    /// Writes the archive to `out` from `offset` on, in no particular order.
+    ///
+    /// `out` is a regular file, a memfd or the like that holds nothing but zeros there: holes are left out. Errors name
+    /// the file that changed or cannot be read; what was written by then is worthless.
+    pub fn write(&self, out: &File, offset: u64) -> Result<(), Error> {
+        let next = AtomicU64::new(0);
+        let first_error = Mutex::new(None);
+        let work = || {
+            if let Err(error) = self.write_blocks(out, offset, &next) {
+                next.store(u64::MAX / 2, Ordering::Relaxed);
+                first_error
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(error);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..WRITERS.min(self.packed_size().div_ceil(BLOCK) as usize) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        first_error
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Ok(()), Err)
+    }
+
+    /// Writes the archive to a stream, from its start to its end.
+    pub fn write_stream(&self, out: &mut impl Write) -> Result<(), Error> {
+        let mut blocks = Blocks::new(self);
+        let failed = |source| Error::Write {
+            size: self.packed_size(),
+            source,
+        };
+        for start in (0..self.packed_size()).step_by(BLOCK as usize) {
+            let made = blocks.make(start)?;
+            if made == Piece::Hole {
+                blocks.buffer.fill(0);
+            }
+            out.write_all(&blocks.buffer).map_err(failed)?;
+        }
+        out.flush().map_err(failed)
+    }
+
+    fn write_blocks(&self, out: &File, offset: u64, next: &AtomicU64) -> Result<(), Error> {
+        let mut blocks = Blocks::new(self);
+        loop {
+            let start = next.fetch_add(BLOCK, Ordering::Relaxed);
+            if start >= self.packed_size() {
+                return Ok(());
+            }
+            if blocks.make(start)? == Piece::Bytes {
+                out.write_all_at(&blocks.buffer, offset + start)
+                    .map_err(|source| Error::Write {
+                        size: self.packed_size(),
+                        source,
+                    })?;
+            }
+        }
+    }
+}
+
+/// One thread's block in the making.
+struct Blocks<'a> {
+    layout: &'a Layout<'a>,
+    bodies: Bodies<'a>,
+    head: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(layout: &'a Layout<'a>) -> Self {
+        Self {
+            layout,
+            bodies: Bodies::default(),
+            head: Vec::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Makes the block from `start` on, as long as it is; a hole leaves the buffer with its length but undefined bytes.
+    fn make(&mut self, start: u64) -> Result<Piece, Error> {
+        let layout = self.layout;
+        let end = (start + BLOCK).min(layout.packed_size());
+        self.buffer.resize((end - start) as usize, 0);
+        let first = layout
+            .records
+            .partition_point(|record| record.offset <= start)
+            .saturating_sub(1);
+        let mut made = Piece::Hole;
+        for index in first..layout.records.len() {
+            if layout.records[index].offset >= end {
+                return Ok(made);
+            }
+            if self.record(index, start)? == Piece::Bytes {
+                made = Piece::Bytes;
+            }
+        }
+        if end > layout.trailer {
+            self.head.clear();
+            Layout::append_trailer(&mut self.head);
+            self.head
+                .resize((layout.packed_size() - layout.trailer) as usize, 0);
+            copy(&self.head, layout.trailer, start, &mut self.buffer);
+            made = Piece::Bytes;
+        }
+        Ok(made)
+    }
+
+    /// What of one record lies in the block.
+    fn record(&mut self, index: usize, start: u64) -> Result<Piece, Error> {
+        let (entry, record) = (&self.layout.entries[index], self.layout.records[index]);
+        let (data_at, length) = (record.data_at(entry), u64::from(record.data));
+        let mut made = Piece::Hole;
+        if data_at > start {
+            self.head.clear();
+            self.layout.head(index, &mut self.head);
+            copy(&self.head, record.offset, start, &mut self.buffer);
+            made = Piece::Bytes;
+        }
+        match &entry.kind {
+            Kind::Symlink(target) if copy(target, data_at, start, &mut self.buffer) => {
+                made = Piece::Bytes
+            }
+            Kind::File(body) if body.size == 0 && data_at > start => {
+                self.bodies.check_empty(body)?
+            }
+            Kind::File(body) => {
+                if let Some((from, piece)) = overlap(data_at, length, start, &mut self.buffer) {
+                    let whole_block = piece.len() as u64 == BLOCK;
+                    match self.bodies.read(body, from, piece)? {
+                        Piece::Hole if whole_block => return Ok(Piece::Hole),
+                        Piece::Hole => piece.fill(0),
+                        Piece::Bytes => {}
+                    }
+                    made = Piece::Bytes;
+                }
+            }
+            _ => {}
+        }
+        let padding = record.end(entry) - data_at - length;
+        if copy(
+            &[0; 3][..padding as usize],
+            data_at + length,
+            start,
+            &mut self.buffer,
+        ) {
+            made = Piece::Bytes;
+        }
+        Ok(made)
+    }
+}
+
+/// The part of `buffer`, a block that begins at `start`, where `length` bytes from `at` on belong; and which of them is
+/// the first one there.
+fn overlap(at: u64, length: u64, start: u64, buffer: &mut [u8]) -> Option<(u64, &mut [u8])> {
+    let from = at.max(start);
+    let to = (at + length).min(start + buffer.len() as u64);
+    (from < to).then(|| {
+        (
+            from - at,
+            &mut buffer[(from - start) as usize..(to - start) as usize],
+        )
+    })
+}
+
+/// Copies what of `bytes`, which stand at `at`, belongs in the block; tells whether anything did.
+fn copy(bytes: &[u8], at: u64, start: u64, buffer: &mut [u8]) -> bool {
+    match overlap(at, bytes.len() as u64, start, buffer) {
+        Some((from, piece)) => {
+            piece.copy_from_slice(&bytes[from as usize..from as usize + piece.len()]);
+            true
+        }
+        None => false,
+    }
+}
