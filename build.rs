@@ -12,7 +12,11 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let library = out.join("librdinit.rlib");
-    rustc("rdinit/src/lib.rs", &library, &["--crate-name=rdinit", "--crate-type=rlib"]);
+    rustc(
+        "rdinit/src/lib.rs",
+        &library,
+        &["--crate-name=rdinit", "--crate-type=rlib"],
+    );
     let external = format!("--extern=rdinit={}", library.display());
     let link = [
         "--crate-name=rdinit_elf",
@@ -33,8 +37,19 @@ fn main() {
 
 fn rustc(source: &str, output: &Path, extra: &[&str]) {
     let status = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-        .args(["--edition=2024", "--target=x86_64-unknown-linux-gnu", "--cfg=freestanding", "-Copt-level=z"])
-        .args(["-Cpanic=abort", "-Ccodegen-units=1", "-Cforce-unwind-tables=no", "-Cdebuginfo=0", "-Cembed-bitcode=yes"])
+        .args([
+            "--edition=2024",
+            "--target=x86_64-unknown-linux-gnu",
+            "--cfg=freestanding",
+            "-Copt-level=z",
+        ])
+        .args([
+            "-Cpanic=abort",
+            "-Ccodegen-units=1",
+            "-Cforce-unwind-tables=no",
+            "-Cdebuginfo=0",
+            "-Cembed-bitcode=yes",
+        ])
         .args(["-Coverflow-checks=off", "-Cdebug-assertions=off"])
         .args(extra)
         .arg(source)

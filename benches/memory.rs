@@ -18,8 +18,13 @@ const WRITE_64_MIB: &str = "dd if=/dev/zero of=/written bs=64k count=1024 2>/dev
 const LIMIT: f64 = 1.25;
 
 fn main() {
-    let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    println!("| image | initrd MiB | root | planned MiB | least MiB | planned / least | least that boots MiB |");
+    let only: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    println!(
+        "| image | initrd MiB | root | planned MiB | least MiB | planned / least | least that boots MiB |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let mut worst: f64 = 0.0;
     for (name, make) in cases() {
@@ -32,12 +37,25 @@ fn main() {
         let least = least(&image, WRITE_64_MIB, planned);
         let boots = least_or_dash(&image, "true", planned);
         let ready = prepare(&image, "true");
-        let root = ready.machine.cmdline.split("rootfstype=").nth(1).and_then(|rest| rest.split(' ').next());
+        let root = ready
+            .machine
+            .cmdline
+            .split("rootfstype=")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next());
         let ratio = planned.0 as f64 / least.0 as f64;
         worst = worst.max(ratio);
-        let initrd = ready.machine.initrd.metadata().map_or(0, |meta| meta.len()).div_ceil(1 << 20);
+        let initrd = ready
+            .machine
+            .initrd
+            .metadata()
+            .map_or(0, |meta| meta.len())
+            .div_ceil(1 << 20);
         let (planned, least) = (planned.0 >> 20, least.0 >> 20);
-        println!("| {name} | {initrd} | {} | {planned} | {least} | {ratio:.2} | {boots} |", root.unwrap_or("?"));
+        println!(
+            "| {name} | {initrd} | {} | {planned} | {least} | {ratio:.2} | {boots} |",
+            root.unwrap_or("?")
+        );
     }
     println!("\nlargest ratio: {worst:.2} (limit {LIMIT})");
     if worst > LIMIT {
@@ -74,13 +92,20 @@ fn cases() -> Vec<(String, Make)> {
         };
         cases.push((format!("{count} small files"), Box::new(make)));
     }
-    let images = std::env::var_os("RDVM_TEST_IMAGES").map_or_else(|| "target/images".into(), std::path::PathBuf::from);
+    let images = std::env::var_os("RDVM_TEST_IMAGES")
+        .map_or_else(|| "target/images".into(), std::path::PathBuf::from);
     for name in ["libs", "debian"] {
         let path = images.join(name);
         if path.join("bin").exists() {
-            cases.push((format!("{name} (reference)"), Box::new(move |_| path.clone())));
+            cases.push((
+                format!("{name} (reference)"),
+                Box::new(move |_| path.clone()),
+            ));
         } else {
-            println!("skipped {name}: {} is not there; make images", path.display());
+            println!(
+                "skipped {name}: {} is not there; make images",
+                path.display()
+            );
         }
     }
     cases
@@ -94,7 +119,10 @@ fn busybox(dir: &Path) {
 
 fn request(image: &Path, script: &str) -> rdvm::request::Request {
     let words = ["rdvm", "run", "--timeout", "90s"].map(std::ffi::OsString::from);
-    let words = words.into_iter().chain([image.into(), "/bin/sh".into(), "-c".into(), script.into()]);
+    let words =
+        words
+            .into_iter()
+            .chain([image.into(), "/bin/sh".into(), "-c".into(), script.into()]);
     match Cli::parse_from(words).verb {
         Verb::Run(args) => args.into_request().expect("a request"),
         other => panic!("{other:?}"),
@@ -107,11 +135,18 @@ fn prepare(image: &Path, script: &str) -> pipeline::Ready {
 
 /// The least RAM with which the script succeeds, to the mebibyte.
 fn least(image: &Path, script: &str, planned: ByteSize) -> ByteSize {
-    assert!(works(image, script, planned), "the plan itself does not keep its promise");
+    assert!(
+        works(image, script, planned),
+        "the plan itself does not keep its promise"
+    );
     let (mut fails, mut good) = (16, planned.0 >> 20);
     while good - fails > 1 {
         let middle = (fails + good) / 2;
-        if works(image, script, ByteSize::mib(middle)) { good = middle } else { fails = middle }
+        if works(image, script, ByteSize::mib(middle)) {
+            good = middle
+        } else {
+            fails = middle
+        }
     }
     ByteSize::mib(good)
 }
@@ -124,7 +159,22 @@ fn works(image: &Path, script: &str, memory: ByteSize) -> bool {
     let request = request(image, script);
     let mut ready = prepare(image, script);
     ready.machine.memory = memory;
-    let null = || File::options().write(true).open("/dev/null").expect("/dev/null").into();
-    let finished = pipeline::boot(&request, ready, Streams { stdout: null(), stderr: null() });
-    finished.is_ok_and(|finished| finished.report.outcome == Outcome::Exited && finished.report.exit_code == 0)
+    let null = || {
+        File::options()
+            .write(true)
+            .open("/dev/null")
+            .expect("/dev/null")
+            .into()
+    };
+    let finished = pipeline::boot(
+        &request,
+        ready,
+        Streams {
+            stdout: null(),
+            stderr: null(),
+        },
+    );
+    finished.is_ok_and(|finished| {
+        finished.report.outcome == Outcome::Exited && finished.report.exit_code == 0
+    })
 }

@@ -37,7 +37,11 @@ impl Draft {
             Ok(meta) if meta.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
             Ok(meta) if !meta.is_file() => {
                 let file = File::options().write(true).open(&target)?;
-                return Ok(Self { file, target, state: State::Special });
+                return Ok(Self {
+                    file,
+                    target,
+                    state: State::Special,
+                });
             }
             _ => {}
         }
@@ -47,11 +51,23 @@ impl Draft {
         };
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::open(directory, flags, Mode::from_raw_mode(0o666)) {
-            Ok(fd) => Ok(Self { file: fd.into(), target, state: State::Nameless }),
+            Ok(fd) => Ok(Self {
+                file: fd.into(),
+                target,
+                state: State::Nameless,
+            }),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 let name = temporary_name(&target)?;
-                let file = File::options().read(true).write(true).create_new(true).open(&name)?;
-                Ok(Self { file, target, state: State::Named(name) })
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&name)?;
+                Ok(Self {
+                    file,
+                    target,
+                    state: State::Named(name),
+                })
             }
             Err(errno) => Err(errno.into()),
         }

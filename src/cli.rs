@@ -8,17 +8,24 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::kernel;
 use crate::request::{
-    Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Ownership, Request, UserWish,
+    Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Ownership, Request,
+    UserWish,
 };
 use crate::units::{ByteSize, parse_span};
 
 /// Run a root file system as its own hardware-isolated machine, as if it were a local command.
 #[derive(Debug, Parser)]
-#[command(name = "rdvm", version, propagate_version = true, disable_help_subcommand = true)]
-#[command(after_help = "Exit codes of run: the command's own; 124 time-out; 125 rdvm or the machine failed; 126 found \
-but cannot run; 127 not found; 128+n killed by signal n.")]
+#[command(
+    name = "rdvm",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+#[command(
+    after_help = "Exit codes of run: the command's own; 124 time-out; 125 rdvm or the machine failed; 126 found \
+but cannot run; 127 not found; 128+n killed by signal n."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -144,7 +151,12 @@ pub struct RunArgs {
     #[arg(long)]
     pub verbose: bool,
     /// A directory, and the command with its arguments; without CMD, /init
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE [CMD [ARG]...]")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE [CMD [ARG]...]"
+    )]
     #[arg(value_hint = ValueHint::AnyPath)]
     rest: Vec<OsString>,
 }
@@ -260,7 +272,10 @@ impl RunArgs {
             },
             rdinit: self.rdinit,
             timeout: self.timeout,
-            console: ConsoleWish { show_boot: self.show_boot, file: self.console },
+            console: ConsoleWish {
+                show_boot: self.show_boot,
+                file: self.console,
+            },
             timings: self.timings || self.report.is_some(),
         })
     }
@@ -269,9 +284,15 @@ impl RunArgs {
 impl ImageArgs {
     fn into_ref(self, path: PathBuf) -> Result<ImageRef, Error> {
         if path == OsStr::new("-") || path.as_os_str().is_empty() {
-            return Err(Error::Image { name: path.display().to_string() });
+            return Err(Error::Image {
+                name: path.display().to_string(),
+            });
         }
-        Ok(ImageRef { path, owner: self.owner, fakeroot: self.fakeroot })
+        Ok(ImageRef {
+            path,
+            owner: self.owner,
+            fakeroot: self.fakeroot,
+        })
     }
 }
 
@@ -289,12 +310,16 @@ impl InspectArgs {
     ///
     /// Errors: [`Error::Image`].
     pub fn into_parts(self) -> Result<(ImageRef, KernelWish, u8), Error> {
-        Ok((self.image.into_ref(self.path)?, kernel_wish(self.kernel), self.cpus))
+        Ok((
+            self.image.into_ref(self.path)?,
+            kernel_wish(self.kernel),
+            self.cpus,
+        ))
     }
 }
 
 fn kernel_wish(argument: Option<OsString>) -> KernelWish {
-    argument.map_or(KernelWish::Search, |argument| kernel::wish(&argument))
+    argument.map_or(KernelWish::Search, KernelWish::Named)
 }
 
 fn parse_memory(text: &str) -> Result<MemoryWish, crate::units::ParseError> {
@@ -307,11 +332,19 @@ fn parse_memory(text: &str) -> Result<MemoryWish, crate::units::ParseError> {
 fn parse_user(text: &str) -> Result<UserWish, String> {
     let id = |text: &str| match text {
         "" => Err("a name or a number is missing; write USER or USER:GROUP".to_owned()),
-        text => Ok(text.parse().map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
+        text => Ok(text
+            .parse()
+            .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
     };
     match text.split_once(':') {
-        Some((user, group)) => Ok(UserWish { user: id(user)?, group: Some(id(group)?) }),
-        None => Ok(UserWish { user: id(text)?, group: None }),
+        Some((user, group)) => Ok(UserWish {
+            user: id(user)?,
+            group: Some(id(group)?),
+        }),
+        None => Ok(UserWish {
+            user: id(text)?,
+            group: None,
+        }),
     }
 }
 
@@ -319,8 +352,13 @@ fn parse_user(text: &str) -> Result<UserWish, String> {
 fn environment(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsString>, Error> {
     let mut entries = Vec::new();
     for path in files {
-        let text = std::fs::read(path).map_err(|source| Error::EnvFile { path: path.clone(), source })?;
-        let lines = text.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let text = std::fs::read(path).map_err(|source| Error::EnvFile {
+            path: path.clone(),
+            source,
+        })?;
+        let lines = text
+            .split(|&byte| byte == b'\n')
+            .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let lines = lines.filter(|line| !line.trim_ascii().is_empty() && !line.starts_with(b"#"));
         entries.extend(lines.map(|line| OsString::from_vec(line.to_vec())));
     }
@@ -328,11 +366,19 @@ fn environment(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsString>, E
     let mut variables = Vec::new();
     for entry in entries {
         match entry.as_bytes().iter().position(|&byte| byte == b'=') {
-            Some(0) => return Err(Error::EnvName { entry: crate::error::escaped(entry.as_bytes()) }),
+            Some(0) => {
+                return Err(Error::EnvName {
+                    entry: crate::error::escaped(entry.as_bytes()),
+                });
+            }
             Some(_) => variables.push(entry),
             None => {
                 if let Some(value) = std::env::var_os(&entry) {
-                    variables.push([entry.as_os_str(), OsStr::new("="), &value].into_iter().collect());
+                    variables.push(
+                        [entry.as_os_str(), OsStr::new("="), &value]
+                            .into_iter()
+                            .collect(),
+                    );
                 }
             }
         }
@@ -364,7 +410,10 @@ mod tests {
 
     #[test]
     fn options_end_at_the_image() {
-        assert_eq!(argv(&["-m", "1g", "img", "ls", "-m", "--cpus"]), ["ls", "-m", "--cpus"]);
+        assert_eq!(
+            argv(&["-m", "1g", "img", "ls", "-m", "--cpus"]),
+            ["ls", "-m", "--cpus"]
+        );
         assert_eq!(argv(&["img", "-x"]), ["-x"]);
         assert_eq!(argv(&["img"]), [""; 0]);
     }
@@ -377,14 +426,29 @@ mod tests {
 
     #[test]
     fn entrypoint_comes_before_the_command() {
-        assert_eq!(argv(&["--entrypoint", "sh", "img", "-c", "true"]), ["sh", "-c", "true"]);
+        assert_eq!(
+            argv(&["--entrypoint", "sh", "img", "-c", "true"]),
+            ["sh", "-c", "true"]
+        );
     }
 
     #[test]
     fn users_are_numbers_or_names() {
         let user = |text| run(&["-u", text, "img"]).unwrap().user.unwrap();
-        assert_eq!(user("1000:100"), UserWish { user: Id::Number(1000), group: Some(Id::Number(100)) });
-        assert_eq!(user("www-data"), UserWish { user: Id::Name("www-data".into()), group: None });
+        assert_eq!(
+            user("1000:100"),
+            UserWish {
+                user: Id::Number(1000),
+                group: Some(Id::Number(100))
+            }
+        );
+        assert_eq!(
+            user("www-data"),
+            UserWish {
+                user: Id::Name("www-data".into()),
+                group: None
+            }
+        );
         assert!(run(&["-u", "a:", "img"]).is_err());
     }
 
@@ -399,7 +463,13 @@ mod tests {
 
     #[test]
     fn wrong_values_are_refused_by_name() {
-        for words in [&["-m", "lots", "img"][..], &["--cpus", "0", "img"], &["--timeout", "soon", "img"], &["--memroy", "1g", "img"], &[]] {
+        for words in [
+            &["-m", "lots", "img"][..],
+            &["--cpus", "0", "img"],
+            &["--timeout", "soon", "img"],
+            &["--memroy", "1g", "img"],
+            &[],
+        ] {
             assert!(run(words).is_err(), "{words:?}");
         }
     }

@@ -8,7 +8,8 @@ pub const LENGTH_LIMIT: usize = 2047;
 
 /// Every guest: three ports with their interrupts, end instead of hang on a panic, reset by triple fault, which needs
 /// no device; tests of ciphers that nobody here uses left out; entropy from the CPU, which is all there is.
-const ALWAYS: &str = "console=ttyS0 8250.nr_uarts=4 panic=-1 reboot=t cryptomgr.notests random.trust_cpu=on";
+const ALWAYS: &str =
+    "console=ttyS0 8250.nr_uarts=4 panic=-1 reboot=t cryptomgr.notests random.trust_cpu=on";
 
 /// Only the words of a dying kernel reach the console (`pr_emerg`): after the start it is the command's stderr.
 const SILENT: &str = "quiet loglevel=1";
@@ -39,7 +40,9 @@ pub enum Error {
         length: usize,
     },
     /// A character that does not belong there.
-    #[error("--append: character {character:?} cannot stand in a kernel command line; use printable ASCII")]
+    #[error(
+        "--append: character {character:?} cannot stand in a kernel command line; use printable ASCII"
+    )]
     Character {
         /// Which.
         character: char,
@@ -81,13 +84,22 @@ mod tests {
 
     fn with_append(append: &str) -> Result<String, Error> {
         let engine = "pci=off";
-        build(&Parts { init: "/.rdvm", root: RootFs::Ramfs, show_boot: false, engine, append: Some(append) })
+        build(&Parts {
+            init: "/.rdvm",
+            root: RootFs::Ramfs,
+            show_boot: false,
+            engine,
+            append: Some(append),
+        })
     }
 
     #[test]
     fn the_users_words_come_last_and_the_kernel_is_quiet() {
         let line = with_append("a=b").unwrap();
-        assert!(line.ends_with(" rootfstype=ramfs rdinit=/.rdvm pci=off a=b"), "{line}");
+        assert!(
+            line.ends_with(" rootfstype=ramfs rdinit=/.rdvm pci=off a=b"),
+            "{line}"
+        );
         assert!(line.contains("quiet loglevel=1"));
     }
 
@@ -96,12 +108,20 @@ mod tests {
         let base = with_append("").unwrap().len() + 1;
         let fits = "x".repeat(LENGTH_LIMIT - base);
         assert_eq!(with_append(&fits).unwrap().len(), LENGTH_LIMIT);
-        assert_eq!(with_append(&format!("{fits}x")), Err(Error::TooLong { length: LENGTH_LIMIT + 1 }));
+        assert_eq!(
+            with_append(&format!("{fits}x")),
+            Err(Error::TooLong {
+                length: LENGTH_LIMIT + 1
+            })
+        );
     }
 
     #[test]
     fn characters_that_would_change_its_meaning_are_refused() {
-        assert_eq!(with_append("a\nb"), Err(Error::Character { character: '\n' }));
+        assert_eq!(
+            with_append("a\nb"),
+            Err(Error::Character { character: '\n' })
+        );
         assert_eq!(with_append("ü"), Err(Error::Character { character: 'ü' }));
         assert_eq!(with_append("a -- b"), Err(Error::EndOfOptions));
     }

@@ -98,6 +98,12 @@ impl Diagnosis {
         self.can_run
     }
 
+    /// The same as JSON, ending in a newline.
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and lists only: nothing in it can fail to serialize.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
     /// The diagnosis as text: a line for each finding, its remedy below it, the verdict last.
     pub fn render(&self) -> String {
         let mut text = String::new();

@@ -44,7 +44,9 @@ pub fn escaped(bytes: &[u8]) -> String {
         for character in chunk.valid().chars() {
             match character {
                 // Bidirectional controls and the like would reorder what follows.
-                c if c.is_control() || ('\u{200b}'..='\u{206f}').contains(&c) => out.extend(c.escape_default()),
+                c if c.is_control() || ('\u{200b}'..='\u{206f}').contains(&c) => {
+                    out.extend(c.escape_default())
+                }
                 c => out.push(c),
             }
         }

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 
+use crate::kernel::Kernel;
 use crate::units::ByteSize;
 
 /// What boots. Knows neither images nor flags.
 #[derive(Debug)]
 pub struct Machine {
-    /// The kernel: an uncompressed ELF where there is one, else the bzImage as it is.
-    pub kernel: File,
+    /// The kernel, checked.
+    pub kernel: Kernel,
     /// The initrd, whole, from its first byte on.
     pub initrd: File,
     /// The kernel command line, checked.

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use rdvm::cli::{Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
+use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::initrd::Epoch;
+use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::report::{FAILED, Report};
 
@@ -37,12 +39,19 @@ fn act(verb: Verb) -> Result<u8> {
         Verb::Pack(args) => pack(args),
         Verb::Inspect(args) => inspect(args),
         Verb::Kernel(KernelVerb::List { image }) => {
-            let search = rdvm::kernel::Search::from_env(image.as_deref());
-            print(&rdvm::kernel::render(&rdvm::kernel::list(&search)))
+            let image_boot = image.map(|image| image.join("boot"));
+            print(&kernel::render(&kernel::list(
+                &Search::from_env(),
+                image_boot.as_deref(),
+            )))
         }
         Verb::Doctor(args) => {
-            let diagnosis = rdvm::doctor::examine();
-            print(&if args.json { diagnosis.to_json() } else { diagnosis.render() })?;
+            let diagnosis = doctor::examine(&Facts::gather(), &kernel_findings());
+            print(&if args.json {
+                diagnosis.to_json()
+            } else {
+                diagnosis.render()
+            })?;
             Ok(if diagnosis.can_run() { 0 } else { 1 })
         }
         Verb::Completions { shell } => {
@@ -53,19 +62,49 @@ fn act(verb: Verb) -> Result<u8> {
     }
 }
 
+/// The kernels as `doctor` wants them.
+fn kernel_findings() -> Vec<KernelFinding> {
+    let finding = |found: kernel::Found| KernelFinding {
+        usable: found.problem.as_ref().map_or(Ok(()), |problem| {
+            Err(format!("{problem}; {}", problem.remedy(&found.path)))
+        }),
+        path: found.path,
+        chosen: found.chosen,
+    };
+    kernel::list(&Search::from_env(), None)
+        .into_iter()
+        .map(finding)
+        .collect()
+}
+
 fn run(args: RunArgs) -> Result<u8> {
     let (report_to, timings, dry_run) = (args.report.clone(), args.timings, args.dry_run);
     let (quiet, verbose) = (args.quiet, args.verbose);
     let request = args.into_request()?;
     if dry_run {
-        let plan = pipeline::plan(&request.image, &request.kernel, request.cpus, request.memory)?;
-        say(&format!("kernel {} ({})", plan.kernel.path.display(), plan.kernel.origin));
+        let plan = pipeline::plan(
+            &request.image,
+            &request.kernel,
+            request.cpus,
+            request.memory,
+        )?;
+        say(&format!(
+            "kernel {} ({})",
+            plan.kernel.path.display(),
+            plan.kernel.origin
+        ));
         say(&plan.memory.to_string());
         return Ok(0);
     }
     let streams = Streams {
-        stdout: std::io::stdout().as_fd().try_clone_to_owned().context("standard output")?,
-        stderr: std::io::stderr().as_fd().try_clone_to_owned().context("standard error")?,
+        stdout: std::io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("standard output")?,
+        stderr: std::io::stderr()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("standard error")?,
     };
     let finished = pipeline::run(&request, streams);
     let Finished { report, last_lines } = finished.unwrap_or_else(|error| Finished {
@@ -82,7 +121,10 @@ fn run(args: RunArgs) -> Result<u8> {
         say(message);
     }
     if let Some(machine) = report.machine.as_ref().filter(|_| verbose && !quiet) {
-        say(&format!("engine {}, kernel {}, memory {} bytes", machine.engine, machine.kernel, machine.memory));
+        say(&format!(
+            "engine {}, kernel {}, memory {} bytes",
+            machine.engine, machine.kernel, machine.memory
+        ));
     }
     if let Some(phases) = report.timings.filter(|_| timings) {
         say(&phases.to_line());
@@ -105,7 +147,8 @@ fn inspect(args: InspectArgs) -> Result<u8> {
 
 /// Writes the report whole or not at all: whoever reads it never sees half of one.
 fn write_report(path: &Path, report: &Report) -> Result<()> {
-    rdvm::atomic::write(path, report.to_json().as_bytes()).with_context(|| format!("--report: {}", path.display()))
+    rdvm::atomic::write(path, report.to_json().as_bytes())
+        .with_context(|| format!("--report: {}", path.display()))
 }
 
 /// One line of ours on stderr.
@@ -116,7 +159,9 @@ fn say(text: &str) {
 /// Output that was asked for. A reader that has gone away is no error.
 fn print(text: &str) -> Result<u8> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output")
+        }
         _ => Ok(0),
     }
 }

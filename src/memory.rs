@@ -12,12 +12,14 @@ use crate::units::{ByteSize, PAGE};
 /// What every command can write or allocate on top of its image, at least.
 pub const HEADROOM: ByteSize = ByteSize::mib(64);
 
-/// Of every page of RAM the kernel keeps a `struct page` of 64 bytes: one part in 64.
-const PAGE_STRUCTS: u64 = PAGE / 64;
+/// Of every page of RAM the kernel keeps a `struct page` of 64 bytes: one part in 64. Page-cache trees, page tables
+/// and the reserve that it never gives out (`min_free_kbytes`) grow with RAM too and were measured to stay below as
+/// much again.
+const PER_RAM: u64 = 32;
 
 /// What a small stock kernel allocates for itself before PID 1 runs, beyond its image: slabs, per-CPU areas, hash
 /// tables, page tables, and the low memory it leaves alone. Measured, see docs/performance.md.
-const KERNEL_OWN: ByteSize = ByteSize::mib(26);
+const KERNEL_OWN: ByteSize = ByteSize::mib(24);
 
 /// A further CPU's stacks, per-CPU area and run queues.
 const PER_CPU: ByteSize = ByteSize::mib(1);
@@ -63,7 +65,9 @@ pub struct MemoryPlan {
 
 /// `-m` is below what the image needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("--memory: the image needs {need} of guest RAM, {given} were given; raise it to {need} or leave it out ({sum})")]
+#[error(
+    "--memory: the image needs {need} of guest RAM, {given} were given; raise it to {need} or leave it out ({sum})"
+)]
 pub struct TooLittle {
     /// What is needed.
     pub need: ByteSize,
@@ -82,7 +86,10 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
     let initrd = ByteSize(needs.contents.packed_bytes).page_round_up();
     let mut terms = vec![
         ("kernel", needs.kernel.page_round_up()),
-        ("its own data", ByteSize(KERNEL_OWN.0 + PER_CPU.0 * u64::from(needs.cpus.saturating_sub(1)))),
+        (
+            "its own data",
+            ByteSize(KERNEL_OWN.0 + PER_CPU.0 * u64::from(needs.cpus.saturating_sub(1))),
+        ),
         ("unpacked files", unpacked),
         ("inodes", entries),
     ];
@@ -90,25 +97,45 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
         true => ("initrd, later room to write", initrd),
         false => ("room to write, at first the initrd", HEADROOM),
     });
-    let used = terms.iter().fold(0u64, |sum, (_, size)| sum.saturating_add(size.0));
-    // The bookkeeping of all RAM, itself included: used / (1 - 1/64).
-    let need = ByteSize(used.saturating_add(used / (PAGE_STRUCTS - 1))).mib_round_up();
-    terms.push(("page structs", ByteSize(need.0 - used.min(need.0))));
+    let used = terms
+        .iter()
+        .fold(0u64, |sum, (_, size)| sum.saturating_add(size.0));
+    // The bookkeeping of all RAM, itself included: used / (1 - 1/32).
+    let need = ByteSize(used.saturating_add(used / (PER_RAM - 1))).mib_round_up();
+    terms.push((
+        "page tables and structs",
+        ByteSize(need.0 - used.min(need.0)),
+    ));
     let total = match wish {
         MemoryWish::FromImage => need,
         MemoryWish::Exactly(given) if given < need => {
-            return Err(TooLittle { need, given, sum: sum(need, &terms) });
+            return Err(TooLittle {
+                need,
+                given,
+                sum: sum(need, &terms),
+            });
         }
         MemoryWish::Exactly(given) => ByteSize(given.0 & !(PAGE - 1)),
     };
-    let kernel = ByteSize(terms[0].1.0 + terms[1].1.0 + total.0 / PAGE_STRUCTS);
+    let kernel = ByteSize(terms[0].1.0 + terms[1].1.0 + total.0 / PER_RAM);
     let root = root_fs(total, kernel, initrd, unpacked, entries);
-    Ok(MemoryPlan { total, need, terms, root })
+    Ok(MemoryPlan {
+        total,
+        need,
+        terms,
+        root,
+    })
 }
 
 /// A tmpfs where the image fits into half of what is free while it is unpacked (`mm/shmem.c`: the default limit is
 /// half of the RAM that is not reserved at mount time, and the initrd still is), for pages and for inodes.
-fn root_fs(total: ByteSize, kernel: ByteSize, initrd: ByteSize, unpacked: ByteSize, entries: ByteSize) -> RootFs {
+fn root_fs(
+    total: ByteSize,
+    kernel: ByteSize,
+    initrd: ByteSize,
+    unpacked: ByteSize,
+    entries: ByteSize,
+) -> RootFs {
     let free = total.0.saturating_sub(kernel.0).saturating_sub(initrd.0);
     let inodes = free / 2 / PAGE;
     if unpacked.0 > free / 2 || entries.0 / PER_ENTRY > inodes {
@@ -116,11 +143,16 @@ fn root_fs(total: ByteSize, kernel: ByteSize, initrd: ByteSize, unpacked: ByteSi
     }
     // What the kernel, PID 1 and the command's own processes need stays out of reach of files.
     let limit = total.0.saturating_sub(kernel.0).saturating_sub(entries.0);
-    RootFs::Tmpfs { limit: ByteSize(limit.max(unpacked.0)) }
+    RootFs::Tmpfs {
+        limit: ByteSize(limit.max(unpacked.0)),
+    }
 }
 
 fn sum(total: ByteSize, terms: &[(&'static str, ByteSize)]) -> String {
-    let parts: Vec<String> = terms.iter().map(|(name, size)| format!("{name} {size}")).collect();
+    let parts: Vec<String> = terms
+        .iter()
+        .map(|(name, size)| format!("{name} {size}"))
+        .collect();
     format!("ram {total} = {}", parts.join(" + "))
 }
 

@@ -21,6 +21,7 @@ use crate::machine::Machine;
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::report::{MachineFacts, Report, Timings, milliseconds};
 use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
+use crate::units::ByteSize;
 use crate::watch::Watch;
 
 /// What an image needs, before anything is written or booted.
@@ -40,9 +41,10 @@ pub struct Plan {
 ///
 /// Errors: the image or the kernel cannot be used, or the memory wished for is too little.
 pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -> Result<Plan> {
-    let search = Search::from_env(Some(&image.path));
+    let search = Search::from_env();
+    let image_boot = image.path.join("boot");
     let (kernel, tree) = thread::scope(|scope| {
-        let kernel = scope.spawn(|| kernel::open(kernel, &search));
+        let kernel = scope.spawn(|| kernel::open(kernel, Some(&image_boot), &search));
         let tree = image::open(image);
         (kernel.join(), tree)
     });
@@ -50,8 +52,20 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
     let tree = tree?;
     let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let contents = Layout::of(&tree, Epoch::from_env()?)?.contents();
-    let memory = memory::plan(&Needs { contents, kernel: kernel.memory(), cpus }, wish)?;
-    Ok(Plan { tree, kernel, contents, memory })
+    let memory = memory::plan(
+        &Needs {
+            contents,
+            kernel: ByteSize(kernel.memory_bytes()),
+            cpus,
+        },
+        wish,
+    )?;
+    Ok(Plan {
+        tree,
+        kernel,
+        contents,
+        memory,
+    })
 }
 
 /// A machine about to run, and what is known of it.
@@ -73,7 +87,12 @@ pub struct Ready {
 pub fn prepare(request: &Request) -> Result<Ready> {
     let began = Instant::now();
     let engine = Engine::choose(request.engine)?;
-    let plan = plan(&request.image, &request.kernel, request.cpus, request.memory)?;
+    let plan = plan(
+        &request.image,
+        &request.kernel,
+        request.cpus,
+        request.memory,
+    )?;
     let name = payload::name(&plan.tree);
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{name}"),
@@ -85,11 +104,21 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let own = match &request.rdinit {
         Some(path) => {
             let read = std::fs::read(path);
-            payload::own_init(&name, read.map_err(host(|| format!("--rdinit: {}", path.display())))?)
+            payload::own_init(
+                &name,
+                read.map_err(host(|| format!("--rdinit: {}", path.display())))?,
+            )
         }
         None => {
-            let account = account::account(&plan.tree, request.command.user.as_ref()).map_err(initrd::Error::from)?;
-            payload::segment(&name, &request.command, &account, plan.memory.root, request.timings)
+            let account = account::account(&plan.tree, request.command.user.as_ref())
+                .map_err(initrd::Error::from)?;
+            payload::segment(
+                &name,
+                &request.command,
+                &account,
+                plan.memory.root,
+                request.timings,
+            )
         }
     };
     let initrd = Initrd::pack(&[&plan.tree, &own], Epoch::from_env()?)?;
@@ -103,13 +132,20 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         initrd: initrd.size,
     };
     let machine = Machine {
-        kernel: plan.kernel.into_file(),
+        kernel: plan.kernel,
         initrd: initrd.file,
         cmdline,
         memory: plan.memory.total,
         cpus: request.cpus,
     };
-    Ok(Ready { machine, memory: plan.memory, engine, facts, began, packed: Instant::now() })
+    Ok(Ready {
+        machine,
+        memory: plan.memory,
+        engine,
+        facts,
+        began,
+        packed: Instant::now(),
+    })
 }
 
 /// Where the guest's output goes.
@@ -142,24 +178,35 @@ pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
 /// Errors: whatever kept the machine from running.
 pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finished> {
     let copy = match &request.console.file {
-        Some(path) => Some(File::create(path).map_err(host(|| format!("--console: {}", path.display())))?),
+        Some(path) => {
+            Some(File::create(path).map_err(host(|| format!("--console: {}", path.display())))?)
+        }
         None => None,
     };
     let console = Console::new(Outlet::new(streams.stderr), copy, request.console.show_boot);
-    let control = if request.rdinit.is_some() { Control::text() } else { Control::frames() };
+    let control = if request.rdinit.is_some() {
+        Control::text()
+    } else {
+        Control::frames()
+    };
     let mut listener = Listener::new(Outlet::new(streams.stdout), console, control);
     let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
-    let ending = ready.engine.boot(&ready.machine, &mut listener, &watch)?;
-    let timings = timings(&ready, listener.moments());
+    let memory = ready.machine.memory.to_string();
+    let ending = ready.engine.boot(ready.machine, &mut listener, &watch)?;
+    let timings = timings(ready.began, ready.packed, listener.moments());
     let name = command_name(&request.command);
-    let mut report = Report::of(&ending, &name, &ready.machine.memory.to_string());
+    let mut report = Report::of(&ending, &name, &memory);
     report.machine = Some(ready.facts);
     report.timings = Some(timings);
-    let unseen = matches!(ending, Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. });
-    let last_lines = match unseen && listener.moments().started.is_none() && !listener.console().was_shown() {
-        true => listener.console().last_lines(LAST_LINES),
-        false => Vec::new(),
-    };
+    let unseen = matches!(
+        ending,
+        Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. }
+    );
+    let last_lines =
+        match unseen && listener.moments().started.is_none() && !listener.console().was_shown() {
+            true => listener.console().last_lines(LAST_LINES),
+            false => Vec::new(),
+        };
     Ok(Finished { report, last_lines })
 }
 
@@ -175,29 +222,36 @@ fn command_name(command: &Command) -> String {
 }
 
 /// The phases, as far as the guest has told.
-fn timings(ready: &Ready, moments: Moments) -> Timings {
+fn timings(began: Instant, packed: Instant, moments: Moments) -> Timings {
     let now = Instant::now();
     let between = |from: Option<Instant>, to: Option<Instant>| {
-        from.zip(to).map(|(from, to)| milliseconds(to.saturating_duration_since(from)))
+        from.zip(to)
+            .map(|(from, to)| milliseconds(to.saturating_duration_since(from)))
     };
     let boot = moments.boot.unwrap_or_default();
-    let nanoseconds = |from: u64, to: u64| (from > 0 && to >= from).then(|| (to - from) as f64 / 1e6);
+    let nanoseconds =
+        |from: u64, to: u64| (from > 0 && to >= from).then(|| (to - from) as f64 / 1e6);
     let unpack = nanoseconds(boot.unpack_begin, boot.unpack_end);
     let in_kernel = (boot.init > 0).then_some(boot.init as f64 / 1e6);
-    let until_ready = between(Some(ready.packed), moments.ready);
+    let until_ready = between(Some(packed), moments.ready);
     Timings {
-        pack: milliseconds(ready.packed - ready.began),
-        start: until_ready.zip(in_kernel).map(|(all, kernel)| (all - kernel).max(0.0)),
+        pack: milliseconds(packed - began),
+        start: until_ready
+            .zip(in_kernel)
+            .map(|(all, kernel)| (all - kernel).max(0.0)),
         kernel: in_kernel.map(|all| all - unpack.unwrap_or(0.0)),
         unpack,
         init: between(moments.ready, moments.started),
         command: between(moments.started, moments.ended),
         stop: between(moments.ended, Some(now)),
-        total: milliseconds(now - ready.began),
+        total: milliseconds(now - began),
     }
 }
 
 /// Wraps an error of the host's with what was being done.
 fn host(what: impl FnOnce() -> String) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Host { what: what(), source }
+    move |source| Error::Host {
+        what: what(),
+        source,
+    }
 }

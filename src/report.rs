@@ -157,7 +157,17 @@ impl Report {
         let (outcome, message) = explain(ending, name, memory);
         let exit_code = exit_code(ending);
         let guest = totals.map(Guest::from);
-        Self { schema: SCHEMA, outcome, exit_code, code, signal, message, guest, machine: None, timings: None }
+        Self {
+            schema: SCHEMA,
+            outcome,
+            exit_code,
+            code,
+            signal,
+            message,
+            guest,
+            machine: None,
+            timings: None,
+        }
     }
 
     /// The report of a run that rdvm itself could not carry out.
@@ -211,7 +221,9 @@ impl Timings {
             ("stop", self.stop),
             ("total", Some(self.total)),
         ];
-        let known = phases.into_iter().filter_map(|(name, ms)| ms.map(|ms| format!("{name} {ms:.0}")));
+        let known = phases
+            .into_iter()
+            .filter_map(|(name, ms)| ms.map(|ms| format!("{name} {ms:.0}")));
         format!("timings in ms: {}", known.collect::<Vec<_>>().join(", "))
     }
 }
@@ -226,8 +238,14 @@ pub fn exit_code(ending: &Ending) -> u8 {
     match *ending {
         Ending::Exited { code, .. } => code,
         Ending::Killed { signal, .. } => by_signal(i32::from(signal)),
-        Ending::NotStarted { stage: Stage::Exec, errno: ENOENT } => NOT_FOUND,
-        Ending::NotStarted { stage: Stage::Exec | Stage::Interpreter, .. } => CANNOT_RUN,
+        Ending::NotStarted {
+            stage: Stage::Exec,
+            errno: ENOENT,
+        } => NOT_FOUND,
+        Ending::NotStarted {
+            stage: Stage::Exec | Stage::Interpreter,
+            ..
+        } => CANNOT_RUN,
         Ending::NotStarted { .. } | Ending::Died { .. } | Ending::OutputFailed(_) => FAILED,
         Ending::TimedOut { .. } => TIMED_OUT,
         Ending::Interrupted(signal) => by_signal(signal),
@@ -243,36 +261,77 @@ fn by_signal(signal: i32) -> u8 {
 fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String>) {
     match ending {
         Ending::Exited { .. } => (Outcome::Exited, None),
-        Ending::Killed { signal: SIGKILL, totals } if totals.oom_kills > 0 => (
+        Ending::Killed {
+            signal: SIGKILL,
+            totals,
+        } if totals.oom_kills > 0 => (
             Outcome::OutOfMemory,
-            Some(format!("{name}: killed, the guest ran out of memory ({memory}); give it more with -m")),
+            Some(format!(
+                "{name}: killed, the guest ran out of memory ({memory}); give it more with -m"
+            )),
         ),
         Ending::Killed { .. } => (Outcome::Killed, None),
         Ending::NotStarted { stage, errno } => not_started(*stage, *errno, name),
-        Ending::Died { started, panic: Some(reason) } => {
-            let when = if *started { "while the command ran" } else { "before the command ran" };
-            (Outcome::KernelPanic, Some(format!("guest kernel: panic {when}: {reason}; --show-boot shows more")))
+        Ending::Died {
+            started,
+            panic: Some(reason),
+        } => {
+            let when = if *started {
+                "while the command ran"
+            } else {
+                "before the command ran"
+            };
+            (
+                Outcome::KernelPanic,
+                Some(format!(
+                    "guest kernel: panic {when}: {reason}; --show-boot shows more"
+                )),
+            )
         }
-        Ending::Died { started: true, panic: None } => (
+        Ending::Died {
+            started: true,
+            panic: None,
+        } => (
             Outcome::MachineDied,
-            Some(format!("{name}: the machine was reset before it ended; there is no exit status")),
+            Some(format!(
+                "{name}: the machine was reset before it ended; there is no exit status"
+            )),
         ),
-        Ending::Died { started: false, panic: None } => (
+        Ending::Died {
+            started: false,
+            panic: None,
+        } => (
             Outcome::MachineDied,
-            Some("machine: stopped before the command ran; --show-boot shows the kernel's messages".to_owned()),
+            Some(
+                "machine: stopped before the command ran; --show-boot shows the kernel's messages"
+                    .to_owned(),
+            ),
         ),
         Ending::TimedOut { started } => {
-            let when = if *started { "still ran" } else { "had not started yet" };
-            (Outcome::TimedOut, Some(format!("{name}: {when} when --timeout had passed; the machine was stopped")))
+            let when = if *started {
+                "still ran"
+            } else {
+                "had not started yet"
+            };
+            (
+                Outcome::TimedOut,
+                Some(format!(
+                    "{name}: {when} when --timeout had passed; the machine was stopped"
+                )),
+            )
         }
-        Ending::Interrupted(signal) => {
-            (Outcome::Interrupted, Some(format!("signal {signal}: the machine was stopped")))
-        }
+        Ending::Interrupted(signal) => (
+            Outcome::Interrupted,
+            Some(format!("signal {signal}: the machine was stopped")),
+        ),
         // Like any local command that is killed by SIGPIPE, it says nothing.
         Ending::OutputClosed => (Outcome::OutputClosed, None),
         Ending::OutputFailed(errno) => {
             let error = std::io::Error::from_raw_os_error(*errno);
-            (Outcome::OutputFailed, Some(format!("standard output: {error}; the machine was stopped")))
+            (
+                Outcome::OutputFailed,
+                Some(format!("standard output: {error}; the machine was stopped")),
+            )
         }
     }
 }
@@ -284,19 +343,34 @@ fn not_started(stage: Stage, errno: i32, name: &str) -> (Outcome, Option<String>
             Outcome::NotFound,
             format!("{name}: not in the image; name a command after IMAGE"),
         ),
-        Stage::Exec if errno == ENOENT => {
-            (Outcome::NotFound, format!("{name}: not found in the image; check the name and the image's PATH"))
-        }
-        Stage::Exec => (Outcome::CannotRun, format!("{name}: cannot be executed: {error}; check its mode and format")),
+        Stage::Exec if errno == ENOENT => (
+            Outcome::NotFound,
+            format!("{name}: not found in the image; check the name and the image's PATH"),
+        ),
+        Stage::Exec => (
+            Outcome::CannotRun,
+            format!("{name}: cannot be executed: {error}; check its mode and format"),
+        ),
         Stage::Interpreter => (
             Outcome::CannotRun,
-            format!("{name}: its interpreter or dynamic loader is not in the image; add it, or link statically"),
+            format!(
+                "{name}: its interpreter or dynamic loader is not in the image; add it, or link statically"
+            ),
         ),
-        Stage::Workdir => (Outcome::SetupFailed, format!("--workdir: {error}; name a directory of the image")),
-        Stage::User => (Outcome::SetupFailed, format!("--user: the guest's kernel refused it: {error}")),
+        Stage::Workdir => (
+            Outcome::SetupFailed,
+            format!("--workdir: {error}; name a directory of the image"),
+        ),
+        Stage::User => (
+            Outcome::SetupFailed,
+            format!("--user: the guest's kernel refused it: {error}"),
+        ),
         Stage::Record | Stage::Ports | Stage::Pipes | Stage::Fork => {
             let step = format!("{stage:?}").to_lowercase();
-            (Outcome::SetupFailed, format!("rdinit: {step}: {error}; is CONFIG_SERIAL_8250 in the guest's kernel?"))
+            (
+                Outcome::SetupFailed,
+                format!("rdinit: {step}: {error}; is CONFIG_SERIAL_8250 in the guest's kernel?"),
+            )
         }
     };
     (outcome, Some(text))
@@ -314,15 +388,51 @@ mod tests {
     fn the_exit_codes_are_those_of_the_table() {
         let totals = Totals::default();
         for value in 0..=255 {
-            assert_eq!(code(Ending::Exited { code: value, totals }), value);
+            assert_eq!(
+                code(Ending::Exited {
+                    code: value,
+                    totals
+                }),
+                value
+            );
         }
         assert_eq!(code(Ending::Killed { signal: 9, totals }), 137);
         assert_eq!(code(Ending::Killed { signal: 64, totals }), 192);
-        assert_eq!(code(Ending::NotStarted { stage: Stage::Exec, errno: ENOENT }), 127);
-        assert_eq!(code(Ending::NotStarted { stage: Stage::Exec, errno: 13 }), 126);
-        assert_eq!(code(Ending::NotStarted { stage: Stage::Interpreter, errno: ENOENT }), 126);
-        assert_eq!(code(Ending::NotStarted { stage: Stage::User, errno: ENOENT }), 125);
-        assert_eq!(code(Ending::Died { started: true, panic: None }), 125);
+        assert_eq!(
+            code(Ending::NotStarted {
+                stage: Stage::Exec,
+                errno: ENOENT
+            }),
+            127
+        );
+        assert_eq!(
+            code(Ending::NotStarted {
+                stage: Stage::Exec,
+                errno: 13
+            }),
+            126
+        );
+        assert_eq!(
+            code(Ending::NotStarted {
+                stage: Stage::Interpreter,
+                errno: ENOENT
+            }),
+            126
+        );
+        assert_eq!(
+            code(Ending::NotStarted {
+                stage: Stage::User,
+                errno: ENOENT
+            }),
+            125
+        );
+        assert_eq!(
+            code(Ending::Died {
+                started: true,
+                panic: None
+            }),
+            125
+        );
         assert_eq!(code(Ending::TimedOut { started: true }), 124);
         assert_eq!(code(Ending::Interrupted(15)), 143);
         assert_eq!(code(Ending::OutputClosed), 141);
@@ -332,24 +442,49 @@ mod tests {
     #[test]
     fn only_a_command_that_exited_with_zero_gives_zero() {
         let endings = [
-            Ending::Died { started: true, panic: None },
-            Ending::Died { started: false, panic: Some("x".into()) },
+            Ending::Died {
+                started: true,
+                panic: None,
+            },
+            Ending::Died {
+                started: false,
+                panic: Some("x".into()),
+            },
             Ending::TimedOut { started: false },
             Ending::Interrupted(0),
-            Ending::NotStarted { stage: Stage::Fork, errno: 0 },
-            Ending::Killed { signal: 0, totals: Totals::default() },
+            Ending::NotStarted {
+                stage: Stage::Fork,
+                errno: 0,
+            },
+            Ending::Killed {
+                signal: 0,
+                totals: Totals::default(),
+            },
         ];
         assert!(endings.into_iter().all(|ending| code(ending) != 0));
     }
 
     #[test]
     fn a_death_for_want_of_memory_is_told_apart_from_a_kill() {
-        let totals = Totals { oom_kills: 1, ..Totals::default() };
+        let totals = Totals {
+            oom_kills: 1,
+            ..Totals::default()
+        };
         let report = Report::of(&Ending::Killed { signal: 9, totals }, "cc", "64 MiB");
         assert_eq!(report.outcome, Outcome::OutOfMemory);
         let json = report.to_json();
-        assert!(json.contains("\"outcome\": \"out-of-memory\"") && json.contains("\"exit_code\": 137"), "{json}");
-        let report = Report::of(&Ending::Killed { signal: 9, totals: Totals::default() }, "cc", "64 MiB");
+        assert!(
+            json.contains("\"outcome\": \"out-of-memory\"") && json.contains("\"exit_code\": 137"),
+            "{json}"
+        );
+        let report = Report::of(
+            &Ending::Killed {
+                signal: 9,
+                totals: Totals::default(),
+            },
+            "cc",
+            "64 MiB",
+        );
         assert_eq!((report.outcome, report.message), (Outcome::Killed, None));
     }
 }

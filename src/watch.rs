@@ -33,7 +33,11 @@ impl Watch {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)?;
             signal_hook::low_level::pipe::register(number, notify.try_clone()?)?;
         }
-        Ok(Self { deadline: timeout.map(|span| Instant::now() + span), wake, signal })
+        Ok(Self {
+            deadline: timeout.map(|span| Instant::now() + span),
+            wake,
+            signal,
+        })
     }
 
     /// The signal that came, if one did.
@@ -46,7 +50,8 @@ impl Watch {
 
     /// How long there still is; `None` for ever, zero when time is up.
     pub fn time_left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// To be polled for reading.

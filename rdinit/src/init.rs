@@ -1,6 +1,8 @@
 //! PID 1's life, in order: record, mounts, ports, command, end, reset.
 
-use crate::protocol::{Event, FRAME_MAX, RECORD_SUFFIX, Stage, Start, Strings, Totals, WANT_TIMELINE};
+use crate::protocol::{
+    Event, FRAME_MAX, RECORD_SUFFIX, Stage, Start, Strings, Totals, WANT_TIMELINE,
+};
 use crate::spawn::{self, Failure, at};
 use crate::{mounts, relay, sys, timeline};
 
@@ -13,7 +15,13 @@ pub fn run(name: &[u8]) -> ! {
     let _ = sys::loopback_up();
     let (mut status, mut linger_ms) = (-1, 0);
     if let Err(failure) = live(name, born, &mut status, &mut linger_ms) {
-        send(status, &Event::Failed { stage: failure.stage, errno: failure.errno.0 });
+        send(
+            status,
+            &Event::Failed {
+                stage: failure.stage,
+                errno: failure.errno.0,
+            },
+        );
     }
     relay::drain(status);
     // The host stops the machine when it has read the last event. The reset is for one that does not; it comes late,
@@ -25,10 +33,12 @@ pub fn run(name: &[u8]) -> ! {
 }
 
 fn live(name: &[u8], born: u64, status: &mut i32, linger_ms: &mut u32) -> Result<(), Failure> {
-    let (start, strings) = read_record(name).map_err(at(Stage::Record)).inspect_err(|_| {
-        // Without a record nobody said where the status port is: take the usual place.
-        *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
-    })?;
+    let (start, strings) = read_record(name)
+        .map_err(at(Stage::Record))
+        .inspect_err(|_| {
+            // Without a record nobody said where the status port is: take the usual place.
+            *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
+        })?;
     *linger_ms = start.linger_ms;
     let ports = at(Stage::Ports);
     *status = open_port(strings.status).map_err(&ports)?;
@@ -36,7 +46,14 @@ fn live(name: &[u8], born: u64, status: &mut i32, linger_ms: &mut u32) -> Result
         0 => (0, 0),
         _ => timeline::unpacking(),
     };
-    send(*status, &Event::Ready { init: born, unpack_begin, unpack_end });
+    send(
+        *status,
+        &Event::Ready {
+            init: born,
+            unpack_begin,
+            unpack_end,
+        },
+    );
     let console = open_port(strings.console).map_err(&ports)?;
     let stdout = open_port(strings.stdout).map_err(&ports)?;
     if start.root_limit > 0 {
@@ -114,10 +131,18 @@ fn ending(end: &relay::End) -> Event {
 /// The `oom_kill` line of `/proc/vmstat`; zero where there is none.
 fn oom_kills() -> u32 {
     let mut text = [0u8; 8192];
-    let Ok(fd) = sys::open(b"/proc/vmstat\0", sys::O_RDONLY | sys::O_CLOEXEC) else { return 0 };
+    let Ok(fd) = sys::open(b"/proc/vmstat\0", sys::O_RDONLY | sys::O_CLOEXEC) else {
+        return 0;
+    };
     let length = sys::read(fd, &mut text).unwrap_or(0);
     sys::close(fd);
     let lines = text[..length].split(|&byte| byte == b'\n');
-    let digits = lines.filter_map(|line| line.strip_prefix(b"oom_kill ")).next().unwrap_or_default();
-    digits.iter().fold(0u32, |sum, digit| sum.wrapping_mul(10).wrapping_add(u32::from(digit.wrapping_sub(b'0'))))
+    let digits = lines
+        .filter_map(|line| line.strip_prefix(b"oom_kill "))
+        .next()
+        .unwrap_or_default();
+    digits.iter().fold(0u32, |sum, digit| {
+        sum.wrapping_mul(10)
+            .wrapping_add(u32::from(digit.wrapping_sub(b'0')))
+    })
 }

@@ -19,12 +19,42 @@ struct Mount {
 }
 
 const MOUNTS: [Mount; 6] = [
-    Mount { kind: b"proc\0", target: b"/proc\0", flags: NOSUID | NODEV | NOEXEC, data: b"\0" },
-    Mount { kind: b"sysfs\0", target: b"/sys\0", flags: NOSUID | NODEV | NOEXEC, data: b"\0" },
-    Mount { kind: b"devtmpfs\0", target: b"/dev\0", flags: NOSUID, data: b"mode=755\0" },
-    Mount { kind: b"devpts\0", target: b"/dev/pts\0", flags: NOSUID | NOEXEC, data: b"mode=620,ptmxmode=666\0" },
-    Mount { kind: b"tmpfs\0", target: b"/dev/shm\0", flags: NOSUID | NODEV, data: b"mode=1777\0" },
-    Mount { kind: b"cgroup2\0", target: b"/sys/fs/cgroup\0", flags: NOSUID | NODEV | NOEXEC, data: b"\0" },
+    Mount {
+        kind: b"proc\0",
+        target: b"/proc\0",
+        flags: NOSUID | NODEV | NOEXEC,
+        data: b"\0",
+    },
+    Mount {
+        kind: b"sysfs\0",
+        target: b"/sys\0",
+        flags: NOSUID | NODEV | NOEXEC,
+        data: b"\0",
+    },
+    Mount {
+        kind: b"devtmpfs\0",
+        target: b"/dev\0",
+        flags: NOSUID,
+        data: b"mode=755\0",
+    },
+    Mount {
+        kind: b"devpts\0",
+        target: b"/dev/pts\0",
+        flags: NOSUID | NOEXEC,
+        data: b"mode=620,ptmxmode=666\0",
+    },
+    Mount {
+        kind: b"tmpfs\0",
+        target: b"/dev/shm\0",
+        flags: NOSUID | NODEV,
+        data: b"mode=1777\0",
+    },
+    Mount {
+        kind: b"cgroup2\0",
+        target: b"/sys/fs/cgroup\0",
+        flags: NOSUID | NODEV | NOEXEC,
+        data: b"\0",
+    },
 ];
 
 const DIRECTORIES: [(&[u8], usize); 2] = [(b"/tmp\0", 0o1777), (b"/run\0", 0o755)];

@@ -120,7 +120,11 @@ impl Event {
         w.put(&FRAME_MAGIC);
         w.put(&[VERSION, self.kind(), 0]);
         match *self {
-            Self::Ready { init, unpack_begin, unpack_end } => {
+            Self::Ready {
+                init,
+                unpack_begin,
+                unpack_end,
+            } => {
                 for time in [init, unpack_begin, unpack_end] {
                     w.put(&time.to_le_bytes());
                 }
@@ -171,7 +175,8 @@ impl Event {
         if crc32(&bytes[FRAME_MAGIC.len()..end]).to_le_bytes() != *tail {
             return Err(FrameError::Malformed);
         }
-        let event = Self::from_payload(kind, &bytes[FRAME_HEAD..end]).ok_or(FrameError::Malformed)?;
+        let event =
+            Self::from_payload(kind, &bytes[FRAME_HEAD..end]).ok_or(FrameError::Malformed)?;
         Ok((event, end + FRAME_TAIL))
     }
 
@@ -189,11 +194,18 @@ impl Event {
     fn from_payload(kind: u8, payload: &[u8]) -> Option<Self> {
         let mut r = Reader { bytes: payload };
         let event = match kind {
-            1 => Self::Ready { init: r.u64()?, unpack_begin: r.u64()?, unpack_end: r.u64()? },
+            1 => Self::Ready {
+                init: r.u64()?,
+                unpack_begin: r.u64()?,
+                unpack_end: r.u64()?,
+            },
             2 => Self::Started(r.u64()?),
             3 => Self::Exited(r.u8()?, Totals::read(&mut r)?),
             4 => Self::Killed(r.u8()?, Totals::read(&mut r)?),
-            5 => Self::Failed { stage: Stage::from_byte(r.u8()?)?, errno: r.u32()? as i32 },
+            5 => Self::Failed {
+                stage: Stage::from_byte(r.u8()?)?,
+                errno: r.u32()? as i32,
+            },
             _ => return None,
         };
         r.bytes.is_empty().then_some(event)
@@ -216,7 +228,9 @@ impl Totals {
 /// CRC-32 (IEEE 802.3, reflected), bit by bit: it runs over some fifty bytes a machine.
 pub fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |sum, &byte| {
-        (0..8).fold(sum ^ u32::from(byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 * (sum & 1)))
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+            (sum >> 1) ^ (0xedb8_8320 * (sum & 1))
+        })
     })
 }
 
@@ -274,10 +288,20 @@ impl<'a> Start<'a> {
         if r.take(8)? != START_MAGIC || r.u32()? != u32::from(VERSION) {
             return None;
         }
-        let (flags, uid, gid, root_limit, linger_ms) = (r.u32()?, r.u32()?, r.u32()?, r.u64()?, r.u32()?);
+        let (flags, uid, gid, root_limit, linger_ms) =
+            (r.u32()?, r.u32()?, r.u32()?, r.u64()?, r.u32()?);
         let (groups, argc, envc) = (r.u32()? as usize, r.u32()? as usize, r.u32()? as usize);
         let groups = r.take(groups.checked_mul(4)?)?;
-        let start = Self { flags, uid, gid, root_limit, linger_ms, groups, argc, envc };
+        let start = Self {
+            flags,
+            uid,
+            gid,
+            root_limit,
+            linger_ms,
+            groups,
+            argc,
+            envc,
+        };
         let strings = Strings {
             console: r.string()?,
             stdout: r.string()?,
@@ -293,7 +317,9 @@ impl<'a> Start<'a> {
 
     /// The supplementary groups.
     pub fn groups(&self) -> impl ExactSizeIterator<Item = u32> + 'a {
-        self.groups.chunks_exact(4).map(|g| u32::from_le_bytes([g[0], g[1], g[2], g[3]]))
+        self.groups
+            .chunks_exact(4)
+            .map(|g| u32::from_le_bytes([g[0], g[1], g[2], g[3]]))
     }
 }
 
@@ -336,10 +362,15 @@ impl StartRecord<'_> {
         out.extend(self.root_limit.to_le_bytes());
         out.extend(self.linger_ms.to_le_bytes());
         let counts = [self.groups.len(), self.argv.len(), self.env.len()];
-        counts.iter().for_each(|&n| out.extend((n as u32).to_le_bytes()));
+        counts
+            .iter()
+            .for_each(|&n| out.extend((n as u32).to_le_bytes()));
         self.groups.iter().for_each(|g| out.extend(g.to_le_bytes()));
         let fixed = self.ports.into_iter().chain([self.workdir, self.hostname]);
-        for string in fixed.chain(self.argv.iter().copied()).chain(self.env.iter().copied()) {
+        for string in fixed
+            .chain(self.argv.iter().copied())
+            .chain(self.env.iter().copied())
+        {
             out.extend(string.iter().take_while(|&&byte| byte != 0));
             out.push(0);
         }
@@ -375,7 +406,8 @@ impl<'a> Reader<'a> {
     }
 
     fn u32(&mut self) -> Option<u32> {
-        self.take(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        self.take(4)
+            .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
     }
 
     fn u64(&mut self) -> Option<u64> {
@@ -406,12 +438,19 @@ mod tests {
 
     fn events() -> Vec<Event> {
         vec![
-            Event::Ready { init: 1, unpack_begin: 2, unpack_end: u64::MAX },
+            Event::Ready {
+                init: 1,
+                unpack_begin: 2,
+                unpack_end: u64::MAX,
+            },
             Event::Started(9),
             Event::Exited(0, Totals::default()),
             Event::Exited(255, TOTALS),
             Event::Killed(9, TOTALS),
-            Event::Failed { stage: Stage::Interpreter, errno: -2 },
+            Event::Failed {
+                stage: Stage::Interpreter,
+                errno: -2,
+            },
         ]
     }
 
@@ -430,12 +469,19 @@ mod tests {
             let mut frame = [0; FRAME_MAX];
             let length = event.encode(&mut frame);
             for cut in 0..length {
-                assert_eq!(Event::decode(&frame[..cut]), Err(FrameError::Incomplete), "cut at {cut}");
+                assert_eq!(
+                    Event::decode(&frame[..cut]),
+                    Err(FrameError::Incomplete),
+                    "cut at {cut}"
+                );
             }
             for byte in (0..length).filter(|&byte| byte != FRAME_MAGIC.len()) {
                 let mut damaged = frame;
                 damaged[byte] ^= 0x10;
-                assert!(Event::decode(&damaged[..length]).is_err(), "byte {byte} of {event:?}");
+                assert!(
+                    Event::decode(&damaged[..length]).is_err(),
+                    "byte {byte} of {event:?}"
+                );
             }
         }
     }
@@ -464,10 +510,16 @@ mod tests {
         }
         .encode();
         let (start, strings) = Start::decode(&bytes).unwrap();
-        assert_eq!((start.flags, start.uid, start.gid, start.root_limit), (1, 1000, 100, 1 << 33));
+        assert_eq!(
+            (start.flags, start.uid, start.gid, start.root_limit),
+            (1, 1000, 100, 1 << 33)
+        );
         assert_eq!(start.linger_ms, 77);
         assert_eq!(start.groups().collect::<Vec<_>>(), [4, 24]);
-        assert_eq!((strings.stdout, strings.workdir, strings.hostname), (&b"/dev/ttyS1\0"[..], &b"/src\0"[..], &b"\0"[..]));
+        assert_eq!(
+            (strings.stdout, strings.workdir, strings.hostname),
+            (&b"/dev/ttyS1\0"[..], &b"/src\0"[..], &b"\0"[..])
+        );
         assert_eq!((start.argc, start.envc), (4, 2));
         assert_eq!(strings.rest, b"sh\0\0a\nb\0\xff\xfe\0A=\0\x01=\x80\0");
         for cut in 0..bytes.len() {

@@ -22,16 +22,32 @@ pub(crate) struct End {
 }
 
 /// Carries output and reaps until the command and all that it left behind are gone and everything is sent.
-pub(crate) fn until_the_end(child: &Child, children: i32, stdout_port: i32, console_port: i32) -> End {
-    let mut lanes = [Lane::new(child.stdout, stdout_port), Lane::new(child.stderr, console_port)];
-    let mut reaper = Reaper { main: child.pid, ended: None, alone: false };
+pub(crate) fn until_the_end(
+    child: &Child,
+    children: i32,
+    stdout_port: i32,
+    console_port: i32,
+) -> End {
+    let mut lanes = [
+        Lane::new(child.stdout, stdout_port),
+        Lane::new(child.stderr, console_port),
+    ];
+    let mut reaper = Reaper {
+        main: child.pid,
+        ended: None,
+        alone: false,
+    };
     loop {
         let idle = lanes.iter().all(|lane| lane.finished());
         if reaper.alone && idle {
             break;
         }
         let mut set = [
-            PollFd { fd: children, events: sys::POLLIN, revents: 0 },
+            PollFd {
+                fd: children,
+                events: sys::POLLIN,
+                revents: 0,
+            },
             lanes[0].wants(),
             lanes[1].wants(),
         ];
@@ -51,7 +67,12 @@ pub(crate) fn until_the_end(child: &Child, children: i32, stdout_port: i32, cons
         drain(lane.to);
     }
     let (status, usage) = reaper.ended.unwrap_or((0, Usage::default()));
-    End { status, usage, stdout: lanes[0].sent, stderr: lanes[1].sent }
+    End {
+        status,
+        usage,
+        stdout: lanes[0].sent,
+        stderr: lanes[1].sent,
+    }
 }
 
 /// Waits until a port has sent everything. The kernel's own way to wait sleeps in ticks; this looks first.
@@ -77,7 +98,14 @@ impl Lane {
         let _ = sys::set_nonblocking(to);
         // Without a buffer nothing can be carried; the command then blocks or ends, which is still an end.
         let buffer = sys::allocate(BUFFER).unwrap_or(&mut []);
-        Self { from, to, buffer, pending: 0..0, ended: false, sent: 0 }
+        Self {
+            from,
+            to,
+            buffer,
+            pending: 0..0,
+            ended: false,
+            sent: 0,
+        }
     }
 
     fn finished(&self) -> bool {
@@ -90,7 +118,11 @@ impl Lane {
             (true, false) => (self.from, sys::POLLIN),
             (true, true) => (-1, 0),
         };
-        PollFd { fd, events, revents: 0 }
+        PollFd {
+            fd,
+            events,
+            revents: 0,
+        }
     }
 
     fn step(&mut self) {

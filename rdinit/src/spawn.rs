@@ -37,7 +37,10 @@ pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Chi
     let Some(pid) = sys::fork().map_err(at(Stage::Fork))? else {
         let failure = become_command(start, strings, &vectors, child_stdout, child_stderr);
         let errno = failure.errno.0.to_le_bytes();
-        let _ = sys::write(child_verdict, &[failure.stage as u8, errno[0], errno[1], errno[2], errno[3]]);
+        let _ = sys::write(
+            child_verdict,
+            &[failure.stage as u8, errno[0], errno[1], errno[2], errno[3]],
+        );
         sys::exit(127);
     };
     for fd in [child_stdout, child_stderr, child_verdict] {
@@ -54,10 +57,19 @@ pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Chi
     sys::close(verdict);
     if length == report.len() {
         let [stage, errno @ ..] = report;
-        let stage = [Stage::Workdir, Stage::User, Stage::Interpreter].into_iter().find(|s| *s as u8 == stage);
-        return Err(Failure { stage: stage.unwrap_or(Stage::Exec), errno: Errno(i32::from_le_bytes(errno)) });
+        let stage = [Stage::Workdir, Stage::User, Stage::Interpreter]
+            .into_iter()
+            .find(|s| *s as u8 == stage);
+        return Err(Failure {
+            stage: stage.unwrap_or(Stage::Exec),
+            errno: Errno(i32::from_le_bytes(errno)),
+        });
     }
-    Ok(Child { pid, stdout, stderr })
+    Ok(Child {
+        pid,
+        stdout,
+        stderr,
+    })
 }
 
 /// In the child: everything up to exec. Returns only the reason why that did not happen.
@@ -73,7 +85,9 @@ fn become_command(
     sys::default_signals();
     let prepared = connect_stdio(stdout, stderr)
         .map_err(at(Stage::Pipes))
-        .and_then(|()| enter(strings.workdir, start.flags & MAKE_WORKDIR != 0).map_err(at(Stage::Workdir)))
+        .and_then(|()| {
+            enter(strings.workdir, start.flags & MAKE_WORKDIR != 0).map_err(at(Stage::Workdir))
+        })
         .and_then(|()| take_on_user(start).map_err(at(Stage::User)))
         .and_then(|()| sys::unblock_signals().map_err(at(Stage::Exec)));
     match prepared {
@@ -164,15 +178,26 @@ impl Vectors {
                 search = &value[..value.len() - 1];
             }
         }
-        Ok(Self { argv, envp, program, search })
+        Ok(Self {
+            argv,
+            envp,
+            program,
+            search,
+        })
     }
 
     /// Executes the command, looked up in PATH unless its name has a slash. Returns why it could not.
     fn execute(&self) -> Failure {
         if self.program.contains(&b'/') {
-            return explain(self.program, sys::execve(self.program, self.argv, self.envp));
+            return explain(
+                self.program,
+                sys::execve(self.program, self.argv, self.envp),
+            );
         }
-        let mut best = Failure { stage: Stage::Exec, errno: sys::ENOENT };
+        let mut best = Failure {
+            stage: Stage::Exec,
+            errno: sys::ENOENT,
+        };
         let name = self.program;
         for directory in self.search.split(|&byte| byte == b':') {
             let mut candidate = [0u8; PATH_MAX];
@@ -181,14 +206,19 @@ impl Vectors {
                 continue;
             }
             // An empty component means the working directory.
-            let directory = if directory.is_empty() { &b"."[..] } else { directory };
+            let directory = if directory.is_empty() {
+                &b"."[..]
+            } else {
+                directory
+            };
             candidate[..directory.len()].copy_from_slice(directory);
             candidate[directory.len()] = b'/';
             candidate[directory.len() + 1..][..name.len()].copy_from_slice(name);
             let candidate = &candidate[..directory.len() + 1 + name.len()];
             let failure = explain(candidate, sys::execve(candidate, self.argv, self.envp));
             // "Not there" gives way to any more telling answer of another directory.
-            let absent = matches!(failure.stage, Stage::Exec) && matches!(failure.errno, sys::ENOENT | sys::ENOTDIR);
+            let absent = matches!(failure.stage, Stage::Exec)
+                && matches!(failure.errno, sys::ENOENT | sys::ENOTDIR);
             if !absent {
                 best = failure;
                 if best.errno != sys::EACCES {
@@ -203,5 +233,12 @@ impl Vectors {
 /// `ENOENT` for a file that is there means that its interpreter or loader is not.
 fn explain(program: &[u8], errno: Errno) -> Failure {
     let there = errno == sys::ENOENT && sys::lstat_mode(program).is_ok();
-    Failure { stage: if there { Stage::Interpreter } else { Stage::Exec }, errno }
+    Failure {
+        stage: if there {
+            Stage::Interpreter
+        } else {
+            Stage::Exec
+        },
+        errno,
+    }
 }

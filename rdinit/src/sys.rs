@@ -229,7 +229,9 @@ pub fn execve(program: &[u8], argv: &[usize], envp: &[usize]) -> Errno {
     let ends = |list: &[usize]| list.last() == Some(&0);
     match path(program) {
         Ok(program) if ends(argv) && ends(envp) => {
-            call3(59, program, argv.as_ptr() as usize, envp.as_ptr() as usize).err().unwrap_or(EINVAL)
+            call3(59, program, argv.as_ptr() as usize, envp.as_ptr() as usize)
+                .err()
+                .unwrap_or(EINVAL)
         }
         _ => EINVAL,
     }

@@ -37,7 +37,10 @@ impl Engine {
     /// Errors: the wish cannot be met, with the reason and the remedy.
     pub fn choose(wish: EngineWish) -> Result<Self, Error> {
         match wish {
-            EngineWish::Kvm => Err(probe::require_kvm().into()),
+            EngineWish::Kvm => match probe::require_kvm(&probe::kvm()) {
+                Err(error) => Err(error.into()),
+                Ok(()) => Err(probe::Error::KvmNotBuilt.into()),
+            },
             EngineWish::Auto | EngineWish::Qemu => Ok(Self::Qemu(qemu::Qemu::find()?)),
         }
     }
@@ -52,7 +55,12 @@ impl Engine {
     /// Runs the machine to its end. Everything it started is gone when this returns.
     ///
     /// Errors: the engine itself failed; the guest's failures are endings.
-    pub fn boot(&self, machine: &Machine, listener: &mut Listener, watch: &Watch) -> Result<Ending, Error> {
+    pub fn boot(
+        &self,
+        machine: Machine,
+        listener: &mut Listener,
+        watch: &Watch,
+    ) -> Result<Ending, Error> {
         match self {
             Self::Qemu(qemu) => Ok(qemu.boot(machine, listener, watch)?),
         }

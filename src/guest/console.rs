@@ -25,7 +25,14 @@ pub struct Console {
 impl Console {
     /// A console that writes to `stderr` what is to be seen and everything to `copy`.
     pub fn new(stderr: Outlet, copy: Option<File>, show_boot: bool) -> Self {
-        Self { stderr, copy, show_boot, runs: false, tail: Vec::new(), bytes: 0 }
+        Self {
+            stderr,
+            copy,
+            show_boot,
+            runs: false,
+            tail: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Takes bytes from the port.
@@ -65,8 +72,10 @@ impl Console {
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         let lines = self.tail.split(|&byte| byte == b'\n');
         let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-        let mut lines: Vec<String> =
-            lines.filter(|line| !line.is_empty()).map(crate::error::escaped).collect();
+        let mut lines: Vec<String> = lines
+            .filter(|line| !line.is_empty())
+            .map(crate::error::escaped)
+            .collect();
         lines.drain(..lines.len().saturating_sub(count));
         lines
     }
@@ -75,7 +84,11 @@ impl Console {
     pub fn panic(&self) -> Option<String> {
         const MARK: &str = "Kernel panic - not syncing: ";
         let lines = self.last_lines(usize::MAX);
-        lines.iter().rev().find_map(|line| line.split_once(MARK)).map(|(_, reason)| reason.to_owned())
+        lines
+            .iter()
+            .rev()
+            .find_map(|line| line.split_once(MARK))
+            .map(|(_, reason)| reason.to_owned())
     }
 
     /// Whether any of this was already shown to the user.

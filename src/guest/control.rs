@@ -20,12 +20,20 @@ const LINE_MAX: usize = 16;
 impl Control {
     /// For rdinit's frames.
     pub fn frames() -> Self {
-        Self { pending: Vec::new(), text: false, noise: 0, foreign_version: None }
+        Self {
+            pending: Vec::new(),
+            text: false,
+            noise: 0,
+            foreign_version: None,
+        }
     }
 
     /// For a user's own init that writes the exit code as text.
     pub fn text() -> Self {
-        Self { text: true, ..Self::frames() }
+        Self {
+            text: true,
+            ..Self::frames()
+        }
     }
 
     /// Takes bytes from the port.
@@ -35,7 +43,11 @@ impl Control {
 
     /// The next whole event, if the bytes so far have one.
     pub fn next_event(&mut self) -> Option<Event> {
-        if self.text { self.next_line() } else { self.next_frame() }
+        if self.text {
+            self.next_line()
+        } else {
+            self.next_frame()
+        }
     }
 
     /// Bytes that were part of no event.
@@ -78,7 +90,9 @@ impl Control {
     fn next_line(&mut self) -> Option<Event> {
         while let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.pending.drain(..=end).collect();
-            let code = std::str::from_utf8(&line).ok().and_then(|line| line.trim().parse().ok());
+            let code = std::str::from_utf8(&line)
+                .ok()
+                .and_then(|line| line.trim().parse().ok());
             if let Some(code) = code {
                 return Some(Event::Exited(code, Totals::default()));
             }
@@ -124,7 +138,11 @@ mod tests {
         bytes.extend(frame(exit));
         for step in 1..bytes.len() {
             let mut control = Control::frames();
-            assert_eq!(events(&mut control, &bytes, step), [Event::Started(5), exit], "in steps of {step}");
+            assert_eq!(
+                events(&mut control, &bytes, step),
+                [Event::Started(5), exit],
+                "in steps of {step}"
+            );
             assert_eq!(control.noise(), 17 + 2 + 7);
         }
     }
@@ -156,6 +174,10 @@ mod tests {
             let exit = Event::Exited(7, Totals::default());
             assert_eq!(events(&mut control, text.as_bytes(), 1), [exit], "{text:?}");
         }
-        assert_eq!(events(&mut Control::text(), b"7", 1), [], "an unfinished line is no code");
+        assert_eq!(
+            events(&mut Control::text(), b"7", 1),
+            [],
+            "an unfinished line is no code"
+        );
     }
 }

@@ -68,7 +68,14 @@ impl Listener {
     /// A listener that writes the command's output to `stdout` and passes the console on as `console` says.
     pub fn new(stdout: Outlet, console: Console, control: Control) -> Self {
         let moments = Moments::default();
-        Self { stdout, console, control, moments, verdict: None, stdout_bytes: 0 }
+        Self {
+            stdout,
+            console,
+            control,
+            moments,
+            verdict: None,
+            stdout_bytes: 0,
+        }
     }
 
     /// Takes bytes that arrived on a port. Call it only while [`Self::has_room`] says so.
@@ -127,9 +134,17 @@ impl Listener {
         }
         let now = Some(Instant::now());
         match event {
-            Event::Ready { init, unpack_begin, unpack_end } => {
+            Event::Ready {
+                init,
+                unpack_begin,
+                unpack_end,
+            } => {
                 self.moments.ready = now;
-                self.moments.boot = Some(BootClock { init, unpack_begin, unpack_end });
+                self.moments.boot = Some(BootClock {
+                    init,
+                    unpack_begin,
+                    unpack_end,
+                });
             }
             Event::Started(_) => {
                 self.moments.started = now;

@@ -30,7 +30,12 @@ enum State {
 impl Outlet {
     /// A stream to this descriptor.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, pending: Vec::new(), written: 0, state: State::Open }
+        Self {
+            fd,
+            pending: Vec::new(),
+            written: 0,
+            state: State::Open,
+        }
     }
 
     /// Takes bytes to be written.
@@ -72,7 +77,11 @@ impl Outlet {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 Err(errno) => {
-                    self.state = if errno == Errno::PIPE { State::Closed } else { State::Failed(errno) };
+                    self.state = if errno == Errno::PIPE {
+                        State::Closed
+                    } else {
+                        State::Failed(errno)
+                    };
                     self.written = self.pending.len();
                 }
             }
@@ -85,7 +94,10 @@ impl Outlet {
 
     fn is_writable(&self) -> bool {
         let mut set = [PollFd::new(&self.fd, PollFlags::OUT)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // An error of poll is found again by write, which says more.
         poll(&mut set, Some(&at_once)).map_or(true, |ready| ready > 0)
     }

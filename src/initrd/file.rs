@@ -23,9 +23,16 @@ impl Initrd {
     ///
     /// Errors: a file that cannot be read or changed meanwhile, by name; no memory.
     pub fn pack(trees: &[&Tree], epoch: Epoch) -> Result<Self, Error> {
-        let layouts: Vec<_> = trees.iter().map(|tree| Layout::of(tree, epoch)).collect::<Result<_, _>>()?;
-        let output = |source: std::io::Error| Error::Output { path: "memory".into(), source };
-        let file = rustix::fs::memfd_create("rdvm-initrd", MemfdFlags::CLOEXEC).map_err(|e| output(e.into()))?;
+        let layouts: Vec<_> = trees
+            .iter()
+            .map(|tree| Layout::of(tree, epoch))
+            .collect::<Result<_, _>>()?;
+        let output = |source: std::io::Error| Error::Output {
+            path: "memory".into(),
+            source,
+        };
+        let file = rustix::fs::memfd_create("rdvm-initrd", MemfdFlags::CLOEXEC)
+            .map_err(|e| output(e.into()))?;
         let file = File::from(file);
         let size = layouts.iter().map(|layout| layout.packed_size()).sum();
         file.set_len(size).map_err(output)?;
@@ -43,13 +50,16 @@ impl Initrd {
 /// Errors: those of packing and of the file system; nothing is left at `target` then, and what was there stays.
 pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Error> {
     let layout = Layout::of(tree, epoch)?;
-    let output = |source| Error::Output { path: target.to_owned(), source };
+    let output = |source| Error::Output {
+        path: target.to_owned(),
+        source,
+    };
     if target == Path::new("-") {
-        return layout.stream(&mut std::io::stdout().lock());
+        return layout.write_stream(&mut std::io::stdout().lock());
     }
     let draft = Draft::beside(target).map_err(output)?;
     if !draft.is_seekable() {
-        return layout.stream(&mut draft.file());
+        return layout.write_stream(&mut draft.file());
     }
     draft.file().set_len(layout.packed_size()).map_err(output)?;
     layout.write(draft.file(), 0)?;

@@ -2,8 +2,11 @@
 //!
 //! Knows nothing of images' kinds and of engines.
 
+pub mod account;
+pub mod file;
 pub mod layout;
 pub mod newc;
+pub mod payload;
 
 mod body;
 mod write;
@@ -11,6 +14,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use file::{Initrd, write_archive};
 pub use layout::{Contents, Epoch, Layout};
 
 use std::io;
@@ -55,6 +59,17 @@ pub enum Error {
     Unreadable {
         /// Path on the host, escaped.
         shown: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The user wished for.
+    #[error(transparent)]
+    Account(#[from] account::Error),
+    /// The output file cannot be made.
+    #[error("{}: {source}; name a file in a directory that can be written to", escaped(path.as_os_str().as_encoded_bytes()))]
+    Output {
+        /// As given.
+        path: std::path::PathBuf,
         /// Why.
         source: io::Error,
     },

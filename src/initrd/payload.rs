@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rdinit::protocol::{MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE};
 
+use super::account::Account;
 use crate::image::tree::{Content, Entry, FileBody, Kind, Tree};
 use crate::memory::RootFs;
 use crate::request::Command;
@@ -22,34 +23,34 @@ pub const DEFAULT_COMMAND: &str = "/init";
 const PORTS: [&[u8]; 3] = [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"];
 /// As docker sets it where the image says nothing.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// rdvm stops the machine as soon as it has read the last event. This is for the day it does not: long, since the
+/// kernel announces a reset on the console.
+const LINGER_MS: u32 = 10_000;
 const HOSTNAME: &[u8] = b"rdvm";
-
-/// Who runs the command, in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-    /// Home directory.
-    pub home: String,
-}
 
 /// The name in the guest's root directory that PID 1 gets: one that `image` has no entry for, with or without the
 /// record's suffix.
 pub fn name(image: &Tree) -> String {
     let taken = |name: &str| image.get(name.as_bytes()).is_some();
     let free = |name: &String| !taken(name) && !taken(&format!("{name}{RECORD_SUFFIX}"));
-    let mut names = std::iter::once(".rdvm".to_owned()).chain((1u64..).map(|n| format!(".rdvm{n}")));
+    let mut names =
+        std::iter::once(".rdvm".to_owned()).chain((1u64..).map(|n| format!(".rdvm{n}")));
     names.find(free).unwrap_or_default()
 }
 
 /// The segment for rdinit: itself and the record of what it is to do.
-pub fn segment(name: &str, command: &Command, account: &Account, root: RootFs, timings: bool) -> Tree {
+pub fn segment(
+    name: &str,
+    command: &Command,
+    account: &Account,
+    root: RootFs,
+    timings: bool,
+) -> Tree {
     let record = record(command, account, root, timings);
-    tree(vec![(name.to_owned(), 0o700, RDINIT.into()), (format!("{name}{RECORD_SUFFIX}"), 0o600, record.into())])
+    tree(vec![
+        (name.to_owned(), 0o700, RDINIT.into()),
+        (format!("{name}{RECORD_SUFFIX}"), 0o600, record.into()),
+    ])
 }
 
 /// The segment for the user's own init.
@@ -73,9 +74,13 @@ fn record(command: &Command, account: &Account, root: RootFs, timings: bool) -> 
         gid: account.gid,
         groups: &account.groups,
         root_limit,
+        linger_ms: LINGER_MS,
         ports: PORTS,
         workdir: command.workdir.as_ref().map_or(b"/", |dir| dir.as_bytes()),
-        hostname: command.hostname.as_ref().map_or(HOSTNAME, |name| name.as_bytes()),
+        hostname: command
+            .hostname
+            .as_ref()
+            .map_or(HOSTNAME, |name| name.as_bytes()),
         argv: if given.is_empty() { &default } else { &given },
         env: &env,
     }
@@ -88,8 +93,15 @@ fn environment(command: &Command, account: &Account) -> Vec<Vec<u8>> {
     let defaults = [PATH.as_bytes(), home.as_bytes()];
     let mut entries: Vec<Vec<u8>> = Vec::new();
     let mut places = std::collections::HashMap::new();
-    for entry in defaults.into_iter().chain(command.env.iter().map(|entry| entry.as_bytes())) {
-        let name = entry.split(|&byte| byte == b'=').next().unwrap_or_default().to_vec();
+    for entry in defaults
+        .into_iter()
+        .chain(command.env.iter().map(|entry| entry.as_bytes()))
+    {
+        let name = entry
+            .split(|&byte| byte == b'=')
+            .next()
+            .unwrap_or_default()
+            .to_vec();
         let place = *places.entry(name).or_insert(entries.len());
         match entries.get_mut(place) {
             Some(old) => *old = entry.to_vec(),
@@ -106,7 +118,11 @@ fn tree(files: Vec<(String, u16, Arc<[u8]>)>) -> Tree {
         uid: 0,
         gid: 0,
         mtime: 0,
-        kind: Kind::File(FileBody { size: bytes.len() as u64, content: Content::Bytes(bytes), link: None }),
+        kind: Kind::File(FileBody {
+            size: bytes.len() as u64,
+            content: Content::Bytes(bytes),
+            link: None,
+        }),
     });
     // Plain names of our own making in the root directory: no rule of the tree can refuse them.
     Tree::from_entries(entries.collect()).expect("two plain names make a tree")

@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 use crate::support::{Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive};
 
 /// Runs with a report; gives the run, the outcome's name and the whole report.
-fn reported(engine: &str, options: &[&str], image: &Path, command: &[&str]) -> (Run, String, serde_json::Value) {
+fn reported(
+    engine: &str,
+    options: &[&str],
+    image: &Path,
+    command: &[&str],
+) -> (Run, String, serde_json::Value) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("report.json");
     let mut rdvm = Rdvm::on(engine).option("--report").option(&path);
@@ -16,9 +21,17 @@ fn reported(engine: &str, options: &[&str], image: &Path, command: &[&str]) -> (
     }
     let run = rdvm.image(image).command(command).run();
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    assert_eq!(report["exit_code"].as_i64(), run.0.status.code().map(i64::from), "{report}");
+    assert_eq!(
+        report["exit_code"].as_i64(),
+        run.0.status.code().map(i64::from),
+        "{report}"
+    );
     let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
-    assert_eq!(files.len(), 1, "something was left beside the report: {files:?}");
+    assert_eq!(
+        files.len(),
+        1,
+        "something was left beside the report: {files:?}"
+    );
     let outcome = report["outcome"].as_str().unwrap().to_owned();
     (run, outcome, report)
 }
@@ -58,13 +71,28 @@ fn what_is_not_found_is_127_and_what_cannot_run_is_126() {
         .file("garbage", 0o755, [1, 2, 3, 4])
         .file("orphan", 0o755, "#!/nowhere/sh\n");
     let cases = [
-        (&["no-such-command"][..], 127, "not-found", "not found in the image"),
-        (&["/no/such/file"], 127, "not-found", "/no/such/file: not found"),
+        (
+            &["no-such-command"][..],
+            127,
+            "not-found",
+            "not found in the image",
+        ),
+        (
+            &["/no/such/file"],
+            127,
+            "not-found",
+            "/no/such/file: not found",
+        ),
         (&[""], 127, "not-found", "not found"),
         (&["/data"], 126, "cannot-run", "Permission denied"),
         (&["/bin"], 126, "cannot-run", "Permission denied"),
         (&["/garbage"], 126, "cannot-run", "Exec format error"),
-        (&["/orphan"], 126, "cannot-run", "its interpreter or dynamic loader is not in the image"),
+        (
+            &["/orphan"],
+            126,
+            "cannot-run",
+            "its interpreter or dynamic loader is not in the image",
+        ),
     ];
     for engine in engines() {
         for (command, code, outcome, words) in cases {
@@ -79,7 +107,8 @@ fn what_is_not_found_is_127_and_what_cannot_run_is_126() {
 fn an_image_without_init_needs_a_command() {
     for engine in engines() {
         let (run, outcome, _) = reported(engine, &[], busybox().path(), &[]);
-        run.exits(127).says("rdvm: /init: not in the image; name a command after IMAGE");
+        run.exits(127)
+            .says("rdvm: /init: not in the image; name a command after IMAGE");
         assert_eq!(outcome, "not-found");
     }
 }
@@ -87,12 +116,16 @@ fn an_image_without_init_needs_a_command() {
 #[test]
 fn orphans_end_with_the_command_and_what_they_wrote_before_is_kept() {
     for engine in engines() {
-        let script = "(trap '' TERM HUP; echo orphan; exec sleep 1000) & sleep 1; echo main; exit 4";
+        let script =
+            "(trap '' TERM HUP; echo orphan; exec sleep 1000) & sleep 1; echo main; exit 4";
         let started = Instant::now();
         let (run, outcome) = sh(engine, &[], script);
         run.exits(4).prints("orphan\nmain\n");
         assert_eq!(outcome, "exited");
-        assert!(started.elapsed() < Duration::from_secs(500), "the orphan was waited for");
+        assert!(
+            started.elapsed() < Duration::from_secs(500),
+            "the orphan was waited for"
+        );
     }
 }
 
@@ -123,12 +156,28 @@ fn a_guest_that_resets_the_machine_has_no_exit_code_and_that_is_125() {
                 engine,
                 &["--timeout", "20s"],
                 busybox().path(),
-                &["sh", "-c", &format!("echo before; busybox {how}; sleep 100")],
+                &[
+                    "sh",
+                    "-c",
+                    &format!("echo before; busybox {how}; sleep 100"),
+                ],
             );
             // A halted machine looks like one that computes: only the deadline ends it.
-            let code = if how.starts_with("halt") || how.starts_with("poweroff") { [124, 125] } else { [125, 125] };
-            assert!(code.contains(&run.0.status.code().unwrap()), "{how}: {:?} {}", run.0.status, run.stderr());
-            assert!(["machine-died", "timed-out"].contains(&outcome.as_str()), "{how}: {outcome}");
+            let code = if how.starts_with("halt") || how.starts_with("poweroff") {
+                [124, 125]
+            } else {
+                [125, 125]
+            };
+            assert!(
+                code.contains(&run.0.status.code().unwrap()),
+                "{how}: {:?} {}",
+                run.0.status,
+                run.stderr()
+            );
+            assert!(
+                ["machine-died", "timed-out"].contains(&outcome.as_str()),
+                "{how}: {outcome}"
+            );
             run.prints("before\n");
         }
     }
@@ -137,8 +186,14 @@ fn a_guest_that_resets_the_machine_has_no_exit_code_and_that_is_125() {
 #[test]
 fn a_kernel_panic_is_125_with_the_kernels_words() {
     for engine in engines() {
-        let (run, outcome) = sh(engine, &["--timeout", "60s"], "echo before; echo c > /proc/sysrq-trigger; sleep 100");
-        run.exits(125).prints("before\n").says("rdvm: guest kernel: panic while the command ran: ");
+        let (run, outcome) = sh(
+            engine,
+            &["--timeout", "60s"],
+            "echo before; echo c > /proc/sysrq-trigger; sleep 100",
+        );
+        run.exits(125)
+            .prints("before\n")
+            .says("rdvm: guest kernel: panic while the command ran: ");
         assert_eq!(outcome, "kernel-panic");
     }
 }
@@ -146,8 +201,12 @@ fn a_kernel_panic_is_125_with_the_kernels_words() {
 #[test]
 fn a_command_that_exhausts_memory_is_killed_and_the_report_says_why() {
     for engine in engines() {
-        let (run, outcome, report) =
-            reported(engine, &["--timeout", "120s"], busybox().path(), &["busybox", "tail", "/dev/zero"]);
+        let (run, outcome, report) = reported(
+            engine,
+            &["--timeout", "120s"],
+            busybox().path(),
+            &["busybox", "tail", "/dev/zero"],
+        );
         run.exits(137).says("the guest ran out of memory");
         assert_eq!(outcome, "out-of-memory");
         assert!(report["guest"]["oom_kills"].as_u64() >= Some(1), "{report}");
@@ -159,7 +218,9 @@ fn a_command_that_fills_the_disk_is_told_so_or_killed_and_the_report_comes() {
     for engine in engines() {
         let script = "dd if=/dev/zero of=/big bs=1M; echo code $?";
         let (run, outcome) = sh(engine, &["--timeout", "120s"], script);
-        run.exits(0).prints("code 1\n").says("No space left on device");
+        run.exits(0)
+            .prints("code 1\n")
+            .says("No space left on device");
         assert_eq!(outcome, "exited");
     }
 }
@@ -168,8 +229,16 @@ fn a_command_that_fills_the_disk_is_told_so_or_killed_and_the_report_comes() {
 fn a_fork_bomb_is_contained_and_ends_with_the_deadline() {
     for engine in engines() {
         let started = Instant::now();
-        let (run, _) = sh(engine, &["--timeout", "8s"], "b() { b | b & }; b; sleep 1000");
-        assert!([124, 137].contains(&run.0.status.code().unwrap()), "{:?}", run.0.status);
+        let (run, _) = sh(
+            engine,
+            &["--timeout", "8s"],
+            "b() { b | b & }; b; sleep 1000",
+        );
+        assert!(
+            [124, 137].contains(&run.0.status.code().unwrap()),
+            "{:?}",
+            run.0.status
+        );
         assert!(started.elapsed() < Duration::from_secs(100));
     }
 }
@@ -187,7 +256,12 @@ fn a_command_that_never_ends_is_stopped_at_the_deadline() {
 fn a_kernel_that_never_starts_the_command_is_stopped_at_the_deadline() {
     for engine in engines() {
         // It waits for a root device that never comes.
-        let options = ["--timeout", "6s", "--append", "rdinit=/nowhere root=/dev/nothing rootwait"];
+        let options = [
+            "--timeout",
+            "6s",
+            "--append",
+            "rdinit=/nowhere root=/dev/nothing rootwait",
+        ];
         let (run, outcome) = sh(engine, &options, "true");
         run.exits(124).prints("").says("had not started yet");
         assert_eq!(outcome, "timed-out");
@@ -196,15 +270,25 @@ fn a_kernel_that_never_starts_the_command_is_stopped_at_the_deadline() {
 
 /// Starts a run that sleeps, and waits until its command runs.
 fn sleeping(engine: &str) -> (std::process::Child, Vec<u32>) {
-    let mut child = Rdvm::on(engine).image(busybox().path()).sh("echo on; sleep 1000").spawn();
+    let mut child = Rdvm::on(engine)
+        .image(busybox().path())
+        .sh("echo on; sleep 1000")
+        .spawn();
     let mut byte = [0; 3];
-    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut byte)
+        .unwrap();
     let machines = children_of(child.id());
     (child, machines)
 }
 
 fn send(pid: u32, signal: &str) {
-    let status = std::process::Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    let status = std::process::Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status();
     assert!(status.unwrap().success());
 }
 
@@ -215,7 +299,10 @@ fn a_signal_to_rdvm_stops_the_machine_with_128_plus_its_number() {
             let (mut child, machines) = sleeping(engine);
             send(child.id(), signal);
             assert_eq!(child.wait().unwrap().code(), Some(code));
-            assert!(!machines.iter().any(|&pid| is_alive(pid)), "a child process is left");
+            assert!(
+                !machines.iter().any(|&pid| is_alive(pid)),
+                "a child process is left"
+            );
         }
     }
 }
@@ -225,7 +312,12 @@ fn a_signal_gets_through_while_nobody_reads_the_output() {
     for engine in engines() {
         let mut child = Rdvm::on(engine).image(busybox().path()).sh("yes").spawn();
         let mut byte = [0; 1];
-        child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut byte)
+            .unwrap();
         std::thread::sleep(Duration::from_secs(1));
         send(child.id(), "TERM");
         eventually("rdvm ends", || child.try_wait().unwrap().is_some());
@@ -237,10 +329,15 @@ fn a_signal_gets_through_while_nobody_reads_the_output() {
 fn when_rdvm_is_killed_the_machine_dies_with_it() {
     for engine in engines() {
         let (mut child, machines) = sleeping(engine);
-        assert!(*engine != "qemu" || !machines.is_empty(), "QEMU is a child process");
+        assert!(
+            *engine != "qemu" || !machines.is_empty(),
+            "QEMU is a child process"
+        );
         child.kill().unwrap();
         child.wait().unwrap();
-        eventually("the machine is gone", || !machines.iter().any(|&pid| is_alive(pid)));
+        eventually("the machine is gone", || {
+            !machines.iter().any(|&pid| is_alive(pid))
+        });
     }
 }
 
@@ -249,7 +346,12 @@ fn a_reader_that_goes_away_ends_the_run_like_any_pipe() {
     for engine in engines() {
         let mut child = Rdvm::on(engine).image(busybox().path()).sh("yes").spawn();
         let mut line = [0; 2];
-        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut line)
+            .unwrap();
         assert_eq!(&line, b"y\n");
         drop(child.stdout.take());
         eventually("rdvm ends", || child.try_wait().unwrap().is_some());
@@ -260,7 +362,10 @@ fn a_reader_that_goes_away_ends_the_run_like_any_pipe() {
 #[test]
 fn a_full_disk_under_stdout_is_an_error_and_not_silence() {
     for engine in engines() {
-        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
         let output = std::process::Command::new(crate::support::RDVM)
             .args(["run", "--engine", engine])
             .arg(busybox().path())
@@ -268,24 +373,38 @@ fn a_full_disk_under_stdout_is_an_error_and_not_silence() {
             .stdout(full)
             .output()
             .unwrap();
-        Run(output).exits(125).says("rdvm: standard output: No space left on device");
+        Run(output)
+            .exits(125)
+            .says("rdvm: standard output: No space left on device");
     }
 }
 
 #[test]
 fn a_users_own_init_reports_the_code_as_text() {
     let script = include_bytes!("../../scripts/rdinit-cookbook.sh");
-    let image = Image::busybox().directory("dev", 0o755).file("init", 0o755, "#!/bin/sh\necho from init\nexit 42\n");
+    let image = Image::busybox().directory("dev", 0o755).file(
+        "init",
+        0o755,
+        "#!/bin/sh\necho from init\nexit 42\n",
+    );
     let init = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(init.path(), script).unwrap();
     for engine in engines() {
-        let run = Rdvm::on(engine).option("--rdinit").option(init.path()).image(image.path()).run();
+        let run = Rdvm::on(engine)
+            .option("--rdinit")
+            .option(init.path())
+            .image(image.path())
+            .run();
         let run = run.exits(42);
         assert_eq!(run.stdout().replace('\r', ""), "from init\n");
         // One that says nothing is an error, whatever its own end looks like.
         let mute = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(mute.path(), "#!/bin/sh\n/bin/busybox reboot -f\n").unwrap();
-        let run = Rdvm::on(engine).option("--rdinit").option(mute.path()).image(image.path()).run();
+        let run = Rdvm::on(engine)
+            .option("--rdinit")
+            .option(mute.path())
+            .image(image.path())
+            .run();
         run.exits(125).says("rdvm: ");
     }
 }

@@ -23,9 +23,15 @@ struct Said {
 
 impl Guest {
     fn new() -> Self {
-        let image = Image::busybox().file("init", 0o755, RDINIT).file("ports/x", 0o644, "");
+        let image = Image::busybox()
+            .file("init", 0o755, RDINIT)
+            .file("ports/x", 0o644, "");
         // Without /proc, which a user namespace may not mount, busybox does not find its own applets.
-        let image = ["cat", "head", "setsid", "sleep"].into_iter().fold(image, |image, name| image.link("busybox", &format!("bin/{name}")));
+        let image = ["cat", "head", "setsid", "sleep"]
+            .into_iter()
+            .fold(image, |image, name| {
+                image.link("busybox", &format!("bin/{name}"))
+            });
         Self { image }
     }
 
@@ -54,13 +60,29 @@ impl Guest {
     fn run_record(&self, record: &[u8]) -> Option<Said> {
         // It removes itself and its record when it starts.
         fs::write(self.path("init"), RDINIT).unwrap();
-        fs::set_permissions(self.path("init"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::set_permissions(
+            self.path("init"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
         fs::write(self.path(&format!("init{RECORD_SUFFIX}")), record).unwrap();
         for port in ["console", "stdout", "status"] {
             fs::write(self.path("ports").join(port), b"").unwrap();
         }
         let output = Command::new("timeout")
-            .args(["-s", "KILL", "60", "unshare", "-r", "--pid", "--fork", "--kill-child", "--mount", "--uts", "--root"])
+            .args([
+                "-s",
+                "KILL",
+                "60",
+                "unshare",
+                "-r",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount",
+                "--uts",
+                "--root",
+            ])
             .arg(self.image.path())
             .arg("/init")
             .stdin(Stdio::null())
@@ -72,7 +94,11 @@ impl Guest {
             return None;
         }
         let read = |port: &str| fs::read(self.path("ports").join(port)).unwrap();
-        Some(Said { console: read("console"), stdout: read("stdout"), events: events(&read("status")) })
+        Some(Said {
+            console: read("console"),
+            stdout: read("stdout"),
+            events: events(&read("status")),
+        })
     }
 }
 
@@ -93,15 +119,26 @@ fn events(mut bytes: &[u8]) -> Vec<Event> {
 }
 
 fn sh(guest: &Guest, script: &str) -> Option<Said> {
-    guest.run(&[b"/bin/sh", b"-c", script.as_bytes()], &[b"PATH=/bin"], "/")
+    guest.run(
+        &[b"/bin/sh", b"-c", script.as_bytes()],
+        &[b"PATH=/bin"],
+        "/",
+    )
 }
 
 #[test]
 fn every_exit_code_is_reported() {
     let guest = Guest::new();
     for code in 0..=255 {
-        let Some(said) = sh(&guest, &format!("exit {code}")) else { return };
-        let [Event::Ready { .. }, Event::Started(_), Event::Exited(seen, _)] = said.events[..] else {
+        let Some(said) = sh(&guest, &format!("exit {code}")) else {
+            return;
+        };
+        let [
+            Event::Ready { .. },
+            Event::Started(_),
+            Event::Exited(seen, _),
+        ] = said.events[..]
+        else {
             panic!("{:?}", said.events);
         };
         assert_eq!(seen, code);
@@ -118,19 +155,33 @@ fn every_deadly_signal_is_reported() {
     // Those that do not end a process by default: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH; 32 and 33 are libc's.
     for signal in (1..=64).filter(|n| ![17, 18, 19, 20, 21, 22, 23, 28, 32, 33].contains(n)) {
         let number = signal.to_string();
-        let Some(said) = guest.run(&[b"/bin/die", number.as_bytes()], &[], "/") else { return };
-        assert!(matches!(said.events.last(), Some(Event::Killed(seen, _)) if *seen == signal), "{signal}: {:?}", said.events);
+        let Some(said) = guest.run(&[b"/bin/die", number.as_bytes()], &[], "/") else {
+            return;
+        };
+        assert!(
+            matches!(said.events.last(), Some(Event::Killed(seen, _)) if *seen == signal),
+            "{signal}: {:?}",
+            said.events
+        );
     }
 }
 
 #[test]
 fn output_is_complete_and_counted_before_the_exit_event() {
     let guest = Guest::new();
-    let Some(said) = sh(&guest, "head -c 3000000 /proc/kcore 2>/dev/null || cat /bin/busybox; echo err >&2; exit 3") else {
+    let Some(said) = sh(
+        &guest,
+        "head -c 3000000 /proc/kcore 2>/dev/null || cat /bin/busybox; echo err >&2; exit 3",
+    ) else {
         return;
     };
-    let Some(Event::Exited(3, totals)) = said.events.last() else { panic!("{:?}", said.events) };
-    assert_eq!((totals.stdout, totals.stderr), (said.stdout.len() as u64, 4));
+    let Some(Event::Exited(3, totals)) = said.events.last() else {
+        panic!("{:?}", said.events)
+    };
+    assert_eq!(
+        (totals.stdout, totals.stderr),
+        (said.stdout.len() as u64, 4)
+    );
     assert_eq!(said.console, b"err\n");
 }
 
@@ -143,18 +194,30 @@ fn orphans_are_killed_reaped_and_heard() {
                   usleep(300000); return 1; }";
     let mut guest = Guest::new();
     guest.image = guest.image.program("bin/leave", source);
-    let Some(said) = guest.run(&[b"/bin/leave"], &[], "/") else { return };
+    let Some(said) = guest.run(&[b"/bin/leave"], &[], "/") else {
+        return;
+    };
     assert_eq!(said.stdout, b"early\n");
-    assert!(matches!(said.events.last(), Some(Event::Exited(1, _))), "{:?}", said.events);
+    assert!(
+        matches!(said.events.last(), Some(Event::Exited(1, _))),
+        "{:?}",
+        said.events
+    );
 }
 
 #[test]
 fn a_child_cannot_kill_or_stop_pid_1() {
     let guest = Guest::new();
     let script = "kill -9 1; kill -19 1; kill -15 1; kill -2 1; kill -9 -1; echo here; exit 2";
-    let Some(said) = sh(&guest, script) else { return };
+    let Some(said) = sh(&guest, script) else {
+        return;
+    };
     assert_eq!(said.stdout, b"here\n");
-    assert!(matches!(said.events.last(), Some(Event::Exited(2, _))), "{:?}", said.events);
+    assert!(
+        matches!(said.events.last(), Some(Event::Exited(2, _))),
+        "{:?}",
+        said.events
+    );
 }
 
 #[test]
@@ -167,31 +230,60 @@ fn commands_are_looked_up_in_path_and_what_is_wrong_with_them_is_told() {
             other => panic!("{other:?}"),
         }
     };
-    let Some(first) = failed(&[b"nothing"], &[b"PATH=/bin:/sbin"]) else { return };
+    let Some(first) = failed(&[b"nothing"], &[b"PATH=/bin:/sbin"]) else {
+        return;
+    };
     assert_eq!(first, (Stage::Exec, 2));
-    assert_eq!(failed(&[b"plain"], &[b"PATH=/nowhere:/bin"]), Some((Stage::Exec, 13)));
-    assert_eq!(failed(&[b"sh"], &[b"PATH=/nowhere:/bin/sh"]), Some((Stage::Exec, 2)));
+    assert_eq!(
+        failed(&[b"plain"], &[b"PATH=/nowhere:/bin"]),
+        Some((Stage::Exec, 13))
+    );
+    assert_eq!(
+        failed(&[b"sh"], &[b"PATH=/nowhere:/bin/sh"]),
+        Some((Stage::Exec, 2))
+    );
     assert_eq!(failed(&[b""], &[]), Some((Stage::Exec, 2)));
-    let said = guest.run(&[b"sh", b"-c", b"echo $0"], &[b"PATH=/nowhere::/bin"], "/").unwrap();
+    let said = guest
+        .run(&[b"sh", b"-c", b"echo $0"], &[b"PATH=/nowhere::/bin"], "/")
+        .unwrap();
     assert_eq!(said.stdout, b"sh\n");
     let said = guest.run(&[b"busybox", b"true"], &[], "/").unwrap();
-    assert!(matches!(said.events.last(), Some(Event::Exited(0, _))), "without PATH the usual one is searched");
+    assert!(
+        matches!(said.events.last(), Some(Event::Exited(0, _))),
+        "without PATH the usual one is searched"
+    );
 }
 
 #[test]
 fn a_missing_working_directory_is_made_and_a_file_in_its_place_is_told() {
     let guest = Guest::new();
-    let Some(said) = guest.run(&[b"/bin/busybox", b"pwd"], &[], "/a/b//c") else { return };
+    let Some(said) = guest.run(&[b"/bin/busybox", b"pwd"], &[], "/a/b//c") else {
+        return;
+    };
     assert_eq!(said.stdout, b"/a/b/c\n");
-    let said = guest.run(&[b"/bin/busybox", b"pwd"], &[], "/bin/busybox").unwrap();
-    assert!(matches!(said.events.last(), Some(Event::Failed { stage: Stage::Workdir, errno: 20 })), "{:?}", said.events);
+    let said = guest
+        .run(&[b"/bin/busybox", b"pwd"], &[], "/bin/busybox")
+        .unwrap();
+    assert!(
+        matches!(
+            said.events.last(),
+            Some(Event::Failed {
+                stage: Stage::Workdir,
+                errno: 20
+            })
+        ),
+        "{:?}",
+        said.events
+    );
 }
 
 #[test]
 fn a_damaged_record_starts_nothing() {
     let guest = Guest::new();
     for record in [&b"rdvmgo"[..], b"", &[0xff; 5000]] {
-        let Some(said) = guest.run_record(record) else { return };
+        let Some(said) = guest.run_record(record) else {
+            return;
+        };
         // Nobody said where the status port is, so nothing is heard; the machine ends all the same.
         assert!(said.events.is_empty() && said.stdout.is_empty());
     }
@@ -203,5 +295,10 @@ fn rdinit_is_a_small_static_program_that_needs_nothing() {
     assert_eq!(&RDINIT[..4], b"\x7fELF");
     let program_headers = RDINIT[64..].chunks(56).take(usize::from(RDINIT[56]));
     const PT_INTERP: u8 = 3;
-    assert!(program_headers.into_iter().all(|header| header[0] != PT_INTERP), "it wants a dynamic loader");
+    assert!(
+        program_headers
+            .into_iter()
+            .all(|header| header[0] != PT_INTERP),
+        "it wants a dynamic loader"
+    );
 }

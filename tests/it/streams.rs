@@ -11,7 +11,12 @@ fn every_byte_value_arrives_on_stdout_and_on_stderr_as_it_was_written() {
     let all: Vec<u8> = (0..=255).chain(b"\r\n\n\r\r\n".iter().copied()).collect();
     let image = Image::busybox().file("bytes", 0o644, &all);
     for engine in engines() {
-        let run = Rdvm::on(engine).image(image.path()).sh("cat /bytes; cat /bytes >&2").run().exits(0).prints(&all);
+        let run = Rdvm::on(engine)
+            .image(image.path())
+            .sh("cat /bytes; cat /bytes >&2")
+            .run()
+            .exits(0)
+            .prints(&all);
         assert_eq!(run.0.stderr, all);
     }
 }
@@ -19,7 +24,9 @@ fn every_byte_value_arrives_on_stdout_and_on_stderr_as_it_was_written() {
 #[test]
 fn sixty_four_mebibytes_arrive_with_the_same_checksum() {
     // A file of 1 MiB that no period of the path's buffers divides, sent 64 times.
-    let block: Vec<u8> = (0u32..1 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let block: Vec<u8> = (0u32..1 << 18)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
     let image = Image::busybox().file("block", 0o644, &block);
     let mut expected = Sha256::new();
     (0..64).for_each(|_| expected.update(&block));
@@ -38,18 +45,29 @@ fn sixty_four_mebibytes_arrive_with_the_same_checksum() {
         }
         assert_eq!(child.wait().unwrap().code(), Some(0));
         assert_eq!(length, 64 << 20);
-        assert!(seen.finalize() == expected.clone().finalize(), "the contents differ");
+        assert!(
+            seen.finalize() == expected.clone().finalize(),
+            "the contents differ"
+        );
     }
 }
 
 #[test]
 fn output_streams_while_the_command_runs() {
     for engine in engines() {
-        let mut child = Rdvm::on(engine).image(busybox().path()).sh("echo first; sleep 60").spawn();
+        let mut child = Rdvm::on(engine)
+            .image(busybox().path())
+            .sh("echo first; sleep 60")
+            .spawn();
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         assert_eq!(line, "first\n");
-        assert!(child.try_wait().unwrap().is_none(), "the command still sleeps");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the command still sleeps"
+        );
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -58,7 +76,10 @@ fn output_streams_while_the_command_runs() {
 #[test]
 fn output_is_kept_when_the_command_fails() {
     for engine in engines() {
-        let run = Rdvm::on(engine).image(busybox().path()).sh("echo out; echo err >&2; exit 9").run();
+        let run = Rdvm::on(engine)
+            .image(busybox().path())
+            .sh("echo out; echo err >&2; exit 9")
+            .run();
         run.exits(9).prints("out\n").says_only("err\n");
     }
 }
@@ -80,22 +101,43 @@ fn a_slow_reader_loses_nothing() {
 fn stdout_is_no_terminal_to_the_command() {
     for engine in engines() {
         let script = "[ -t 1 ] || [ -t 2 ] || [ -t 0 ] || echo none";
-        Rdvm::on(engine).image(busybox().path()).sh(script).run().exits(0).prints("none\n").says_only("");
+        Rdvm::on(engine)
+            .image(busybox().path())
+            .sh(script)
+            .run()
+            .exits(0)
+            .prints("none\n")
+            .says_only("");
     }
 }
 
 #[test]
 fn standard_input_is_at_its_end() {
     for engine in engines() {
-        Rdvm::on(engine).image(busybox().path()).sh("wc -c").run().exits(0).prints("0\n");
+        Rdvm::on(engine)
+            .image(busybox().path())
+            .sh("wc -c")
+            .run()
+            .exits(0)
+            .prints("0\n");
     }
 }
 
 #[test]
 fn the_kernel_is_quiet_unless_it_is_to_be_shown() {
     for engine in engines() {
-        Rdvm::on(engine).image(busybox().path()).command(&["busybox", "true"]).run().exits(0).prints("").says_only("");
-        let shown = Rdvm::on(engine).option("--show-boot").image(busybox().path()).command(&["busybox", "true"]).run();
+        Rdvm::on(engine)
+            .image(busybox().path())
+            .command(&["busybox", "true"])
+            .run()
+            .exits(0)
+            .prints("")
+            .says_only("");
+        let shown = Rdvm::on(engine)
+            .option("--show-boot")
+            .image(busybox().path())
+            .command(&["busybox", "true"])
+            .run();
         shown.exits(0).prints("").says("Linux version");
     }
 }
@@ -105,20 +147,47 @@ fn the_console_goes_to_a_file_as_well() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("console");
     for engine in engines() {
-        let run = Rdvm::on(engine).option("--console").option(&path).option("--append").option("loglevel=7");
-        run.image(busybox().path()).sh("echo mine >&2").run().exits(0).says_only("mine\n");
+        let run = Rdvm::on(engine)
+            .option("--console")
+            .option(&path)
+            .option("--append")
+            .option("loglevel=7");
+        run.image(busybox().path())
+            .sh("echo mine >&2")
+            .run()
+            .exits(0)
+            .says_only("mine\n");
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains("Linux version") && text.ends_with("mine\n"), "{text}");
+        assert!(
+            text.contains("Linux version") && text.ends_with("mine\n"),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn when_the_machine_dies_before_the_command_the_last_console_lines_are_shown() {
     for engine in engines() {
-        let run = Rdvm::on(engine).option("--append").option("rdinit=/nowhere root=/dev/nothing");
-        let run = run.image(busybox().path()).command(&["busybox", "true"]).run().exits(125).prints("");
+        let run = Rdvm::on(engine)
+            .option("--append")
+            .option("rdinit=/nowhere root=/dev/nothing");
+        let run = run
+            .image(busybox().path())
+            .command(&["busybox", "true"])
+            .run()
+            .exits(125)
+            .prints("");
         let text = run.stderr();
-        assert!(text.contains("rdvm: console: ") && text.contains("Kernel panic"), "{text}");
-        assert!(text.lines().last().unwrap().starts_with("rdvm: guest kernel: panic before the command ran"), "{text}");
+        assert!(
+            text.contains("rdvm: console: ") && text.contains("Kernel panic"),
+            "{text}"
+        );
+        assert!(
+            text.lines()
+                .last()
+                .unwrap()
+                .starts_with("rdvm: guest kernel: panic before the command ran"),
+            "{text}"
+        );
     }
 }

@@ -29,7 +29,10 @@ pub(crate) fn engines() -> &'static [&'static str] {
 
 /// Says that a test needs something that is not here; in CI that is a failure.
 pub(crate) fn missing(what: &str) {
-    assert!(std::env::var_os("CI").is_none(), "{what} is missing, and CI must have it");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{what} is missing, and CI must have it"
+    );
     eprintln!("SKIPPED: {what} is missing (scripts/install-deps.sh test installs it)");
 }
 
@@ -41,7 +44,9 @@ pub(crate) struct Image {
 impl Image {
     /// An empty directory.
     pub(crate) fn empty() -> Self {
-        Self { dir: TempDir::new().unwrap() }
+        Self {
+            dir: TempDir::new().unwrap(),
+        }
     }
 
     /// `/bin/busybox` and `/bin/sh`.
@@ -49,7 +54,8 @@ impl Image {
         let image = Self::empty();
         fs::create_dir(image.path().join("bin")).unwrap();
         // A hard link would do, but /bin and the temporary directory may be on two file systems.
-        fs::copy("/bin/busybox", image.path().join("bin/busybox")).expect("busybox-static is installed");
+        fs::copy("/bin/busybox", image.path().join("bin/busybox"))
+            .expect("busybox-static is installed");
         image.link("busybox", "bin/sh")
     }
 
@@ -81,7 +87,12 @@ impl Image {
         fs::write(&c, source).unwrap();
         let target = self.path().join(path);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
-        let status = Command::new("gcc").args(["-static", "-Os", "-s", "-o"]).arg(&target).arg(&c).status().unwrap();
+        let status = Command::new("gcc")
+            .args(["-static", "-Os", "-s", "-o"])
+            .arg(&target)
+            .arg(&c)
+            .status()
+            .unwrap();
         fs::remove_file(c).unwrap();
         assert!(status.success(), "gcc failed");
         self
@@ -101,10 +112,14 @@ pub(crate) fn busybox() -> &'static Image {
 
 /// One of the images of the reference scenario, as made by scripts/make-images.sh.
 pub(crate) fn reference_image(name: &str) -> Option<PathBuf> {
-    let below = std::env::var_os("RDVM_TEST_IMAGES").map_or_else(|| "target/images".into(), PathBuf::from);
+    let below =
+        std::env::var_os("RDVM_TEST_IMAGES").map_or_else(|| "target/images".into(), PathBuf::from);
     let path = below.join(name);
     if !path.join("init").is_symlink() && !path.join("init").exists() {
-        missing(&format!("{} (scripts/make-images.sh makes it)", path.display()));
+        missing(&format!(
+            "{} (scripts/make-images.sh makes it)",
+            path.display()
+        ));
         return None;
     }
     Some(path)
@@ -121,7 +136,10 @@ impl Rdvm {
     pub(crate) fn verb(verb: &str) -> Self {
         let mut command = Command::new(RDVM);
         command.arg(verb).stdin(Stdio::null());
-        Self { command, arguments: Vec::new() }
+        Self {
+            command,
+            arguments: Vec::new(),
+        }
     }
 
     /// `rdvm run --engine ENGINE`.
@@ -148,7 +166,8 @@ impl Rdvm {
 
     /// Running a command.
     pub(crate) fn command<S: AsRef<OsStr>>(mut self, words: &[S]) -> Self {
-        self.arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
+        self.arguments
+            .extend(words.iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
@@ -160,7 +179,12 @@ impl Rdvm {
 
     /// Starts it with both output streams on pipes.
     pub(crate) fn spawn(mut self) -> Child {
-        self.command.args(&self.arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        self.command
+            .args(&self.arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Runs it to its end.
@@ -177,8 +201,18 @@ impl Run {
     #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Self {
         let status = self.0.status;
-        assert!(status.signal().is_none(), "rdvm was killed: {status}; {}", self.stderr());
-        assert_eq!(status.code(), Some(code), "stdout {:?}, stderr {:?}", self.stdout(), self.stderr());
+        assert!(
+            status.signal().is_none(),
+            "rdvm was killed: {status}; {}",
+            self.stderr()
+        );
+        assert_eq!(
+            status.code(),
+            Some(code),
+            "stdout {:?}, stderr {:?}",
+            self.stdout(),
+            self.stderr()
+        );
         self
     }
 
@@ -199,7 +233,11 @@ impl Run {
     /// Asserts that standard error has this in it.
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
-        assert!(self.stderr().contains(text), "{text:?} is not in {:?}", self.stderr());
+        assert!(
+            self.stderr().contains(text),
+            "{text:?} is not in {:?}",
+            self.stderr()
+        );
         self
     }
 
@@ -235,8 +273,11 @@ pub(crate) fn children_of(pid: u32) -> Vec<u32> {
 
 /// Whether a process is still there, other than as a zombie.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+    })
 }
 
 /// Waits until `condition` holds, for ten seconds at most.

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 const USES: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("request", &["units"]),
-    ("error", &["cmdline", "engine", "image", "initrd", "kernel", "memory"]),
+    (
+        "error",
+        &["cmdline", "engine", "image", "initrd", "kernel", "memory"],
+    ),
     ("atomic", &[]),
     ("cli", &["error", "image", "kernel", "request", "units"]),
     ("image", &["error", "initrd", "request"]),
@@ -18,22 +21,32 @@ const USES: &[(&str, &[&str])] = &[
     ("cmdline", &["memory"]),
     ("machine", &["units"]),
     ("watch", &[]),
-    ("engine", &["error", "guest", "machine", "request", "units", "watch"]),
+    (
+        "engine",
+        &["error", "guest", "machine", "request", "units", "watch"],
+    ),
     ("guest", &["error"]),
     ("report", &["error", "guest", "initrd"]),
     ("doctor", &["engine", "error", "kernel", "units"]),
-    ("inspect", &["error", "image", "pipeline", "request", "units"]),
+    (
+        "inspect",
+        &["error", "image", "pipeline", "request", "units"],
+    ),
     (
         "pipeline",
         &[
-            "cmdline", "engine", "error", "guest", "image", "initrd", "kernel", "machine", "memory", "report", "request",
-            "watch",
+            "cmdline", "engine", "error", "guest", "image", "initrd", "kernel", "machine",
+            "memory", "report", "request", "watch",
         ],
     ),
 ];
 
 /// The files that may hold `unsafe`.
-const UNSAFE: &[&str] = &["src/engine/qemu/child.rs", "rdinit/src/sys.rs", "rdinit/src/main.rs"];
+const UNSAFE: &[&str] = &[
+    "src/engine/qemu/child.rs",
+    "rdinit/src/sys.rs",
+    "rdinit/src/main.rs",
+];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
@@ -60,8 +73,14 @@ fn code(text: &str) -> &str {
 
 /// Names after `crate::`, also in braces.
 fn imports(text: &str) -> BTreeSet<String> {
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let word = |text: &str| {
+        text.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
     let mut names = BTreeSet::new();
     for line in lines {
         for (at, _) in line.match_indices("crate::") {
@@ -82,15 +101,31 @@ fn imports(text: &str) -> BTreeSet<String> {
 fn imports_follow_the_table() {
     let mut seen = BTreeSet::new();
     for (path, text) in sources() {
-        let Ok(inside) = path.strip_prefix("src") else { continue };
-        let module = inside.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
+        let Ok(inside) = path.strip_prefix("src") else {
+            continue;
+        };
+        let module = inside
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs");
         if ["main", "lib"].contains(&module) {
             continue;
         }
         seen.insert(module.to_owned());
-        let (_, allowed) = USES.iter().find(|(name, _)| *name == module).unwrap_or_else(|| panic!("{module} is not in the table"));
+        let (_, allowed) = USES
+            .iter()
+            .find(|(name, _)| *name == module)
+            .unwrap_or_else(|| panic!("{module} is not in the table"));
         for name in imports(code(&text)) {
-            assert!(name == module || allowed.contains(&name.as_str()), "{}: {module} must not use {name}", path.display());
+            assert!(
+                name == module || allowed.contains(&name.as_str()),
+                "{}: {module} must not use {name}",
+                path.display()
+            );
         }
     }
     let table: BTreeSet<_> = USES.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -104,13 +139,28 @@ fn unsafe_stands_in_the_files_named_for_it_with_an_argument() {
         let lines: Vec<&str> = text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap();
-            if !(code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl")) {
+            if !(code.contains("unsafe {")
+                || code.contains("unsafe fn")
+                || code.contains("unsafe impl"))
+            {
                 continue;
             }
-            assert!(named, "{}:{}: unsafe outside of {UNSAFE:?}", path.display(), at + 1);
+            assert!(
+                named,
+                "{}:{}: unsafe outside of {UNSAFE:?}",
+                path.display(),
+                at + 1
+            );
             let above = &lines[at.saturating_sub(8)..at];
-            let argued = above.iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety"));
-            assert!(argued, "{}:{}: unsafe without an argument", path.display(), at + 1);
+            let argued = above
+                .iter()
+                .any(|line| line.contains("SAFETY:") || line.contains("# Safety"));
+            assert!(
+                argued,
+                "{}:{}: unsafe without an argument",
+                path.display(),
+                at + 1
+            );
         }
     }
 }
@@ -118,9 +168,17 @@ fn unsafe_stands_in_the_files_named_for_it_with_an_argument() {
 #[test]
 fn files_are_short_and_say_what_they_are() {
     for (path, text) in sources() {
-        assert!(text.starts_with("//! "), "{}: the first line says what the file is", path.display());
+        assert!(
+            text.starts_with("//! "),
+            "{}: the first line says what the file is",
+            path.display()
+        );
         let lines = code(&text).lines().count();
-        assert!(lines <= 420, "{}: {lines} lines before the tests; is it still one noun?", path.display());
+        assert!(
+            lines <= 420,
+            "{}: {lines} lines before the tests; is it still one noun?",
+            path.display()
+        );
     }
 }
 
@@ -129,7 +187,10 @@ fn exit_codes_in_the_readme_are_those_of_the_code() {
     use rdvm::report::{BY_SIGNAL, CANNOT_RUN, FAILED, NOT_FOUND, TIMED_OUT};
     let readme = fs::read_to_string("README.md").unwrap();
     for code in [TIMED_OUT, FAILED, CANNOT_RUN, NOT_FOUND] {
-        assert!(readme.contains(&format!("| {code} |")), "{code} is not in the table");
+        assert!(
+            readme.contains(&format!("| {code} |")),
+            "{code} is not in the table"
+        );
     }
     assert!(readme.contains(&format!("| {BY_SIGNAL}+n |")));
 }
@@ -138,18 +199,37 @@ fn exit_codes_in_the_readme_are_those_of_the_code() {
 fn the_changelog_has_this_version() {
     let changelog = fs::read_to_string("CHANGELOG.md").unwrap();
     let version = env!("CARGO_PKG_VERSION");
-    assert!(changelog.contains("## Unreleased") || changelog.contains(&format!("## {version}")), "{version}");
+    assert!(
+        changelog.contains("## Unreleased") || changelog.contains(&format!("## {version}")),
+        "{version}"
+    );
 }
 
 #[test]
 fn documents_name_files_that_exist() {
-    for document in ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/decisions.md"] {
+    for document in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/decisions.md",
+    ] {
         let text = fs::read_to_string(document).unwrap();
         for word in text.split(|c: char| c.is_whitespace() || "`()[],;".contains(c)) {
             let word = word.trim_end_matches(['.', ':']);
-            let is_path = ["src/", "rdinit/src/", "tests/", "benches/", "scripts/", "docs/", "kernels/"];
+            let is_path = [
+                "src/",
+                "rdinit/src/",
+                "tests/",
+                "benches/",
+                "scripts/",
+                "docs/",
+                "kernels/",
+            ];
             if is_path.iter().any(|start| word.starts_with(start)) && !word.contains('*') {
-                assert!(Path::new(word).exists(), "{document} names {word}, which is not there");
+                assert!(
+                    Path::new(word).exists(),
+                    "{document} names {word}, which is not there"
+                );
             }
         }
     }

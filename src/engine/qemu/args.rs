@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
-use crate::machine::Machine;
+use crate::units::ByteSize;
 
 /// The descriptors that QEMU inherits, by number.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +14,14 @@ pub(super) struct Fds {
     pub(super) ports: [RawFd; 3],
 }
 
+/// What the machine is, beside its files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings<'a> {
+    pub(super) cmdline: &'a str,
+    pub(super) memory: ByteSize,
+    pub(super) cpus: u8,
+}
+
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
@@ -22,7 +30,7 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry. One CPU needs no ACPI
 /// tables, and the kernel is a tenth of a second faster without; more CPUs are only found through them. The clock
 /// (`rtc=on`) is there because a kernel that finds none waits a second for it.
-pub(super) fn args(machine: &Machine, fds: &Fds) -> Vec<OsString> {
+pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     let acpi = if machine.cpus > 1 { "on" } else { "off" };
     let mut args = vec![
         "-accel".into(),
@@ -36,7 +44,15 @@ pub(super) fn args(machine: &Machine, fds: &Fds) -> Vec<OsString> {
         "-smp".into(),
         machine.cpus.to_string(),
     ];
-    let fixed = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", SANDBOX];
+    let fixed = [
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-sandbox",
+        SANDBOX,
+    ];
     args.extend(fixed.map(str::to_owned));
     for (index, fd) in fds.ports.into_iter().enumerate() {
         args.push("-chardev".into());
@@ -47,21 +63,28 @@ pub(super) fn args(machine: &Machine, fds: &Fds) -> Vec<OsString> {
     let (kernel, initrd) = (fds.kernel, fds.initrd);
     args.extend(["-kernel".into(), format!("/proc/self/fd/{kernel}")]);
     args.extend(["-initrd".into(), format!("/proc/self/fd/{initrd}")]);
-    args.extend(["-append".into(), machine.cmdline.clone()]);
+    args.extend(["-append".into(), machine.cmdline.to_owned()]);
     args.into_iter().map(OsString::from).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::ByteSize;
-
     #[test]
     fn a_machine_becomes_these_arguments() {
-        let file = || std::fs::File::open("/dev/null").unwrap();
-        let cmdline = "console=ttyS0 a,b".to_owned();
-        let machine = Machine { kernel: file(), initrd: file(), cmdline, memory: ByteSize::mib(150), cpus: 2 };
-        let args = args(&machine, &Fds { kernel: 7, initrd: 8, ports: [9, 10, 11] });
+        let machine = Settings {
+            cmdline: "console=ttyS0 a,b",
+            memory: ByteSize::mib(150),
+            cpus: 2,
+        };
+        let args = args(
+            &machine,
+            &Fds {
+                kernel: 7,
+                initrd: 8,
+                ports: [9, 10, 11],
+            },
+        );
         let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         let text = args.join(" ");
         for part in [
@@ -72,6 +95,10 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
-        assert_eq!(args.last(), Some(&"console=ttyS0 a,b"), "a comma in it is not special to -append");
+        assert_eq!(
+            args.last(),
+            Some(&"console=ttyS0 a,b"),
+            "a comma in it is not special to -append"
+        );
     }
 }

@@ -24,10 +24,18 @@ impl Process {
     /// Starts `program`, handing it `inherit` under their own numbers and nothing else.
     ///
     /// Errors: those of fork and exec.
-    pub(super) fn start(program: &Path, args: &[OsString], inherit: Vec<RawFd>) -> io::Result<Self> {
+    pub(super) fn start(
+        program: &Path,
+        args: &[OsString],
+        inherit: Vec<RawFd>,
+    ) -> io::Result<Self> {
         let parent = rustix::process::getpid();
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         // A group of its own: Ctrl-C on the terminal is for us to handle, not for QEMU.
         command.process_group(0);
         // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes

@@ -17,11 +17,12 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use self::args::Fds;
+use self::args::{Fds, Settings};
 use self::child::Process;
 use crate::engine::probe;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
+use crate::kernel::{self, Boot};
 use crate::machine::Machine;
 use crate::watch::Watch;
 
@@ -48,6 +49,9 @@ pub enum Error {
     /// There is none.
     #[error(transparent)]
     Missing(#[from] probe::Error),
+    /// The kernel cannot be started by QEMU.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
     /// It could not be started.
     #[error("{}: cannot be started: {source}; see rdvm doctor", program.display())]
     Start {
@@ -79,36 +83,84 @@ impl Qemu {
     ///
     /// Errors: there is none, with the remedy.
     pub fn find() -> Result<Self, Error> {
-        Ok(Self { program: probe::qemu_path()? })
+        Ok(Self {
+            program: probe::qemu_path()?,
+        })
     }
 
     /// Runs the machine to its end; the child is gone when this returns.
-    pub(super) fn boot(&self, machine: &Machine, listener: &mut Listener, watch: &Watch) -> Result<Ending, Error> {
-        let host = |what| move |errno: Errno| Error::Host { what, source: errno.into() };
+    pub(super) fn boot(
+        &self,
+        machine: Machine,
+        listener: &mut Listener,
+        watch: &Watch,
+    ) -> Result<Ending, Error> {
+        // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
+        let kernel = match machine.kernel.into_boot()? {
+            Boot::Pvh(file, _) | Boot::BzImage(file, _) => file,
+        };
+        let settings = Settings {
+            cmdline: &machine.cmdline,
+            memory: machine.memory,
+            cpus: machine.cpus,
+        };
+        let host = |what| {
+            move |errno: Errno| Error::Host {
+                what,
+                source: errno.into(),
+            }
+        };
         let mut ports = Vec::new();
         let mut theirs = Vec::new();
         for port in [Port::Console, Port::Stdout, Port::Status] {
-            let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(host("making a pipe"))?;
+            let (read, write) =
+                rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(host("making a pipe"))?;
             rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).map_err(host("setting up a pipe"))?;
-            ports.push(Inlet { port, fd: read, open: true });
+            ports.push(Inlet {
+                port,
+                fd: read,
+                open: true,
+            });
             theirs.push(write);
         }
         let fds = Fds {
-            kernel: machine.kernel.as_raw_fd(),
+            kernel: kernel.as_raw_fd(),
             initrd: machine.initrd.as_raw_fd(),
-            ports: [theirs[0].as_raw_fd(), theirs[1].as_raw_fd(), theirs[2].as_raw_fd()],
+            ports: [
+                theirs[0].as_raw_fd(),
+                theirs[1].as_raw_fd(),
+                theirs[2].as_raw_fd(),
+            ],
         };
-        let inherit = [fds.kernel, fds.initrd].into_iter().chain(fds.ports).collect();
-        let start = |source| Error::Start { program: self.program.clone(), source };
+        let inherit = [fds.kernel, fds.initrd]
+            .into_iter()
+            .chain(fds.ports)
+            .collect();
+        let start = |source| Error::Start {
+            program: self.program.clone(),
+            source,
+        };
         let mut process =
-            Process::start(&self.program, &args::args(machine, &fds), inherit).map_err(start)?;
+            Process::start(&self.program, &args::args(&settings, &fds), inherit).map_err(start)?;
         drop(theirs);
-        let ending = Session { ports, listener, watch }.run().map_err(host("waiting for the machine"))?;
-        self.conclude(ending, &mut process, listener).map_or_else(|| self.refused(process), Ok)
+        let ending = Session {
+            ports,
+            listener,
+            watch,
+        }
+        .run()
+        .map_err(host("waiting for the machine"))?;
+        self.conclude(ending, &mut process, listener)
+            .map_or_else(|| self.refused(process), Ok)
     }
 
     /// What the end of the ports means; `None` when QEMU itself gave up.
-    fn conclude(&self, ending: Option<Ending>, process: &mut Process, listener: &mut Listener) -> Option<Ending> {
+    fn conclude(
+        &self,
+        ending: Option<Ending>,
+        process: &mut Process,
+        listener: &mut Listener,
+    ) -> Option<Ending> {
         if ending.is_some() {
             return ending;
         }
@@ -116,19 +168,26 @@ impl Qemu {
         let moments = listener.moments();
         let spoke = moments.ready.is_some() || !listener.console().last_lines(1).is_empty();
         let panic = listener.console().panic();
-        spoke.then_some(Ending::Died { started: moments.started.is_some(), panic })
+        spoke.then_some(Ending::Died {
+            started: moments.started.is_some(),
+            panic,
+        })
     }
 
     fn refused(&self, process: Process) -> Result<Ending, Error> {
         match process.finish() {
-            (Some(status), said) if status.success() && said.is_empty() => {
-                Ok(Ending::Died { started: false, panic: None })
-            }
+            (Some(status), said) if status.success() && said.is_empty() => Ok(Ending::Died {
+                started: false,
+                panic: None,
+            }),
             (status, said) => {
                 let status = status.map_or_else(String::new, |status| status.to_string());
                 let said = if said.is_empty() { status } else { said };
                 let said = crate::error::escaped(said.as_bytes());
-                Err(Error::Refused { program: self.program.clone(), said })
+                Err(Error::Refused {
+                    program: self.program.clone(),
+                    said,
+                })
             }
         }
     }
@@ -155,11 +214,18 @@ impl Session<'_> {
         let mut buffers = [(); 3].map(|()| vec![0; READ_MAX]);
         loop {
             let received = self.receive(&mut buffers)?;
-            self.listener.outlets().into_iter().for_each(|outlet| outlet.flush());
+            self.listener
+                .outlets()
+                .into_iter()
+                .for_each(|outlet| outlet.flush());
             if let Some(ending) = self.ended() {
                 return Ok(Some(ending));
             }
-            let flushed = self.listener.outlets().iter().all(|outlet| outlet.is_empty());
+            let flushed = self
+                .listener
+                .outlets()
+                .iter()
+                .all(|outlet| outlet.is_empty());
             if received == 0 && flushed {
                 // The verdict comes after the last byte of output: with nothing left to read, all of it is here.
                 if let Some(verdict) = self.listener.verdict() {
@@ -183,7 +249,12 @@ impl Session<'_> {
     /// before the command's first byte, so bytes read before that cannot be mistaken for the kernel's.
     fn receive(&mut self, buffers: &mut [Vec<u8>; 3]) -> Result<usize, Errno> {
         let mut counts = [0; 3];
-        for ((inlet, buffer), count) in self.ports.iter_mut().zip(buffers.iter_mut()).zip(&mut counts) {
+        for ((inlet, buffer), count) in self
+            .ports
+            .iter_mut()
+            .zip(buffers.iter_mut())
+            .zip(&mut counts)
+        {
             if !inlet.open || !self.listener.has_room(inlet.port) {
                 continue;
             }
@@ -195,7 +266,8 @@ impl Session<'_> {
             }
         }
         for at in [2, 1, 0] {
-            self.listener.receive(self.ports[at].port, &buffers[at][..counts[at]]);
+            self.listener
+                .receive(self.ports[at].port, &buffers[at][..counts[at]]);
         }
         Ok(counts.iter().sum())
     }
@@ -206,7 +278,9 @@ impl Session<'_> {
             return Some(Ending::Interrupted(signal));
         }
         if self.watch.time_left().is_some_and(|left| left.is_zero()) {
-            return Some(Ending::TimedOut { started: self.listener.moments().started.is_some() });
+            return Some(Ending::TimedOut {
+                started: self.listener.moments().started.is_some(),
+            });
         }
         let [stdout, _] = self.listener.outlets();
         match stdout.failure() {
@@ -217,7 +291,11 @@ impl Session<'_> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> Result<(), Errno> {
-        let rooms: Vec<bool> = self.ports.iter().map(|inlet| self.listener.has_room(inlet.port)).collect();
+        let rooms: Vec<bool> = self
+            .ports
+            .iter()
+            .map(|inlet| self.listener.has_room(inlet.port))
+            .collect();
         let watch = self.watch.fd();
         let mut set = vec![PollFd::new(&watch, PollFlags::IN)];
         for (inlet, room) in self.ports.iter().zip(rooms) {
@@ -226,9 +304,16 @@ impl Session<'_> {
             }
         }
         let outlets = self.listener.outlets();
-        let full: Vec<_> = outlets.iter().filter(|outlet| !outlet.is_empty()).map(|outlet| outlet.fd()).collect();
+        let full: Vec<_> = outlets
+            .iter()
+            .filter(|outlet| !outlet.is_empty())
+            .map(|outlet| outlet.fd())
+            .collect();
         set.extend(full.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
-        let left = self.watch.time_left().and_then(|left| Timespec::try_from(left).ok());
+        let left = self
+            .watch
+            .time_left()
+            .and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut set, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno),

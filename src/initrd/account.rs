@@ -1,9 +1,22 @@
 //! Users and groups as the image knows them: its own `/etc/passwd` and `/etc/group`, never the host's.
 
-use super::tree::{Content, Kind, Tree};
+use super::body::Bodies;
 use crate::error::escaped;
-use crate::initrd::payload::Account;
+use crate::image::tree::{Kind, Tree};
 use crate::request::{Id, UserWish};
+
+/// Who runs the command, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Home directory.
+    pub home: String,
+}
 
 /// Account files are text of some kilobytes; what is larger is none.
 const SIZE_LIMIT: u64 = 4 << 20;
@@ -21,14 +34,17 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// The file cannot be read.
-    #[error("--user: the image's {file}: {source}")]
-    Unreadable {
+    /// The file is too large to be one.
+    #[error("--user: the image's {file} has {size} bytes; give numbers instead of names")]
+    TooLarge {
         /// `/etc/passwd` or `/etc/group`.
         file: &'static str,
-        /// Why.
-        source: std::io::Error,
+        /// Its size.
+        size: u64,
     },
+    /// The file cannot be read.
+    #[error(transparent)]
+    Unreadable(Box<super::Error>),
 }
 
 const PASSWD: &str = "/etc/passwd";
@@ -42,7 +58,12 @@ const GROUP: &str = "/etc/group";
 /// Errors: a name that the image's files do not have, or files that cannot be read.
 pub fn account(tree: &Tree, wish: Option<&UserWish>) -> Result<Account, Error> {
     let Some(wish) = wish else {
-        return Ok(Account { uid: 0, gid: 0, groups: Vec::new(), home: "/root".to_owned() });
+        return Ok(Account {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/root".to_owned(),
+        });
     };
     let passwd = read(tree, PASSWD)?;
     let known = lines(&passwd).find(|fields| match &wish.user {
@@ -54,7 +75,10 @@ pub fn account(tree: &Tree, wish: Option<&UserWish>) -> Result<Account, Error> {
         (Id::Name(name), known) => known
             .as_ref()
             .and_then(|fields| number(fields, 2))
-            .ok_or_else(|| Error::Unknown { file: PASSWD, name: escaped(name.as_bytes()) })?,
+            .ok_or_else(|| Error::Unknown {
+                file: PASSWD,
+                name: escaped(name.as_bytes()),
+            })?,
     };
     let group_file = read(tree, GROUP)?;
     let gid = match &wish.group {
@@ -62,21 +86,39 @@ pub fn account(tree: &Tree, wish: Option<&UserWish>) -> Result<Account, Error> {
         Some(Id::Name(name)) => lines(&group_file)
             .find(|fields| fields.first() == Some(&name.as_str()))
             .and_then(|fields| number(&fields, 2))
-            .ok_or_else(|| Error::Unknown { file: GROUP, name: escaped(name.as_bytes()) })?,
-        None => known.as_ref().and_then(|fields| number(fields, 3)).unwrap_or(0),
+            .ok_or_else(|| Error::Unknown {
+                file: GROUP,
+                name: escaped(name.as_bytes()),
+            })?,
+        None => known
+            .as_ref()
+            .and_then(|fields| number(fields, 3))
+            .unwrap_or(0),
     };
     let name = known.as_ref().and_then(|fields| fields.first().copied());
     // A group given by hand stands alone.
     let groups = match name.filter(|_| wish.group.is_none()) {
         Some(name) => lines(&group_file)
-            .filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|member| member == name)))
+            .filter(|fields| {
+                fields
+                    .get(3)
+                    .is_some_and(|members| members.split(',').any(|member| member == name))
+            })
             .filter_map(|fields| number(&fields, 2))
             .take(GROUPS_LIMIT)
             .collect(),
         None => Vec::new(),
     };
-    let home = known.as_ref().and_then(|fields| fields.get(5)).filter(|home| !home.is_empty());
-    Ok(Account { uid, gid, groups, home: home.unwrap_or(&"/").to_string() })
+    let home = known
+        .as_ref()
+        .and_then(|fields| fields.get(5))
+        .filter(|home| !home.is_empty());
+    Ok(Account {
+        uid,
+        gid,
+        groups,
+        home: home.unwrap_or(&"/").to_string(),
+    })
 }
 
 fn lines(text: &str) -> impl Iterator<Item = Vec<&str>> {
@@ -89,15 +131,22 @@ fn number(fields: &[&str], at: usize) -> Option<u32> {
 
 /// The text of one of the image's files; empty where there is no such file.
 fn read(tree: &Tree, file: &'static str) -> Result<String, Error> {
-    let Some(entry) = tree.get(&file.as_bytes()[1..]) else { return Ok(String::new()) };
-    let Kind::File(body) = &entry.kind else { return Ok(String::new()) };
-    let unreadable = |source| Error::Unreadable { file, source };
-    if body.size > SIZE_LIMIT {
-        return Err(unreadable(std::io::ErrorKind::FileTooLarge.into()));
-    }
-    let bytes = match &body.content {
-        Content::Bytes(bytes) => bytes.to_vec(),
-        host => host.read().map_err(unreadable)?,
+    let Some(entry) = tree.get(&file.as_bytes()[1..]) else {
+        return Ok(String::new());
     };
+    let Kind::File(body) = &entry.kind else {
+        return Ok(String::new());
+    };
+    if body.size > SIZE_LIMIT {
+        return Err(Error::TooLarge {
+            file,
+            size: body.size,
+        });
+    }
+    let mut bytes = vec![0; body.size as usize];
+    // A hole leaves the zeros that are there.
+    Bodies::default()
+        .read(body, 0, &mut bytes)
+        .map_err(|error| Error::Unreadable(Box::new(error)))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
