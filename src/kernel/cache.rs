@@ -3,18 +3,23 @@
 //! Takes and gives bytes and open files; does not unpack and does not look into a kernel. A cache that cannot be used
 //! is never an error: the bytes then go into a memfd, and the caller is told why.
 //!
-//! An entry gets its name by a rename when it is complete, so that neither a kill nor a second writer can leave half of
-//! one behind. There is no fsync: after a power failure an entry may be short, and one whose size is not the size that
+//! An entry gets its name by a rename when it is complete, so that a second writer never meets half of one; until then
+//! it has no name at all (O_TMPFILE), so that a kill leaves nothing behind. There is no fsync: after a power failure an entry may be short, and one whose size is not the size that
 //! the bzImage promises is not used and is written anew.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{
+    AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, linkat, memfd_create,
+    openat,
+};
+use rustix::io::Errno;
 use rustix::process::{Resource, geteuid, getrlimit};
 use sha2::{Digest, Sha256};
 
@@ -55,17 +60,17 @@ pub(super) fn insert(cache: &Path, key: &str, bytes: &[u8]) -> io::Result<File> 
         .recursive(true)
         .mode(0o700)
         .create(&directory)?;
-    let (temporary, file) = create_new(&directory, key)?;
-    let written = fill(&temporary, file, bytes).and_then(|file| {
+    let temporary = write(&directory, key, bytes)?;
+    let named = reopen(&temporary, bytes).and_then(|file| {
         fs::rename(&temporary, directory.join(key))?;
         Ok(file)
     });
-    if written.is_err() {
+    if named.is_err() {
         // What cannot be removed now is stale tomorrow.
         let _ = fs::remove_file(&temporary);
     }
     prune(&directory, key);
-    written
+    named
 }
 
 /// The bytes as a file without a name, sealed against any change.
@@ -77,7 +82,7 @@ pub(super) fn without_name(bytes: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = File::from(memfd_create("vmlinux", flags)?);
     // By offset, so that its position stays 0.
-    std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)?;
+    file.write_all_at(bytes, 0)?;
     fcntl_add_seals(
         &file,
         SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
@@ -103,26 +108,46 @@ fn fits_limit(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A new file under a name that no other writer has.
-fn create_new(directory: &Path, key: &str) -> io::Result<(PathBuf, File)> {
+/// A complete file under a temporary name, which is the result.
+fn write(directory: &Path, key: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    let mode = Mode::from_raw_mode(0o644);
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    if let Ok(unnamed) = openat(CWD, directory, flags | OFlags::TMPFILE, mode) {
+        let mut file = File::from(unnamed);
+        file.write_all(bytes)?;
+        let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let link = |path: &Path| linkat(CWD, &source, CWD, path, AtFlags::SYMLINK_FOLLOW);
+        return Ok(under_new_name(directory, key, link)?.0);
+    }
+    // Not every file system can do that (NFS, for one).
+    let create = |path: &Path| openat(CWD, path, flags | OFlags::CREATE | OFlags::EXCL, mode);
+    let (path, file) = under_new_name(directory, key, create)?;
+    let written = File::from(file).write_all(bytes);
+    if written.is_err() {
+        let _ = fs::remove_file(&path);
+    }
+    written.map(|()| path)
+}
+
+/// Tries names until `make` finds one that no other writer has.
+fn under_new_name<T>(
+    directory: &Path,
+    key: &str,
+    make: impl Fn(&Path) -> rustix::io::Result<T>,
+) -> io::Result<(PathBuf, T)> {
     let process = std::process::id();
     let mut attempt = 0;
     loop {
         let path = directory.join(format!("{TEMPORARY}{key}-{process}-{attempt}"));
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create_new(true);
-        match std::os::unix::fs::OpenOptionsExt::mode(options, 0o644).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
-                attempt += 1;
-            }
-            other => return other.map(|file| (path, file)),
+        match make(&path) {
+            Err(Errno::EXIST) if attempt < 1000 => attempt += 1,
+            made => return Ok(made.map(|made| (path, made))?),
         }
     }
 }
 
-/// Writes all of it and opens it again, this time for reading only.
-fn fill(path: &Path, mut file: File, bytes: &[u8]) -> io::Result<File> {
-    file.write_all(bytes)?;
+/// For reading only, and only when it is as long as was written: some file systems run out of space late.
+fn reopen(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let reader = File::open(path)?;
     if reader.metadata()?.len() != bytes.len() as u64 {
         return Err(io::Error::other("the file is not as long as was written"));

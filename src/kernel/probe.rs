@@ -12,7 +12,7 @@ use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
 use super::error::{Problem, shown};
 use super::field::Flaw;
-use super::find::Candidate;
+use super::find::{Candidate, Origin};
 use super::unpack::{self, Compression};
 use super::{KernelImage, cache, file};
 
@@ -53,7 +53,13 @@ impl Probe {
     /// # Errors
     /// What is wrong with the file.
     pub(super) fn new(candidate: &Candidate) -> Result<Self, Problem> {
-        let file = file::open(&candidate.path, candidate.links())?;
+        let file = match file::open(&candidate.path, candidate.links()) {
+            // A cache that is somebody else's (sudo and su may leave HOME as it was) is none.
+            Err(Problem::Unreadable) if candidate.origin == Origin::Built => {
+                return Err(Problem::Missing);
+            }
+            opened => opened?,
+        };
         let bytes = file.metadata()?.len();
         let head = file::read_at(&file, 0, bytes.min(bzimage::HEAD_BYTES) as usize)?;
         let kind = if bzimage::recognise(&head) {
@@ -189,7 +195,6 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
 
-    use super::super::find::Origin;
     use super::super::samples::{bzimage, pack, program_header, put, vmlinux};
     use super::*;
 
