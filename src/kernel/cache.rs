@@ -1,17 +1,22 @@
 //! Unpacked kernels, kept by the sha256 of the bzImage that they came from: `CACHE/vmlinux/HASH`.
 //!
+//! Reading and hashing Debian's 14 MB costs 19 ms (12 of them the hash, and that with the CPU's SHA instructions), more
+//! than everything else that is done with a kernel. So a bzImage that was hashed is remembered by its stamp (device,
+//! inode, size, times): a symbolic link `CACHE/vmlinux/at-STAMP` leads to the entry. It is trusted only when all of the
+//! stamp is the same, and made only when the file has been left alone for a while, so that a change must show in it.
+//!
 //! Takes and gives bytes and open files; does not unpack and does not look into a kernel. A cache that cannot be used
 //! is never an error: the bytes then go into a memfd, and the caller is told why.
 //!
 //! An entry gets its name by a rename when it is complete, so that a second writer never meets half of one; until then
-//! it has no name at all (O_TMPFILE), so that a kill leaves nothing behind. There is no fsync: after a power failure an entry may be short, and one whose size is not the size that
-//! the bzImage promises is not used and is written anew.
+//! it has no name at all (O_TMPFILE), so that a kill leaves nothing behind. There is no fsync: after a power failure an
+//! entry may be short, and one whose size is not the size that the bzImage promises is not used and is written anew.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -23,18 +28,18 @@ use rustix::io::Errno;
 use rustix::process::{Resource, geteuid, getrlimit};
 use sha2::{Digest, Sha256};
 
-use super::file::{self, Links};
+use super::file::{self, Links, Stamp};
 
 /// Unpacked kernels are some 50 MB each; who compares more than eight at a time can wait 60 ms for the ninth.
 const ENTRIES: usize = 8;
+/// The same file in many places (a kernel in copies of an image) makes many.
+const LINKS: usize = 64;
+const LINK: &str = "at-";
 const TEMPORARY: &str = ".new-";
 /// A writer needs well under a second; what is older was left by one that was killed.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The key of a bzImage: the sha256 of its bytes in hexadecimal.
-///
-/// 12 ms for Debian's 14 MB with the CPU's SHA instructions, about as much as reading them once more. An index by inode
-/// and times would save that, but a wrong hit would boot the wrong kernel.
 pub(super) fn key(bzimage: &[u8]) -> String {
     let hash = Sha256::digest(bzimage);
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -47,6 +52,19 @@ pub(super) fn find(cache: &Path, key: &str, bytes: u64) -> Option<File> {
     let ours = meta.uid() == geteuid().as_raw() || meta.uid() == 0;
     let closed = meta.mode() & 0o022 == 0;
     (meta.len() == bytes && ours && closed).then_some(file)
+}
+
+/// The same for a bzImage that has not been read, by its stamp.
+pub(super) fn find_by_stamp(cache: &Path, stamp: &Stamp, bytes: u64) -> Option<File> {
+    find(cache, &link_name(stamp), bytes)
+}
+
+/// Makes `find_by_stamp` find the entry for `key`. When that fails, the next run hashes again.
+pub(super) fn remember(cache: &Path, key: &str, stamp: &Stamp) {
+    let directory = directory(cache);
+    if stamp.is_settled() && symlink(key, directory.join(link_name(stamp))).is_ok() {
+        prune(&directory, key);
+    }
 }
 
 /// Makes an entry, throws out what is too old or too many, and gives the entry open for reading.
@@ -155,36 +173,48 @@ fn reopen(path: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(reader)
 }
 
-/// Keeps the newest entries and `key`. What cannot be removed stays: the next insertion tries again.
+/// Keeps the newest entries and links, and `key`. What cannot be removed stays: the next call tries again.
 fn prune(directory: &Path, key: &str) {
     let Ok(list) = fs::read_dir(directory) else {
         return;
     };
     let now = SystemTime::now();
-    let mut entries = Vec::new();
+    let (mut entries, mut links) = (Vec::new(), Vec::new());
     for entry in list.flatten() {
         let Ok(modified) = entry.metadata().and_then(|meta| meta.modified()) else {
             continue;
         };
-        let name = entry.file_name();
-        if is_temporary(&name) {
-            let age = now.duration_since(modified).unwrap_or_default();
-            if age > STALE {
-                let _ = fs::remove_file(entry.path());
+        let (name, path) = (entry.file_name(), entry.path());
+        if starts_with(&name, LINK) {
+            // One that leads nowhere is the oldest.
+            let target = path.exists();
+            links.push((target, modified, path));
+        } else if starts_with(&name, TEMPORARY) {
+            if now.duration_since(modified).unwrap_or_default() > STALE {
+                let _ = fs::remove_file(path);
             }
         } else if is_key(&name) && name != key {
-            entries.push((modified, entry.path()));
+            entries.push((true, modified, path));
         }
     }
-    entries.sort();
-    let surplus = (entries.len() + 1).saturating_sub(ENTRIES);
-    for (_, path) in entries.iter().take(surplus) {
+    remove_oldest(entries, ENTRIES - 1);
+    remove_oldest(links, LINKS);
+}
+
+fn remove_oldest(mut files: Vec<(bool, SystemTime, PathBuf)>, keep: usize) {
+    files.sort();
+    let surplus = files.len().saturating_sub(keep);
+    for (_, _, path) in files.iter().take(surplus) {
         let _ = fs::remove_file(path);
     }
 }
 
-fn is_temporary(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
+fn link_name(stamp: &Stamp) -> String {
+    format!("{LINK}{}", stamp.name())
+}
+
+fn starts_with(name: &OsStr, prefix: &str) -> bool {
+    name.as_encoded_bytes().starts_with(prefix.as_bytes())
 }
 
 /// Only what looks like one of ours is ever removed.
@@ -324,5 +354,40 @@ mod tests {
         let file = without_name(b"unpacked").unwrap();
         assert!((&file).write_all(b"x").is_err());
         assert_eq!(content(file), b"unpacked");
+    }
+
+    #[test]
+    fn a_bzimage_that_was_hashed_is_known_by_its_stamp_until_it_changes() {
+        let cache = tempfile::tempdir().unwrap();
+        let file = File::open("/proc/self/exe").unwrap();
+        let stamp = Stamp::of(&file).unwrap();
+        let key = key(b"");
+        insert(cache.path(), &key, b"unpacked").unwrap();
+        let young = Stamp::of(&tempfile::tempfile().unwrap()).unwrap();
+        remember(cache.path(), &key, &young);
+        assert!(find_by_stamp(cache.path(), &young, 8).is_none());
+        let old = stamp.long_ago();
+        remember(cache.path(), &key, &old);
+        assert_eq!(
+            content(find_by_stamp(cache.path(), &old, 8).unwrap()),
+            b"unpacked"
+        );
+        assert!(find_by_stamp(cache.path(), &old, 9).is_none());
+        assert!(find_by_stamp(cache.path(), &young, 8).is_none());
+    }
+
+    #[test]
+    fn links_are_kept_to_a_number_and_those_that_lead_nowhere_go_first() {
+        let cache = tempfile::tempdir().unwrap();
+        let key = key(b"");
+        insert(cache.path(), &key, b"x").unwrap();
+        let at = |name: &str| directory(cache.path()).join(format!("{LINK}{name}"));
+        symlink(&key, at("first")).unwrap();
+        for number in 0..LINKS {
+            symlink("gone", at(&number.to_string())).unwrap();
+        }
+        insert(cache.path(), &key, b"x").unwrap();
+        assert_eq!(names(cache.path()).len(), LINKS + 1);
+        assert!(at("first").exists());
     }
 }
