@@ -1,35 +1,45 @@
 //! Unpacked kernels, kept by the sha256 of the bzImage that they came from: `CACHE/vmlinux/HASH`.
 //!
+//! Reading and hashing Debian's 14 MB costs 19 ms (12 of them the hash, and that with the CPU's SHA instructions), more
+//! than everything else that is done with a kernel. So a bzImage that was hashed is remembered by its stamp (device,
+//! inode, size, times): a symbolic link `CACHE/vmlinux/at-STAMP` leads to the entry. It is trusted only when all of the
+//! stamp is the same, and made only when the file has been left alone for a while, so that a change must show in it.
+//!
 //! Takes and gives bytes and open files; does not unpack and does not look into a kernel. A cache that cannot be used
 //! is never an error: the bytes then go into a memfd, and the caller is told why.
 //!
-//! An entry gets its name by a rename when it is complete, so that neither a kill nor a second writer can leave half of
-//! one behind. There is no fsync: after a power failure an entry may be short, and one whose size is not the size that
-//! the bzImage promises is not used and is written anew.
+//! An entry gets its name by a rename when it is complete, so that a second writer never meets half of one; until then
+//! it has no name at all (O_TMPFILE), so that a kill leaves nothing behind. There is no fsync: after a power failure an
+//! entry may be short, and one whose size is not the size that the bzImage promises is not used and is written anew.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{
+    AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, linkat, memfd_create,
+    openat,
+};
+use rustix::io::Errno;
 use rustix::process::{Resource, geteuid, getrlimit};
 use sha2::{Digest, Sha256};
 
-use super::file::{self, Links};
+use super::file::{self, Links, Stamp};
 
 /// Unpacked kernels are some 50 MB each; who compares more than eight at a time can wait 60 ms for the ninth.
 const ENTRIES: usize = 8;
+/// The same file in many places (a kernel in copies of an image) makes many.
+const LINKS: usize = 64;
+const LINK: &str = "at-";
 const TEMPORARY: &str = ".new-";
 /// A writer needs well under a second; what is older was left by one that was killed.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The key of a bzImage: the sha256 of its bytes in hexadecimal.
-///
-/// 12 ms for Debian's 14 MB with the CPU's SHA instructions, about as much as reading them once more. An index by inode
-/// and times would save that, but a wrong hit would boot the wrong kernel.
 pub(super) fn key(bzimage: &[u8]) -> String {
     let hash = Sha256::digest(bzimage);
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -44,6 +54,19 @@ pub(super) fn find(cache: &Path, key: &str, bytes: u64) -> Option<File> {
     (meta.len() == bytes && ours && closed).then_some(file)
 }
 
+/// The same for a bzImage that has not been read, by its stamp.
+pub(super) fn find_by_stamp(cache: &Path, stamp: &Stamp, bytes: u64) -> Option<File> {
+    find(cache, &link_name(stamp), bytes)
+}
+
+/// Makes `find_by_stamp` find the entry for `key`. When that fails, the next run hashes again.
+pub(super) fn remember(cache: &Path, key: &str, stamp: &Stamp) {
+    let directory = directory(cache);
+    if stamp.is_settled() && symlink(key, directory.join(link_name(stamp))).is_ok() {
+        prune(&directory, key);
+    }
+}
+
 /// Makes an entry, throws out what is too old or too many, and gives the entry open for reading.
 ///
 /// # Errors
@@ -55,17 +78,17 @@ pub(super) fn insert(cache: &Path, key: &str, bytes: &[u8]) -> io::Result<File> 
         .recursive(true)
         .mode(0o700)
         .create(&directory)?;
-    let (temporary, file) = create_new(&directory, key)?;
-    let written = fill(&temporary, file, bytes).and_then(|file| {
+    let temporary = write(&directory, key, bytes)?;
+    let named = reopen(&temporary, bytes).and_then(|file| {
         fs::rename(&temporary, directory.join(key))?;
         Ok(file)
     });
-    if written.is_err() {
+    if named.is_err() {
         // What cannot be removed now is stale tomorrow.
         let _ = fs::remove_file(&temporary);
     }
     prune(&directory, key);
-    written
+    named
 }
 
 /// The bytes as a file without a name, sealed against any change.
@@ -77,7 +100,7 @@ pub(super) fn without_name(bytes: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = File::from(memfd_create("vmlinux", flags)?);
     // By offset, so that its position stays 0.
-    std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)?;
+    file.write_all_at(bytes, 0)?;
     fcntl_add_seals(
         &file,
         SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
@@ -103,26 +126,46 @@ fn fits_limit(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A new file under a name that no other writer has.
-fn create_new(directory: &Path, key: &str) -> io::Result<(PathBuf, File)> {
+/// A complete file under a temporary name, which is the result.
+fn write(directory: &Path, key: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    let mode = Mode::from_raw_mode(0o644);
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    if let Ok(unnamed) = openat(CWD, directory, flags | OFlags::TMPFILE, mode) {
+        let mut file = File::from(unnamed);
+        file.write_all(bytes)?;
+        let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let link = |path: &Path| linkat(CWD, &source, CWD, path, AtFlags::SYMLINK_FOLLOW);
+        return Ok(under_new_name(directory, key, link)?.0);
+    }
+    // Not every file system can do that (NFS, for one).
+    let create = |path: &Path| openat(CWD, path, flags | OFlags::CREATE | OFlags::EXCL, mode);
+    let (path, file) = under_new_name(directory, key, create)?;
+    let written = File::from(file).write_all(bytes);
+    if written.is_err() {
+        let _ = fs::remove_file(&path);
+    }
+    written.map(|()| path)
+}
+
+/// Tries names until `make` finds one that no other writer has.
+fn under_new_name<T>(
+    directory: &Path,
+    key: &str,
+    make: impl Fn(&Path) -> rustix::io::Result<T>,
+) -> io::Result<(PathBuf, T)> {
     let process = std::process::id();
     let mut attempt = 0;
     loop {
         let path = directory.join(format!("{TEMPORARY}{key}-{process}-{attempt}"));
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create_new(true);
-        match std::os::unix::fs::OpenOptionsExt::mode(options, 0o644).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
-                attempt += 1;
-            }
-            other => return other.map(|file| (path, file)),
+        match make(&path) {
+            Err(Errno::EXIST) if attempt < 1000 => attempt += 1,
+            made => return Ok(made.map(|made| (path, made))?),
         }
     }
 }
 
-/// Writes all of it and opens it again, this time for reading only.
-fn fill(path: &Path, mut file: File, bytes: &[u8]) -> io::Result<File> {
-    file.write_all(bytes)?;
+/// For reading only, and only when it is as long as was written: some file systems run out of space late.
+fn reopen(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let reader = File::open(path)?;
     if reader.metadata()?.len() != bytes.len() as u64 {
         return Err(io::Error::other("the file is not as long as was written"));
@@ -130,36 +173,48 @@ fn fill(path: &Path, mut file: File, bytes: &[u8]) -> io::Result<File> {
     Ok(reader)
 }
 
-/// Keeps the newest entries and `key`. What cannot be removed stays: the next insertion tries again.
+/// Keeps the newest entries and links, and `key`. What cannot be removed stays: the next call tries again.
 fn prune(directory: &Path, key: &str) {
     let Ok(list) = fs::read_dir(directory) else {
         return;
     };
     let now = SystemTime::now();
-    let mut entries = Vec::new();
+    let (mut entries, mut links) = (Vec::new(), Vec::new());
     for entry in list.flatten() {
         let Ok(modified) = entry.metadata().and_then(|meta| meta.modified()) else {
             continue;
         };
-        let name = entry.file_name();
-        if is_temporary(&name) {
-            let age = now.duration_since(modified).unwrap_or_default();
-            if age > STALE {
-                let _ = fs::remove_file(entry.path());
+        let (name, path) = (entry.file_name(), entry.path());
+        if starts_with(&name, LINK) {
+            // One that leads nowhere is the oldest.
+            let target = path.exists();
+            links.push((target, modified, path));
+        } else if starts_with(&name, TEMPORARY) {
+            if now.duration_since(modified).unwrap_or_default() > STALE {
+                let _ = fs::remove_file(path);
             }
         } else if is_key(&name) && name != key {
-            entries.push((modified, entry.path()));
+            entries.push((true, modified, path));
         }
     }
-    entries.sort();
-    let surplus = (entries.len() + 1).saturating_sub(ENTRIES);
-    for (_, path) in entries.iter().take(surplus) {
+    remove_oldest(entries, ENTRIES - 1);
+    remove_oldest(links, LINKS);
+}
+
+fn remove_oldest(mut files: Vec<(bool, SystemTime, PathBuf)>, keep: usize) {
+    files.sort();
+    let surplus = files.len().saturating_sub(keep);
+    for (_, _, path) in files.iter().take(surplus) {
         let _ = fs::remove_file(path);
     }
 }
 
-fn is_temporary(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
+fn link_name(stamp: &Stamp) -> String {
+    format!("{LINK}{}", stamp.name())
+}
+
+fn starts_with(name: &OsStr, prefix: &str) -> bool {
+    name.as_encoded_bytes().starts_with(prefix.as_bytes())
 }
 
 /// Only what looks like one of ours is ever removed.
@@ -299,5 +354,40 @@ mod tests {
         let file = without_name(b"unpacked").unwrap();
         assert!((&file).write_all(b"x").is_err());
         assert_eq!(content(file), b"unpacked");
+    }
+
+    #[test]
+    fn a_bzimage_that_was_hashed_is_known_by_its_stamp_until_it_changes() {
+        let cache = tempfile::tempdir().unwrap();
+        let file = File::open("/proc/self/exe").unwrap();
+        let stamp = Stamp::of(&file).unwrap();
+        let key = key(b"");
+        insert(cache.path(), &key, b"unpacked").unwrap();
+        let young = Stamp::of(&tempfile::tempfile().unwrap()).unwrap();
+        remember(cache.path(), &key, &young);
+        assert!(find_by_stamp(cache.path(), &young, 8).is_none());
+        let old = stamp.long_ago();
+        remember(cache.path(), &key, &old);
+        assert_eq!(
+            content(find_by_stamp(cache.path(), &old, 8).unwrap()),
+            b"unpacked"
+        );
+        assert!(find_by_stamp(cache.path(), &old, 9).is_none());
+        assert!(find_by_stamp(cache.path(), &young, 8).is_none());
+    }
+
+    #[test]
+    fn links_are_kept_to_a_number_and_those_that_lead_nowhere_go_first() {
+        let cache = tempfile::tempdir().unwrap();
+        let key = key(b"");
+        insert(cache.path(), &key, b"x").unwrap();
+        let at = |name: &str| directory(cache.path()).join(format!("{LINK}{name}"));
+        symlink(&key, at("first")).unwrap();
+        for number in 0..LINKS {
+            symlink("gone", at(&number.to_string())).unwrap();
+        }
+        insert(cache.path(), &key, b"x").unwrap();
+        assert_eq!(names(cache.path()).len(), LINKS + 1);
+        assert!(at("first").exists());
     }
 }

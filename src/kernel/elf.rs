@@ -1,7 +1,7 @@
 //! The check of an uncompressed kernel (vmlinux): every number that a loader will trust, before one sees it.
 //!
-//! Takes the bytes it asks for and gives `ElfFacts`; places nothing in memory and opens no file. Costs at most 64 KiB
-//! for the headers and 64 KiB per note segment, whatever the file says. Format: `elf(5)`; the PVH note: `xen/elfnote.h`.
+//! Takes the bytes it asks for and gives `ElfFacts`; places nothing in memory and opens no file. Reads at most 64 KiB
+//! for the headers and 64 KiB per note segment, whatever the file says. Format: `elf(5)`; PVH note: `xen/elfnote.h`.
 
 use std::io;
 use std::ops::Range;

@@ -12,9 +12,10 @@ use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
 use super::error::{Problem, shown};
 use super::field::Flaw;
-use super::find::Candidate;
+use super::file::{self, Stamp};
+use super::find::{Candidate, Origin};
 use super::unpack::{self, Compression};
-use super::{KernelImage, cache, file};
+use super::{KernelImage, cache};
 
 /// How a kernel file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,13 @@ impl Probe {
     /// # Errors
     /// What is wrong with the file.
     pub(super) fn new(candidate: &Candidate) -> Result<Self, Problem> {
-        let file = file::open(&candidate.path, candidate.links())?;
+        let file = match file::open(&candidate.path, candidate.links()) {
+            // A cache that is somebody else's (sudo and su may leave HOME as it was) is none.
+            Err(Problem::Unreadable) if candidate.origin == Origin::Built => {
+                return Err(Problem::Missing);
+            }
+            opened => opened?,
+        };
         let bytes = file.metadata()?.len();
         let head = file::read_at(&file, 0, bytes.min(bzimage::HEAD_BYTES) as usize)?;
         let kind = if bzimage::recognise(&head) {
@@ -103,26 +110,32 @@ impl Probe {
             let why = format!("its {} payload is not unpacked here", compression.name());
             return Ok((packed_image(file, facts, why), None));
         }
-        let whole = file::read_all(&file)?;
+        let packed = facts.payload.end - facts.payload.start;
+        let last = file::read_at(&file, facts.payload.end - 4, 4)?;
+        let bytes = unpack::unpacked_size(compression, packed, &last, facts.init_size)?;
+        if let Some(cache) = cache
+            && let Some(elf) = cache::find_by_stamp(cache, &Stamp::of(&file)?, bytes)
+            && let Some(checked) = check_cached(&elf, bytes)
+        {
+            return Ok((elf_image(elf, checked, Some((file, facts))), None));
+        }
+        let (whole, stamp) = file::read_all(&file)?;
         // Checked once more in the bytes that are used: the header was another read.
         let facts = bzimage::parse(&whole, whole.len() as u64)?;
         let payload = &whole[facts.payload.start as usize..facts.payload.end as usize];
-        let bytes = unpack::unpacked_size(payload, facts.init_size)?;
-
         let key = cache.map(|cache| (cache, cache::key(&whole)));
-        let hit = key.as_ref().and_then(|(cache, key)| {
-            let elf = cache::find(cache, key, bytes)?;
-            let read = |offset, length| file::read_at(&elf, offset, length);
-            let checked = elf::check(bytes, read).ok()?.ok()?;
-            Some((elf, checked))
-        });
-        if let Some((elf, checked)) = hit {
+        if let Some((cache, key)) = &key
+            && let Some(elf) = cache::find(cache, key, bytes)
+            && let Some(checked) = check_cached(&elf, bytes)
+        {
+            cache::remember(cache, key, &stamp);
             return Ok((elf_image(elf, checked, Some((file, facts))), None));
         }
         let unpacked = unpack::unpack(payload, facts.init_size)?;
-        let checked = elf::check(bytes, |offset, length| slice(&unpacked, offset, length))??;
+        let size = unpacked.len() as u64;
+        let checked = elf::check(size, |offset, length| slice(&unpacked, offset, length))??;
         let (elf, warning) = match &key {
-            Some((cache, key)) => keep(cache, key, &unpacked),
+            Some((cache, key)) => keep(cache, key, &stamp, &unpacked),
             None => (cache::without_name(&unpacked), None),
         };
         let image = match elf {
@@ -134,9 +147,17 @@ impl Probe {
 }
 
 /// The unpacked kernel in the cache, or without a name and with a warning.
-fn keep(cache: &Path, key: &str, unpacked: &[u8]) -> (io::Result<File>, Option<String>) {
+fn keep(
+    cache: &Path,
+    key: &str,
+    stamp: &Stamp,
+    unpacked: &[u8],
+) -> (io::Result<File>, Option<String>) {
     match cache::insert(cache, key, unpacked) {
-        Ok(elf) => (Ok(elf), None),
+        Ok(elf) => {
+            cache::remember(cache, key, stamp);
+            (Ok(elf), None)
+        }
         Err(error) => {
             let warning = format!(
                 "{}: the unpacked kernel is not kept, every run unpacks it again: {error}",
@@ -145,6 +166,12 @@ fn keep(cache: &Path, key: &str, unpacked: &[u8]) -> (io::Result<File>, Option<S
             (cache::without_name(unpacked), Some(warning))
         }
     }
+}
+
+/// The facts of a cached kernel; one that is spoiled is no reason to fail, it is unpacked anew.
+fn check_cached(elf: &File, bytes: u64) -> Option<ElfFacts> {
+    let read = |offset, length| file::read_at(elf, offset, length);
+    elf::check(bytes, read).ok()?.ok()
 }
 
 fn elf_image(elf: File, facts: ElfFacts, bzimage: Option<(File, BzImageFacts)>) -> KernelImage {
@@ -189,7 +216,6 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
 
-    use super::super::find::Origin;
     use super::super::samples::{bzimage, pack, program_header, put, vmlinux};
     use super::*;
 
@@ -372,5 +398,30 @@ mod tests {
             assert!(problem.to_string().starts_with(want), "{problem}");
             assert!(!files.cache().exists());
         }
+    }
+
+    #[test]
+    fn a_bzimage_that_was_left_alone_is_not_read_again() {
+        // The link for its stamp is made to lead to another kernel: what comes out tells which way was taken.
+        let files = Files::new();
+        let path = files.kernel(&bzimage(&pack(Compression::Lz4, &vmlinux())));
+        let load = || unpacked(probe(&path).unwrap().load(Some(&files.cache())).unwrap().0).0;
+        load();
+        let entry = fs::read_dir(files.cache().join("vmlinux")).unwrap().next();
+        let entry = entry.unwrap().unwrap().path();
+        let mut other = vmlinux();
+        other[0x1300] = 1;
+        let name = format!(
+            "at-{}",
+            Stamp::of(&File::open(&path).unwrap()).unwrap().name()
+        );
+        let elsewhere = "e".repeat(64);
+        fs::write(entry.with_file_name(&elsewhere), &other).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, entry.with_file_name(name)).unwrap();
+        assert!(load() == other);
+        let again = fs::read(&path).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        fs::write(&path, again).unwrap();
+        assert!(load() == vmlinux());
     }
 }

@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use super::field::{Flaw, ensure};
+use super::field::{Flaw, ensure, number};
 
 /// How the kernel inside a bzImage is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,16 +73,21 @@ impl Compression {
     }
 }
 
-/// The size of the unpacked kernel, which the kernel's build leaves in the last four bytes (gzip does so by itself).
+/// The size of the unpacked kernel, which the kernel's build leaves in the `last` four bytes of the payload (gzip does
+/// so by itself); a payload that is not compressed has its own size, `packed`.
 ///
 /// # Errors
 /// When it is nothing, or more than `limit` bytes.
-pub(super) fn unpacked_size(payload: &[u8], limit: u64) -> Result<u64, Flaw> {
-    if Compression::of(payload) == Compression::None {
-        return Ok(payload.len() as u64);
-    }
-    let tail = payload.len().saturating_sub(4);
-    let size = super::field::number(payload, tail, 4, "unpacked size")?;
+pub(super) fn unpacked_size(
+    compression: Compression,
+    packed: u64,
+    last: &[u8],
+    limit: u64,
+) -> Result<u64, Flaw> {
+    let size = match compression {
+        Compression::None => packed,
+        _ => number(last, 0, 4, "unpacked size")?,
+    };
     let want = format_args!("1 to {limit} (init_size)");
     ensure((1..=limit).contains(&size), "unpacked size", size, want)?;
     Ok(size)
@@ -94,8 +99,8 @@ pub(super) fn unpacked_size(payload: &[u8], limit: u64) -> Result<u64, Flaw> {
 /// A payload that is damaged, ends early, or has more in it than it promises.
 pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Flaw> {
     let compression = Compression::of(payload);
-    let size = unpacked_size(payload, limit)? as usize;
-    let packed = &payload[..payload.len().saturating_sub(4)];
+    let (packed, last) = payload.split_at(payload.len().saturating_sub(4));
+    let size = unpacked_size(compression, payload.len() as u64, last, limit)? as usize;
     let bytes = match compression {
         Compression::None => drain(payload, size),
         // Here the size belongs to the format's own trailer.
@@ -196,7 +201,6 @@ mod tests {
         for compression in SUPPORTED {
             let payload = pack(compression, &bytes);
             assert_eq!(Compression::of(&payload), compression);
-            assert_eq!(unpacked_size(&payload, LIMIT), Ok(bytes.len() as u64));
             assert!(unpack(&payload, LIMIT).unwrap() == bytes, "{compression:?}");
         }
     }
@@ -261,7 +265,11 @@ mod tests {
                 let mut damaged = payload.clone();
                 damaged[at] ^= 0x41;
                 if let Ok(bytes) = unpack(&damaged, LIMIT) {
-                    assert_eq!(bytes.len() as u64, unpacked_size(&damaged, LIMIT).unwrap());
+                    let last = &damaged[damaged.len() - 4..];
+                    let compression = Compression::of(&damaged);
+                    let packed = damaged.len() as u64;
+                    let size = unpacked_size(compression, packed, last, LIMIT);
+                    assert_eq!(size, Ok(bytes.len() as u64));
                 }
             }
         }
