@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::request::{
     Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Ownership, Request,
@@ -237,6 +237,40 @@ pub enum Error {
     },
 }
 
+/// Parses the command line.
+///
+/// `run` takes everything from IMAGE on as it stands, so a mistyped option before IMAGE would be taken for IMAGE: such
+/// lines are parsed once more by rules under which clap finds the mistake itself, with its suggestion.
+///
+/// Errors: clap's, among them `--help` and `--version`.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let cli = Cli::try_parse_from(&words)?;
+    match &cli.verb {
+        Verb::Run(args) if args.rest.first().is_some_and(|image| is_option(image)) => {
+            let strict =
+                |run: clap::Command| run.mut_arg("rest", |rest| rest.allow_hyphen_values(false));
+            Err(Cli::command()
+                .mut_subcommand("run", strict)
+                .try_get_matches_from(words)
+                .map_or_else(
+                    |error| error,
+                    |_| {
+                        Cli::command().error(
+                            clap::error::ErrorKind::UnknownArgument,
+                            "an option stands in the place of IMAGE",
+                        )
+                    },
+                ))
+        }
+        _ => Ok(cli),
+    }
+}
+
+fn is_option(word: &OsStr) -> bool {
+    word.as_bytes().starts_with(b"-") && word != "-"
+}
+
 impl RunArgs {
     /// The typed request.
     ///
@@ -392,7 +426,7 @@ mod tests {
 
     fn run(words: &[&str]) -> Result<RunArgs, clap::Error> {
         let words = ["rdvm", "run"].iter().chain(words);
-        match Cli::try_parse_from(words)?.verb {
+        match parse(words.map(OsString::from))?.verb {
             Verb::Run(args) => Ok(*args),
             other => panic!("{other:?}"),
         }
@@ -404,7 +438,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use rdvm::cli::{Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::initrd::Epoch;
@@ -15,7 +15,7 @@ use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::report::{FAILED, Report};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match rdvm::cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let asked_for = !error.use_stderr();

@@ -98,7 +98,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         init: &format!("/{name}"),
         root: plan.memory.root,
         show_boot: request.console.show_boot,
-        engine: engine.cmdline(),
+        engine: &engine.cmdline(),
         append: request.append.as_deref(),
     })?;
     let own = match &request.rdinit {

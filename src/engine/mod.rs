@@ -46,9 +46,9 @@ impl Engine {
     }
 
     /// What this engine's machine must be told on the kernel command line.
-    pub fn cmdline(&self) -> &'static str {
+    pub fn cmdline(&self) -> String {
         match self {
-            Self::Qemu(_) => qemu::CMDLINE,
+            Self::Qemu(qemu) => qemu.cmdline(),
         }
     }
 

@@ -86,8 +86,8 @@ fn an_image_that_cannot_be_used_is_named_and_nothing_boots() {
         .unwrap();
     assert!(fifo.success());
     for (name, words) in [
-        ("missing", "No such file or directory"),
-        ("dangling", "No such file or directory"),
+        ("missing", "no such file or directory"),
+        ("dangling", "no such file or directory"),
         ("empty", "empty"),
         ("text", "directory"),
         ("zip", "directory"),
@@ -178,7 +178,7 @@ fn kernels_are_listed_with_the_reason() {
 fn a_kernel_that_is_none_is_named() {
     for (kernel, words) in [
         ("/etc/passwd", "/etc/passwd"),
-        ("/no/kernel", "No such file"),
+        ("/no/kernel", "no such file"),
         ("9.9.9-none", "9.9.9-none"),
     ] {
         let run = rdvm(&[

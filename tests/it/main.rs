@@ -4,8 +4,6 @@ mod support;
 
 mod cli;
 
-// mod pack;
-
 mod memory;
 
 mod init;

@@ -15,7 +15,10 @@ const USES: &[(&str, &[&str])] = &[
     ("atomic", &[]),
     ("cli", &["error", "image", "kernel", "request", "units"]),
     ("image", &["error", "initrd", "request"]),
-    ("initrd", &["atomic", "error", "image", "memory", "request"]),
+    (
+        "initrd",
+        &["atomic", "error", "image", "memory", "request", "units"],
+    ),
     ("memory", &["initrd", "request", "units"]),
     ("kernel", &["error", "request", "units"]),
     ("cmdline", &["memory"]),
@@ -44,6 +47,7 @@ const USES: &[(&str, &[&str])] = &[
 /// The files that may hold `unsafe`.
 const UNSAFE: &[&str] = &[
     "src/engine/qemu/child.rs",
+    "src/engine/qemu/tsc.rs",
     "rdinit/src/sys.rs",
     "rdinit/src/main.rs",
 ];
@@ -173,7 +177,10 @@ fn files_are_short_and_say_what_they_are() {
             "{}: the first line says what the file is",
             path.display()
         );
-        let lines = code(&text).lines().count();
+        let lines = match path.ends_with("tests.rs") || path.ends_with("samples.rs") {
+            true => 0,
+            false => code(&text).lines().count(),
+        };
         assert!(
             lines <= 420,
             "{}: {lines} lines before the tests; is it still one noun?",

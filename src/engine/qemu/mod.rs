@@ -6,6 +6,8 @@
 mod args;
 #[allow(unsafe_code)]
 mod child;
+#[allow(unsafe_code)]
+mod tsc;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -28,7 +30,7 @@ use crate::watch::Watch;
 
 /// `microvm` has no PCI bus, and a kernel that looks for one complains. Emulation has nothing to speculate with, so
 /// guarding against it only costs.
-pub const CMDLINE: &str = "pci=off mitigations=off";
+const CMDLINE: &str = "pci=off mitigations=off";
 
 /// As much as a pipe holds.
 const READ_MAX: usize = 1 << 16;
@@ -41,6 +43,7 @@ const FEW: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qemu {
     program: PathBuf,
+    clock: tsc::Sample,
 }
 
 /// Why QEMU could not run the machine.
@@ -85,7 +88,16 @@ impl Qemu {
     pub fn find() -> Result<Self, Error> {
         Ok(Self {
             program: probe::qemu_path()?,
+            clock: tsc::Sample::take(),
         })
+    }
+
+    /// What this machine's kernel must be told.
+    pub(super) fn cmdline(&self) -> String {
+        match self.clock.khz() {
+            Some(khz) => format!("{CMDLINE} tsc_early_khz={khz}"),
+            None => CMDLINE.to_owned(),
+        }
     }
 
     /// Runs the machine to its end; the child is gone when this returns.
