@@ -4,6 +4,8 @@ mod support;
 
 mod cli;
 
+mod pack;
+
 mod memory;
 
 mod init;

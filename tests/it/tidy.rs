@@ -22,11 +22,13 @@ const USES: &[(&str, &[&str])] = &[
     ("memory", &["initrd", "request", "units"]),
     ("kernel", &["error", "request", "units"]),
     ("cmdline", &["memory"]),
-    ("machine", &["units"]),
+    ("machine", &["kernel", "units"]),
     ("watch", &[]),
     (
         "engine",
-        &["error", "guest", "machine", "request", "units", "watch"],
+        &[
+            "error", "guest", "kernel", "machine", "request", "units", "watch",
+        ],
     ),
     ("guest", &["error"]),
     ("report", &["error", "guest", "initrd"]),
@@ -39,7 +41,7 @@ const USES: &[(&str, &[&str])] = &[
         "pipeline",
         &[
             "cmdline", "engine", "error", "guest", "image", "initrd", "kernel", "machine",
-            "memory", "report", "request", "watch",
+            "memory", "report", "request", "units", "watch",
         ],
     ),
 ];
