@@ -2,12 +2,15 @@
 //!
 //! Nothing is ever unpacked or changed on the host. Knows nothing of the form the tree is written in.
 
+pub mod escape;
 pub mod fakeroot;
 pub mod host;
 pub mod owner;
 pub mod tree;
 
 mod dir;
+mod entry;
+mod rules;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,7 +19,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::request::ImageRef;
-use tree::{Tree, escaped};
+use escape::escaped;
+use tree::Tree;
 
 /// Reads the image's tree; file contents stay where they are until they are written.
 ///

@@ -14,8 +14,11 @@ mod tests;
 pub use layout::{Contents, Epoch, Layout};
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
-use crate::image::tree::{ImagePath, escaped};
+use crate::image::escape::escaped;
+use crate::image::tree::ImagePath;
 
 /// Why an initrd was not made.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +61,19 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The archive cannot be written.
+    /// The archive cannot be written to the file or stream it is to go to.
     #[error("the initrd cannot be written; see that there is room for {size} bytes")]
     Write {
-        /// Of the whole archive, in bytes.
+        /// Length of the whole archive in bytes.
         size: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file that the archive is to go to cannot be had.
+    #[error("{}: cannot be written; name a file in a directory that you may write to", escaped(path.as_os_str().as_bytes()))]
+    Output {
+        /// As given.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
