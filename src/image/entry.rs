@@ -4,17 +4,18 @@
 //! rest, so files that fit a page are read at once instead of being found again later. That also finds files that may
 //! not be read before anything is written.
 
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FileType, RawMode, Stat, Statx, StatxAttributes, StatxFlags};
 use rustix::fs::{fstat, major, makedev, minor, readlinkat, statx};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 
 use super::Error;
 use super::fakeroot::{Pretended, SaveFile};
-use super::host::{HostDir, HostFile, Stamp, open_file, read_exact};
+use super::host::{HostDir, HostFile, Stamp, open_file};
 use super::tree::{Content, Entry, FileBody, Kind, LinkId};
 use crate::request::Ownership;
 
@@ -198,31 +199,41 @@ impl<'a> Maker<'a> {
         facts: &Facts,
         (file, stamp): Opened,
     ) -> Result<FileBody, Errno> {
-        let size = stamp.size;
         let link = (facts.nlink > 1).then_some(UNNUMBERED);
         // Names of one file are told from others by its stamp, so those stay with the host.
-        let small = size <= SMALL && link.is_none();
-        let content = if small && self.kept.fetch_add(size, Ordering::Relaxed) + size <= KEEP {
-            let mut buffer = [0; SMALL as usize];
-            let bytes = &mut buffer[..size as usize];
-            read_exact(&file, 0, bytes)?;
-            if Stamp::from(&fstat(&file)?) != stamp {
-                return Err(Errno::STALE);
-            }
-            Content::Bytes((&*bytes).into())
+        let small = stamp.size <= SMALL && link.is_none();
+        let keep = small && self.kept.fetch_add(stamp.size, Ordering::Relaxed) + stamp.size <= KEEP;
+        let content = match if keep {
+            small_file(&file, &stamp)?
         } else {
-            Content::Host(Box::new(HostFile {
+            None
+        } {
+            Some(bytes) => Content::Bytes(bytes),
+            None => Content::Host(Box::new(HostFile {
                 dir: dir.clone(),
                 name: name.into(),
                 stamp,
-            }))
+            })),
         };
         Ok(FileBody {
-            size,
+            size: stamp.size,
             content,
             link,
         })
     }
+}
+
+/// All bytes of a file of at most [`SMALL`] bytes; `None` if they do not come in one piece, which says nothing yet.
+fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Option<Arc<[u8]>>, Errno> {
+    if stamp.size == 0 {
+        return Ok(Some(Arc::default()));
+    }
+    let mut buffer = [MaybeUninit::<u8>::uninit(); SMALL as usize];
+    let (bytes, missing) = pread(file, &mut buffer[..stamp.size as usize], 0)?;
+    if Stamp::from(&fstat(file)?) != *stamp {
+        return Err(Errno::STALE);
+    }
+    Ok(missing.is_empty().then(|| (&*bytes).into()))
 }
 
 /// What links carry until all names are known, and `dir.rs` numbers them.

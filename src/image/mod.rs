@@ -12,6 +12,9 @@ mod dir;
 mod entry;
 mod rules;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
