@@ -402,7 +402,7 @@ fn environment(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsString>, E
         match entry.as_bytes().iter().position(|&byte| byte == b'=') {
             Some(0) => {
                 return Err(Error::EnvName {
-                    entry: crate::error::escaped(entry.as_bytes()),
+                    entry: crate::escape::escaped(entry.as_bytes()),
                 });
             }
             Some(_) => variables.push(entry),

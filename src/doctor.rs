@@ -19,8 +19,6 @@ pub use facts::{Facts, Fences, Files, Folder, User};
 pub use limits::{Limit, Limits};
 pub use memory::{GroupLimit, Memory};
 
-use crate::engine::probe;
-
 /// A kernel that was found, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelFinding {
@@ -147,7 +145,7 @@ fn verdict(problems: usize, facts: &Facts, kernels: &[KernelFinding]) -> String 
     match (problems, checks::chosen(kernels)) {
         (0, Some(kernel)) => format!(
             "a run will use: {engine}, kernel {}",
-            probe::shown(&kernel.path)
+            crate::escape::shown(&kernel.path)
         ),
         (1, _) => "a run cannot work: 1 problem, marked FAIL".into(),
         (count, _) => format!("a run cannot work: {count} problems, marked FAIL"),

@@ -32,7 +32,7 @@ pub fn render(image: &ImageRef, plan: &Plan) -> String {
     };
     line(
         "image",
-        crate::error::escaped(image.path.as_os_str().as_encoded_bytes()),
+        crate::escape::escaped(image.path.as_os_str().as_encoded_bytes()),
     );
     line("kind", "directory".to_owned());
     line(

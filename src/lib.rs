@@ -43,6 +43,8 @@ pub mod error;
 
 pub mod atomic;
 
+pub mod escape;
+
 pub mod units;
 
 pub use pipeline::{Plan, plan, run};

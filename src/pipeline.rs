@@ -216,7 +216,7 @@ const LAST_LINES: usize = 20;
 /// The command as the user knows it.
 fn command_name(command: &Command) -> String {
     match command.argv.first() {
-        Some(name) => crate::error::escaped(name.as_encoded_bytes()),
+        Some(name) => crate::escape::escaped(name.as_encoded_bytes()),
         None => payload::DEFAULT_COMMAND.to_owned(),
     }
 }

@@ -1,7 +1,8 @@
 //! The judgements, one function for each area: facts in, findings out, nothing else touched.
 //! Memory and limits are judged beside their types.
 
-use crate::engine::probe::{KvmState, QemuState, as_root, escaped, shown};
+use crate::engine::probe::{KvmState, QemuState, as_root};
+use crate::escape::{escaped, shown};
 
 use super::{Facts, Finding, Folder, KernelFinding, Level};
 

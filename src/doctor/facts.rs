@@ -190,7 +190,10 @@ impl Folder {
 fn writable(folder: &Path) -> Result<(), String> {
     let found = fs::metadata(folder).map_err(|error| error.to_string())?;
     if !found.is_dir() {
-        return Err(format!("{} is not a directory", probe::shown(folder)));
+        return Err(format!(
+            "{} is not a directory",
+            crate::escape::shown(folder)
+        ));
     }
     rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
         .map_err(|error| error.to_string())

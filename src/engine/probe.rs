@@ -5,9 +5,6 @@
 //! ioctl. [`qemu()`] asks the program itself and is for `rdvm doctor`. Leaves to others: choosing an
 //! engine (`engine`), KVM's API version (the KVM engine), judging the whole host (`doctor`).
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-
 mod cpu;
 mod kvm;
 mod packages;
@@ -67,27 +64,6 @@ fn require(state: &KvmState, built: bool) -> Result<(), Error> {
             state: state.clone(),
         }),
     }
-}
-
-/// A name for messages: control characters and bytes that are not UTF-8 become escapes.
-pub(crate) fn escaped(bytes: &[u8]) -> String {
-    let mut shown = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            if letter.is_control() || letter == '\\' {
-                shown.extend(letter.escape_default());
-            } else {
-                shown.push(letter);
-            }
-        }
-        shown.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    shown
-}
-
-/// A path for messages.
-pub(crate) fn shown(path: &Path) -> String {
-    escaped(path.as_os_str().as_bytes())
 }
 
 #[cfg(test)]

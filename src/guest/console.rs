@@ -74,7 +74,7 @@ impl Console {
         let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let mut lines: Vec<String> = lines
             .filter(|line| !line.is_empty())
-            .map(crate::error::escaped)
+            .map(crate::escape::escaped)
             .collect();
         lines.drain(..lines.len().saturating_sub(count));
         lines

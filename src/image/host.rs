@@ -1,17 +1,18 @@
-//! Directories of the host, held by their root: opening what is below without ever following a symbolic link.
+//! Directories and files of the host, held by their root: opening what is below without ever following a link.
 //!
 //! Used twice, when the tree is read and when its files' bytes are; in between a component may have been swapped
-//! for a link, and then opening it must fail. Knows nothing of entries and owners.
+//! for a symbolic link, and then opening it must fail. Knows nothing of entries and owners.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
-use rustix::io::{Errno, Result};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
+use rustix::io::{Errno, Result, pread};
 
-use super::tree::escaped;
+use crate::escape::escaped;
 
 /// For every directory that is opened: never a link, never kept across an exec.
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -134,9 +135,82 @@ impl PartialEq for HostDir {
 
 impl Eq for HostDir {}
 
+/// A regular file below a root, and what it was when it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFile {
+    /// The directory it is in.
+    pub dir: Arc<HostDir>,
+    /// Its name there.
+    pub name: Box<[u8]>,
+    /// What must still be true when it is read.
+    pub stamp: Stamp,
+}
+
+impl HostFile {
+    /// All of its bytes. Errors: it cannot be read, or is not what it was.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        let file = open_file(self.dir.open()?, &self.name)?;
+        let mut bytes = vec![0; usize::try_from(self.stamp.size).map_err(io::Error::other)?];
+        read_exact(&file, 0, &mut bytes)?;
+        match Stamp::from(&fstat(&file)?) == self.stamp {
+            true => Ok(bytes),
+            false => Err(Errno::STALE.into()),
+        }
+    }
+
+    /// Its path on the host for messages, escaped.
+    pub fn shown(&self) -> String {
+        self.dir.shown(&self.name)
+    }
+}
+
+/// What identifies one state of one host file: any difference means that it changed while it was packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since the epoch.
+    pub mtime_ns: i128,
+    /// Change time, nanoseconds since the epoch.
+    pub ctime_ns: i128,
+}
+
+impl From<&Stat> for Stamp {
+    fn from(stat: &Stat) -> Self {
+        let ns = |seconds: i64, rest: u64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Self {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            size: stat.st_size as u64,
+            mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
+            ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+}
+
 /// Opens the file `name` in an open directory for reading; never follows a link, never waits for a pipe's writer.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     openat(dir, name, FILE, Mode::empty())
+}
+
+/// Fills `buffer` with a file's bytes from `from` on; `ESTALE` if there are not as many.
+pub fn read_exact(file: &OwnedFd, mut from: u64, mut buffer: &mut [u8]) -> Result<()> {
+    while !buffer.is_empty() {
+        match pread(file, &mut *buffer, from) {
+            Ok(0) => return Err(Errno::STALE),
+            Ok(count) => {
+                buffer = &mut buffer[count..];
+                from += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

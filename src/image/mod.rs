@@ -8,15 +8,20 @@ pub mod owner;
 pub mod tree;
 
 mod dir;
+mod entry;
+mod rules;
+
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::escape::shown;
 use crate::request::ImageRef;
-use tree::{Tree, escaped};
+use tree::Tree;
 
 /// Reads the image's tree; file contents stay where they are until they are written.
 ///
@@ -109,7 +114,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// The image itself cannot be looked at.
-    #[error("{}: the image cannot be read; run as a user who may", shown(path))]
+    #[error(
+        "{}: the image cannot be read: {source}; run as a user who may",
+        shown(path)
+    )]
     Image {
         /// As given.
         path: PathBuf,
@@ -137,7 +145,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// Something inside cannot be read.
-    #[error("{shown}: cannot be read; run as a user who may, or remove it from the image")]
+    #[error(
+        "{shown}: cannot be read: {source}; run as a user who may, or remove it from the image"
+    )]
     Unreadable {
         /// Its path on the host, escaped.
         shown: String,
@@ -176,7 +186,7 @@ pub enum Error {
     },
     /// The save file cannot be read.
     #[error(
-        "{}: the fakeroot save file cannot be read; write one with fakeroot -s FILE",
+        "{}: the fakeroot save file cannot be read: {source}; write one with fakeroot -s FILE",
         shown(path)
     )]
     SaveFile {
@@ -207,9 +217,4 @@ pub enum Error {
     /// The entries do not make a tree.
     #[error(transparent)]
     Tree(#[from] tree::Error),
-}
-
-/// A path as given by the user, for messages.
-fn shown(path: &Path) -> String {
-    escaped(path.as_os_str().as_bytes())
 }

@@ -92,21 +92,26 @@ impl FromStr for Ownership {
             "keep" => return Ok(Self::Keep),
             _ => {}
         }
-        let mut ranges: Vec<OwnerRange> = Vec::new();
-        for part in text.split(',') {
-            let range: OwnerRange = part.parse()?;
-            let meets = |other: &OwnerRange| {
-                range.host < other.host + other.count && other.host < range.host + range.count
-            };
-            if ranges.iter().any(meets) {
-                return Err(ParseError::Overlap {
-                    text: part.to_owned(),
-                });
-            }
-            ranges.push(range);
-        }
-        Ok(Self::Map(ranges))
+        parse_map(text).map(Self::Map)
     }
+}
+
+/// Ranges `HOST:GUEST:COUNT` with commas between them. Errors: a bad range, or two that claim one host number.
+pub fn parse_map(text: &str) -> Result<Vec<OwnerRange>, ParseError> {
+    let mut ranges: Vec<OwnerRange> = Vec::new();
+    for part in text.split(',') {
+        let range: OwnerRange = part.parse()?;
+        let meets = |other: &OwnerRange| {
+            range.host < other.host + other.count && other.host < range.host + range.count
+        };
+        if ranges.iter().any(meets) {
+            return Err(ParseError::Overlap {
+                text: part.to_owned(),
+            });
+        }
+        ranges.push(range);
+    }
+    Ok(ranges)
 }
 
 #[cfg(test)]

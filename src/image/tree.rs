@@ -1,14 +1,18 @@
 //! The in-memory file system: what an image contains, independent of the form it came in.
 //!
 //! Takes entries in any order from a reader (`dir.rs`), gives them back sorted, parents before children,
-//! each at most once. File contents are not held here: a regular file says where its bytes are, and they are
-//! read once, when the initrd is written. Knows nothing of cpio.
+//! each at most once. Contents of all but small files are not held here: a file says where its bytes are, and they
+//! are read once, when the initrd is written. Knows nothing of cpio.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
-use super::host::HostDir;
+use super::host::HostFile;
+use super::rules::{check_entry, check_links, check_places};
+use crate::escape::escaped;
+
+pub use super::rules::Error;
 
 /// The longest path the kernel's initramfs unpacker accepts, without the terminating NUL (`PATH_MAX` - 1).
 pub const PATH_LIMIT: usize = 4095;
@@ -86,32 +90,20 @@ pub struct LinkId(pub u64);
 /// Where the bytes of a file are until they are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// A file on the host, and what `stat` said when it was found.
-    Host {
-        /// The directory it is in, always reached from the image's held root.
-        dir: Arc<HostDir>,
-        /// Its name there.
-        name: Box<[u8]>,
-        /// What must still be true when it is read.
-        stamp: Stamp,
-    },
-    /// Bytes made by rdvm itself.
+    /// A file on the host.
+    Host(Box<HostFile>),
+    /// Bytes in memory: made by rdvm, or of a file so small that it was read when it was found.
     Bytes(Arc<[u8]>),
 }
 
-/// What identifies one state of one host file: any difference means that it changed while it was packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Device number.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
-    /// Length in bytes.
-    pub size: u64,
-    /// Modification time, nanoseconds since the epoch.
-    pub mtime_ns: i128,
-    /// Change time, nanoseconds since the epoch.
-    pub ctime_ns: i128,
+impl Content {
+    /// All of the bytes. Errors: a file that cannot be read, or is not what it was when it was found.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Host(file) => file.read(),
+            Self::Bytes(bytes) => Ok(bytes.to_vec()),
+        }
+    }
 }
 
 /// A whole file system: entries sorted by path, parents before their children, no path twice.
@@ -190,223 +182,6 @@ fn compare(a: &[u8], b: &[u8]) -> Ordering {
         (Some(_), Some(b'/')) => Ordering::Greater,
         (x, y) => x.cmp(&y),
     }
-}
-
-/// The path of the directory that holds `path`, and the name in it.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
-    }
-}
-
-/// Every path is a plain name in a directory that came before it.
-///
-/// Since the parent was checked first, only the last component has to be looked at.
-fn check_places(sorted: &[Entry]) -> Result<(), Error> {
-    let mut parents: Vec<&Entry> = Vec::new();
-    let mut previous: Option<&Entry> = None;
-    for entry in sorted {
-        let path = &entry.path;
-        if previous.is_some_and(|previous| previous.path == *path) {
-            return Err(Error::Duplicate { path: path.clone() });
-        }
-        previous = Some(entry);
-        if path.is_empty() {
-            if entry.kind != Kind::Directory {
-                return Err(Error::RootNotDirectory);
-            }
-            continue;
-        }
-        let (parent, name) = split(path);
-        check_name(path, name)?;
-        while parents.last().is_some_and(|above| above.path != parent) {
-            parents.pop();
-        }
-        if parents.is_empty() && !parent.is_empty() {
-            return Err(Error::NoParent { path: path.clone() });
-        }
-        if entry.kind == Kind::Directory {
-            parents.push(entry);
-        }
-    }
-    Ok(())
-}
-
-/// One name is one that Linux accepts; `path` is the whole of it.
-fn check_name(path: &[u8], name: &[u8]) -> Result<(), Error> {
-    if path.len() > PATH_LIMIT {
-        return Err(Error::PathTooLong {
-            start: path[..64].to_vec(),
-            bytes: path.len(),
-        });
-    }
-    if name.len() > NAME_LIMIT {
-        return Err(Error::NameTooLong {
-            path: path.to_vec(),
-            bytes: name.len(),
-        });
-    }
-    if path == RESERVED_NAME {
-        return Err(Error::Reserved);
-    }
-    if matches!(name, b"" | b"." | b"..") || name.contains(&0) || path[0] == b'/' {
-        return Err(Error::BadName {
-            path: path.to_vec(),
-        });
-    }
-    Ok(())
-}
-
-/// What an entry says of itself can be true.
-fn check_entry(entry: &Entry) -> Result<(), Error> {
-    let path = || entry.path.clone();
-    if entry.mode & !0o7777 != 0 {
-        return Err(Error::BadMode {
-            path: path(),
-            mode: entry.mode,
-        });
-    }
-    match &entry.kind {
-        Kind::Symlink(target)
-            if target.is_empty() || target.len() > PATH_LIMIT || target.contains(&0) =>
-        {
-            Err(Error::BadTarget {
-                path: path(),
-                bytes: target.len(),
-            })
-        }
-        Kind::File(FileBody {
-            size,
-            content: Content::Bytes(bytes),
-            ..
-        }) if *size != bytes.len() as u64 => Err(Error::LinksDiffer { path: path() }),
-        _ => Ok(()),
-    }
-}
-
-/// All names of one file agree on its length.
-fn check_links(entries: &[Entry]) -> Result<(), Error> {
-    let mut sizes = HashMap::new();
-    for entry in entries {
-        if let Kind::File(FileBody {
-            size,
-            link: Some(link),
-            ..
-        }) = &entry.kind
-            && sizes.insert(link, size).is_some_and(|other| other != size)
-        {
-            return Err(Error::LinksDiffer {
-                path: entry.path.clone(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// A path for messages: printable text as it is, everything else (control characters, bytes that are not UTF-8,
-/// the backslash itself) as an escape, so that a name cannot act on a terminal or break a line.
-pub fn escaped(path: &[u8]) -> String {
-    let mut shown = String::with_capacity(path.len());
-    for chunk in path.utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            match letter {
-                '\\' => shown.push_str("\\\\"),
-                // `char::escape_debug` knows what is printable, but would also escape quotes.
-                '\'' | '"' => shown.push(letter),
-                _ => shown.extend(letter.escape_debug()),
-            }
-        }
-        for byte in chunk.invalid() {
-            shown.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    shown
-}
-
-/// Why entries do not make a tree.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A path the kernel's unpacker would skip.
-    #[error(
-        "{}…: the path has {bytes} bytes, {PATH_LIMIT} is the limit; use shorter names or fewer levels",
-        escaped(start)
-    )]
-    PathTooLong {
-        /// Its first bytes.
-        start: ImagePath,
-        /// Its length.
-        bytes: usize,
-    },
-    /// A name no Linux file system takes.
-    #[error(
-        "{}: the name has {bytes} bytes, {NAME_LIMIT} is the limit; use a shorter one",
-        escaped(path)
-    )]
-    NameTooLong {
-        /// The whole path.
-        path: ImagePath,
-        /// Length of the last name.
-        bytes: usize,
-    },
-    /// An empty component, `.`, `..` or one with a NUL byte.
-    #[error(
-        "{}: not a plain path inside the image; remove the entry",
-        escaped(path)
-    )]
-    BadName {
-        /// The path as it came.
-        path: ImagePath,
-    },
-    /// The end mark of the archive as a file name.
-    #[error("TRAILER!!!: the initrd format uses this name as its end mark; rename the file")]
-    Reserved,
-    /// A path that is there twice.
-    #[error("{}: is there twice; keep one of them", escaped(path))]
-    Duplicate {
-        /// Which.
-        path: ImagePath,
-    },
-    /// An entry whose directory is missing, or not a directory.
-    #[error(
-        "{}: there is no directory to hold it; add the directory before it",
-        escaped(path)
-    )]
-    NoParent {
-        /// The entry.
-        path: ImagePath,
-    },
-    /// The root is something else than a directory.
-    #[error("the image's root is not a directory; use a directory that holds a root file system")]
-    RootNotDirectory,
-    /// A target that is empty, too long, or has a NUL byte.
-    #[error(
-        "{}: a link target of {bytes} bytes cannot be kept, 1 to {PATH_LIMIT} without NUL can; remove the link",
-        escaped(path)
-    )]
-    BadTarget {
-        /// The link.
-        path: ImagePath,
-        /// Length of the target.
-        bytes: usize,
-    },
-    /// More than permission bits.
-    #[error("{}: {mode:o} is not a mode; keep it within 7777", escaped(path))]
-    BadMode {
-        /// Which.
-        path: ImagePath,
-        /// What it says.
-        mode: u16,
-    },
-    /// Names of one file, or a file and its bytes, that do not agree on the length.
-    #[error(
-        "{}: its length is not that of the file it is a name of; pack it again while nothing changes it",
-        escaped(path)
-    )]
-    LinksDiffer {
-        /// One of the names.
-        path: ImagePath,
-    },
 }
 
 #[cfg(test)]
@@ -568,14 +343,5 @@ mod tests {
             tree(&[("a", name(3)), ("b", name(4))]),
             Err(Error::LinksDiffer { .. })
         ));
-    }
-
-    #[test]
-    fn messages_never_carry_raw_control_bytes() {
-        assert_eq!(
-            escaped(b"a b\n\x1b[2J\xff\\\"'"),
-            "a b\\n\\u{1b}[2J\\xff\\\\\"'"
-        );
-        assert_eq!(escaped("é/日本\u{202e}".as_bytes()), "é/日本\\u{202e}");
     }
 }

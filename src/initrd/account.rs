@@ -1,7 +1,7 @@
 //! Users and groups as the image knows them: its own `/etc/passwd` and `/etc/group`, never the host's.
 
 use super::body::Bodies;
-use crate::error::escaped;
+use crate::escape::escaped;
 use crate::image::tree::{Kind, Tree};
 use crate::request::{Id, UserWish};
 
@@ -146,7 +146,7 @@ fn read(tree: &Tree, file: &'static str) -> Result<String, Error> {
     let mut bytes = vec![0; body.size as usize];
     // A hole leaves the zeros that are there.
     Bodies::default()
-        .read(body, 0, &mut bytes)
+        .read(&body.content, 0, &mut bytes)
         .map_err(|error| Error::Unreadable(Box::new(error)))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

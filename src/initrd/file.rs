@@ -55,11 +55,11 @@ pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Err
         source,
     };
     if target == Path::new("-") {
-        return layout.write_stream(&mut std::io::stdout().lock());
+        return layout.stream(&mut std::io::stdout().lock());
     }
     let draft = Draft::beside(target).map_err(output)?;
     if !draft.is_seekable() {
-        return layout.write_stream(&mut draft.file());
+        return layout.stream(&mut draft.file());
     }
     draft.file().set_len(layout.packed_size()).map_err(output)?;
     layout.write(draft.file(), 0)?;

@@ -18,8 +18,11 @@ pub use file::{Initrd, write_archive};
 pub use layout::{Contents, Epoch, Layout};
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
-use crate::image::tree::{ImagePath, escaped};
+use crate::escape::escaped;
+use crate::image::tree::ImagePath;
 
 /// Why an initrd was not made.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +58,9 @@ pub enum Error {
         shown: String,
     },
     /// A file's bytes cannot be had.
-    #[error("{shown}: cannot be read; run as a user who may, or remove it from the image")]
+    #[error(
+        "{shown}: cannot be read: {source}; run as a user who may, or remove it from the image"
+    )]
     Unreadable {
         /// Path on the host, escaped.
         shown: String,
@@ -65,19 +70,19 @@ pub enum Error {
     /// The user wished for.
     #[error(transparent)]
     Account(#[from] account::Error),
-    /// The output file cannot be made.
-    #[error("{}: {source}; name a file in a directory that can be written to", escaped(path.as_os_str().as_encoded_bytes()))]
-    Output {
-        /// As given.
-        path: std::path::PathBuf,
+    /// The archive cannot be written to the file or stream it is to go to.
+    #[error("the initrd cannot be written: {source}; see that there is room for {size} bytes")]
+    Write {
+        /// Length of the whole archive in bytes.
+        size: u64,
         /// Why.
         source: io::Error,
     },
-    /// The archive cannot be written.
-    #[error("the initrd cannot be written; see that there is room for {size} bytes")]
-    Write {
-        /// Of the whole archive, in bytes.
-        size: u64,
+    /// The file that the archive is to go to cannot be had.
+    #[error("{}: {source}; name a file in a directory that you may write to", escaped(path.as_os_str().as_bytes()))]
+    Output {
+        /// As given.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },

@@ -52,7 +52,7 @@ impl Layout<'_> {
     }
 
     /// Writes the archive to a stream, from its start to its end.
-    pub fn write_stream(&self, out: &mut impl Write) -> Result<(), Error> {
+    pub fn stream(&self, out: &mut impl Write) -> Result<(), Error> {
         let mut blocks = Blocks::new(self);
         let failed = |source| Error::Write {
             size: self.packed_size(),
@@ -148,13 +148,10 @@ impl<'a> Blocks<'a> {
             Kind::Symlink(target) if copy(target, data_at, start, &mut self.buffer) => {
                 made = Piece::Bytes
             }
-            Kind::File(body) if body.size == 0 && data_at > start => {
-                self.bodies.check_empty(body)?
-            }
             Kind::File(body) => {
                 if let Some((from, piece)) = overlap(data_at, length, start, &mut self.buffer) {
                     let whole_block = piece.len() as u64 == BLOCK;
-                    match self.bodies.read(body, from, piece)? {
+                    match self.bodies.read(&body.content, from, piece)? {
                         Piece::Hole if whole_block => return Ok(Piece::Hole),
                         Piece::Hole => piece.fill(0),
                         Piece::Bytes => {}

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::field::Flaw;
+use crate::escape::shown;
 
 /// Why `open` has no kernel.
 #[derive(Debug, thiserror::Error)]
@@ -99,38 +100,12 @@ pub(super) fn install() -> &'static str {
     INSTALL
 }
 
-/// A path for a message: control characters and bytes that are not UTF-8 as `\xNN`.
-pub(super) fn shown(path: &Path) -> String {
-    let mut text = String::new();
-    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            match letter {
-                '\\' => text.push_str("\\\\"),
-                letter if letter.is_control() => {
-                    text.push_str(&format!("\\x{:02x}", letter as u32))
-                }
-                letter => text.push(letter),
-            }
-        }
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
-
-    #[test]
-    fn a_path_cannot_write_control_characters_into_a_message() {
-        let path = Path::new(OsStr::from_bytes(b"/b\x1b[2J\n\xff\xc3\xa9"));
-        assert_eq!(shown(path), "/b\\x1b[2J\\x0a\\xff\u{e9}");
-    }
 
     #[test]
     fn an_unreadable_kernel_comes_with_the_commands_that_make_it_readable() {

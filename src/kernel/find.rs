@@ -7,8 +7,9 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::error::{Error, Problem, shown};
+use super::error::{Error, Problem};
 use super::file::{self, Links};
+use crate::escape::shown;
 use crate::request::KernelWish;
 
 /// Where kernels are looked for. Plain data: tests make their own.

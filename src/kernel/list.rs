@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::{Problem, install, shown};
+use super::error::{Problem, install};
 use super::find::{Origin, Search};
 use super::probe::{Format, Probe};
+use crate::escape::shown;
 use crate::request::KernelWish;
 use crate::units::ByteSize;
 

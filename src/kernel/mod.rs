@@ -207,7 +207,7 @@ mod tests {
     fn a_file_that_is_not_there_is_an_error_that_names_it() {
         let wish = KernelWish::File("/no/such\nfile".into());
         let error = open(&wish, None, &Search::default()).unwrap_err();
-        let want = "/no/such\\x0afile: no such file; rdvm kernel list shows those that can be used, -k FILE names one";
+        let want = "/no/such\\nfile: no such file; rdvm kernel list shows those that can be used, -k FILE names one";
         assert_eq!(error.to_string(), want);
     }
 

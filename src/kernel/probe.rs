@@ -10,12 +10,13 @@ use std::path::Path;
 
 use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
-use super::error::{Problem, shown};
+use super::error::Problem;
 use super::field::Flaw;
 use super::file::{self, Stamp};
 use super::find::{Candidate, Origin};
 use super::unpack::{self, Compression};
 use super::{KernelImage, cache};
+use crate::escape::shown;
 
 /// How a kernel file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,8 @@ use rustix::fs::{Access, OFlags};
 use rustix::process::{Pid, Signal};
 
 use super::packages::as_root;
-use super::{Error, Packages, escaped};
+use super::{Error, Packages};
+use crate::escape::escaped;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// An answer takes 15 ms here; a cold disk or a loaded machine may take seconds.

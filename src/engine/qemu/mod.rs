@@ -195,7 +195,7 @@ impl Qemu {
             (status, said) => {
                 let status = status.map_or_else(String::new, |status| status.to_string());
                 let said = if said.is_empty() { status } else { said };
-                let said = crate::error::escaped(said.as_bytes());
+                let said = crate::escape::escaped(said.as_bytes());
                 Err(Error::Refused {
                     program: self.program.clone(),
                     said,

@@ -1,0 +1,44 @@
+//! Bytes of unknown origin as they may be shown: on one line, without acting on a terminal. A leaf: imports nothing of
+//! ours.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A path for messages: printable text as it is, everything else (control characters, bytes that are not UTF-8,
+/// the backslash itself) as an escape, so that a name cannot act on a terminal or break a line.
+pub fn escaped(path: &[u8]) -> String {
+    let mut shown = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            match letter {
+                '\\' => shown.push_str("\\\\"),
+                // `char::escape_debug` knows what is printable, but would also escape quotes.
+                '\'' | '"' => shown.push(letter),
+                _ => shown.extend(letter.escape_debug()),
+            }
+        }
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    shown
+}
+
+/// [`escaped`] for a path as the user gave it.
+pub fn shown(path: &Path) -> String {
+    escaped(path.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_never_carry_raw_control_bytes() {
+        assert_eq!(
+            escaped(b"a b\n\x1b[2J\xff\\\"'"),
+            "a b\\n\\u{1b}[2J\\xff\\\\\"'"
+        );
+        assert_eq!(escaped("é/日本\u{202e}".as_bytes()), "é/日本\\u{202e}");
+    }
+}

@@ -1,0 +1,279 @@
+//! One name in an open directory → [`Entry`]: its kind, owner, mode, and a small file's bytes.
+//!
+//! A regular file is opened right here, and looked at through its descriptor: finding a name costs more than all the
+//! rest, so files that fit a page are read at once instead of being found again later. That also finds files that may
+//! not be read before anything is written.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, FileType, RawMode, Stat, Statx, StatxAttributes, StatxFlags};
+use rustix::fs::{fstat, major, makedev, minor, readlinkat, statx};
+use rustix::io::{Errno, pread};
+
+use super::Error;
+use super::fakeroot::{Pretended, SaveFile};
+use super::host::{HostDir, HostFile, Stamp, open_file};
+use super::tree::{Content, Entry, FileBody, Kind, LinkId};
+use crate::request::Ownership;
+
+/// The largest file that is read when it is found, in bytes: its memory costs one page fault, finding it again more.
+pub(super) const SMALL: u64 = 4096;
+/// How many bytes of small files are kept at most; the rest is read when the initrd is written.
+const KEEP: u64 = 64 << 20;
+
+/// What `stat` said of a name, as far as it matters here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts {
+    mode: RawMode,
+    nlink: u64,
+    uid: u32,
+    gid: u32,
+    rdev: u64,
+    size: u64,
+    mtime: i64,
+    pub(super) dev: u64,
+    pub(super) ino: u64,
+    /// Something is mounted there.
+    mounted: bool,
+}
+
+impl Facts {
+    pub(super) fn is_directory(&self) -> bool {
+        FileType::from_raw_mode(self.mode) == FileType::Directory
+    }
+
+    /// True for a directory that belongs to another file system than `dev`, or is mounted from elsewhere in the same.
+    pub(super) fn leaves(&self, dev: u64) -> bool {
+        self.mounted || self.dev != dev
+    }
+}
+
+impl From<&Statx> for Facts {
+    fn from(stat: &Statx) -> Self {
+        Self {
+            mode: stat.stx_mode.into(),
+            nlink: stat.stx_nlink.into(),
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            rdev: makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
+            size: stat.stx_size,
+            mtime: stat.stx_mtime.tv_sec,
+            dev: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+            mounted: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        }
+    }
+}
+
+impl From<&Stat> for Facts {
+    fn from(stat: &Stat) -> Self {
+        Self {
+            mode: stat.st_mode,
+            nlink: stat.st_nlink,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            rdev: stat.st_rdev,
+            size: stat.st_size as u64,
+            mtime: stat.st_mtime,
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            mounted: false,
+        }
+    }
+}
+
+/// Makes entries: what is the same for all of an image.
+pub(super) struct Maker<'a> {
+    owner: &'a Ownership,
+    save: Option<SaveFile>,
+    kept: AtomicU64,
+}
+
+impl<'a> Maker<'a> {
+    pub(super) fn new(owner: &'a Ownership, save: Option<SaveFile>) -> Self {
+        Self {
+            owner,
+            save,
+            kept: AtomicU64::new(0),
+        }
+    }
+
+    /// The entry for `name` in `dir`, which is open as `fd`; the empty name is the directory itself. `guess` is the kind
+    /// that the directory gave with the name.
+    pub(super) fn entry(
+        &self,
+        dir: &Arc<HostDir>,
+        fd: &OwnedFd,
+        name: &[u8],
+        guess: FileType,
+    ) -> Result<(Entry, Facts), Error> {
+        let (facts, file) = look(fd, name, guess).map_err(|errno| failed(dir, name, errno))?;
+        let shown = || dir.shown(name);
+        let claim = self.claim(dir, name, &facts)?;
+        let (major, minor) = (major(claim.rdev), minor(claim.rdev));
+        let kind = match (FileType::from_raw_mode(claim.mode), file) {
+            (FileType::RegularFile, Some(file)) => Kind::File(
+                self.body(dir, name, &facts, file)
+                    .map_err(|errno| failed(dir, name, errno))?,
+            ),
+            (FileType::Directory, _) => Kind::Directory,
+            (FileType::Symlink, _) => {
+                let target =
+                    readlinkat(fd, name, Vec::new()).map_err(|errno| failed(dir, name, errno))?;
+                Kind::Symlink(target.into_bytes())
+            }
+            (FileType::CharacterDevice, _) if claim.rdev == 0 => {
+                return Err(Error::Whiteout { shown: shown() });
+            }
+            (FileType::CharacterDevice, _) => Kind::CharDevice { major, minor },
+            (FileType::BlockDevice, _) => Kind::BlockDevice { major, minor },
+            (FileType::Fifo, _) => Kind::Fifo,
+            (FileType::Socket, _) => Kind::Socket,
+            _ => return Err(Error::UnknownType { shown: shown() }),
+        };
+        let path = if name.is_empty() {
+            dir.path().to_vec()
+        } else {
+            dir.join(name)
+        };
+        let mode = (claim.mode & 0o7777) as u16;
+        Ok((
+            Entry {
+                path,
+                mode,
+                uid: claim.uid,
+                gid: claim.gid,
+                mtime: facts.mtime,
+                kind,
+            },
+            facts,
+        ))
+    }
+
+    /// Kind, mode and owner in the guest: fakeroot's word, else what is really there under `--owner`.
+    fn claim(&self, dir: &HostDir, name: &[u8], facts: &Facts) -> Result<Pretended, Error> {
+        let Some(claim) = self
+            .save
+            .as_ref()
+            .and_then(|save| save.get(facts.dev, facts.ino))
+        else {
+            let in_guest = |what, number| {
+                let unmapped = || Error::OwnerUnmapped {
+                    shown: dir.shown(name),
+                    what,
+                    number,
+                };
+                self.owner.in_guest(number).ok_or_else(unmapped)
+            };
+            let (uid, gid) = (in_guest("user", facts.uid)?, in_guest("group", facts.gid)?);
+            return Ok(Pretended {
+                mode: facts.mode,
+                uid,
+                gid,
+                rdev: facts.rdev,
+            });
+        };
+        let (real, claimed) = (
+            FileType::from_raw_mode(facts.mode),
+            FileType::from_raw_mode(claim.mode),
+        );
+        // Under fakeroot, mknod makes an empty regular file; no other kind ever stands in for another.
+        let stands_in = real == FileType::RegularFile && facts.size == 0;
+        let is_node = !matches!(claimed, FileType::Directory | FileType::Symlink);
+        match claimed == real || stands_in && is_node {
+            true => Ok(*claim),
+            false => Err(Error::SaveFileStale {
+                shown: dir.shown(name),
+            }),
+        }
+    }
+
+    /// A regular file's body: its bytes if it is small, else where they are.
+    fn body(
+        &self,
+        dir: &Arc<HostDir>,
+        name: &[u8],
+        facts: &Facts,
+        (file, stamp): Opened,
+    ) -> Result<FileBody, Errno> {
+        let link = (facts.nlink > 1).then_some(UNNUMBERED);
+        // Names of one file are told from others by its stamp, so those stay with the host.
+        let small = stamp.size <= SMALL && link.is_none();
+        let keep = small && self.kept.fetch_add(stamp.size, Ordering::Relaxed) + stamp.size <= KEEP;
+        let content = match if keep {
+            small_file(&file, &stamp)?
+        } else {
+            None
+        } {
+            Some(bytes) => Content::Bytes(bytes),
+            None => Content::Host(Box::new(HostFile {
+                dir: dir.clone(),
+                name: name.into(),
+                stamp,
+            })),
+        };
+        Ok(FileBody {
+            size: stamp.size,
+            content,
+            link,
+        })
+    }
+}
+
+/// All bytes of a file of at most [`SMALL`] bytes; `None` if they do not come in one piece, which says nothing yet.
+fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Option<Arc<[u8]>>, Errno> {
+    if stamp.size == 0 {
+        return Ok(Some(Arc::default()));
+    }
+    let mut buffer = [MaybeUninit::<u8>::uninit(); SMALL as usize];
+    let (bytes, missing) = pread(file, &mut buffer[..stamp.size as usize], 0)?;
+    if Stamp::from(&fstat(file)?) != *stamp {
+        return Err(Errno::STALE);
+    }
+    Ok(missing.is_empty().then(|| (&*bytes).into()))
+}
+
+/// What links carry until all names are known, and `dir.rs` numbers them.
+pub(super) const UNNUMBERED: LinkId = LinkId(0);
+
+/// A regular file, open, and what it was then.
+type Opened = (OwnedFd, Stamp);
+
+/// What is behind a name; a regular file also comes open.
+fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<(Facts, Option<Opened>), Errno> {
+    if guess != FileType::RegularFile {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+        let facts = Facts::from(&statx(fd, name, flags, StatxFlags::BASIC_STATS)?);
+        if FileType::from_raw_mode(facts.mode) != FileType::RegularFile {
+            return Ok((facts, None));
+        }
+    }
+    let file = open_file(fd, name)?;
+    let stat = fstat(&file)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok((Facts::from(&stat), Some((file, Stamp::from(&stat))))),
+        _ => Err(Errno::STALE),
+    }
+}
+
+/// What an errno means for something that was there a moment ago.
+pub(super) fn failed(dir: &HostDir, name: &[u8], errno: Errno) -> Error {
+    let shown = dir.shown(name);
+    match errno {
+        // A pipe, link or directory in its place, or nothing.
+        Errno::NOENT
+        | Errno::NOTDIR
+        | Errno::ISDIR
+        | Errno::LOOP
+        | Errno::NXIO
+        | Errno::INVAL
+        | Errno::STALE => Error::Changed { shown },
+        _ => Error::Unreadable {
+            shown,
+            source: errno.into(),
+        },
+    }
+}
