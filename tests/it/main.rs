@@ -18,4 +18,6 @@ mod surroundings;
 
 mod images;
 
+mod readme;
+
 mod tidy;
