@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -118,18 +118,16 @@ fn temporary_name(target: &Path) -> io::Result<PathBuf> {
     Ok(target.with_file_name(name))
 }
 
-/// Writes `bytes` to `target`, whole or not at all.
-///
-/// Errors: those of the file system; nothing is left behind then.
-pub fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = Draft::beside(target)?;
-    draft.file().write_all(bytes)?;
-    draft.put_in_place()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+
+    fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
+        let draft = Draft::beside(target)?;
+        draft.file().write_all(bytes)?;
+        draft.put_in_place()
+    }
 
     #[test]
     fn a_draft_that_is_dropped_leaves_the_old_file_and_nothing_else() {

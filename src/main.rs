@@ -7,12 +7,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
+use rdvm::atomic::Draft;
 use rdvm::cli::{Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
 use rdvm::doctor::{self, Facts, KernelFinding};
+use rdvm::escape::shown;
 use rdvm::initrd::Epoch;
 use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
-use rdvm::report::{FAILED, Report};
+use rdvm::report::{BY_SIGPIPE, FAILED, Report};
+use rdvm::request::Request;
 
 fn main() -> ExitCode {
     let cli = match rdvm::cli::parse(std::env::args_os()) {
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
     match act(cli.verb) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            say(&format!("{error:#}"));
+            say(&error.to_string());
             ExitCode::from(FAILED)
         }
     }
@@ -78,23 +81,48 @@ fn kernel_findings() -> Vec<KernelFinding> {
 }
 
 fn run(args: RunArgs) -> Result<u8> {
-    let (report_to, timings, dry_run) = (args.report.clone(), args.timings, args.dry_run);
-    let (quiet, verbose) = (args.quiet, args.verbose);
-    let request = args.into_request()?;
-    if dry_run {
-        let plan = pipeline::plan(
-            &request.image,
-            &request.kernel,
-            request.cpus,
-            request.memory,
-        )?;
-        say(&format!(
-            "kernel {} ({})",
-            plan.kernel.path.display(),
-            plan.kernel.origin
-        ));
-        say(&plan.memory.to_string());
-        return Ok(0);
+    let voice = Voice {
+        quiet: args.quiet,
+        verbose: args.verbose,
+        timings: args.timings,
+    };
+    let (report_to, dry_run) = (args.report.clone(), args.dry_run);
+    // Before anything runs: a report that cannot be written must not cost the command's exit code.
+    let draft = report_to.as_deref().map(report_draft).transpose()?;
+    let finished =
+        args.into_request()
+            .map_err(anyhow::Error::from)
+            .and_then(|request| match dry_run {
+                true => show_plan(&request).map(|()| None),
+                false => boot(&request, voice).map(Some),
+            });
+    let finished = match finished {
+        Ok(None) => return Ok(0),
+        Ok(Some(finished)) => finished,
+        Err(error) => Finished {
+            report: Report::of_error(without_errno(&error.to_string())),
+            last_lines: Vec::new(),
+        },
+    };
+    if let Some((path, draft)) = report_to.zip(draft) {
+        let written = draft.file().write_all(finished.report.to_json().as_bytes());
+        written
+            .and_then(|()| draft.put_in_place())
+            .map_err(|error| report_error(&path, &error))?;
+    }
+    voice.conclude(&finished);
+    Ok(finished.report.exit_code)
+}
+
+/// Builds the machine, says what is worth saying of it, and runs it.
+fn boot(request: &Request, voice: Voice) -> Result<Finished> {
+    let ready = pipeline::prepare(request)?;
+    if !voice.quiet {
+        ready.warnings.iter().for_each(|warning| say(warning));
+    }
+    if voice.verbose {
+        say(&ready.to_string());
+        say(&ready.memory.to_string());
     }
     let streams = Streams {
         stdout: std::io::stdout()
@@ -106,37 +134,60 @@ fn run(args: RunArgs) -> Result<u8> {
             .try_clone_to_owned()
             .context("standard error")?,
     };
-    let finished = pipeline::run(&request, streams);
-    let Finished { report, last_lines } = finished.unwrap_or_else(|error| Finished {
-        report: Report::of_error(error.to_string()),
-        last_lines: Vec::new(),
-    });
-    if let Some(path) = report_to {
-        write_report(&path, &report)?;
+    Ok(pipeline::boot(request, ready, streams)?)
+}
+
+fn show_plan(request: &Request) -> Result<()> {
+    let plan = pipeline::plan(
+        &request.image,
+        &request.kernel,
+        request.cpus,
+        request.memory,
+    )?;
+    plan.warnings().iter().for_each(|warning| say(warning));
+    say(&format!(
+        "kernel {} ({})",
+        plan.kernel.path.display(),
+        plan.kernel.origin
+    ));
+    say(&plan.memory.to_string());
+    Ok(())
+}
+
+/// How much rdvm says beside errors.
+#[derive(Debug, Clone, Copy)]
+struct Voice {
+    quiet: bool,
+    verbose: bool,
+    timings: bool,
+}
+
+impl Voice {
+    /// What is said of a run that is over.
+    fn conclude(self, finished: &Finished) {
+        for line in &finished.last_lines {
+            say(&format!("console: {line}"));
+        }
+        if let Some(message) = &finished.report.message {
+            say(message);
+        }
+        if let Some(phases) = finished.report.timings.filter(|_| self.timings) {
+            say(&phases.to_line());
+        }
     }
-    for line in &last_lines {
-        say(&format!("console: {line}"));
-    }
-    if let Some(message) = &report.message {
-        say(message);
-    }
-    if let Some(machine) = report.machine.as_ref().filter(|_| verbose && !quiet) {
-        say(&format!(
-            "engine {}, kernel {}, memory {} bytes",
-            machine.engine, machine.kernel, machine.memory
-        ));
-    }
-    if let Some(phases) = report.timings.filter(|_| timings) {
-        say(&phases.to_line());
-    }
-    Ok(report.exit_code)
 }
 
 fn pack(args: PackArgs) -> Result<u8> {
     let (image, output) = args.into_parts()?;
     let tree = rdvm::image::open(&image)?;
-    rdvm::initrd::write_archive(&tree, Epoch::from_env()?, &output)?;
-    Ok(0)
+    tree.warnings()
+        .iter()
+        .for_each(|warning| say(&warning.to_string()));
+    match rdvm::initrd::write_archive(&tree, Epoch::from_env()?, &output) {
+        // Like any local command whose reader has gone away.
+        Err(error) if error.is_broken_pipe() => Ok(BY_SIGPIPE),
+        result => result.map(|()| 0).map_err(Into::into),
+    }
 }
 
 fn inspect(args: InspectArgs) -> Result<u8> {
@@ -145,15 +196,37 @@ fn inspect(args: InspectArgs) -> Result<u8> {
     print(&rdvm::inspect::render(&image, &plan))
 }
 
-/// Writes the report whole or not at all: whoever reads it never sees half of one.
-fn write_report(path: &Path, report: &Report) -> Result<()> {
-    rdvm::atomic::write(path, report.to_json().as_bytes())
-        .with_context(|| format!("--report: {}", path.display()))
+/// The report's file, which gets its name only when it is whole.
+fn report_draft(path: &Path) -> Result<Draft> {
+    Draft::beside(path).map_err(|error| report_error(path, &error))
+}
+
+fn report_error(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "--report: {}: {error}; name a file in a directory that can be written to",
+        shown(path)
+    )
 }
 
 /// One line of ours on stderr.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "rdvm: {text}");
+    let _ = writeln!(std::io::stderr(), "rdvm: {}", without_errno(text));
+}
+
+/// The text without the numbers that Rust adds to the system's messages: " (os error 2)".
+fn without_errno(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part
+            .find(')')
+            .filter(|end| part[..*end].bytes().all(|byte| byte.is_ascii_digit()));
+        match digits {
+            Some(end) => plain.push_str(&part[end + 1..]),
+            None => plain.extend([" (os error ", part]),
+        }
+    }
+    plain
 }
 
 /// Output that was asked for. A reader that has gone away is no error.

@@ -1,13 +1,16 @@
 //! The whole path on one screen: every stage once, in order, each consuming what the one before gave.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
 use crate::cmdline;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::escape::{escaped, shown};
 use crate::guest::console::Console;
 use crate::guest::control::Control;
 use crate::guest::ending::Ending;
@@ -19,7 +22,7 @@ use crate::initrd::{self, Epoch, Initrd, account, payload};
 use crate::kernel::{self, Kernel, Search};
 use crate::machine::Machine;
 use crate::memory::{self, MemoryPlan, Needs};
-use crate::report::{MachineFacts, Report, Timings, milliseconds};
+use crate::report::{MachineFacts, Report, Timings, milliseconds, rounded};
 use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
 use crate::units::ByteSize;
 use crate::watch::Watch;
@@ -68,6 +71,14 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
     })
 }
 
+impl Plan {
+    /// What went less well than it should and is no reason to stop, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let tree = self.tree.warnings().iter().map(ToString::to_string);
+        tree.chain(self.kernel.warnings.iter().cloned()).collect()
+    }
+}
+
 /// A machine about to run, and what is known of it.
 #[derive(Debug)]
 pub struct Ready {
@@ -75,6 +86,8 @@ pub struct Ready {
     pub machine: Machine,
     /// The RAM plan it was made by.
     pub memory: MemoryPlan,
+    /// What went less well than it should, one line each.
+    pub warnings: Vec<String>,
     engine: Engine,
     facts: MachineFacts,
     began: Instant,
@@ -102,13 +115,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         append: request.append.as_deref(),
     })?;
     let own = match &request.rdinit {
-        Some(path) => {
-            let read = std::fs::read(path);
-            payload::own_init(
-                &name,
-                read.map_err(host(|| format!("--rdinit: {}", path.display())))?,
-            )
-        }
+        Some(path) => payload::own_init(&name, own_init(path)?),
         None => {
             let account = account::account(&plan.tree, request.command.user.as_ref())
                 .map_err(initrd::Error::from)?;
@@ -131,6 +138,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         entries: plan.contents.entries,
         initrd: initrd.size,
     };
+    let warnings = plan.warnings();
     let machine = Machine {
         kernel: plan.kernel,
         initrd: initrd.file,
@@ -141,11 +149,26 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     Ok(Ready {
         machine,
         memory: plan.memory,
+        warnings,
         engine,
         facts,
         began,
         packed: Instant::now(),
     })
+}
+
+impl fmt::Display for Ready {
+    /// What was chosen, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kernel = &self.machine.kernel;
+        write!(
+            f,
+            "engine {}, kernel {} ({})",
+            self.engine,
+            shown(&kernel.path),
+            kernel.origin
+        )
+    }
 }
 
 /// Where the guest's output goes.
@@ -196,6 +219,8 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let timings = timings(ready.began, ready.packed, listener.moments());
     let name = command_name(&request.command);
     let mut report = Report::of(&ending, &name, &memory);
+    // A user's own init sends a code and nothing else.
+    report.guest = report.guest.filter(|_| request.rdinit.is_none());
     report.machine = Some(ready.facts);
     report.timings = Some(timings);
     let unseen = matches!(
@@ -210,13 +235,26 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     Ok(Finished { report, last_lines })
 }
 
+/// The user's own init. What the kernel could not execute is refused: it would silently try others.
+fn own_init(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("--rdinit: {}", shown(path));
+    let init = std::fs::read(path).map_err(host(what))?;
+    match init.starts_with(b"#!") || init.starts_with(b"\x7fELF") {
+        true => Ok(init),
+        false => Err(host(what)(std::io::Error::other(
+            "is neither a script nor a program; start it with #! and its interpreter",
+        ))),
+    }
+}
+
 /// How many of the console's last lines are shown when a machine dies.
 const LAST_LINES: usize = 20;
 
 /// The command as the user knows it.
 fn command_name(command: &Command) -> String {
     match command.argv.first() {
-        Some(name) => crate::escape::escaped(name.as_encoded_bytes()),
+        Some(name) if name.is_empty() => "\"\"".to_owned(),
+        Some(name) => escaped(name.as_encoded_bytes()),
         None => payload::DEFAULT_COMMAND.to_owned(),
     }
 }
@@ -230,7 +268,7 @@ fn timings(began: Instant, packed: Instant, moments: Moments) -> Timings {
     };
     let boot = moments.boot.unwrap_or_default();
     let nanoseconds =
-        |from: u64, to: u64| (from > 0 && to >= from).then(|| (to - from) as f64 / 1e6);
+        |from: u64, to: u64| (from > 0 && to >= from).then(|| rounded((to - from) as f64 / 1e6));
     let unpack = nanoseconds(boot.unpack_begin, boot.unpack_end);
     let in_kernel = (boot.init > 0).then_some(boot.init as f64 / 1e6);
     let until_ready = between(Some(packed), moments.ready);
@@ -238,8 +276,8 @@ fn timings(began: Instant, packed: Instant, moments: Moments) -> Timings {
         pack: milliseconds(packed - began),
         start: until_ready
             .zip(in_kernel)
-            .map(|(all, kernel)| (all - kernel).max(0.0)),
-        kernel: in_kernel.map(|all| all - unpack.unwrap_or(0.0)),
+            .map(|(all, kernel)| rounded((all - kernel).max(0.0))),
+        kernel: in_kernel.map(|all| rounded(all - unpack.unwrap_or(0.0))),
         unpack,
         init: between(moments.ready, moments.started),
         command: between(moments.started, moments.ended),

@@ -22,6 +22,9 @@ pub const BY_SIGNAL: u8 = 128;
 
 const ENOENT: i32 = 2;
 const SIGPIPE: i32 = 13;
+/// What a command exits with whose reader has gone away.
+pub const BY_SIGPIPE: u8 = BY_SIGNAL + SIGPIPE as u8;
+
 const SIGKILL: u8 = 9;
 
 /// Version of the report's schema; it changes when a field changes its meaning or goes.
@@ -45,7 +48,7 @@ pub struct Report {
     /// What went wrong, as on stderr; absent when the command ended by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What the command sent and used, as the guest says.
+    /// What the command sent and used, as the guest says; a user's own init says nothing of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
     /// The machine, where one was planned.
@@ -130,16 +133,22 @@ pub struct Timings {
     /// Reading the image, planning, writing the initrd.
     pub pack: f64,
     /// From starting the engine to the kernel's first moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<f64>,
     /// The kernel, without unpacking.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<f64>,
     /// The kernel unpacking the initrd.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unpack: Option<f64>,
     /// PID 1 until the command ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<f64>,
     /// The command.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<f64>,
     /// From the command's end to ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<f64>,
     /// All of it.
     pub total: f64,
@@ -228,9 +237,14 @@ impl Timings {
     }
 }
 
-/// Milliseconds with three decimals, which is all that is meant.
+/// A span in milliseconds with three decimals, which is all that is meant.
 pub fn milliseconds(span: Duration) -> f64 {
-    (span.as_secs_f64() * 1e6).round() / 1e3
+    rounded(span.as_secs_f64() * 1e3)
+}
+
+/// Three decimals.
+pub fn rounded(milliseconds: f64) -> f64 {
+    (milliseconds * 1e3).round() / 1e3
 }
 
 /// What rdvm exits with: the one table.

@@ -87,3 +87,10 @@ pub enum Error {
         source: io::Error,
     },
 }
+
+impl Error {
+    /// Whether the reader of the archive has gone away.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
