@@ -282,7 +282,7 @@ fn what_may_not_be_read_is_named_before_anything_is_written() {
         );
         fs::remove_file(root.join(name)).unwrap();
     }
-    fs::set_permissions(root.join("d"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("d"), Permissions::from_mode(0o000)).unwrap();
     let error = told(&read(&root).unwrap_err());
     fs::set_permissions(root.join("d"), Permissions::from_mode(0o700)).unwrap();
     assert!(error.contains("image/d: cannot be read; "), "{error}");

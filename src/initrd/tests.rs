@@ -476,6 +476,8 @@ fn a_file_of_4_gib_is_refused_by_name_and_one_byte_less_is_packed() {
     assert_eq!(tail, *b"end\0");
 }
 
+type Change = Box<dyn FnOnce(&Path)>;
+
 /// Opens a directory with one file of `size` bytes, lets `change` do something to it, and packs.
 fn changed(size: usize, change: impl FnOnce(&Path)) -> Result<Vec<u8>, Error> {
     let source = tempfile::tempdir().unwrap();
@@ -509,7 +511,7 @@ fn a_file_that_is_not_what_it_was_is_an_error_that_names_it() {
     };
     for size in [4097, 100_000, 3 << 20] {
         assert!(changed(size, |_| {}).is_ok());
-        let cases: [(&str, Box<dyn FnOnce(&Path)>); 9] = [
+        let cases: [(&str, Change); 9] = [
             ("grown", Box::new(resize(size as u64 + 1))),
             ("shrunk", Box::new(resize((size as u64).saturating_sub(1)))),
             (
