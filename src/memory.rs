@@ -12,14 +12,26 @@ use crate::units::{ByteSize, PAGE};
 /// What every command can write or allocate on top of its image, at least.
 pub const HEADROOM: ByteSize = ByteSize::mib(64);
 
-/// Of every page of RAM the kernel keeps a `struct page` of 64 bytes: one part in 64. Page-cache trees, page tables
-/// and the reserve that it never gives out (`min_free_kbytes`) grow with RAM too and were measured to stay below as
-/// much again.
-const PER_RAM: u64 = 32;
+/// Of every page of RAM the kernel keeps a `struct page` of 64 bytes.
+const PAGE_STRUCTS: u64 = PAGE / 64;
+
+/// With transparent huge pages on, `mm/khugepaged.c` raises `min_free_kbytes` to this, or to 5 % of the RAM that is not
+/// reserved at that time (and the initrd still is): nothing but an emergency may use it.
+const RESERVE: ByteSize = ByteSize::mib(44);
+const RESERVE_SHARE: u64 = 20;
+
+/// `lowmem_reserve_ratio`: so much of the RAM above 16 MiB is kept free below it.
+const ZONE_RESERVE_SHARE: u64 = 256;
+
+/// Page-cache trees: a node of 576 bytes for 64 pages, rounded up.
+const TREE_SHARE: u64 = 256;
+
+/// What no formula says (fragments, per-CPU lists of free pages), of the sum.
+const MARGIN_SHARE: u64 = 100;
 
 /// What a small stock kernel allocates for itself before PID 1 runs, beyond its image: slabs, per-CPU areas, hash
 /// tables, page tables, and the low memory it leaves alone. Measured, see docs/performance.md.
-const KERNEL_OWN: ByteSize = ByteSize::mib(24);
+const KERNEL_OWN: ByteSize = ByteSize::mib(20);
 
 /// A further CPU's stacks, per-CPU area and run queues.
 const PER_CPU: ByteSize = ByteSize::mib(1);
@@ -100,12 +112,11 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
     let used = terms
         .iter()
         .fold(0u64, |sum, (_, size)| sum.saturating_add(size.0));
-    // The bookkeeping of all RAM, itself included: used / (1 - 1/32).
-    let need = ByteSize(used.saturating_add(used / (PER_RAM - 1))).mib_round_up();
-    terms.push((
-        "page tables and structs",
-        ByteSize(need.0 - used.min(need.0)),
-    ));
+    let need = with_overhead(used, initrd, unpacked);
+    let structs = need.0 / PAGE_STRUCTS;
+    let reserves = need.0.saturating_sub(used).saturating_sub(structs);
+    terms.push(("page structs", ByteSize(structs)));
+    terms.push(("the kernel's reserves", ByteSize(reserves)));
     let total = match wish {
         MemoryWish::FromImage => need,
         MemoryWish::Exactly(given) if given < need => {
@@ -117,7 +128,7 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
         }
         MemoryWish::Exactly(given) => ByteSize(given.0 & !(PAGE - 1)),
     };
-    let kernel = ByteSize(terms[0].1.0 + terms[1].1.0 + total.0 / PER_RAM);
+    let kernel = ByteSize(terms[0].1.0 + terms[1].1.0 + total.0 / PAGE_STRUCTS);
     let root = root_fs(total, kernel, initrd, unpacked, entries);
     Ok(MemoryPlan {
         total,
@@ -125,6 +136,19 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
         terms,
         root,
     })
+}
+
+/// All RAM such that what the kernel keeps of it for itself leaves `used`.
+fn with_overhead(used: u64, initrd: ByteSize, unpacked: ByteSize) -> ByteSize {
+    let used = used.saturating_add(unpacked.0 / TREE_SHARE);
+    let mut total = used;
+    // What is kept is some 7 % of the sum, so each round finds 93 % of what the one before missed.
+    for _ in 0..6 {
+        let reserve = (total.saturating_sub(initrd.0) / RESERVE_SHARE).min(RESERVE.0);
+        let shares = total / PAGE_STRUCTS + total / ZONE_RESERVE_SHARE + total / MARGIN_SHARE;
+        total = used.saturating_add(shares + reserve);
+    }
+    ByteSize(total).mib_round_up()
 }
 
 /// A tmpfs where the image fits into half of what is free while it is unpacked (`mm/shmem.c`: the default limit is
@@ -166,6 +190,92 @@ impl fmt::Display for MemoryPlan {
         match self.root {
             RootFs::Tmpfs { limit } => write!(f, "; root is a tmpfs of {limit}"),
             RootFs::Ramfs => write!(f, "; root is a ramfs"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn needs(packed: u64, unpacked: u64, entries: u64, cpus: u8) -> Needs {
+        let contents = Contents {
+            entries,
+            inodes: entries,
+            packed_bytes: packed,
+            page_rounded_bytes: unpacked,
+        };
+        Needs {
+            contents,
+            kernel: ByteSize::mib(46),
+            cpus,
+        }
+    }
+
+    #[test]
+    fn the_sum_is_the_need() {
+        let plan = plan(&needs(161 << 20, 172 << 20, 6681, 1), MemoryWish::FromImage).unwrap();
+        let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
+        assert_eq!(sum, plan.need.0, "{plan}");
+        assert!(
+            plan.need > ByteSize::mib(161 + 172 + 46) && plan.need < ByteSize::mib(440),
+            "{plan}"
+        );
+        assert_eq!(plan.root, RootFs::Ramfs);
+    }
+
+    #[test]
+    fn a_small_image_gets_a_tmpfs_that_takes_sixty_four_mebibytes_more() {
+        let plan = plan(&needs(2 << 20, 2 << 20, 10, 1), MemoryWish::FromImage).unwrap();
+        let RootFs::Tmpfs { limit } = plan.root else {
+            panic!("{plan}")
+        };
+        assert!(
+            limit.0 >= HEADROOM.0 + (2 << 20) && limit < plan.total,
+            "{plan}"
+        );
+    }
+
+    #[test]
+    fn given_enough_ram_a_large_image_gets_a_tmpfs_too() {
+        let large = needs(161 << 20, 172 << 20, 6681, 1);
+        let plan = plan(&large, MemoryWish::Exactly(ByteSize::mib(1024))).unwrap();
+        assert!(matches!(plan.root, RootFs::Tmpfs { .. }), "{plan}");
+        assert_eq!(plan.total, ByteSize::mib(1024));
+    }
+
+    #[test]
+    fn a_wish_below_the_need_is_refused_with_both_numbers() {
+        let error = plan(&needs(0, 0, 1, 1), MemoryWish::Exactly(ByteSize::mib(32))).unwrap_err();
+        assert_eq!(error.given, ByteSize::mib(32));
+        let text = error.to_string();
+        assert!(
+            text.contains(&error.need.to_string()) && text.contains("32 MiB were given"),
+            "{text}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn more_of_anything_never_needs_less(
+            packed in 0u64..1 << 34, unpacked in 0u64..1 << 34, entries in 0u64..2_000_000, cpus in 1u8..16,
+            more in 0u64..1 << 30,
+        ) {
+            let need = |n: &Needs| plan(n, MemoryWish::FromImage).unwrap().need;
+            let base = need(&needs(packed, unpacked, entries, cpus));
+            prop_assert!(need(&needs(packed + more, unpacked, entries, cpus)) >= base);
+            prop_assert!(need(&needs(packed, unpacked + more, entries, cpus)) >= base);
+            prop_assert!(need(&needs(packed, unpacked, entries + more % 1000, cpus)) >= base);
+            prop_assert!(need(&needs(packed, unpacked, entries, cpus + 1)) >= base);
+            prop_assert!(base.0 > packed.max(HEADROOM.0) + unpacked);
+        }
+
+        #[test]
+        fn no_sizes_overflow(packed: u64, unpacked: u64, entries: u64) {
+            let plan = plan(&needs(packed, unpacked, entries, 16), MemoryWish::FromImage).unwrap();
+            prop_assert!(plan.need >= HEADROOM);
         }
     }
 }

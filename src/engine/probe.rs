@@ -90,9 +90,4 @@ mod tests {
              take a host whose CPU shows vmx or svm, or use --engine qemu"
         );
     }
-
-    #[test]
-    fn a_name_cannot_act_on_the_terminal() {
-        assert_eq!(escaped(b"a\x1b[2J\n\xff \xc3\xa9"), "a\\u{1b}[2J\\n\\xff é");
-    }
 }

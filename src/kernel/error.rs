@@ -102,8 +102,6 @@ pub(super) fn install() -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
 
     use super::*;
 
