@@ -2,12 +2,13 @@
 //! names; completions and man pages are made from the same definition.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::environment;
 use crate::request::{
     Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Ownership, Request,
     UserWish,
@@ -215,20 +216,9 @@ type Memory = MemoryWish;
 /// What the command line says that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `--env-file`.
-    #[error("--env-file: {}: {source}", path.display())]
-    EnvFile {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A variable without a name.
-    #[error("--env: \"{entry}\" has no name before the \"=\"; write NAME=VALUE")]
-    EnvName {
-        /// What was written.
-        entry: String,
-    },
+    /// A variable.
+    #[error(transparent)]
+    Environment(#[from] environment::Error),
     /// `-` or nothing where an image should be.
     #[error("IMAGE: \"{name}\" cannot be read yet; name a directory")]
     Image {
@@ -287,7 +277,7 @@ impl RunArgs {
         argv.extend(rest);
         let command = Command {
             argv,
-            env: environment(&self.env_file, &self.env)?,
+            env: environment::collect(&self.env_file, &self.env)?,
             workdir: self.workdir,
             user: self.user,
             hostname: self.hostname,
@@ -382,44 +372,6 @@ fn parse_user(text: &str) -> Result<UserWish, String> {
     }
 }
 
-/// The variables of the files, then those of the flags. A name alone passes on our own value, if there is one.
-fn environment(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsString>, Error> {
-    let mut entries = Vec::new();
-    for path in files {
-        let text = std::fs::read(path).map_err(|source| Error::EnvFile {
-            path: path.clone(),
-            source,
-        })?;
-        let lines = text
-            .split(|&byte| byte == b'\n')
-            .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-        let lines = lines.filter(|line| !line.trim_ascii().is_empty() && !line.starts_with(b"#"));
-        entries.extend(lines.map(|line| OsString::from_vec(line.to_vec())));
-    }
-    entries.extend(flags.iter().cloned());
-    let mut variables = Vec::new();
-    for entry in entries {
-        match entry.as_bytes().iter().position(|&byte| byte == b'=') {
-            Some(0) => {
-                return Err(Error::EnvName {
-                    entry: crate::escape::escaped(entry.as_bytes()),
-                });
-            }
-            Some(_) => variables.push(entry),
-            None => {
-                if let Some(value) = std::env::var_os(&entry) {
-                    variables.push(
-                        [entry.as_os_str(), OsStr::new("="), &value]
-                            .into_iter()
-                            .collect(),
-                    );
-                }
-            }
-        }
-    }
-    Ok(variables)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,15 +435,6 @@ mod tests {
             }
         );
         assert!(run(&["-u", "a:", "img"]).is_err());
-    }
-
-    #[test]
-    fn a_name_alone_passes_on_our_variable_and_an_empty_name_is_refused() {
-        let env = |entry: &str| environment(&[], &[entry.into()]);
-        assert_eq!(env("A=b=c").unwrap(), ["A=b=c"]);
-        assert_eq!(env("RDVM_TEST_NO_SUCH_VARIABLE").unwrap(), [""; 0]);
-        assert!(env("PATH").unwrap()[0].as_bytes().starts_with(b"PATH="));
-        assert!(env("=x").is_err());
     }
 
     #[test]

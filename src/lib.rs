@@ -11,6 +11,8 @@
 
 pub mod cli;
 
+pub mod environment;
+
 pub mod request;
 
 pub mod image;

@@ -1,0 +1,311 @@
+//! Guest to host: what PID 1 says on the status port, in checked frames.
+
+use super::{Reader, VERSION};
+
+/// First bytes of a frame; none of them is text, so that no stray message on the port looks like one.
+pub const FRAME_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfe];
+/// Bytes before the payload: magic, version, kind, payload length.
+pub const FRAME_HEAD: usize = 7;
+/// Bytes after the payload: CRC-32 of everything between magic and checksum.
+pub const FRAME_TAIL: usize = 4;
+/// The longest frame.
+pub const FRAME_MAX: usize = FRAME_HEAD + PAYLOAD_MAX + FRAME_TAIL;
+const PAYLOAD_MAX: usize = 64;
+
+/// What the guest tells the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// PID 1 runs. Times are nanoseconds of the guest's boot clock; zero where not asked for or not known.
+    Ready {
+        /// When PID 1 started.
+        init: u64,
+        /// When the kernel began to unpack the initrd.
+        unpack_begin: u64,
+        /// When the kernel had unpacked it.
+        unpack_end: u64,
+    },
+    /// The command runs; the guest's boot clock in nanoseconds.
+    Started(u64),
+    /// The command called exit with this code, and all its output was sent.
+    Exited(u8, Totals),
+    /// The command was killed by this signal, and all its output was sent.
+    Killed(u8, Totals),
+    /// The command could not be started.
+    Failed {
+        /// What was being done.
+        stage: Stage,
+        /// The kernel's answer.
+        errno: i32,
+    },
+}
+
+/// What had gone over the ports, and what was used, when the command had ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Bytes that PID 1 wrote to the stdout port.
+    pub stdout: u64,
+    /// Bytes of the command's stderr that PID 1 wrote to the console.
+    pub stderr: u64,
+    /// Processes that the guest's kernel killed for want of memory.
+    pub oom_kills: u32,
+    /// User time of the command and its children, microseconds.
+    pub user_us: u64,
+    /// System time of the command and its children, microseconds.
+    pub system_us: u64,
+    /// The largest resident set of any one process, KiB.
+    pub max_rss_kib: u64,
+}
+
+/// The steps before the command runs, as named in errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Reading the start record.
+    Record = 1,
+    /// Opening the serial ports.
+    Ports = 2,
+    /// Making pipes and the signal descriptor.
+    Pipes = 3,
+    /// Forking.
+    Fork = 4,
+    /// Changing to the working directory.
+    Workdir = 5,
+    /// Taking on user and groups.
+    User = 6,
+    /// Executing the command.
+    Exec = 7,
+    /// The command's file is there, but what it needs to run (its interpreter or dynamic loader) is not.
+    Interpreter = 8,
+}
+
+impl Stage {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [
+            Self::Record,
+            Self::Ports,
+            Self::Pipes,
+            Self::Fork,
+            Self::Workdir,
+            Self::User,
+            Self::Exec,
+            Self::Interpreter,
+        ]
+        .into_iter()
+        .find(|stage| *stage as u8 == byte)
+    }
+}
+
+/// Why bytes on the status port are not an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameError {
+    /// The frame may still become whole.
+    Incomplete,
+    /// It can never become one.
+    Malformed,
+    /// It is a frame of another version of this contract.
+    Version(u8),
+}
+
+impl Event {
+    /// Writes the frame; gives the number of bytes used, at most [`FRAME_MAX`].
+    pub fn encode(&self, out: &mut [u8; FRAME_MAX]) -> usize {
+        let mut w = Cursor { bytes: out, at: 0 };
+        w.put(&FRAME_MAGIC);
+        w.put(&[VERSION, self.kind(), 0]);
+        match *self {
+            Self::Ready {
+                init,
+                unpack_begin,
+                unpack_end,
+            } => {
+                for time in [init, unpack_begin, unpack_end] {
+                    w.put(&time.to_le_bytes());
+                }
+            }
+            Self::Started(time) => w.put(&time.to_le_bytes()),
+            Self::Exited(byte, totals) | Self::Killed(byte, totals) => {
+                w.put(&[byte]);
+                w.put(&totals.stdout.to_le_bytes());
+                w.put(&totals.stderr.to_le_bytes());
+                w.put(&totals.oom_kills.to_le_bytes());
+                w.put(&totals.user_us.to_le_bytes());
+                w.put(&totals.system_us.to_le_bytes());
+                w.put(&totals.max_rss_kib.to_le_bytes());
+            }
+            Self::Failed { stage, errno } => {
+                w.put(&[stage as u8]);
+                w.put(&errno.to_le_bytes());
+            }
+        }
+        let end = w.at;
+        out[FRAME_HEAD - 1] = (end - FRAME_HEAD) as u8;
+        let sum = crc32(&out[FRAME_MAGIC.len()..end]);
+        out[end..end + FRAME_TAIL].copy_from_slice(&sum.to_le_bytes());
+        end + FRAME_TAIL
+    }
+
+    /// Reads one frame from the start of `bytes`; gives it and its length.
+    ///
+    /// Errors: [`FrameError`]; only `Incomplete` may turn into a frame when more bytes follow.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
+        let known = bytes.len().min(FRAME_MAGIC.len());
+        if bytes[..known] != FRAME_MAGIC[..known] {
+            return Err(FrameError::Malformed);
+        }
+        let Some(&[version, kind, length]) = bytes.get(FRAME_MAGIC.len()..FRAME_HEAD) else {
+            return Err(FrameError::Incomplete);
+        };
+        if version != VERSION {
+            return Err(FrameError::Version(version));
+        }
+        let end = FRAME_HEAD + usize::from(length);
+        if usize::from(length) > PAYLOAD_MAX {
+            return Err(FrameError::Malformed);
+        }
+        let Some(tail) = bytes.get(end..end + FRAME_TAIL) else {
+            return Err(FrameError::Incomplete);
+        };
+        if crc32(&bytes[FRAME_MAGIC.len()..end]).to_le_bytes() != *tail {
+            return Err(FrameError::Malformed);
+        }
+        let event =
+            Self::from_payload(kind, &bytes[FRAME_HEAD..end]).ok_or(FrameError::Malformed)?;
+        Ok((event, end + FRAME_TAIL))
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Ready { .. } => 1,
+            Self::Started(_) => 2,
+            Self::Exited(..) => 3,
+            Self::Killed(..) => 4,
+            Self::Failed { .. } => 5,
+        }
+    }
+
+    /// `None` unless the payload is exactly what this kind of event has.
+    fn from_payload(kind: u8, payload: &[u8]) -> Option<Self> {
+        let mut r = Reader { bytes: payload };
+        let event = match kind {
+            1 => Self::Ready {
+                init: r.u64()?,
+                unpack_begin: r.u64()?,
+                unpack_end: r.u64()?,
+            },
+            2 => Self::Started(r.u64()?),
+            3 => Self::Exited(r.u8()?, Totals::read(&mut r)?),
+            4 => Self::Killed(r.u8()?, Totals::read(&mut r)?),
+            5 => Self::Failed {
+                stage: Stage::from_byte(r.u8()?)?,
+                errno: r.u32()? as i32,
+            },
+            _ => return None,
+        };
+        r.bytes.is_empty().then_some(event)
+    }
+}
+
+impl Totals {
+    fn read(r: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            stdout: r.u64()?,
+            stderr: r.u64()?,
+            oom_kills: r.u32()?,
+            user_us: r.u64()?,
+            system_us: r.u64()?,
+            max_rss_kib: r.u64()?,
+        })
+    }
+}
+
+/// CRC-32 (IEEE 802.3, reflected), bit by bit: it runs over some fifty bytes a machine.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |sum, &byte| {
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+            (sum >> 1) ^ (0xedb8_8320 * (sum & 1))
+        })
+    })
+}
+
+struct Cursor<'a> {
+    bytes: &'a mut [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    const TOTALS: Totals = Totals {
+        stdout: 1 << 40,
+        stderr: 7,
+        oom_kills: 3,
+        user_us: 1,
+        system_us: 2,
+        max_rss_kib: u64::MAX,
+    };
+
+    fn events() -> Vec<Event> {
+        vec![
+            Event::Ready {
+                init: 1,
+                unpack_begin: 2,
+                unpack_end: u64::MAX,
+            },
+            Event::Started(9),
+            Event::Exited(0, Totals::default()),
+            Event::Exited(255, TOTALS),
+            Event::Killed(9, TOTALS),
+            Event::Failed {
+                stage: Stage::Interpreter,
+                errno: -2,
+            },
+        ]
+    }
+
+    #[test]
+    fn every_event_survives_the_wire() {
+        for event in events() {
+            let mut frame = [0; FRAME_MAX];
+            let length = event.encode(&mut frame);
+            assert_eq!(Event::decode(&frame[..length]), Ok((event, length)));
+        }
+    }
+
+    #[test]
+    fn a_frame_cut_short_is_incomplete_and_a_damaged_one_malformed() {
+        for event in events() {
+            let mut frame = [0; FRAME_MAX];
+            let length = event.encode(&mut frame);
+            for cut in 0..length {
+                assert_eq!(
+                    Event::decode(&frame[..cut]),
+                    Err(FrameError::Incomplete),
+                    "cut at {cut}"
+                );
+            }
+            for byte in (0..length).filter(|&byte| byte != FRAME_MAGIC.len()) {
+                let mut damaged = frame;
+                damaged[byte] ^= 0x10;
+                assert!(
+                    Event::decode(&damaged[..length]).is_err(),
+                    "byte {byte} of {event:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_the_common_crc32() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+}
