@@ -6,7 +6,7 @@
 #
 #   scripts/bench.sh [IMAGES]     (default target/images; RDVM names the program, KERNEL the kernel, RUNS how often)
 #
-# Prints Markdown tables; the files are in the page cache, output goes to a file in TMPDIR.
+# Prints Markdown tables of medians; the files are in the page cache, output goes to a file in TMPDIR.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 images=$(realpath "${1:-$top/target/images}")
@@ -17,27 +17,52 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/rdvm-bench.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 [ -n "$kernel" ] || { echo 'bench: no readable kernel in /boot; name one with KERNEL=FILE' >&2; exit 1; }
 
-# compare TITLE NAME COMMAND [NAME COMMAND...]: hyperfine's table; the first command is the measure of the others.
+# measure ROW COMMAND: runs it once; adds its wall and CPU seconds (its children's too) to the row's file.
+measure() {
+	local TIMEFORMAT='%R %U %S'
+	{ time bash -c "$2" </dev/null >"$work/out" 2>"$work/log"; } 2>"$work/time" || { cat "$work/log" >&2; exit 1; }
+	cat "$work/time" >>"$work/row.$1"
+}
+
+# median: the middle one of the numbers on stdin.
+median() { sort -n | awk '{ n[NR] = $1 } END { print (n[int((NR + 1) / 2)] + n[int(NR / 2) + 1]) / 2 }'; }
+
+# compare TITLE NAME COMMAND [NAME COMMAND...]: a table of medians; ratios are to the last row, and below 1 is faster.
+# The commands take turns, in reverse order in every second round, so that a busy machine slows all of them alike.
 compare() {
-	local title=$1 arguments=()
+	local title=$1 names=() commands=() round turn row wall cpu reference
 	shift
 	while [ $# -gt 0 ]; do
-		arguments+=(--command-name "$1" "$2")
+		names+=("$1") commands+=("$2")
 		shift 2
 	done
-	printf '\n### %s\n\n' "$title"
-	hyperfine --style none --warmup 2 --runs "$runs" --export-markdown "$work/table.md" "${arguments[@]}" \
-		</dev/null >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
-	cat "$work/table.md"
+	local last=$((${#names[@]} - 1))
+	rm -f "$work"/row.*
+	for round in $(seq 0 "$runs"); do
+		for turn in "${!names[@]}"; do
+			row=$((round % 2 ? last - turn : turn))
+			measure "$row" "${commands[row]}"
+		done
+		[ "$round" -gt 0 ] || rm "$work"/row.* # the first round only warms the caches
+	done
+	printf '\n### %s\n\n| | wall, ms | least..most | CPU, ms | wall ratio | CPU ratio |\n|---|---|---|---|---|---|\n' "$title"
+	reference="$(cut -d' ' -f1 "$work/row.$last" | median) $(awk '{ print $2 + $3 }' "$work/row.$last" | median)"
+	for row in "${!names[@]}"; do
+		wall=$(cut -d' ' -f1 "$work/row.$row" | median)
+		cpu=$(awk '{ print $2 + $3 }' "$work/row.$row" | median)
+		echo "$wall $cpu $reference $(sort -n "$work/row.$row" | awk 'NR == 1 { a = $1 } END { print a, $1 }')" |
+			awk -v name="${names[row]}" '{ printf "| %s | %.0f | %.0f..%.0f | %.0f | %.2f | %.2f |\n",
+				name, $1 * 1000, $5 * 1000, $6 * 1000, $2 * 1000, $1 / $3, $2 / $4 }'
+	done
 }
 
 # packing TITLE DIR
 packing() {
 	compare "packing $1" \
 		'rdvm pack' "$rdvm pack $2 -o $work/packed" \
-		'find, sort, cpio' "cd $2 && find . -print0 | LC_ALL=C sort -z | cpio -0 -o -H newc --quiet >$work/packed" \
+		'GNU tar' "tar -C $2 --sort=name -cf $work/packed ." \
 		'find, sort, bsdcpio' "cd $2 && find . -print0 | LC_ALL=C sort -z | bsdcpio -0 -o -H newc --quiet >$work/packed" \
-		'GNU tar' "tar -C $2 --sort=name -cf $work/packed ."
+		'find, sort, cpio' "cd $2 && find . -print0 | LC_ALL=C sort -z | cpio -0 -o -H newc --quiet >$work/packed"
 }
 
 small=$work/small
