@@ -12,7 +12,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-quick bench images man install fmt clippy doc clean help
+.PHONY: all build demo test test-quick bench bench-memory images man install fmt clippy doc clean help
 
 all: build
 
@@ -37,6 +37,11 @@ bench: build ## compare packing and whole runs with the usual tools, side by sid
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
 	RDVM=$(rdvm) scripts/bench.sh $(images)
+
+bench-memory: ## compare planned with least RAM by bisection, about ten minutes
+	scripts/install-deps.sh test
+	scripts/make-images.sh $(images)
+	RDVM_TEST_IMAGES=$(images) $(CARGO) bench --bench memory
 
 images: ## make the two images of the demo below target/images
 	scripts/make-images.sh $(images)

@@ -27,13 +27,6 @@ pub(super) struct Settings<'a> {
 /// CPU time, one of the debian image 19 % (docs/performance.md).
 const CPU: &str = "max,-erms,-fsrm";
 
-/// A kernel finds out how fast its local APIC timer counts by watching it for 100 ms. One CPU can do without: the PIT
-/// then is its clock event device, with high resolution as well. More CPUs need the timer, for each its own.
-const NO_APIC_TIMER: &str = "nolapic_timer ";
-
-/// Kernels cut a longer command line (`COMMAND_LINE_SIZE` with its NUL is 2048).
-const CMDLINE_LIMIT: usize = 2047;
-
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
@@ -74,20 +67,8 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     let (kernel, initrd) = (fds.kernel, fds.initrd);
     args.extend(["-kernel".into(), format!("/proc/self/fd/{kernel}")]);
     args.extend(["-initrd".into(), format!("/proc/self/fd/{initrd}")]);
-    args.extend(["-append".into(), cmdline(machine)]);
+    args.extend(["-append".into(), machine.cmdline.to_owned()]);
     args.into_iter().map(OsString::from).collect()
-}
-
-/// The kernel command line, with what depends on the number of CPUs in front, so that the user's words still win. It
-/// only saves time: a line that has no room for it goes as it is.
-fn cmdline(machine: &Settings<'_>) -> String {
-    let fits = machine.cmdline.len() + NO_APIC_TIMER.len() <= CMDLINE_LIMIT;
-    let extra = if machine.cpus == 1 && fits {
-        NO_APIC_TIMER
-    } else {
-        ""
-    };
-    format!("{extra}{}", machine.cmdline)
 }
 
 #[cfg(test)]
@@ -123,23 +104,5 @@ mod tests {
             Some(&"console=ttyS0 a,b"),
             "a comma in it is not special to -append"
         );
-    }
-
-    #[test]
-    fn only_a_single_cpu_does_without_its_timer_and_never_at_the_price_of_the_users_words() {
-        let line = |cpus, length| {
-            let words = "x".repeat(length);
-            let memory = ByteSize::mib(150);
-            cmdline(&Settings {
-                cmdline: &words,
-                memory,
-                cpus,
-            })
-        };
-        let room = CMDLINE_LIMIT - NO_APIC_TIMER.len();
-        assert!(line(1, room).starts_with("nolapic_timer x"));
-        assert_eq!(line(1, room).len(), CMDLINE_LIMIT);
-        assert_eq!(line(1, room + 1), "x".repeat(room + 1));
-        assert_eq!(line(2, 8), "xxxxxxxx");
     }
 }
