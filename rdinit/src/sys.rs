@@ -1,7 +1,7 @@
 //! The system calls PID 1 needs, each behind a safe function. x86-64 Linux only.
 //!
 //! Numbers and structures: `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/` of the Linux source.
-//! Every path argument is a byte string that ends in NUL; [`path`] checks that once.
+//! Every path argument is a byte string that ends in NUL; `path` checks that once.
 
 use core::arch::asm;
 
