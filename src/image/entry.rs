@@ -203,13 +203,9 @@ impl<'a> Maker<'a> {
         // Names of one file are told from others by its stamp, so those stay with the host.
         let small = stamp.size <= SMALL && link.is_none();
         let keep = small && self.kept.fetch_add(stamp.size, Ordering::Relaxed) + stamp.size <= KEEP;
-        let content = match if keep {
-            small_file(&file, &stamp)?
-        } else {
-            None
-        } {
-            Some(bytes) => Content::Bytes(bytes),
-            None => Content::Host(Box::new(HostFile {
+        let content = match keep {
+            true => Content::Bytes(small_file(&file, &stamp)?),
+            false => Content::Host(Box::new(HostFile {
                 dir: dir.clone(),
                 name: name.into(),
                 stamp,
@@ -223,17 +219,18 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// All bytes of a file of at most [`SMALL`] bytes; `None` if they do not come in one piece, which says nothing yet.
-fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Option<Arc<[u8]>>, Errno> {
+/// All bytes of a file of at most [`SMALL`] bytes, by one read that would also see one more: a file that has grown or
+/// shrunk since its stamp was taken is an error. The same length with other bytes is the file as it is at that moment.
+fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Arc<[u8]>, Errno> {
     if stamp.size == 0 {
-        return Ok(Some(Arc::default()));
+        return Ok(Arc::default());
     }
-    let mut buffer = [MaybeUninit::<u8>::uninit(); SMALL as usize];
-    let (bytes, missing) = pread(file, &mut buffer[..stamp.size as usize], 0)?;
-    if Stamp::from(&fstat(file)?) != *stamp {
-        return Err(Errno::STALE);
+    let mut buffer = [MaybeUninit::<u8>::uninit(); SMALL as usize + 1];
+    let (bytes, _) = pread(file, &mut buffer[..=stamp.size as usize], 0)?;
+    match bytes.len() as u64 == stamp.size {
+        true => Ok((&*bytes).into()),
+        false => Err(Errno::STALE),
     }
-    Ok(missing.is_empty().then(|| (&*bytes).into()))
 }
 
 /// What links carry until all names are known, and `dir.rs` numbers them.
