@@ -118,7 +118,9 @@ impl Session {
         let shared = Arc::into_inner(self.shared)
             .ok_or_else(|| host("ending the vCPUs")(io::ErrorKind::ResourceBusy.into()))?;
         let devices = shared.devices.into_inner();
-        let devices = devices.unwrap_or_else(PoisonError::into_inner);
+        let mut devices = devices.unwrap_or_else(PoisonError::into_inner);
+        let counts = devices.counts();
+        devices.listener.counted(counts);
         Ok((ending, devices.listener))
     }
 
