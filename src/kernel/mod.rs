@@ -106,18 +106,6 @@ pub fn open(wish: &KernelWish, image_boot: Option<&Path>, host: &Search) -> Resu
 }
 
 impl Kernel {
-    /// The longest command line that it keeps, in bytes.
-    pub fn cmdline_max(&self) -> u64 {
-        match &self.image {
-            KernelImage::Elf { bzimage: None, .. } => VMLINUX_CMDLINE_MAX,
-            KernelImage::Elf {
-                bzimage: Some((_, facts)),
-                ..
-            }
-            | KernelImage::BzImage { facts, .. } => facts.cmdline_size,
-        }
-    }
-
     /// RAM that it occupies before it runs anything else, in bytes. For a bzImage that is not unpacked it is the room
     /// that it wants for unpacking itself, which is a little more.
     pub fn memory_bytes(&self) -> u64 {
@@ -148,9 +136,6 @@ impl Kernel {
         }
     }
 }
-
-/// A bare vmlinux has no header to ask; x86-64 keeps 2048 bytes with the final zero.
-const VMLINUX_CMDLINE_MAX: u64 = 2047;
 
 #[cfg(test)]
 mod tests {
@@ -189,16 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_its_release_its_room_and_its_longest_command_line() {
+    fn the_kernel_tells_its_release_and_its_room() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("kernel");
         fs::write(&file, bzimage(&pack(Compression::Zstd, &vmlinux()))).unwrap();
         let kernel = open_file(&file, None);
         assert_eq!(kernel.release.as_deref(), Some("6.1.0-test"));
-        assert_eq!(
-            (kernel.memory_bytes(), kernel.cmdline_max()),
-            (0x3200, 2047)
-        );
+        assert_eq!(kernel.memory_bytes(), 0x3200);
         fs::write(&file, bzimage(&pack(Compression::Bzip2, b""))).unwrap();
         assert_eq!(open_file(&file, None).memory_bytes(), samples::INIT_SIZE);
     }
