@@ -16,6 +16,8 @@ mod endings;
 
 mod surroundings;
 
+mod kernels;
+
 mod images;
 
 mod readme;
