@@ -39,9 +39,10 @@ fn release(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()?.strip_prefix("vmlinuz-")
 }
 
-/// A line that shows although the test passes.
+/// A line that shows although the test passes, as what `eprintln` prints does not.
 fn say(line: &str) {
-    writeln!(io::stderr(), "{line}").unwrap();
+    let line = format!("{line}\n");
+    io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -358,7 +359,7 @@ fn a_cache_without_room_or_permission_is_a_warning_and_stays_as_it_was() {
     run("ulimit -f 2000 && exec \"$@\"", &limited)
         .says(warning)
         .says("the file size limit (ulimit -f)");
-    assert_eq!(entries(&limited), [PathBuf::new(); 0]);
+    assert!(entries(&limited).is_empty());
 
     let full = directory.path().join("full");
     fs::create_dir(&full).unwrap();
@@ -403,6 +404,6 @@ fn a_kernel_that_cannot_be_kept_anywhere_boots_as_bzimage() {
             .output()
             .unwrap();
         Run(output).exits(0).prints("hello\n").says("not kept");
-        assert_eq!(entries(cache.path()), [PathBuf::new(); 0]);
+        assert!(entries(cache.path()).is_empty());
     }
 }
