@@ -29,6 +29,9 @@ cpio cpio
 bsdtar libarchive-tools
 fakeroot fakeroot
 strace strace
+xz xz-utils
+lz4 lz4
+zstd zstd
 hyperfine hyperfine
 man man-db'
 

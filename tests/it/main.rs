@@ -18,6 +18,8 @@ mod surroundings;
 
 mod stubs;
 
+mod kernels;
+
 mod images;
 
 mod readme;
