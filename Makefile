@@ -12,7 +12,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-quick bench bench-memory images man install fmt clippy doc clean help
+.PHONY: all build demo test test-quick bench bench-memory images kernel man install fmt clippy doc clean help
 
 all: build
 
@@ -28,6 +28,7 @@ demo: ## install what is missing, build, run both images in a chroot and in rdvm
 test: ## install what is missing, run every test
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
+	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) $(CARGO) test --workspace --no-fail-fast
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
@@ -45,6 +46,10 @@ bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 
 images: ## make the two images of the demo below target/images
 	scripts/make-images.sh $(images)
+
+kernel: build ## build the small kernel, some minutes, once
+	scripts/install-deps.sh test
+	$(rdvm) kernel build
 
 man: ## write the man pages to target/man
 	mkdir -p $(man)
