@@ -59,16 +59,19 @@ impl Place {
         self.cache().join("kernel/vmlinux")
     }
 
-    /// `rdvm kernel VERB` with this cache.
+    /// `rdvm VERB` with this cache, and without what the tests' own environment says of kernels.
     fn rdvm(&self, verb: &str) -> Rdvm {
-        Rdvm::verb("kernel")
-            .option(verb)
+        Rdvm::verb(verb)
             .with_variable("RDVM_CACHE", self.cache())
+            .with_variable("RDVM_KERNEL", "")
             .with_variable("TMPDIR", "")
     }
 
     fn build(&self, source: &Path) -> Rdvm {
-        self.rdvm("build").option("--source").option(source)
+        self.rdvm("kernel")
+            .option("build")
+            .option("--source")
+            .option(source)
     }
 
     /// What is in the cache, without the lock.
@@ -109,19 +112,18 @@ fn a_built_kernel_is_the_one_that_later_runs_take() {
         .prints(path)
         .says("kernel 6.6.6-fake built in ");
     assert_eq!(place.left(), ["vmlinux"]);
-    let list = place.rdvm("list").run().exits(0).stdout();
+    let list = place.rdvm("kernel").option("list").run().exits(0).stdout();
     let line = list.lines().nth(1).unwrap();
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(words[..3], ["*", "6.6.6-fake", "vmlinux"], "{list}");
     assert!(line.ends_with("used: built by rdvm kernel build"), "{list}");
     let chosen = format!("{} (built by rdvm kernel build)", place.kernel().display());
-    let dry = Rdvm::verb("run")
-        .option("--dry-run")
-        .image(busybox().path());
-    let dry = dry.with_variable("RDVM_CACHE", place.cache());
-    dry.run().exits(0).says(&format!("kernel {chosen}"));
-    let inspect = Rdvm::verb("inspect").image(busybox().path());
-    let inspect = inspect.with_variable("RDVM_CACHE", place.cache()).run();
+    let dry = place.rdvm("run").option("--dry-run");
+    dry.image(busybox().path())
+        .run()
+        .exits(0)
+        .says(&format!("kernel {chosen}"));
+    let inspect = place.rdvm("inspect").image(busybox().path()).run();
     let plan = inspect.exits(0).stdout();
     assert!(plan.contains(&chosen), "{plan}");
 }
