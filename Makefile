@@ -47,8 +47,9 @@ bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 images: ## make the two images of the demo below target/images
 	scripts/make-images.sh $(images)
 
-kernel: build ## build the small kernel, some minutes, once
+kernel: ## build the small kernel, some minutes, once
 	scripts/install-deps.sh test
+	$(CARGO) build --release
 	$(rdvm) kernel build
 
 man: ## write the man pages to target/man
