@@ -13,7 +13,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-quick fuzz bench bench-memory images kernels man install fmt clippy doc clean help
+.PHONY: all build demo test test-quick fuzz bench bench-memory images kernel kernels man install fmt clippy doc clean help
 
 all: build
 
@@ -30,6 +30,7 @@ test: ## install what is missing, run every test
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
 	scripts/get-kernels.sh $(kernels)
+	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --workspace --no-fail-fast
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
@@ -53,6 +54,11 @@ images: ## make the two images of the demo below target/images
 
 kernels: ## fetch the kernels that the tests boot into target/kernels
 	scripts/get-kernels.sh $(kernels)
+
+kernel: ## build the small kernel, some minutes, once
+	scripts/install-deps.sh test
+	$(CARGO) build --release
+	$(rdvm) kernel build
 
 man: ## write the man pages to target/man
 	mkdir -p $(man)

@@ -3,8 +3,10 @@
 //! Takes the wish and the places to look; gives open files and checked facts, so that an engine has nothing left to
 //! verify. Boots nothing, and does not know which engine will. Steps: `find` (which file), `file` (open it safely),
 //! `probe` (what is in it), `bzimage` and `elf`
-//! (check it), `unpack`, `cache` (do so only once).
+//! (check it), `unpack`, `cache` (do so only once). Beside that path: `list`, and `build`, which makes a kernel.
 
+mod banner;
+pub mod build;
 mod bzimage;
 mod cache;
 mod elf;

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use super::banner;
 use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
 use super::error::Problem;
@@ -83,6 +84,14 @@ impl Probe {
         match &self.kind {
             Kind::Elf(_) => None,
             Kind::BzImage(facts, _) => facts.release.as_deref(),
+        }
+    }
+
+    /// The same, and that of a vmlinux too, which is searched for it: up to 20 ms, so for `list` alone.
+    pub(super) fn release_of_any_kind(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Elf(_) => banner::release(&self.file),
+            Kind::BzImage(..) => self.release().map(str::to_owned),
         }
     }
 

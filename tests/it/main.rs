@@ -8,6 +8,8 @@ mod pack;
 
 mod memory;
 
+mod kernel;
+
 mod init;
 
 mod streams;
