@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Image, Rdvm, busybox, engines};
+use crate::support::{Image, Rdvm, busybox, engines, sized};
 
 #[test]
 fn every_byte_value_arrives_on_stdout_and_on_stderr_as_it_was_written() {
@@ -24,15 +24,16 @@ fn every_byte_value_arrives_on_stdout_and_on_stderr_as_it_was_written() {
 #[test]
 fn sixty_four_mebibytes_arrive_with_the_same_checksum() {
     // A file of 1 MiB that no period of the path's buffers divides, sent 64 times.
+    let times = sized(64, 1);
     let block: Vec<u8> = (0u32..1 << 18)
         .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
         .collect();
     let image = Image::busybox().file("block", 0o644, &block);
     let mut expected = Sha256::new();
-    (0..64).for_each(|_| expected.update(&block));
-    let script = "i=0; while [ $i -lt 64 ]; do cat /block; i=$((i+1)); done";
+    (0..times).for_each(|_| expected.update(&block));
+    let script = format!("i=0; while [ $i -lt {times} ]; do cat /block; i=$((i+1)); done");
     for engine in engines() {
-        let mut child = Rdvm::on(engine).image(image.path()).sh(script).spawn();
+        let mut child = Rdvm::on(engine).image(image.path()).sh(&script).spawn();
         let mut stdout = child.stdout.take().unwrap();
         let (mut seen, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
         loop {
@@ -44,7 +45,7 @@ fn sixty_four_mebibytes_arrive_with_the_same_checksum() {
             length += count;
         }
         assert_eq!(child.wait().unwrap().code(), Some(0));
-        assert_eq!(length, 64 << 20);
+        assert_eq!(length, times << 20);
         assert!(
             seen.finalize() == expected.clone().finalize(),
             "the contents differ"
