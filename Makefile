@@ -12,7 +12,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-quick bench bench-memory images man install fmt clippy doc clean help
+.PHONY: all build demo test test-kvm test-kvm-native test-quick check-speed bench bench-kvm bench-memory images man install fmt clippy doc clean help
 
 all: build
 
@@ -29,6 +29,18 @@ test: ## install what is missing, run every test
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
 	RDVM_TEST_IMAGES=$(images) $(CARGO) test --workspace --no-fail-fast
+	RDVM_TEST_IMAGES=$(images) scripts/rig.sh test
+
+test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
+	scripts/install-deps.sh test
+	scripts/make-images.sh $(images)
+	RDVM_TEST_IMAGES=$(images) scripts/rig.sh test $(T)
+
+test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
+	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)
+
+check-speed: ## the KVM engine's speed against benches/kvm.tsv, in counted instructions
+	scripts/rig.sh check
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
 	$(CARGO) test --workspace --lib
@@ -37,6 +49,11 @@ bench: build ## compare packing and whole runs with the usual tools, side by sid
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
 	RDVM=$(rdvm) scripts/bench.sh $(images)
+	scripts/rig.sh bench
+
+bench-kvm: ## compare rdvm and QEMU on KVM, in counted instructions
+	scripts/install-deps.sh test
+	scripts/rig.sh bench
 
 bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test
@@ -74,4 +91,4 @@ clean: ## remove what was compiled, and the images
 	rm -rf --one-file-system $(images)
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 17

@@ -5,7 +5,7 @@
 #
 # LIST has a line `KERNEL TEST` for each test; KERNEL is a file, or `default`. The last line of the output is for
 # scripts/rig.sh: "rig-result SCENARIOS MACHINES FAILED". SCENARIOS is how many tests started a run on KVM. MACHINES is
-# KVM's own count: it sends a uevent for each machine that is made.
+# KVM's own count of machines made, which it sends in a uevent each time.
 list=$1
 scenarios=0 failed=0
 
@@ -25,12 +25,13 @@ tests() {
 	scenarios=$((scenarios + $(grep '^kvm ' "$RDVM_TEST_RUNS" | sort -u | wc -l)))
 }
 
-uevent >/tmp/uevents 2>&1 &
-uevents=$!
+uevent sh -c 'test -z "$CREATED" || echo "$CREATED" >/tmp/machines' &
+events=$!
 for kernel in $(cut -d' ' -f1 "$list" | sort -u); do
 	if [ "$kernel" != default ]; then export RDVM_KERNEL="$kernel"; else unset RDVM_KERNEL; fi
 	tests "$kernel"
 done
-kill "$uevents"
-echo "rig-result $scenarios $(grep -c '^EVENT=create' /tmp/uevents) $failed"
+sleep 1 # for the last event
+kill "$events"
+echo "rig-result $scenarios $(cat /tmp/machines 2>/dev/null || echo 0) $failed"
 [ "$failed" = 0 ]
