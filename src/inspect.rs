@@ -19,7 +19,7 @@ pub fn render(image: &ImageRef, plan: &Plan) -> String {
     let directories = count(|kind| matches!(kind, Kind::Directory));
     let links = count(|kind| matches!(kind, Kind::Symlink(_)));
     let others = plan.tree.entries().len() - files - directories - links;
-    let contents = plan.contents;
+    let contents = plan.places.contents();
     let init = if plan.tree.get(b"init").is_some() {
         "/init"
     } else {

@@ -1,7 +1,6 @@
 //! A machine as data: all that an engine needs to know to run it.
 
-use std::fs::File;
-
+use crate::initrd::Initrd;
 use crate::kernel::Kernel;
 use crate::units::ByteSize;
 
@@ -10,8 +9,8 @@ use crate::units::ByteSize;
 pub struct Machine {
     /// The kernel, checked.
     pub kernel: Kernel,
-    /// The initrd, whole, from its first byte on.
-    pub initrd: File,
+    /// The initrd, yet to be made: an engine knows best where it belongs.
+    pub initrd: Initrd,
     /// The kernel command line, checked.
     pub cmdline: String,
     /// Guest RAM, a multiple of a page.

@@ -34,8 +34,8 @@ pub struct Plan {
     pub tree: image::tree::Tree,
     /// The kernel.
     pub kernel: Kernel,
-    /// What the initrd will hold.
-    pub contents: initrd::layout::Contents,
+    /// What the initrd will hold, and where.
+    pub places: initrd::Places,
     /// RAM.
     pub memory: MemoryPlan,
 }
@@ -54,10 +54,10 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
     // The image's faults first: it is what the user named.
     let tree = tree?;
     let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let contents = Layout::of(&tree, Epoch::from_env()?)?.contents();
+    let places = Layout::of(&tree, Epoch::from_env()?)?.into_places();
     let memory = memory::plan(
         &Needs {
-            contents,
+            contents: places.contents(),
             kernel: ByteSize(kernel.memory_bytes()),
             cpus,
         },
@@ -66,7 +66,7 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
     Ok(Plan {
         tree,
         kernel,
-        contents,
+        places,
         memory,
     })
 }
@@ -91,15 +91,14 @@ pub struct Ready {
     engine: Engine,
     facts: MachineFacts,
     began: Instant,
-    packed: Instant,
 }
 
-/// Everything up to the boot: the image read and packed, the RAM planned, the kernel opened, the engine chosen.
+/// Everything up to the boot: the image read and laid out, the RAM planned, the kernel opened, the engine chosen.
 ///
 /// Errors: whatever keeps the machine from being built; nothing was booted then.
 pub fn prepare(request: &Request) -> Result<Ready> {
     let began = Instant::now();
-    let engine = Engine::choose(request.engine)?;
+    let (engine, why) = Engine::choose(request.engine)?;
     let plan = plan(
         &request.image,
         &request.kernel,
@@ -128,20 +127,23 @@ pub fn prepare(request: &Request) -> Result<Ready> {
             )
         }
     };
-    let initrd = Initrd::pack(&[&plan.tree, &own], Epoch::from_env()?)?;
+    let own_places = Layout::of(&own, Epoch::from_env()?)?.into_places();
     let facts = MachineFacts {
         engine: engine.to_string(),
         kernel: plan.kernel.path.display().to_string(),
         memory: plan.memory.total.0,
         memory_needed: plan.memory.need.0,
         cpus: request.cpus,
-        entries: plan.contents.entries,
-        initrd: initrd.size,
+        entries: plan.places.contents().entries,
+        initrd: plan.places.contents().packed_bytes + own_places.contents().packed_bytes,
     };
-    let warnings = plan.warnings();
+    let warnings = why.into_iter().chain(plan.warnings()).collect();
+    let mut initrd = Initrd::default();
+    initrd.push(plan.tree, plan.places);
+    initrd.push(own, own_places);
     let machine = Machine {
         kernel: plan.kernel,
-        initrd: initrd.file,
+        initrd,
         cmdline,
         memory: plan.memory.total,
         cpus: request.cpus,
@@ -153,7 +155,6 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         engine,
         facts,
         began,
-        packed: Instant::now(),
     })
 }
 
@@ -212,11 +213,11 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     } else {
         Control::frames()
     };
-    let mut listener = Listener::new(Outlet::new(streams.stdout), console, control);
+    let listener = Listener::new(Outlet::new(streams.stdout), console, control);
     let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
     let memory = ready.machine.memory.to_string();
-    let ending = ready.engine.boot(ready.machine, &mut listener, &watch)?;
-    let timings = timings(ready.began, ready.packed, listener.moments());
+    let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
+    let timings = timings(ready.began, listener.moments());
     let name = command_name(&request.command);
     let mut report = Report::of(&ending, &name, &memory);
     // A user's own init sends a code and nothing else.
@@ -260,7 +261,7 @@ fn command_name(command: &Command) -> String {
 }
 
 /// The phases, as far as the guest has told.
-fn timings(began: Instant, packed: Instant, moments: Moments) -> Timings {
+fn timings(began: Instant, moments: Moments) -> Timings {
     let now = Instant::now();
     let between = |from: Option<Instant>, to: Option<Instant>| {
         from.zip(to)
@@ -271,9 +272,10 @@ fn timings(began: Instant, packed: Instant, moments: Moments) -> Timings {
         |from: u64, to: u64| (from > 0 && to >= from).then(|| rounded((to - from) as f64 / 1e6));
     let unpack = nanoseconds(boot.unpack_begin, boot.unpack_end);
     let in_kernel = (boot.init > 0).then_some(boot.init as f64 / 1e6);
-    let until_ready = between(Some(packed), moments.ready);
+    let loaded = moments.loaded.unwrap_or(now);
+    let until_ready = between(Some(loaded), moments.ready);
     Timings {
-        pack: milliseconds(packed - began),
+        pack: milliseconds(loaded - began),
         start: until_ready
             .zip(in_kernel)
             .map(|(all, kernel)| rounded((all - kernel).max(0.0))),

@@ -130,7 +130,7 @@ pub struct MachineFacts {
 /// Milliseconds by phase; absent where the guest did not say.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Timings {
-    /// Reading the image, planning, writing the initrd.
+    /// Reading the image, planning, loading kernel and initrd to where the machine finds them.
     pub pack: f64,
     /// From starting the engine to the kernel's first moment.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -289,6 +289,7 @@ fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String
         Ending::Died {
             started,
             panic: Some(reason),
+            ..
         } => {
             let when = if *started {
                 "while the command ran"
@@ -303,24 +304,21 @@ fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String
             )
         }
         Ending::Died {
-            started: true,
+            started,
             panic: None,
-        } => (
-            Outcome::MachineDied,
-            Some(format!(
-                "{name}: the machine was reset before it ended; there is no exit status"
-            )),
-        ),
-        Ending::Died {
-            started: false,
-            panic: None,
-        } => (
-            Outcome::MachineDied,
-            Some(
-                "machine: stopped before the command ran; --show-boot shows the kernel's messages"
-                    .to_owned(),
-            ),
-        ),
+            how,
+        } => {
+            let how = how.as_deref().unwrap_or("was reset");
+            let message = match started {
+                true => {
+                    format!("{name}: the machine {how} before it ended; there is no exit status")
+                }
+                false => format!(
+                    "machine: {how} before the command ran; --show-boot shows the kernel's messages"
+                ),
+            };
+            (Outcome::MachineDied, Some(message))
+        }
         Ending::TimedOut { started } => {
             let when = if *started {
                 "still ran"
@@ -443,7 +441,8 @@ mod tests {
         assert_eq!(
             code(Ending::Died {
                 started: true,
-                panic: None
+                panic: None,
+                how: None,
             }),
             125
         );
@@ -459,10 +458,12 @@ mod tests {
             Ending::Died {
                 started: true,
                 panic: None,
+                how: None,
             },
             Ending::Died {
                 started: false,
                 panic: Some("x".into()),
+                how: Some("was reset".into()),
             },
             Ending::TimedOut { started: false },
             Ending::Interrupted(0),

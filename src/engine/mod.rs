@@ -2,11 +2,14 @@
 //!
 //! An engine knows no images, flags or exit codes. There are two, so they are an enum and not a trait.
 
+pub mod kvm;
 pub mod probe;
 pub mod qemu;
+mod stop;
 
 use std::fmt;
 
+use self::probe::KvmState;
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
 use crate::machine::Machine;
@@ -16,6 +19,8 @@ use crate::watch::Watch;
 /// What runs a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Engine {
+    /// A machine in this process, on the CPU's own virtualisation.
+    Kvm,
     /// A QEMU child with software emulation.
     Qemu(qemu::Qemu),
 }
@@ -25,43 +30,56 @@ pub enum Engine {
 pub enum Error {
     /// KVM was asked for and cannot be had.
     #[error(transparent)]
-    Kvm(#[from] probe::Error),
+    Probe(#[from] probe::Error),
+    /// KVM failed.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
     /// QEMU failed.
     #[error(transparent)]
     Qemu(#[from] qemu::Error),
 }
 
 impl Engine {
-    /// Picks what the user wished or, for `auto`, what works.
+    /// Picks what the user wished or, for `auto`, what works; with it, for `auto`, why that is not KVM.
     ///
     /// Errors: the wish cannot be met, with the reason and the remedy.
-    pub fn choose(wish: EngineWish) -> Result<Self, Error> {
+    pub fn choose(wish: EngineWish) -> Result<(Self, Option<String>), Error> {
+        let qemu = || qemu::Qemu::find().map(Self::Qemu);
         match wish {
-            EngineWish::Kvm => match probe::require_kvm(&probe::kvm()) {
-                Err(error) => Err(error.into()),
-                Ok(()) => Err(probe::Error::KvmNotBuilt.into()),
+            EngineWish::Kvm => {
+                probe::require_kvm(&probe::kvm())?;
+                Ok((Self::Kvm, None))
+            }
+            EngineWish::Qemu => Ok((qemu()?, None)),
+            EngineWish::Auto => match probe::kvm() {
+                KvmState::Usable => Ok((Self::Kvm, None)),
+                state => Ok((
+                    qemu()?,
+                    Some(format!("{}; running in QEMU, slower", state.reason())),
+                )),
             },
-            EngineWish::Auto | EngineWish::Qemu => Ok(Self::Qemu(qemu::Qemu::find()?)),
         }
     }
 
     /// What this engine's machine must be told on the kernel command line.
     pub fn cmdline(&self) -> String {
         match self {
+            Self::Kvm => kvm::CMDLINE.to_owned(),
             Self::Qemu(qemu) => qemu.cmdline(),
         }
     }
 
-    /// Runs the machine to its end. Everything it started is gone when this returns.
+    /// Runs the machine to its end. Everything it started is gone when this returns; the listener comes back.
     ///
     /// Errors: the engine itself failed; the guest's failures are endings.
     pub fn boot(
         &self,
         machine: Machine,
-        listener: &mut Listener,
+        listener: Listener,
         watch: &Watch,
-    ) -> Result<Ending, Error> {
+    ) -> Result<(Ending, Listener), Error> {
         match self {
+            Self::Kvm => Ok(kvm::boot(machine, listener, watch)?),
             Self::Qemu(qemu) => Ok(qemu.boot(machine, listener, watch)?),
         }
     }
@@ -70,6 +88,7 @@ impl Engine {
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Kvm => "kvm",
             Self::Qemu(_) => "qemu",
         })
     }

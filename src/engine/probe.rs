@@ -19,7 +19,7 @@ pub(crate) use kvm::group_entry;
 pub(crate) use packages::as_root;
 
 /// Whether this version of rdvm has the in-process KVM engine.
-pub const KVM_ENGINE_BUILT: bool = false;
+pub const KVM_ENGINE_BUILT: bool = true;
 
 /// Why an engine cannot run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

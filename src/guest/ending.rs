@@ -32,6 +32,8 @@ pub enum Ending {
         started: bool,
         /// What the kernel said of its panic.
         panic: Option<String>,
+        /// What the engine knows of it, to follow "the machine".
+        how: Option<String>,
     },
     /// It ran longer than it was allowed to.
     TimedOut {

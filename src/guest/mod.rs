@@ -32,6 +32,8 @@ pub enum Port {
 /// When what happened, on the host's clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Moments {
+    /// Kernel and initrd were where the machine finds them.
+    pub loaded: Option<Instant>,
     /// PID 1 reported.
     pub ready: Option<Instant>,
     /// The command ran.
@@ -110,6 +112,11 @@ impl Listener {
     /// The last event a guest may send, once it has sent it: how the command ended, or why it did not start.
     pub fn verdict(&self) -> Option<Event> {
         self.verdict
+    }
+
+    /// Takes note that the machine has been loaded and starts.
+    pub fn machine_starts(&mut self) {
+        self.moments.loaded = Some(Instant::now());
     }
 
     /// When what happened.

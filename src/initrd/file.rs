@@ -1,32 +1,50 @@
-//! Trees → one initrd file: each tree a cpio archive of its own, one behind the other, in memory.
+//! Trees → one initrd: each tree a cpio archive of its own, one behind the other, in memory; or one tree → a file.
 
 use std::fs::File;
 use std::path::Path;
 
 use rustix::fs::MemfdFlags;
 
-use super::{Epoch, Error, layout::Layout};
+use super::layout::{Layout, Places};
+use super::{Epoch, Error};
 use crate::atomic::Draft;
 use crate::image::tree::Tree;
 
-/// An initrd that no name leads to: it is gone when the last process that has it open is.
-#[derive(Debug)]
+/// An initrd that is planned to the byte and not yet made: who boots it says where it is to be.
+#[derive(Debug, Default)]
 pub struct Initrd {
-    /// The archives, from the first byte on.
-    pub file: File,
-    /// Length in bytes.
-    pub size: u64,
+    segments: Vec<(Tree, Places)>,
+    size: u64,
 }
 
 impl Initrd {
-    /// Packs the trees in their order; of two entries with one path the later tree's stays.
+    /// Adds a tree and its layout behind those that are there; of two entries with one path the later tree's stays.
+    pub fn push(&mut self, tree: Tree, places: Places) {
+        self.size += places.contents().packed_bytes;
+        self.segments.push((tree, places));
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Makes it in `memory`, which has its length and is all zero.
+    ///
+    /// Errors: a file that cannot be read or changed meanwhile, by name.
+    pub fn fill(&self, mut memory: &mut [u8]) -> Result<(), Error> {
+        for (tree, places) in &self.segments {
+            let (segment, rest) = memory.split_at_mut(places.contents().packed_bytes as usize);
+            places.of(tree).fill(segment)?;
+            memory = rest;
+        }
+        Ok(())
+    }
+
+    /// Makes it as a file that no name leads to: it is gone when the last process that has it open is.
     ///
     /// Errors: a file that cannot be read or changed meanwhile, by name; no memory.
-    pub fn pack(trees: &[&Tree], epoch: Epoch) -> Result<Self, Error> {
-        let layouts: Vec<_> = trees
-            .iter()
-            .map(|tree| Layout::of(tree, epoch))
-            .collect::<Result<_, _>>()?;
+    pub fn to_file(&self) -> Result<File, Error> {
         let output = |source: std::io::Error| Error::Output {
             path: "memory".into(),
             source,
@@ -34,14 +52,13 @@ impl Initrd {
         let file = rustix::fs::memfd_create("rdvm-initrd", MemfdFlags::CLOEXEC)
             .map_err(|e| output(e.into()))?;
         let file = File::from(file);
-        let size = layouts.iter().map(|layout| layout.packed_size()).sum();
-        file.set_len(size).map_err(output)?;
+        file.set_len(self.size).map_err(output)?;
         let mut offset = 0;
-        for layout in &layouts {
-            layout.write(&file, offset)?;
-            offset += layout.packed_size();
+        for (tree, places) in &self.segments {
+            places.of(tree).write(&file, offset)?;
+            offset += places.contents().packed_bytes;
         }
-        Ok(Self { file, size })
+        Ok(file)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Takes a tree, gives offsets, numbers and sums; refuses what newc cannot hold. Reads no files; `write.rs` does.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::OsString;
 
@@ -61,11 +62,38 @@ pub struct Contents {
 #[derive(Debug)]
 pub struct Layout<'a> {
     pub(super) entries: &'a [Entry],
-    pub(super) records: Vec<Record>,
+    pub(super) records: Cow<'a, [Record]>,
     /// Where the trailer stands.
     pub(super) trailer: u64,
     epoch: Epoch,
     contents: Contents,
+}
+
+/// A layout that has been parted from its tree, to be kept beside it.
+#[derive(Debug)]
+pub struct Places {
+    records: Vec<Record>,
+    trailer: u64,
+    epoch: Epoch,
+    contents: Contents,
+}
+
+impl Places {
+    /// The layout again. `tree` is the one that it was made of.
+    pub fn of<'a>(&'a self, tree: &'a Tree) -> Layout<'a> {
+        Layout {
+            entries: tree.entries(),
+            records: Cow::Borrowed(&self.records),
+            trailer: self.trailer,
+            epoch: self.epoch,
+            contents: self.contents,
+        }
+    }
+
+    /// What the archive holds, summed up.
+    pub fn contents(&self) -> Contents {
+        self.contents
+    }
 }
 
 /// One record's place.
@@ -142,11 +170,21 @@ impl<'a> Layout<'a> {
         contents.packed_bytes = (offset + head_length(TRAILER)).next_multiple_of(BLOCK);
         Ok(Self {
             entries,
-            records,
+            records: Cow::Owned(records),
             trailer: offset,
             epoch,
             contents,
         })
+    }
+
+    /// The layout without its tree.
+    pub fn into_places(self) -> Places {
+        Places {
+            records: self.records.into_owned(),
+            trailer: self.trailer,
+            epoch: self.epoch,
+            contents: self.contents,
+        }
     }
 
     /// Length of the archive in bytes, trailer and padding included; a multiple of 512.

@@ -15,7 +15,7 @@ mod write;
 mod tests;
 
 pub use file::{Initrd, write_archive};
-pub use layout::{Contents, Epoch, Layout};
+pub use layout::{Contents, Epoch, Layout, Places};
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,4 @@
-//! The archive to its file, or to a stream.
+//! The archive to its file, to memory, or to a stream.
 //!
 //! The archive is a function from offset to bytes: it is made in blocks, in any order, by two threads, each block by one
 //! write. Records and files that cross from one block into the next are made from both sides. Leaves to `layout.rs` what
@@ -28,15 +28,78 @@ impl Layout<'_> {
     /// `out` is a regular file, a memfd or the like that holds nothing but zeros there: holes are left out. Errors name
     /// the file that changed or cannot be read; what was written by then is worthless.
     pub fn write(&self, out: &File, offset: u64) -> Result<(), Error> {
+        let failed = |source| Error::Write {
+            size: self.packed_size(),
+            source,
+        };
+        self.each_block(|| {
+            let mut blocks = Blocks::new(self);
+            let mut buffer = Vec::new();
+            move |start| {
+                buffer.resize(self.block_length(start), 0);
+                match blocks.make(start, &mut buffer)? {
+                    Piece::Hole => Ok(()),
+                    Piece::Bytes => out.write_all_at(&buffer, offset + start).map_err(failed),
+                }
+            }
+        })
+    }
+
+    /// Makes the archive in `memory`, which has its length and is all zero: files are read to where they are to stand.
+    ///
+    /// Errors: as for [`Self::write`].
+    pub fn fill(&self, memory: &mut [u8]) -> Result<(), Error> {
+        let places: Vec<_> = memory.chunks_mut(BLOCK as usize).map(Mutex::new).collect();
+        self.each_block(|| {
+            let mut blocks = Blocks::new(self);
+            let places = &places;
+            move |start| {
+                let place = places[(start / BLOCK) as usize].lock();
+                let mut place = place.unwrap_or_else(PoisonError::into_inner);
+                blocks.make(start, &mut place).map(drop)
+            }
+        })
+    }
+
+    /// Writes the archive to a stream, from its start to its end.
+    pub fn stream(&self, out: &mut impl Write) -> Result<(), Error> {
+        let mut blocks = Blocks::new(self);
+        let mut buffer = Vec::new();
+        let failed = |source| Error::Write {
+            size: self.packed_size(),
+            source,
+        };
+        for start in (0..self.packed_size()).step_by(BLOCK as usize) {
+            buffer.resize(self.block_length(start), 0);
+            if blocks.make(start, &mut buffer)? == Piece::Hole {
+                buffer.fill(0);
+            }
+            out.write_all(&buffer).map_err(failed)?;
+        }
+        out.flush().map_err(failed)
+    }
+
+    /// Has every block made once, by its start: two threads, each with a worker of its own. Ends at the first error.
+    fn each_block<W>(&self, worker: impl Fn() -> W + Sync) -> Result<(), Error>
+    where
+        W: FnMut(u64) -> Result<(), Error>,
+    {
         let next = AtomicU64::new(0);
         let first_error = Mutex::new(None);
         let work = || {
-            if let Err(error) = self.write_blocks(out, offset, &next) {
-                next.store(u64::MAX / 2, Ordering::Relaxed);
-                first_error
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert(error);
+            let mut worker = worker();
+            loop {
+                let start = next.fetch_add(BLOCK, Ordering::Relaxed);
+                if start >= self.packed_size() {
+                    return;
+                }
+                if let Err(error) = worker(start) {
+                    next.store(u64::MAX / 2, Ordering::Relaxed);
+                    first_error
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .get_or_insert(error);
+                }
             }
         };
         std::thread::scope(|scope| {
@@ -51,38 +114,8 @@ impl Layout<'_> {
             .map_or(Ok(()), Err)
     }
 
-    /// Writes the archive to a stream, from its start to its end.
-    pub fn stream(&self, out: &mut impl Write) -> Result<(), Error> {
-        let mut blocks = Blocks::new(self);
-        let failed = |source| Error::Write {
-            size: self.packed_size(),
-            source,
-        };
-        for start in (0..self.packed_size()).step_by(BLOCK as usize) {
-            let made = blocks.make(start)?;
-            if made == Piece::Hole {
-                blocks.buffer.fill(0);
-            }
-            out.write_all(&blocks.buffer).map_err(failed)?;
-        }
-        out.flush().map_err(failed)
-    }
-
-    fn write_blocks(&self, out: &File, offset: u64, next: &AtomicU64) -> Result<(), Error> {
-        let mut blocks = Blocks::new(self);
-        loop {
-            let start = next.fetch_add(BLOCK, Ordering::Relaxed);
-            if start >= self.packed_size() {
-                return Ok(());
-            }
-            if blocks.make(start)? == Piece::Bytes {
-                out.write_all_at(&blocks.buffer, offset + start)
-                    .map_err(|source| Error::Write {
-                        size: self.packed_size(),
-                        source,
-                    })?;
-            }
-        }
+    fn block_length(&self, start: u64) -> usize {
+        BLOCK.min(self.packed_size() - start) as usize
     }
 }
 
@@ -91,7 +124,6 @@ struct Blocks<'a> {
     layout: &'a Layout<'a>,
     bodies: Bodies<'a>,
     head: Vec<u8>,
-    buffer: Vec<u8>,
 }
 
 impl<'a> Blocks<'a> {
@@ -100,15 +132,13 @@ impl<'a> Blocks<'a> {
             layout,
             bodies: Bodies::default(),
             head: Vec::new(),
-            buffer: Vec::new(),
         }
     }
 
-    /// Makes the block from `start` on, as long as it is; a hole leaves the buffer with its length but undefined bytes.
-    fn make(&mut self, start: u64) -> Result<Piece, Error> {
+    /// Makes the block from `start` on in `buffer`, which has its length; a hole leaves the buffer as it was.
+    fn make(&mut self, start: u64, buffer: &mut [u8]) -> Result<Piece, Error> {
         let layout = self.layout;
-        let end = (start + BLOCK).min(layout.packed_size());
-        self.buffer.resize((end - start) as usize, 0);
+        let end = start + buffer.len() as u64;
         let first = layout
             .records
             .partition_point(|record| record.offset <= start)
@@ -118,7 +148,7 @@ impl<'a> Blocks<'a> {
             if layout.records[index].offset >= end {
                 return Ok(made);
             }
-            if self.record(index, start)? == Piece::Bytes {
+            if self.record(index, start, buffer)? == Piece::Bytes {
                 made = Piece::Bytes;
             }
         }
@@ -127,29 +157,27 @@ impl<'a> Blocks<'a> {
             Layout::append_trailer(&mut self.head);
             self.head
                 .resize((layout.packed_size() - layout.trailer) as usize, 0);
-            copy(&self.head, layout.trailer, start, &mut self.buffer);
+            copy(&self.head, layout.trailer, start, buffer);
             made = Piece::Bytes;
         }
         Ok(made)
     }
 
     /// What of one record lies in the block.
-    fn record(&mut self, index: usize, start: u64) -> Result<Piece, Error> {
+    fn record(&mut self, index: usize, start: u64, buffer: &mut [u8]) -> Result<Piece, Error> {
         let (entry, record) = (&self.layout.entries[index], self.layout.records[index]);
         let (data_at, length) = (record.data_at(entry), u64::from(record.data));
         let mut made = Piece::Hole;
         if data_at > start {
             self.head.clear();
             self.layout.head(index, &mut self.head);
-            copy(&self.head, record.offset, start, &mut self.buffer);
+            copy(&self.head, record.offset, start, buffer);
             made = Piece::Bytes;
         }
         match &entry.kind {
-            Kind::Symlink(target) if copy(target, data_at, start, &mut self.buffer) => {
-                made = Piece::Bytes
-            }
+            Kind::Symlink(target) if copy(target, data_at, start, buffer) => made = Piece::Bytes,
             Kind::File(body) => {
-                if let Some((from, piece)) = overlap(data_at, length, start, &mut self.buffer) {
+                if let Some((from, piece)) = overlap(data_at, length, start, buffer) {
                     let whole_block = piece.len() as u64 == BLOCK;
                     match self.bodies.read(&body.content, from, piece)? {
                         Piece::Hole if whole_block => return Ok(Piece::Hole),
@@ -162,12 +190,7 @@ impl<'a> Blocks<'a> {
             _ => {}
         }
         let padding = record.end(entry) - data_at - length;
-        if copy(
-            &[0; 3][..padding as usize],
-            data_at + length,
-            start,
-            &mut self.buffer,
-        ) {
+        if copy(&[0; 3][..padding as usize], data_at + length, start, buffer) {
             made = Piece::Bytes;
         }
         Ok(made)

@@ -20,6 +20,7 @@ const HIGHEST: u64 = 4 << 30;
 pub(super) const MAX_UNPACKED: u64 = 1 << 30;
 const LOADED_HIGH: u64 = 1;
 const XLF_KERNEL_64: u64 = 1;
+const XLF_CAN_BE_LOADED_ABOVE_4G: u64 = 2;
 const RELEASE_MAX: usize = 128;
 
 /// What a checked bzImage says of itself. Addresses are guest-physical, sizes are bytes.
@@ -31,12 +32,24 @@ pub struct BzImageFacts {
     pub pref_address: u64,
     /// RAM that it needs from there on until it has unpacked itself and reads the memory map.
     pub init_size: u64,
-    /// The highest address that the initrd's last byte may have.
+    /// The highest address that the initrd's last byte may have, unless `above_4g`.
     pub initrd_addr_max: u64,
+    /// It takes an initrd anywhere (XLF_CAN_BE_LOADED_ABOVE_4G).
+    pub above_4g: bool,
     /// The longest command line that it keeps, without the final zero.
     pub cmdline_size: u64,
     /// Offset in the file of the compressed kernel, with the four bytes of its unpacked size.
     pub payload: Range<u64>,
+}
+
+impl BzImageFacts {
+    /// The first address that the initrd may not reach.
+    pub fn initrd_limit(&self) -> u64 {
+        match self.above_4g {
+            true => u64::MAX,
+            false => self.initrd_addr_max + 1,
+        }
+    }
 }
 
 /// Whether the file claims to be a bzImage.
@@ -94,6 +107,7 @@ pub(super) fn parse(head: &[u8], file_bytes: u64) -> Result<BzImageFacts, Flaw> 
         pref_address,
         init_size,
         initrd_addr_max,
+        above_4g: xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G != 0,
         cmdline_size,
         payload: payload(head, setup, file_bytes)?,
     })
@@ -222,6 +236,7 @@ mod tests {
             pref_address: CODE,
             init_size: INIT_SIZE,
             initrd_addr_max: 0x7fff_ffff,
+            above_4g: true,
             cmdline_size: 0x7ff,
             payload: PAYLOAD as u64..PAYLOAD as u64 + 0x1000,
         };

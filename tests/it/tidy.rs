@@ -34,12 +34,12 @@ const USES: &[(&str, &[&str])] = &[
     ("memory", &["initrd", "request", "units"]),
     ("kernel", &["error", "request", "units"]),
     ("cmdline", &["memory"]),
-    ("machine", &["kernel", "units"]),
+    ("machine", &["initrd", "kernel", "units"]),
     ("watch", &[]),
     (
         "engine",
         &[
-            "error", "guest", "kernel", "machine", "request", "units", "watch",
+            "cmdline", "error", "guest", "initrd", "kernel", "machine", "request", "units", "watch",
         ],
     ),
     ("guest", &["error"]),
@@ -60,6 +60,8 @@ const USES: &[(&str, &[&str])] = &[
 
 /// The files that may hold `unsafe`.
 const UNSAFE: &[&str] = &[
+    "src/engine/kvm/ram.rs",
+    "src/engine/kvm/vcpu.rs",
     "src/engine/qemu/child.rs",
     "src/engine/qemu/tsc.rs",
     "rdinit/src/sys.rs",

@@ -179,6 +179,20 @@ impl KvmState {
         }
     }
 
+    /// What is the matter, with the path.
+    pub fn reason(&self) -> String {
+        format!("{NODE}: {}", self.what())
+    }
+
+    /// What it means that opening the device failed after all.
+    pub fn of_open_error(errno: Errno) -> Self {
+        let mut facts = KvmFacts::gather();
+        if let KvmNode::Device { open, .. } = &mut facts.node {
+            *open = Err(errno);
+        }
+        facts.judge()
+    }
+
     /// The way out, a command where there is one; `None` for [`KvmState::Usable`].
     pub fn remedy(&self) -> Option<String> {
         Some(match self {

@@ -21,9 +21,10 @@ use rustix::pipe::PipeFlags;
 
 use self::args::{Fds, Settings};
 use self::child::Process;
-use crate::engine::probe;
+use crate::engine::{probe, stop};
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
+use crate::initrd;
 use crate::kernel::{self, Boot};
 use crate::machine::Machine;
 use crate::watch::Watch;
@@ -55,6 +56,9 @@ pub enum Error {
     /// There is none.
     #[error(transparent)]
     Missing(#[from] probe::Error),
+    /// The initrd cannot be made.
+    #[error(transparent)]
+    Initrd(#[from] initrd::Error),
     /// The kernel cannot be started by QEMU.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
@@ -107,9 +111,11 @@ impl Qemu {
     pub(super) fn boot(
         &self,
         machine: Machine,
-        listener: &mut Listener,
+        mut listener: Listener,
         watch: &Watch,
-    ) -> Result<Ending, Error> {
+    ) -> Result<(Ending, Listener), Error> {
+        let initrd = machine.initrd.to_file()?;
+        listener.machine_starts();
         // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
         let kernel = match machine.kernel.into_boot()? {
             Boot::Pvh(file, _) | Boot::BzImage(file, _) => file,
@@ -140,7 +146,7 @@ impl Qemu {
         }
         let fds = Fds {
             kernel: kernel.as_raw_fd(),
-            initrd: machine.initrd.as_raw_fd(),
+            initrd: initrd.as_raw_fd(),
             ports: [
                 theirs[0].as_raw_fd(),
                 theirs[1].as_raw_fd(),
@@ -160,13 +166,15 @@ impl Qemu {
         drop(theirs);
         let ending = Session {
             ports,
-            listener,
+            listener: &mut listener,
             watch,
         }
         .run()
         .map_err(host("waiting for the machine"))?;
-        self.conclude(ending, &mut process, listener)
-            .map_or_else(|| self.refused(process), Ok)
+        let ending = self
+            .conclude(ending, &mut process, &mut listener)
+            .map_or_else(|| self.refused(process), Ok)?;
+        Ok((ending, listener))
     }
 
     /// What the end of the ports means; `None` when QEMU itself gave up.
@@ -186,6 +194,7 @@ impl Qemu {
         spoke.then_some(Ending::Died {
             started: moments.started.is_some(),
             panic,
+            how: None,
         })
     }
 
@@ -194,6 +203,7 @@ impl Qemu {
             (Some(status), said) if status.success() && said.is_empty() => Ok(Ending::Died {
                 started: false,
                 panic: None,
+                how: None,
             }),
             (status, said) => {
                 let status = status.map_or_else(String::new, |status| status.to_string());
@@ -233,7 +243,7 @@ impl Session<'_> {
                 .outlets()
                 .into_iter()
                 .for_each(|outlet| outlet.flush());
-            if let Some(ending) = self.ended() {
+            if let Some(ending) = stop::ended(self.listener, self.watch) {
                 return Ok(Some(ending));
             }
             let flushed = self
@@ -285,23 +295,6 @@ impl Session<'_> {
                 .receive(self.ports[at].port, &buffers[at][..counts[at]]);
         }
         Ok(counts.iter().sum())
-    }
-
-    /// What ends a run from our side.
-    fn ended(&mut self) -> Option<Ending> {
-        if let Some(signal) = self.watch.signal() {
-            return Some(Ending::Interrupted(signal));
-        }
-        if self.watch.time_left().is_some_and(|left| left.is_zero()) {
-            return Some(Ending::TimedOut {
-                started: self.listener.moments().started.is_some(),
-            });
-        }
-        let [stdout, _] = self.listener.outlets();
-        match stdout.failure() {
-            Some(errno) => Some(Ending::OutputFailed(errno.raw_os_error())),
-            None => stdout.is_closed().then_some(Ending::OutputClosed),
-        }
     }
 
     /// Sleeps until there is something to do.

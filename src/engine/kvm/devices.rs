@@ -1,0 +1,123 @@
+//! What the vCPUs share: the bus, the way out for its output, the interrupt lines.
+//!
+//! Output leaves on the vCPU's own thread while the reader keeps up; the engine's thread (`session.rs`) is woken when
+//! that has to wait for somebody. Never blocks.
+
+use std::os::fd::OwnedFd;
+
+use kvm_ioctls::VmFd;
+
+use super::bus::{Bus, PORTS};
+use super::serial::Serial;
+use crate::guest::Listener;
+
+/// Order in which output is handed on: what the status port says tells what the bytes of the others are.
+const STATUS_FIRST: [usize; 3] = [2, 1, 0];
+
+/// Everything behind the exits.
+#[derive(Debug)]
+pub(super) struct Devices {
+    pub(super) bus: Bus,
+    pub(super) listener: Listener,
+    /// Why the machine is over, once it is.
+    pub(super) over: Option<String>,
+    /// Exits so far.
+    pub(super) exits: u64,
+    /// Output has come that nothing but time will hand on.
+    pub(super) lingers: bool,
+    vm: VmFd,
+    wake: OwnedFd,
+}
+
+impl Devices {
+    pub(super) fn new(vm: VmFd, listener: Listener, wake: OwnedFd) -> Self {
+        Self {
+            bus: Bus::default(),
+            listener,
+            over: None,
+            exits: 0,
+            lingers: false,
+            vm,
+            wake,
+        }
+    }
+
+    /// After an exit: hands on the output that is due, raises the interrupts that are.
+    pub(super) fn settle(&mut self) {
+        let due = self.bus.serial.iter().any(|port| port.wants_flush());
+        if due {
+            self.hand_on();
+            let waits = self
+                .listener
+                .outlets()
+                .iter()
+                .any(|outlet| !outlet.is_empty());
+            if waits || self.listener.verdict().is_some() || self.is_output_gone() {
+                self.wake();
+            }
+        } else if !self.lingers && self.bus.serial.iter().any(|port| !port.output().is_empty()) {
+            // A driver that works without interrupts does not say when it is done.
+            let polled = |port: &Serial| !port.output().is_empty() && port.is_polled();
+            if self.bus.serial.iter().any(polled) {
+                self.lingers = true;
+                self.wake();
+            }
+        }
+        self.interrupt();
+    }
+
+    /// Hands on all output for which there is room, and writes what can be written.
+    pub(super) fn hand_on(&mut self) {
+        self.lingers = false;
+        for index in STATUS_FIRST {
+            let (port, serial) = (PORTS[index].0, &mut self.bus.serial[index]);
+            if !serial.output().is_empty() && self.listener.has_room(port) {
+                self.listener.receive(port, serial.output());
+                serial.flushed();
+            }
+        }
+        for outlet in self.listener.outlets() {
+            if !outlet.is_empty() {
+                outlet.flush();
+            }
+        }
+    }
+
+    /// Raises the interrupts that the ports ask for. The lines are edge-triggered: up and down is one interrupt.
+    pub(super) fn interrupt(&mut self) {
+        for (serial, (_, _, line)) in self.bus.serial.iter_mut().zip(PORTS) {
+            if serial.take_interrupt() {
+                // It fails only for a line or a machine that is not there.
+                let _ = self.vm.set_irq_line(line, true);
+                let _ = self.vm.set_irq_line(line, false);
+            }
+        }
+    }
+
+    /// Whether there is output that has not been written.
+    pub(super) fn has_output(&mut self) -> bool {
+        let waits = self
+            .listener
+            .outlets()
+            .iter()
+            .any(|outlet| !outlet.is_empty());
+        waits || self.bus.serial.iter().any(|port| !port.output().is_empty())
+    }
+
+    /// Ends the machine.
+    pub(super) fn stop(&mut self, why: String) {
+        self.over.get_or_insert(why);
+        self.wake();
+    }
+
+    /// Has the engine's thread look.
+    pub(super) fn wake(&self) {
+        // It fails only when the counter is full, and then the thread is awake.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    fn is_output_gone(&mut self) -> bool {
+        let [stdout, _] = self.listener.outlets();
+        stdout.is_closed() || stdout.failure().is_some()
+    }
+}

@@ -1,0 +1,192 @@
+//! Why a vCPU came out of the guest, and what is to be done.
+//!
+//! A free function of (exit, bus), so that tests can invent exits. Getting exits out of KVM is `vcpu.rs`.
+
+use super::bus::{Bus, Reply};
+
+/// An exit that a guest or KVM has caused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Exit<'a> {
+    /// Any number of writes of `width` bytes to a port.
+    Out {
+        port: u16,
+        width: u8,
+        data: &'a [u8],
+    },
+    /// Any number of reads of `width` bytes from a port.
+    In {
+        port: u16,
+        width: u8,
+        data: &'a mut [u8],
+    },
+    /// A read of memory where there is none.
+    MmioRead(&'a mut [u8]),
+    /// A write to memory where there is none.
+    MmioWrite,
+    /// A triple fault.
+    Shutdown,
+    /// The CPU halts and nothing could wake it; KVM tells only where it has no interrupt controller.
+    Halt,
+    /// KVM's own words for a reset or a crash.
+    SystemEvent(u32),
+    /// KVM cannot go on: its number, the data with it, and where the guest was.
+    InternalError {
+        suberror: u32,
+        data: Vec<u64>,
+        rip: u64,
+    },
+    /// The CPU refused to enter the guest.
+    FailEntry { reason: u64 },
+    /// Any other reason that KVM knows.
+    Other(String),
+    /// KVM_RUN failed with this errno.
+    Failed(i32),
+}
+
+/// What follows from an exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Back into the guest.
+    Go,
+    /// The machine is over, for a reason to follow "the machine ".
+    Stop(String),
+}
+
+/// Does what `exit` asks for.
+pub(super) fn handle(exit: Exit<'_>, bus: &mut Bus) -> Step {
+    match exit {
+        Exit::Out { port, width, data } => match bus.write(port, width, data) {
+            Reply::Done => Step::Go,
+            Reply::Reset(by) => stop(format!("was reset by {by}")),
+        },
+        Exit::In { port, width, data } => {
+            bus.read(port, width, data);
+            Step::Go
+        }
+        Exit::MmioRead(data) => {
+            data.fill(0xff);
+            bus.stray();
+            Step::Go
+        }
+        Exit::MmioWrite => {
+            bus.stray();
+            Step::Go
+        }
+        Exit::Shutdown => stop("was reset by a triple fault"),
+        Exit::Halt => stop("halted for good"),
+        Exit::SystemEvent(kind) => stop(match kind {
+            SYSTEM_EVENT_SHUTDOWN => "switched itself off".to_owned(),
+            SYSTEM_EVENT_RESET => "reset itself".to_owned(),
+            SYSTEM_EVENT_CRASH => "reported a crash to KVM".to_owned(),
+            other => format!("ended with KVM's system event {other}"),
+        }),
+        Exit::InternalError {
+            suberror,
+            data,
+            rip,
+        } => stop(internal_error(suberror, &data, rip)),
+        Exit::FailEntry { reason } => stop(format!(
+            "could not be entered: the CPU refused its state, hardware reason {reason:#x}"
+        )),
+        Exit::Other(what) => stop(format!("made an exit that is not known here: {what}")),
+        Exit::Failed(errno) => stop(format!(
+            "could not be run: KVM_RUN: {}",
+            std::io::Error::from_raw_os_error(errno)
+        )),
+    }
+}
+
+// `include/uapi/linux/kvm.h`.
+const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
+const SYSTEM_EVENT_RESET: u32 = 2;
+const SYSTEM_EVENT_CRASH: u32 = 3;
+const INTERNAL_ERROR_EMULATION: u32 = 1;
+
+fn stop(reason: impl Into<String>) -> Step {
+    Step::Stop(reason.into())
+}
+
+/// KVM's internal errors are bugs of the host, or guests that do what nothing can emulate.
+fn internal_error(suberror: u32, data: &[u64], rip: u64) -> String {
+    let what = match suberror {
+        INTERNAL_ERROR_EMULATION => " (an instruction that it cannot emulate)",
+        _ => "",
+    };
+    let data: Vec<String> = data.iter().map(|word| format!("{word:#x}")).collect();
+    format!(
+        "was given up by KVM: internal error, suberror {suberror}{what}, rip {rip:#x}, data [{}]",
+        data.join(" ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_and_memory_accesses_go_on() {
+        let mut bus = Bus::default();
+        let (port, width) = (0x3f8, 1);
+        let exit = Exit::Out {
+            port,
+            width,
+            data: b"x",
+        };
+        assert_eq!(handle(exit, &mut bus), Step::Go);
+        assert_eq!(bus.serial[0].output(), b"x");
+        let mut data = [0; 4];
+        let exit = Exit::In {
+            port: 0x1234,
+            width: 4,
+            data: &mut data,
+        };
+        assert_eq!((handle(exit, &mut bus), data), (Step::Go, [0xff; 4]));
+        let mut data = [0; 8];
+        assert_eq!(
+            (handle(Exit::MmioRead(&mut data), &mut bus), data),
+            (Step::Go, [0xff; 8])
+        );
+        assert_eq!(handle(Exit::MmioWrite, &mut bus), Step::Go);
+        assert_eq!(bus.strays(), 6);
+    }
+
+    #[test]
+    fn every_other_exit_ends_the_machine_and_says_why() {
+        let error = Exit::InternalError {
+            suberror: 1,
+            data: vec![4, 0x10],
+            rip: 0x1000,
+        };
+        let reset = Exit::Out {
+            port: 0xcf9,
+            width: 1,
+            data: &[6],
+        };
+        for (exit, words) in [
+            (Exit::Shutdown, "triple fault"),
+            (Exit::Halt, "halted"),
+            (Exit::SystemEvent(1), "switched itself off"),
+            (Exit::SystemEvent(2), "reset itself"),
+            (Exit::SystemEvent(3), "crash"),
+            (Exit::SystemEvent(9), "system event 9"),
+            (
+                error,
+                "suberror 1 (an instruction that it cannot emulate), rip 0x1000, data [0x4 0x10]",
+            ),
+            (
+                Exit::FailEntry {
+                    reason: 0x8000_0021,
+                },
+                "hardware reason 0x80000021",
+            ),
+            (Exit::Other("Hyperv".into()), "not known here: Hyperv"),
+            (Exit::Failed(14), "KVM_RUN: Bad address"),
+            (reset, "was reset by port 0xcf9"),
+        ] {
+            let Step::Stop(why) = handle(exit, &mut Bus::default()) else {
+                panic!("{words}: went on");
+            };
+            assert!(why.contains(words), "{why}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! A machine's life: the vCPUs' threads, and the engine's own that waits for everything else.
+//!
+//! Everything else is: a reader of ours that sleeps, signals, the deadline, the guest's last word, and a guest that has
+//! halted for good, which KVM does not tell.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::Error;
+use super::devices::Devices;
+use super::exits::{Step, handle};
+use super::vcpu::{Reason, Vcpu};
+use crate::engine::stop;
+use crate::guest::Listener;
+use crate::guest::ending::Ending;
+use crate::guest::outlet::Outlet;
+use crate::watch::Watch;
+
+/// How long a machine may say nothing before it is asked whether it still lives.
+const QUIET: Duration = Duration::from_secs(1);
+/// Time for a vCPU to answer, and between a signal and the next where one has come too early.
+const ANSWER: Duration = Duration::from_millis(20);
+const RESEND: Duration = Duration::from_millis(2);
+/// How long output without an end is waited for.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// What the threads share.
+#[derive(Debug)]
+struct Shared {
+    devices: Mutex<Devices>,
+    stop: AtomicBool,
+    /// A bit for every vCPU that sleeps for good, as far as it was asked.
+    asleep: AtomicU32,
+}
+
+impl Shared {
+    fn devices(&self) -> MutexGuard<'_, Devices> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    wake: OwnedFd,
+    /// Of stdout and stderr, to be waited for.
+    outlets: [OwnedFd; 2],
+}
+
+extern "C" fn ignore(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+impl Session {
+    /// Starts a thread for every vCPU.
+    ///
+    /// Errors: the host gives no descriptors or threads; whatever was started is gone then.
+    pub(super) fn start(
+        mut devices: Devices,
+        vcpus: Vec<Vcpu>,
+        wake: OwnedFd,
+    ) -> Result<Self, Error> {
+        let host = |what| move |source: io::Error| Error::Host { what, source };
+        register_signal_handler(SIGRTMIN(), ignore)
+            .map_err(|errno| host("catching a signal")(errno.into()))?;
+        let [stdout, stderr] = devices.listener.outlets();
+        let duplicate = |outlet: &Outlet| {
+            let fd = outlet.fd().try_clone_to_owned();
+            fd.map_err(host("duplicating a descriptor"))
+        };
+        let outlets = [duplicate(stdout)?, duplicate(stderr)?];
+        let shared = Arc::new(Shared {
+            devices: Mutex::new(devices),
+            stop: AtomicBool::new(false),
+            asleep: AtomicU32::new(0),
+        });
+        let mut session = Self {
+            shared,
+            threads: Vec::new(),
+            wake,
+            outlets,
+        };
+        for (id, vcpu) in vcpus.into_iter().enumerate() {
+            let (shared, engine) = (Arc::clone(&session.shared), std::thread::current());
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{id}"))
+                .spawn(move || {
+                    run(vcpu, id, &shared);
+                    engine.unpark();
+                })
+                .map_err(host("starting a thread for a vCPU"));
+            match thread {
+                Ok(thread) => session.threads.push(thread),
+                Err(error) => {
+                    session.end();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(session)
+    }
+
+    /// Waits for the machine's end and stops it; gives the listener back.
+    ///
+    /// Errors: the host's `poll` fails; a vCPU's thread cannot be ended.
+    pub(super) fn run(mut self, watch: &Watch) -> Result<(Ending, Listener), Error> {
+        let ending = self.wait(watch);
+        self.end();
+        let host = |what| move |source| Error::Host { what, source };
+        let ending = ending.map_err(|errno| host("waiting for the machine")(errno.into()))?;
+        let shared = Arc::into_inner(self.shared)
+            .ok_or_else(|| host("ending the vCPUs")(io::ErrorKind::ResourceBusy.into()))?;
+        let devices = shared.devices.into_inner();
+        let devices = devices.unwrap_or_else(PoisonError::into_inner);
+        Ok((ending, devices.listener))
+    }
+
+    fn wait(&self, watch: &Watch) -> rustix::io::Result<Ending> {
+        let mut pulse = Pulse::new(self.threads.len());
+        loop {
+            let mut devices = self.shared.devices();
+            let lingers = devices.lingers;
+            if !lingers || devices.over.is_some() {
+                devices.hand_on();
+                devices.interrupt();
+            }
+            if let Some(ending) = stop::ended(&mut devices.listener, watch) {
+                return Ok(ending);
+            }
+            if !devices.has_output() {
+                let verdict = devices.listener.verdict().and_then(Ending::of);
+                if let Some(ending) = verdict.or_else(|| died(&mut devices)) {
+                    return Ok(ending);
+                }
+            }
+            let full = devices.listener.outlets().map(|outlet| !outlet.is_empty());
+            let quiet_since = devices.exits;
+            drop(devices);
+            let tick = pulse.check(quiet_since, &self.shared, &self.threads);
+            let tick = if lingers { tick.min(LINGER) } else { tick };
+            self.poll(watch, full, tick)?;
+            if lingers {
+                self.shared.devices().hand_on();
+            }
+        }
+    }
+
+    fn poll(&self, watch: &Watch, full: [bool; 2], tick: Duration) -> rustix::io::Result<()> {
+        let watched = watch.fd();
+        let mut set = vec![
+            PollFd::new(&watched, PollFlags::IN),
+            PollFd::new(&self.wake, PollFlags::IN),
+        ];
+        for (outlet, full) in self.outlets.iter().zip(full) {
+            if full {
+                set.push(PollFd::new(outlet, PollFlags::OUT));
+            }
+        }
+        let left = watch.time_left().map_or(tick, |left| left.min(tick));
+        match poll(&mut set, Timespec::try_from(left).ok().as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        // Empty when something else woke us: it does not block.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            // A signal that comes just before the vCPU enters the guest is lost; the next one is not.
+            while !thread.is_finished() {
+                let _ = thread.kill(SIGRTMIN());
+                std::thread::park_timeout(RESEND);
+            }
+            // It has nothing to say, and a panic has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the end of a machine without a verdict is called.
+fn died(devices: &mut Devices) -> Option<Ending> {
+    let how = devices.over.clone()?;
+    Some(Ending::Died {
+        started: devices.listener.moments().started.is_some(),
+        panic: devices.listener.console().panic(),
+        how: Some(how),
+    })
+}
+
+/// One vCPU's thread.
+fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let reason = vcpu.run();
+        if matches!(reason, Reason::Interrupted) && vcpu.sleeps_for_good() {
+            shared.asleep.fetch_or(1 << id, Ordering::Relaxed);
+        }
+        let mut devices = shared.devices();
+        let devices = &mut *devices;
+        // What was written before the exit comes before it.
+        vcpu.drain(|port, value| {
+            devices.bus.write(port, 1, &[value]);
+        });
+        let Some(exit) = vcpu.exit(reason) else {
+            devices.settle();
+            continue;
+        };
+        devices.exits += 1;
+        let step = handle(exit, &mut devices.bus);
+        devices.settle();
+        if let Step::Stop(why) = step {
+            devices.stop(why);
+            return;
+        }
+    }
+}
+
+/// Finds out whether a machine that says nothing has halted for good: asks all vCPUs, and asks again before it believes
+/// it, since one that still ran when it was asked could have started another one meanwhile.
+struct Pulse {
+    everybody: u32,
+    exits: u64,
+    next: Instant,
+    asked: u32,
+}
+
+impl Pulse {
+    fn new(cpus: usize) -> Self {
+        Self {
+            everybody: (1 << cpus) - 1,
+            exits: 0,
+            next: Instant::now() + QUIET,
+            asked: 0,
+        }
+    }
+
+    /// Does what is due; gives the time until something is due again.
+    fn check(&mut self, exits: u64, shared: &Shared, threads: &[JoinHandle<()>]) -> Duration {
+        let now = Instant::now();
+        if now >= self.next {
+            let quiet = exits == self.exits;
+            self.exits = exits;
+            let asleep = shared.asleep.swap(0, Ordering::Relaxed) == self.everybody;
+            if self.asked >= 2 && asleep && quiet {
+                shared.devices().stop("halted for good".to_owned());
+            }
+            let ask = quiet && (self.asked == 0 || asleep);
+            self.asked = if ask { self.asked + 1 } else { 0 };
+            if ask {
+                for thread in threads {
+                    let _ = thread.kill(SIGRTMIN());
+                }
+            }
+            self.next = now + if ask { ANSWER } else { QUIET };
+        }
+        self.next.saturating_duration_since(now)
+    }
+}
