@@ -117,7 +117,7 @@ outer() {
 	RDVM_QEMU=$top/tests/rig/qemu.sh "$rdvm" run --engine qemu --timeout "${RIG_LIMIT:-600s}" -m "$memory" \
 		-k "$kernel" --append "$words" --hostname "$name" \
 		-e RDVM_CACHE=/cache -e RDVM_TEST_IMAGES=/images -e RDVM_TEST_PROGRAMS=/programs \
-		-e RDVM_TEST_ENGINES=kvm -e RDVM_TEST_SMALL=1 -e CI=1 -e RIG_THREADS \
+		-e RDVM_TEST_ENGINES=kvm -e RDVM_TEST_SMALL=1 -e CI=1 -e RIG_THREADS -e RIG_PATIENCE \
 		"$image" sh /rig/start.sh "$@" </dev/null
 }
 

@@ -11,16 +11,20 @@ scenarios=0 failed=0
 
 # tests KERNEL: runs the tests of the list that are to boot it.
 tests() {
-	local code=0 failures
+	local names failures
 	export RDVM_TEST_RUNS="/tmp/runs.${1##*/}"
 	touch "$RDVM_TEST_RUNS"
-	# shellcheck disable=SC2046 # a list of words
-	/rig/it --test-threads="${RIG_THREADS:-2}" --exact $(sed -n "s|^$1 ||p" "$list") >/tmp/tests 2>&1 || code=$?
 	echo "kernel: $1"
-	grep -v '^$' /tmp/tests
+	names=$(sed -n "s|^$1 ||p" "$list")
+	# shellcheck disable=SC2086 # a list of words
+	timeout "${RIG_PATIENCE:-270}" /rig/it --test-threads="${RIG_THREADS:-2}" --exact $names 2>&1 | tee /tmp/tests
 	failures=$(grep -c '^test .* FAILED$' /tmp/tests)
-	# A test program that dies names no failed test.
-	[ "$code" = 0 ] || [ "$failures" -gt 0 ] || failures=1
+	for name in $names; do
+		grep -q "^test $name \.\.\. " /tmp/tests || {
+			echo "rig: $name did not end"
+			failures=$((failures + 1))
+		}
+	done
 	failed=$((failed + failures))
 	scenarios=$((scenarios + $(grep '^kvm ' "$RDVM_TEST_RUNS" | sort -u | wc -l)))
 }
