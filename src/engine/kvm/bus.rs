@@ -3,6 +3,7 @@
 //! Splits accesses of any width and any number into bytes, as an ISA bus does. Moves no output and raises no interrupt:
 //! the devices are asked for both by whoever owns the bus.
 
+use super::acpi;
 use super::cmos::{self, Cmos};
 use super::serial::Serial;
 use crate::guest::Port;
@@ -21,9 +22,14 @@ const I8042_RESET: u8 = 0xfe;
 /// System control port A: bit 0 is a fast reset.
 const CONTROL_A: u16 = 0x92;
 const FAST_RESET: u8 = 1;
-/// The reset control register of PC chipsets: bit 2 resets. Only as a byte: four bytes from 0xcf8 on are something else.
-const RESET_CONTROL: u16 = 0xcf9;
+/// The reset control register of PC chipsets, which the ACPI tables name: bit 2 resets. Only as a byte: four bytes from
+/// 0xcf8 on are something else.
 const RESET_CPU: u8 = 4;
+const PM1_ENABLE: u16 = acpi::PM1_EVENT + 2;
+/// PM1 control's high byte: the sleep state, and the bit that enters it. Its low byte says that ACPI is on.
+const PM1_CONTROL_HIGH: u16 = acpi::PM1_CONTROL + 1;
+const SLEEP: u8 = acpi::OFF << 2 | 1 << 5;
+const ACPI_ON: u8 = 1;
 
 /// All devices.
 #[derive(Debug, Default)]
@@ -31,6 +37,8 @@ pub(super) struct Bus {
     /// In the order of `PORTS`.
     pub(super) serial: [Serial; 3],
     cmos: Cmos,
+    /// ACPI's event enable register: kernels see to it that it keeps what they write.
+    pm1_enable: [u8; 2],
     /// Bytes read from or written to ports where nothing is.
     strays: u64,
 }
@@ -41,11 +49,15 @@ pub(super) enum Reply {
     Done,
     /// The guest wants to be reset, by the named device.
     Reset(&'static str),
+    /// The guest wants to be off.
+    Off,
 }
 
 enum Device {
     Serial(usize, u16),
     Cmos,
+    /// ACPI's registers.
+    Power,
     None,
 }
 
@@ -62,6 +74,14 @@ impl Bus {
                 match device(port) {
                     Device::Serial(index, offset) => self.serial[index].write(offset, *value),
                     Device::Cmos => self.cmos.write(port, *value),
+                    Device::Power if port == PM1_CONTROL_HIGH && *value == SLEEP => {
+                        return Reply::Off;
+                    }
+                    Device::Power => {
+                        if let PM1_ENABLE..acpi::PM1_CONTROL = port {
+                            self.pm1_enable[usize::from(port - PM1_ENABLE)] = *value;
+                        }
+                    }
                     Device::None => self.strays += 1,
                 }
             }
@@ -78,6 +98,13 @@ impl Bus {
                 *value = match device(port) {
                     Device::Serial(index, offset) => self.serial[index].read(offset),
                     Device::Cmos => self.cmos.read(port),
+                    Device::Power if port == acpi::PM1_CONTROL => ACPI_ON,
+                    Device::Power => match port {
+                        PM1_ENABLE..acpi::PM1_CONTROL => {
+                            self.pm1_enable[usize::from(port - PM1_ENABLE)]
+                        }
+                        _ => 0,
+                    },
                     Device::None => {
                         self.strays += 1;
                         0xff
@@ -99,8 +126,10 @@ impl Bus {
 }
 
 fn device(port: u16) -> Device {
-    if matches!(port, cmos::INDEX | cmos::DATA) {
-        return Device::Cmos;
+    match port {
+        cmos::INDEX | cmos::DATA => return Device::Cmos,
+        acpi::PM1_EVENT..=PM1_CONTROL_HIGH => return Device::Power,
+        _ => {}
     }
     let serial = PORTS
         .iter()
@@ -115,7 +144,7 @@ fn reset(port: u16, value: u8) -> Option<&'static str> {
     match port {
         I8042_COMMAND if value == I8042_RESET => Some("the keyboard controller"),
         CONTROL_A if value & FAST_RESET != 0 => Some("port 0x92"),
-        RESET_CONTROL if value & RESET_CPU != 0 => Some("port 0xcf9"),
+        acpi::RESET if value & RESET_CPU != 0 => Some("port 0xcf9"),
         _ => None,
     }
 }
@@ -176,6 +205,20 @@ mod tests {
         for (port, value) in [(0x64, 0xaa), (0x92, 2), (0xcf9, 2), (0x60, 0xfe)] {
             assert_eq!(bus.write(port, 1, &[value]), Reply::Done, "{port:#x}");
         }
+        let sleep = (u16::from(acpi::OFF) << 10 | 1 << 13).to_le_bytes();
+        assert_eq!(bus.write(0x604, 2, &sleep), Reply::Off);
+        assert_eq!(
+            bus.write(0x604, 2, &[0, sleep[1] & !0x20]),
+            Reply::Done,
+            "only announced"
+        );
+        let mut control = [0; 2];
+        bus.read(0x604, 2, &mut control);
+        assert_eq!(control, [1, 0], "ACPI is on");
+        bus.write(0x602, 2, &[0x20, 4]);
+        let mut events = [0xff; 4];
+        bus.read(0x600, 4, &mut events);
+        assert_eq!(events, [0, 0, 0x20, 4]);
         // An address for PCI's configuration.
         assert_eq!(bus.write(0xcf8, 4, &[0, 0xff, 0, 0x80]), Reply::Done);
     }

@@ -93,7 +93,7 @@ pub(super) fn msrs() -> Result<Msrs, vmm_sys_util::fam::Error> {
     ])
 }
 
-/// The local APIC with the 8259's interrupt at its first pin and the NMI at its second, as the MP table says.
+/// The local APIC with the 8259's interrupt at its first pin and the NMI at its second, as the ACPI tables say.
 pub(super) fn local_apic(after_reset: kvm_lapic_state) -> kvm_lapic_state {
     let mut apic = after_reset;
     let mut set = |at: usize, delivery: u32| {

@@ -58,6 +58,7 @@ pub(super) fn handle(exit: Exit<'_>, bus: &mut Bus) -> Step {
         Exit::Out { port, width, data } => match bus.write(port, width, data) {
             Reply::Done => Step::Go,
             Reply::Reset(by) => stop(format!("was reset by {by}")),
+            Reply::Off => stop("switched itself off"),
         },
         Exit::In { port, width, data } => {
             bus.read(port, width, data);

@@ -1,8 +1,8 @@
 //! Where things stand in the guest's physical memory: fixed addresses, RAM ranges, the place of the initrd.
 //!
 //! Pure arithmetic; nothing is mapped or written here. Sources: the PC's memory map as Linux expects it
-//! (`Documentation/arch/x86/boot.rst`), the Intel MultiProcessor Specification 1.4 for the table's place, KVM's
-//! `api.rst` for the two areas that Intel hosts need.
+//! (`Documentation/arch/x86/boot.rst`), the ACPI Specification for the tables' place, KVM's `api.rst` for the two areas
+//! that Intel hosts need.
 
 use std::ops::Range;
 
@@ -18,11 +18,11 @@ const PAGE_DIRECTORIES_END: u64 = PAGE_DIRECTORIES + (FOUR_GIB >> 30) * PAGE;
 /// The command line with its final zero; 64 KiB apart from the tables, so that a longer one could fit.
 pub(super) const CMDLINE: u64 = 0x2_0000;
 pub(super) const CMDLINE_MAX: u64 = 0x800;
-/// The MP table: kernels look for it in the last KiB of the 640.
-pub(super) const MP_TABLE: u64 = 0x9_fc00;
-pub(super) const MP_TABLE_MAX: u64 = 0x400;
-/// The end of RAM as a PC has it below the video memory.
-pub(super) const LOW_RAM_END: u64 = MP_TABLE + MP_TABLE_MAX;
+/// The end of RAM below video memory.
+pub(super) const LOW_RAM_END: u64 = 0xa_0000;
+/// The ACPI tables, where the BIOS of a PC would be: kernels look there for the first of them if they are not told.
+pub(super) const ACPI: u64 = 0xe_0000;
+pub(super) const ACPI_MAX: u64 = 0x1000;
 /// Where RAM goes on, above video memory and ROMs.
 pub(super) const HIGH_RAM: u64 = 0x10_0000;
 
@@ -52,10 +52,10 @@ const _: () = assert!(
     "the page tables run into the command line"
 );
 const _: () = assert!(
-    CMDLINE + CMDLINE_MAX <= MP_TABLE,
-    "the command line runs into the MP table"
+    CMDLINE + CMDLINE_MAX <= LOW_RAM_END,
+    "the command line runs into video memory"
 );
-const _: () = assert!(LOW_RAM_END == 640 << 10 && LOW_RAM_END <= HIGH_RAM);
+const _: () = assert!(LOW_RAM_END <= ACPI && ACPI + ACPI_MAX <= HIGH_RAM);
 const _: () = assert!(
     CMDLINE_MAX > crate::cmdline::LENGTH_LIMIT as u64,
     "no room for the final zero"
@@ -77,10 +77,10 @@ pub(super) fn ram(total: u64) -> Vec<Range<u64>> {
     ranges
 }
 
-/// What the guest is told that it may use: RAM without the MP table, video memory and ROMs.
+/// What the guest is told that it may use: RAM without video memory, ACPI tables and ROMs.
 pub(super) fn usable(total: u64) -> Vec<Range<u64>> {
     let ram = ram(total);
-    let mut ranges = vec![0..MP_TABLE, HIGH_RAM..ram[0].end];
+    let mut ranges = vec![0..LOW_RAM_END, HIGH_RAM..ram[0].end];
     ranges.extend(ram.into_iter().skip(1));
     ranges
 }
@@ -111,8 +111,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_usable_leaves_the_mp_table_and_video_memory_out() {
-        assert_eq!(usable(128 * MIB), [0..0x9fc00, MIB..128 * MIB]);
+    fn what_is_usable_leaves_video_memory_and_tables_out() {
+        assert_eq!(usable(128 * MIB), [0..0xa0000, MIB..128 * MIB]);
         assert_eq!(usable(4 * GIB)[2], 4 * GIB..5 * GIB);
     }
 

@@ -10,9 +10,9 @@ use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::Error;
+use super::acpi;
 use super::cpu::GDT_ENTRIES;
-use super::layout::{self, CMDLINE, GDT, MP_TABLE, PAGE_DIRECTORIES, PDPT, PML4, ZERO_PAGE};
-use super::mptable;
+use super::layout::{self, ACPI, CMDLINE, GDT, PAGE_DIRECTORIES, PDPT, PML4, ZERO_PAGE};
 use super::ram::Ram;
 use crate::kernel::{Kernel, KernelImage};
 use crate::machine::Machine;
@@ -130,12 +130,12 @@ fn kernel(memory: &GuestMemoryMmap, kernel: &mut Kernel, total: u64) -> Result<P
     }
 }
 
-/// Descriptors, page tables that map the first GiBs up to `kernel_end` to themselves, and the MP table.
+/// Descriptors, page tables that map the first GiBs up to `kernel_end` to themselves, and the ACPI tables.
 fn tables(memory: &GuestMemoryMmap, kernel_end: u64, cpus: u8) -> Result<(), Error> {
     put(memory, GDT, &words(&GDT_ENTRIES))?;
     let directories = kernel_end.div_ceil(1 << 30).max(1);
     let entries: Vec<u64> = (0..directories * 512)
-        .map(|page| page * layout::HUGE_PAGE | PRESENT_WRITABLE | HUGE)
+        .map(|page| (page * layout::HUGE_PAGE) | PRESENT_WRITABLE | HUGE)
         .collect();
     let pointers: Vec<u64> = (0..directories)
         .map(|index| (PAGE_DIRECTORIES + index * 4096) | PRESENT_WRITABLE)
@@ -143,7 +143,7 @@ fn tables(memory: &GuestMemoryMmap, kernel_end: u64, cpus: u8) -> Result<(), Err
     put(memory, PML4, &words(&[PDPT | PRESENT_WRITABLE]))?;
     put(memory, PDPT, &words(&pointers))?;
     put(memory, PAGE_DIRECTORIES, &words(&entries))?;
-    put(memory, MP_TABLE, &mptable::table(cpus))
+    put(memory, ACPI, &acpi::tables(cpus))
 }
 
 /// The kernel's parameters: `header` with what every loader fills in, and the map of RAM.
@@ -152,6 +152,7 @@ fn zero_page(header: setup_header, initrd: u64, size: u64, total: u64) -> boot_p
         hdr: header,
         ..Default::default()
     };
+    params.acpi_rsdp_addr = ACPI;
     params.hdr.type_of_loader = LOADER;
     params.hdr.cmd_line_ptr = CMDLINE as u32;
     params.hdr.ramdisk_image = initrd as u32;
