@@ -3,6 +3,26 @@
 //! The path from the IMAGE argument to the exit code is the order of the modules below; [`run`] is the whole of it on
 //! one screen.
 //!
+//! # A machine from Rust
+//!
+//! ```no_run
+//! use rdvm::{Request, Streams};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let request = Request::new("/srv/images/debian", ["dpkg", "-l"]);
+//! let finished = rdvm::run(&request, Streams::inherited()?)?;
+//! println!("{:?}, exit code {}", finished.report.outcome, finished.report.exit_code);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Request`] is plain data with public fields: RAM, CPUs, kernel, engine, environment. Whatever keeps the machine
+//! from running is an [`Error`](error::Error) with what to do about it; how the command ended is no error but the
+//! [`Report`](report::Report). [`pipeline::prepare`] and [`pipeline::boot`] are the two halves of [`run`], for those
+//! who want to see the plan first; [`machine::Machine`] and [`engine::Engine`] are the layer below, without images.
+//! Signals that ask the process to stop (SIGINT, SIGTERM, SIGHUP, SIGQUIT) are caught from the first run on, and stop
+//! the machine.
+//!
 //! # Non-goals
 //!
 //! No shared file systems, no devices beyond three serial ports, no daemon, no unpacking of images on the host.
@@ -49,4 +69,6 @@ pub mod escape;
 
 pub mod units;
 
-pub use pipeline::{Plan, plan, run};
+pub use pipeline::{Plan, Streams, plan, run};
+
+pub use request::Request;

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -125,16 +124,7 @@ fn boot(request: &Request, voice: Voice) -> Result<Finished> {
         say(&ready.to_string());
         say(&ready.memory.to_string());
     }
-    let streams = Streams {
-        stdout: std::io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("standard output")?,
-        stderr: std::io::stderr()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("standard error")?,
-    };
+    let streams = Streams::inherited().context("standard output and error")?;
     Ok(pipeline::boot(request, ready, streams)?)
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
@@ -136,6 +137,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         cpus: request.cpus,
         entries: plan.places.contents().entries,
         initrd: plan.places.contents().packed_bytes + own_places.contents().packed_bytes,
+        counts: None,
     };
     let warnings = why.into_iter().chain(plan.warnings()).collect();
     let mut initrd = Initrd::default();
@@ -181,6 +183,18 @@ pub struct Streams {
     pub stderr: OwnedFd,
 }
 
+impl Streams {
+    /// This process's own.
+    ///
+    /// Errors: no descriptors left.
+    pub fn inherited() -> io::Result<Self> {
+        Ok(Self {
+            stdout: io::stdout().as_fd().try_clone_to_owned()?,
+            stderr: io::stderr().as_fd().try_clone_to_owned()?,
+        })
+    }
+}
+
 /// What came of a run.
 #[derive(Debug)]
 pub struct Finished {
@@ -222,7 +236,10 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let mut report = Report::of(&ending, &name, &memory);
     // A user's own init sends a code and nothing else.
     report.guest = report.guest.filter(|_| request.rdinit.is_none());
-    report.machine = Some(ready.facts);
+    report.machine = Some(MachineFacts {
+        counts: listener.counts(),
+        ..ready.facts
+    });
     report.timings = Some(timings);
     let unseen = matches!(
         ending,
@@ -242,7 +259,7 @@ fn own_init(path: &Path) -> Result<Vec<u8>> {
     let init = std::fs::read(path).map_err(host(what))?;
     match init.starts_with(b"#!") || init.starts_with(b"\x7fELF") {
         true => Ok(init),
-        false => Err(host(what)(std::io::Error::other(
+        false => Err(host(what)(io::Error::other(
             "is neither a script nor a program; start it with #! and its interpreter",
         ))),
     }
@@ -289,7 +306,7 @@ fn timings(began: Instant, moments: Moments) -> Timings {
 }
 
 /// Wraps an error of the host's with what was being done.
-fn host(what: impl FnOnce() -> String) -> impl FnOnce(std::io::Error) -> Error {
+fn host(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Host {
         what: what(),
         source,

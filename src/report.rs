@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdinit::protocol::{Stage, Totals};
 use serde::Serialize;
 
+use crate::guest::Counts;
 use crate::guest::ending::Ending;
 
 /// The machine was stopped after `--timeout`, as timeout(1) says it.
@@ -125,6 +126,9 @@ pub struct MachineFacts {
     pub entries: u64,
     /// Size of the initrd in bytes.
     pub initrd: u64,
+    /// What the engine counted, where it does.
+    #[serde(flatten)]
+    pub counts: Option<Counts>,
 }
 
 /// Milliseconds by phase; absent where the guest did not say.

@@ -35,6 +35,35 @@ pub struct Request {
     pub timings: bool,
 }
 
+impl Request {
+    /// A command in the image at `image`, a directory, with everything else as `rdvm run` has it by default.
+    pub fn new<W: Into<OsString>>(
+        image: impl Into<PathBuf>,
+        argv: impl IntoIterator<Item = W>,
+    ) -> Self {
+        Self {
+            image: ImageRef {
+                path: image.into(),
+                owner: Ownership::default(),
+                fakeroot: None,
+            },
+            command: Command {
+                argv: argv.into_iter().map(Into::into).collect(),
+                ..Command::default()
+            },
+            memory: MemoryWish::FromImage,
+            cpus: 1,
+            kernel: KernelWish::Search,
+            append: None,
+            engine: EngineWish::Auto,
+            rdinit: None,
+            timeout: None,
+            console: ConsoleWish::default(),
+            timings: false,
+        }
+    }
+}
+
 /// The IMAGE argument.
 #[derive(Debug, Clone)]
 pub struct ImageRef {

@@ -55,6 +55,17 @@ pub struct BootClock {
     pub unpack_end: u64,
 }
 
+/// What an engine counted that sees every access of the guest's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Times that the guest had to be left for rdvm to do something.
+    pub exits: u64,
+    /// Bytes that the guest read from or wrote to ports and memory where nothing is.
+    pub stray_bytes: u64,
+    /// Bytes of output that came while a port was busy for long, and are lost.
+    pub lost_bytes: u64,
+}
+
 /// One sink per port.
 #[derive(Debug)]
 pub struct Listener {
@@ -64,6 +75,7 @@ pub struct Listener {
     moments: Moments,
     verdict: Option<Event>,
     stdout_bytes: u64,
+    counts: Option<Counts>,
 }
 
 impl Listener {
@@ -77,6 +89,7 @@ impl Listener {
             moments,
             verdict: None,
             stdout_bytes: 0,
+            counts: None,
         }
     }
 
@@ -122,6 +135,16 @@ impl Listener {
     /// When what happened.
     pub fn moments(&self) -> Moments {
         self.moments
+    }
+
+    /// Takes what the engine has counted, when the machine is over.
+    pub fn counted(&mut self, counts: Counts) {
+        self.counts = Some(counts);
+    }
+
+    /// What the engine has counted, if it does.
+    pub fn counts(&self) -> Option<Counts> {
+        self.counts
     }
 
     /// What has arrived on the stdout port so far, in bytes.

@@ -16,6 +16,8 @@ mod endings;
 
 mod surroundings;
 
+mod stubs;
+
 mod images;
 
 mod readme;

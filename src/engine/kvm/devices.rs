@@ -9,7 +9,7 @@ use kvm_ioctls::VmFd;
 
 use super::bus::{Bus, PORTS};
 use super::serial::Serial;
-use crate::guest::Listener;
+use crate::guest::{Counts, Listener};
 
 /// Order in which output is handed on: what the status port says tells what the bytes of the others are.
 const STATUS_FIRST: [usize; 3] = [2, 1, 0];
@@ -102,6 +102,15 @@ impl Devices {
             .iter()
             .any(|outlet| !outlet.is_empty());
         waits || self.bus.serial.iter().any(|port| !port.output().is_empty())
+    }
+
+    /// What there was to count.
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            exits: self.exits,
+            stray_bytes: self.bus.strays(),
+            lost_bytes: self.bus.serial.iter().map(Serial::lost).sum(),
+        }
     }
 
     /// Ends the machine.

@@ -177,6 +177,12 @@ pub(super) fn boot(
 fn open() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|error| Error::Unusable(KvmState::of_open_error(errno(error))))?;
     let version = kvm.get_api_version();
+    if version < 0 {
+        return Err(Error::Call {
+            what: "asking for the API version",
+            source: io::Error::last_os_error(),
+        });
+    }
     if version != KVM_API_VERSION as i32 {
         return Err(Error::Unusable(KvmState::OldApi { version }));
     }

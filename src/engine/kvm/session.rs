@@ -118,7 +118,9 @@ impl Session {
         let shared = Arc::into_inner(self.shared)
             .ok_or_else(|| host("ending the vCPUs")(io::ErrorKind::ResourceBusy.into()))?;
         let devices = shared.devices.into_inner();
-        let devices = devices.unwrap_or_else(PoisonError::into_inner);
+        let mut devices = devices.unwrap_or_else(PoisonError::into_inner);
+        let counts = devices.counts();
+        devices.listener.counted(counts);
         Ok((ending, devices.listener))
     }
 
@@ -176,10 +178,13 @@ impl Session {
     fn end(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in self.threads.drain(..) {
-            // A signal that comes just before the vCPU enters the guest is lost; the next one is not.
+            // A signal that comes just before the vCPU enters the guest is lost; the next one is not. Ever more time
+            // between them: they queue, and a slow host must get through the queue.
+            let mut patience = RESEND;
             while !thread.is_finished() {
                 let _ = thread.kill(SIGRTMIN());
-                std::thread::park_timeout(RESEND);
+                std::thread::park_timeout(patience);
+                patience *= 2;
             }
             // It has nothing to say, and a panic has been printed.
             let _ = thread.join();

@@ -1,0 +1,533 @@
+//! The KVM engine by stub guests: a few instructions in place of a kernel, through the whole of `Engine::Kvm`.
+//!
+//! They run on any /dev/kvm, also on a paravirtual one that could not run Linux, and take milliseconds. What the devices
+//! answer is sent back over the second port, so that it can be seen here.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rdvm::engine::Engine;
+use rdvm::guest::Listener;
+use rdvm::guest::console::Console;
+use rdvm::guest::control::Control;
+use rdvm::guest::ending::Ending;
+use rdvm::guest::outlet::Outlet;
+use rdvm::initrd::{Epoch, Initrd, Layout};
+use rdvm::kernel::{self, Search};
+use rdvm::machine::Machine;
+use rdvm::request::{ImageRef, KernelWish, Ownership};
+use rdvm::units::ByteSize;
+use rdvm::watch::Watch;
+
+use crate::support::{Image, missing};
+
+/// Where a stub's first instruction is.
+const ENTRY: u64 = 0x10_0000;
+const STDOUT: u16 = 0x2f8;
+/// Memory where nothing is: above the stub's RAM, and mapped by its page tables.
+const NOWHERE: u64 = 0x2000_0000;
+
+/// Machine code in the making.
+#[derive(Default)]
+struct Code(Vec<u8>);
+
+impl Code {
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+
+    /// mov dx, PORT
+    fn port(self, port: u16) -> Self {
+        let [low, high] = port.to_le_bytes();
+        self.bytes(&[0x66, 0xba, low, high])
+    }
+
+    /// mov eax, VALUE
+    fn value(self, value: u32) -> Self {
+        self.bytes(&[0xb8]).bytes(&value.to_le_bytes())
+    }
+
+    /// out dx, al or ax or eax
+    fn out(self, width: u8) -> Self {
+        self.bytes(match width {
+            1 => &[0xee],
+            2 => &[0x66, 0xef],
+            _ => &[0xef],
+        })
+    }
+
+    /// in al or ax or eax, dx
+    fn read(self, width: u8) -> Self {
+        self.bytes(match width {
+            1 => &[0xec],
+            2 => &[0x66, 0xed],
+            _ => &[0xed],
+        })
+    }
+
+    fn write(self, port: u16, width: u8, value: u32) -> Self {
+        self.port(port).value(value).out(width)
+    }
+
+    /// Sends the lowest `count` bytes of eax back.
+    fn send(mut self, count: u8) -> Self {
+        self = self.port(STDOUT);
+        for _ in 0..count {
+            self = self.out(1).bytes(&[0xc1, 0xe8, 8]); // shr eax, 8
+        }
+        self
+    }
+
+    /// Reads a port and sends back what came.
+    fn ask(self, port: u16, width: u8) -> Self {
+        self.value(0).port(port).read(width).send(width)
+    }
+
+    /// rep outsb, outsw or outsd of bytes that stand in the code
+    fn write_string(self, port: u16, width: u8, data: &[u8]) -> Self {
+        let length = data.len() as u32;
+        self.port(port)
+            .bytes(&[0x48, 0x8d, 0x35, 5, 0, 0, 0]) // lea rsi, [rip + 5]
+            .bytes(&[0xe9])
+            .bytes(&length.to_le_bytes()) // jmp over the data
+            .bytes(data)
+            .bytes(&[0xb9])
+            .bytes(&(length / u32::from(width)).to_le_bytes()) // mov ecx, count
+            .bytes(match width {
+                1 => &[0xf3, 0x6e],
+                2 => &[0x66, 0xf3, 0x6f],
+                _ => &[0xf3, 0x6f],
+            })
+    }
+
+    /// mov rbx, ADDRESS
+    fn address(self, address: u64) -> Self {
+        self.bytes(&[0x48, 0xbb]).bytes(&address.to_le_bytes())
+    }
+
+    /// A triple fault: an invalid instruction, and no table of handlers.
+    fn fault(self) -> Self {
+        self.bytes(&[0x0f, 0x0b])
+    }
+}
+
+/// An ELF file of one segment.
+fn elf(code: &[u8]) -> Vec<u8> {
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let word = |elf: &mut Vec<u8>, value: u64| elf.extend(value.to_le_bytes());
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]); // an executable for x86-64
+    [ENTRY, 64, 0].map(|value| word(&mut elf, value));
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]); // PT_LOAD, readable and executable
+    let length = code.len() as u64;
+    [0x1000, ENTRY, ENTRY, length, length, 0x1000].map(|value| word(&mut elf, value));
+    elf.resize(0x1000, 0);
+    elf.extend(code);
+    elf
+}
+
+/// What came of a stub.
+struct Outcome {
+    ending: Result<Ending, String>,
+    stdout: Vec<u8>,
+    console: Vec<u8>,
+}
+
+impl Outcome {
+    /// How the machine died.
+    #[track_caller]
+    fn how(&self) -> &str {
+        match &self.ending {
+            Ok(Ending::Died { how: Some(how), .. }) => how,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Whether there is a /dev/kvm of any kind.
+fn has_kvm() -> bool {
+    let open = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if open.is_err() {
+        missing("a /dev/kvm that can be opened");
+    }
+    open.is_ok()
+}
+
+fn boot(code: Code, cpus: u8, timeout: Duration) -> Outcome {
+    let image = Image::empty().file("etc/x", 0o644, "x");
+    let kernel = image.path().join("kernel");
+    fs::write(&kernel, elf(&code.0)).unwrap();
+    let (stdout, ours) = pipe();
+    let (console, theirs) = pipe();
+    let reader = |mut file: fs::File| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map(|_| bytes).unwrap()
+        })
+    };
+    let (stdout, console) = (reader(stdout), reader(console));
+    let listener = Listener::new(
+        Outlet::new(ours),
+        Console::new(Outlet::new(theirs), None, true),
+        Control::frames(),
+    );
+    let machine = machine(&kernel, image.path(), cpus);
+    let ending = match Watch::start(Some(timeout)) {
+        Ok(watch) => {
+            let result = Engine::Kvm.boot(machine, listener, &watch);
+            result
+                .map(|(ending, _)| ending)
+                .map_err(|error| error.to_string())
+        }
+        Err(error) => {
+            drop(listener);
+            Err(format!("catching signals: {error}; {WATCH}"))
+        }
+    };
+    let (stdout, console) = (stdout.join().unwrap(), console.join().unwrap());
+    Outcome {
+        ending,
+        stdout,
+        console,
+    }
+}
+
+fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
+    let tree = rdvm::image::open(&ImageRef {
+        path: image.join("etc"),
+        owner: Ownership::Root,
+        fakeroot: None,
+    });
+    let tree = tree.unwrap();
+    let places = Layout::of(&tree, Epoch::default()).unwrap().into_places();
+    let mut initrd = Initrd::default();
+    initrd.push(tree, places);
+    Machine {
+        kernel: kernel::open(&KernelWish::File(kernel.into()), None, &Search::default()).unwrap(),
+        initrd,
+        cmdline: "stub".into(),
+        memory: ByteSize::mib(8),
+        cpus,
+    }
+}
+
+fn pipe() -> (fs::File, OwnedFd) {
+    let (read, write) = std::io::pipe().unwrap();
+    (OwnedFd::from(read).into(), write.into())
+}
+
+fn run(code: Code) -> Outcome {
+    boot(code, 1, Duration::from_secs(60))
+}
+
+#[test]
+fn every_register_of_every_port_answers() {
+    if !has_kvm() {
+        return;
+    }
+    let mut code = Code::default();
+    let mut expected = Vec::new();
+    for base in [0x3f8, 0x2f8, 0x3e8] {
+        // Divisor, FIFO on, line, modem, scratch.
+        for (offset, value) in [(3, 0x80), (0, 0x34), (1, 0x12)] {
+            code = code.write(base + offset, 1, value);
+        }
+        code = code.value(0).port(base).read(1).bytes(&[0x88, 0xc1]); // mov cl, al
+        code = code.write(base + 3, 1, 3).bytes(&[0x88, 0xc8]).send(1); // mov al, cl
+        for (offset, value) in [(1, 5), (2, 1), (4, 0xb), (7, 0x5a)] {
+            code = code.write(base + offset, 1, value);
+        }
+        for offset in 1..8 {
+            code = code.ask(base + offset, 1);
+        }
+        code = code.write(base + 1, 1, 0);
+        expected.extend([0x34, 5, 0xc1, 3, 0xb, 0x60, 0xb0, 0x5a]);
+    }
+    let outcome = run(code.fault());
+    assert_eq!(outcome.how(), "was reset by a triple fault");
+    assert_eq!(outcome.stdout, expected);
+}
+
+#[test]
+fn strings_of_any_length_and_width_arrive_whole() {
+    if !has_kvm() {
+        return;
+    }
+    let data: Vec<u8> = (0..60_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let code =
+        Code::default()
+            .write_string(STDOUT, 1, &data)
+            .write_string(0x3f8, 1, b"to the console\n");
+    assert!(run(code.fault()).stdout == data);
+    // Wider accesses reach the ports behind: of four bytes the first goes to the data port.
+    let code = Code::default().write_string(STDOUT, 4, b"a\0\0\x03b\0\0\x03");
+    assert_eq!(run(code.fault()).stdout, b"ab");
+    let code = Code::default().write_string(0x3f8, 1, b"to the console\n");
+    assert_eq!(run(code.fault()).console, b"to the console\n");
+}
+
+#[test]
+fn strings_can_be_read_too() {
+    if !has_kvm() {
+        return;
+    }
+    // Five times the scratch register into memory at 4 MiB, then back out.
+    let code = Code::default()
+        .write(0x3ff, 1, 0x42)
+        .port(0x3ff)
+        .bytes(&[0xbf, 0, 0, 0x40, 0, 0xb9, 5, 0, 0, 0]) // mov edi, 4 MiB; mov ecx, 5
+        .bytes(&[0xf3, 0x6c]) // rep insb
+        .port(STDOUT)
+        .bytes(&[0xbe, 0, 0, 0x40, 0, 0xb9, 6, 0, 0, 0]) // mov esi, 4 MiB; mov ecx, 6
+        .bytes(&[0xf3, 0x6e]); // rep outsb
+    assert_eq!(run(code.fault()).stdout, b"BBBBB\0");
+}
+
+#[test]
+fn where_nothing_is_every_bit_is_one() {
+    if !has_kvm() {
+        return;
+    }
+    let mut code = Code::default();
+    for port in [0x60, 0x64, 0x2e8, 0xcf8, 0xcfc, 0x1234, 0xfff0] {
+        for width in [1, 2, 4] {
+            code = code.ask(port, width);
+        }
+    }
+    code = code.address(NOWHERE);
+    for load in [&[0x8a, 0x03][..], &[0x66, 0x8b, 0x03], &[0x8b, 0x03]] {
+        code = code.value(0).bytes(load).send(4); // mov al or ax or eax, [rbx]
+    }
+    code = code.bytes(&[0x89, 0x03]); // mov [rbx], eax
+    let outcome = run(code.fault());
+    let mut expected = vec![0xff; 7 * 7];
+    expected.extend([0xff, 0, 0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(outcome.stdout, expected);
+}
+
+#[test]
+fn the_clock_has_no_update_in_progress_and_tells_the_year() {
+    if !has_kvm() {
+        return;
+    }
+    let code = Code::default().write(0x70, 1, 0xa).ask(0x71, 1);
+    let code = code.write(0x70, 1, 0x32).ask(0x71, 1);
+    assert_eq!(run(code.fault()).stdout, [0x26, 0x20]);
+}
+
+#[test]
+fn each_way_to_end_a_machine_ends_it_by_its_name() {
+    if !has_kvm() {
+        return;
+    }
+    let fault = || Code::default().fault();
+    let out = |port, width, value| Code::default().write(port, width, value);
+    for (code, how) in [
+        (fault(), "was reset by a triple fault"),
+        (out(0x64, 1, 0xfe), "was reset by the keyboard controller"),
+        (out(0x92, 1, 1), "was reset by port 0x92"),
+        (out(0xcf9, 1, 6), "was reset by port 0xcf9"),
+        (out(0x604, 2, 0x3400), "switched itself off"),
+        (Code::default().bytes(&[0xfa, 0xf4]), "halted for good"), // cli; hlt
+    ] {
+        // What it had said before is not lost.
+        let before = Code::default().write(STDOUT, 1, b'x'.into());
+        let loops = [0xeb, 0xfe]; // jmp to itself
+        let outcome = run(before.bytes(&code.0).bytes(&loops));
+        assert_eq!((outcome.how(), &outcome.stdout[..]), (how, &b"x"[..]));
+    }
+}
+
+#[test]
+fn cpus_that_were_never_started_do_not_keep_a_halted_machine_alive() {
+    if !has_kvm() {
+        return;
+    }
+    let outcome = boot(
+        Code::default().bytes(&[0xfa, 0xf4]),
+        4,
+        Duration::from_secs(60),
+    );
+    assert_eq!(outcome.how(), "halted for good");
+}
+
+#[test]
+fn a_guest_that_spins_is_stopped_at_the_deadline() {
+    if !has_kvm() {
+        return;
+    }
+    let spin = Code::default().bytes(&[0xfa, 0xeb, 0xfe]); // cli; jmp to itself
+    let outcome = boot(spin, 1, Duration::from_millis(300));
+    assert_eq!(outcome.ending, Ok(Ending::TimedOut { started: false }));
+    // Nor does one that never leaves its ports.
+    let noisy = Code::default().port(STDOUT).bytes(&[0xee, 0xeb, 0xfd]); // out; jmp back
+    let outcome = boot(noisy, 1, Duration::from_millis(300));
+    assert_eq!(outcome.ending, Ok(Ending::TimedOut { started: false }));
+    assert!(!outcome.stdout.is_empty());
+}
+
+/// Marks a call that was not the engine's.
+const WATCH: &str = "not the engine's";
+
+/// How many exits the fuzzed guest makes: `make soak` makes a million.
+fn exits() -> u32 {
+    let wish = std::env::var("RDVM_SOAK_EXITS").ok();
+    wish.map_or(10_000, |text| {
+        text.parse().expect("RDVM_SOAK_EXITS is a number")
+    })
+}
+
+/// Ports that would end the machine, and those that KVM answers itself.
+fn is_spared(port: u16) -> bool {
+    matches!(port, 0x61..=0x64 | 0x92 | 0xcf8..=0xcfc | 0x5fd..=0x605)
+}
+
+#[test]
+fn a_guest_that_does_anything_to_any_port_does_no_harm() {
+    if !has_kvm() {
+        return;
+    }
+    let mut state = 0x2545_f491_4f6c_dd1d_u64; // xorshift64, the same every time
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u32
+    };
+    let mut left = exits();
+    while left > 0 {
+        let count = left.min(20_000);
+        left -= count;
+        let mut code = Code::default();
+        for _ in 0..count {
+            // Half of all accesses go where there are devices.
+            let near =
+                [0x3f8, 0x2f8, 0x3e8, 0x70, 0x600][random() as usize % 5] + (random() % 8) as u16;
+            let port = if random() % 2 == 0 {
+                near
+            } else {
+                random() as u16
+            };
+            let port = if is_spared(port) { 0x80 } else { port };
+            let width = [1, 2, 4][random() as usize % 3];
+            let address = NOWHERE + u64::from(random() % 0x1000_0000);
+            code = match random() % 8 {
+                0..=2 => code.write(port, width, random()),
+                3..=5 => code.port(port).read(width),
+                6 => code.write_string(port, width, &random().to_le_bytes()),
+                _ => code
+                    .address(address)
+                    .bytes(&[[0x8b, 0x03], [0x89, 0x03], [0x88, 0x03]][random() as usize % 3]),
+            };
+        }
+        // The port may have been left in a loop, or with its divisor in the way.
+        for (offset, value) in [(4, 0), (3, 3), (1, 0)] {
+            code = code.write(STDOUT + offset, 1, value);
+        }
+        let code = code.write_string(STDOUT, 1, b"the end");
+        let outcome = boot(code.fault(), 1, Duration::from_secs(600));
+        assert_eq!(outcome.how(), "was reset by a triple fault");
+        assert!(
+            outcome.stdout.ends_with(b"the end"),
+            "{:?}",
+            outcome.stdout.len()
+        );
+    }
+}
+
+/// Run by the next test in a process of its own, below strace.
+#[test]
+fn one_machine_for_a_test_that_lets_calls_fail() {
+    if std::env::var_os("RDVM_STUB_CHILD").is_none() || !has_kvm() {
+        return;
+    }
+    let outcome = run(Code::default().write(STDOUT, 1, b'x'.into()).fault());
+    println!("outcome: {:?}", outcome.ending);
+}
+
+fn with_failing(what: &str) -> String {
+    let output = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=ioctl", "-e"])
+        .arg(format!("inject={what}"))
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "stubs::one_machine_for_a_test_that_lets_calls_fail",
+            "--nocapture",
+        ])
+        .env("RDVM_STUB_CHILD", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let outcome = text.lines().find_map(|line| line.split_once("outcome: "));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    outcome
+        .unwrap_or_else(|| panic!("{what}: {text} {stderr}"))
+        .1
+        .to_owned()
+}
+
+#[test]
+fn each_call_to_kvm_that_fails_is_named_and_nothing_panics() {
+    if !has_kvm() {
+        return;
+    }
+    let mut errors = Vec::new();
+    // More calls than there are before the machine runs; the last ones change nothing then.
+    for number in 1..=40 {
+        let outcome = with_failing(&format!("ioctl:error=ENOMEM:when={number}"));
+        match outcome.strip_prefix("Err(\"") {
+            Some(error) => errors.push(error.to_owned()),
+            None => assert!(
+                outcome.contains("was reset by a triple fault"),
+                "{number}: {outcome}"
+            ),
+        }
+        if number == 40 {
+            assert!(
+                outcome.starts_with("Ok"),
+                "there are more calls than were tried"
+            );
+        }
+    }
+    errors.retain(|error| !error.contains(WATCH));
+    assert!(errors.len() >= 20, "{errors:#?}");
+    for error in &errors {
+        assert!(
+            error.contains("; ") && !error.contains("panicked"),
+            "{error}"
+        );
+    }
+    for what in [
+        "making a machine",
+        "interrupt controllers",
+        "the guest's RAM",
+        "a vCPU",
+        "CPUID",
+        "registers",
+    ] {
+        assert!(
+            errors.iter().any(|error| error.contains(what)),
+            "{what}: {errors:#?}"
+        );
+    }
+}
+
+#[test]
+fn calls_to_kvm_that_are_interrupted_are_made_again() {
+    if !has_kvm() {
+        return;
+    }
+    for errno in ["EINTR", "EAGAIN"] {
+        let outcome = with_failing(&format!("ioctl:error={errno}:when=10+3"));
+        assert!(
+            outcome.contains("was reset by a triple fault"),
+            "{errno}: {outcome}"
+        );
+    }
+}
