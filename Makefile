@@ -13,7 +13,8 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-quick fuzz bench bench-memory images kernel kernels man install fmt clippy doc clean help
+.PHONY: all build demo test test-kvm test-kvm-native test-quick check-speed soak fuzz bench bench-kvm bench-memory
+.PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
 
@@ -32,6 +33,22 @@ test: ## install what is missing, run every test
 	scripts/get-kernels.sh $(kernels)
 	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --workspace --no-fail-fast
+	RDVM_TEST_IMAGES=$(images) scripts/rig.sh test
+	scripts/rig.sh check
+
+test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
+	scripts/install-deps.sh test
+	scripts/make-images.sh $(images)
+	RDVM_TEST_IMAGES=$(images) scripts/rig.sh test $(T)
+
+test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
+	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)
+
+soak: ## a million exits of a fuzzed guest instead of ten thousand
+	RDVM_SOAK_EXITS=1000000 $(CARGO) test --release --test it stubs::a_guest_that_does_anything
+
+check-speed: ## the KVM engine's speed against benches/kvm.tsv, in counted instructions
+	scripts/rig.sh check
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
 	$(CARGO) test --workspace --lib
@@ -43,6 +60,11 @@ bench: build ## compare packing and whole runs with the usual tools, side by sid
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
 	RDVM=$(rdvm) scripts/bench.sh $(images)
+	scripts/rig.sh bench
+
+bench-kvm: ## compare rdvm and QEMU on KVM, in counted instructions
+	scripts/install-deps.sh test
+	scripts/rig.sh bench
 
 bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test
@@ -88,4 +110,4 @@ clean: ## remove what was compiled, the images and the kernels
 	rm -rf --one-file-system $(images) $(kernels)
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 17

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use crate::support::{Image, Rdvm, busybox, engines, missing};
+use crate::support::{Image, Rdvm, busybox, engines, missing, sized};
 
 /// Sixty-four mebibytes into a file, by a program that needs next to nothing itself.
 const WRITE_64_MIB: &str =
@@ -10,7 +10,7 @@ const WRITE_64_MIB: &str =
 
 #[test]
 fn the_planned_ram_boots_and_leaves_room_to_write_for_few_large_files() {
-    for mebibytes in [1u64, 4, 16, 64, 256] {
+    for mebibytes in [1, 4, 16, 64, sized(256u64, 96)] {
         let image = Image::busybox();
         for part in 0..4 {
             let file = File::create(image.path().join(format!("part{part}"))).unwrap();
@@ -32,7 +32,7 @@ fn the_planned_ram_boots_and_leaves_room_to_write_for_a_gibibyte() {
     let image = Image::busybox();
     File::create(image.path().join("large"))
         .unwrap()
-        .set_len(1 << 30)
+        .set_len(sized(1024, 192) << 20)
         .unwrap();
     for engine in engines() {
         Rdvm::on(engine)
@@ -47,7 +47,8 @@ fn the_planned_ram_boots_and_leaves_room_to_write_for_a_gibibyte() {
 #[test]
 fn the_planned_ram_boots_and_leaves_room_to_write_for_fifty_thousand_small_files() {
     let image = Image::busybox();
-    for directory in 0..200 {
+    let directories = sized(200, 20);
+    for directory in 0..directories {
         let path = image.path().join(format!("d{directory}"));
         std::fs::create_dir(&path).unwrap();
         for file in 0..250 {
@@ -59,7 +60,8 @@ fn the_planned_ram_boots_and_leaves_room_to_write_for_fifty_thousand_small_files
             .image(image.path())
             .sh(&format!("find /d* -type f | wc -l; {WRITE_64_MIB}"))
             .run();
-        run.exits(0).prints("50000\n67108864\n");
+        run.exits(0)
+            .prints(format!("{}\n67108864\n", directories * 250));
     }
 }
 

@@ -8,56 +8,10 @@ use std::process::Command;
 
 use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, missing};
 
-/// Prints one line for everything below its argument, in the order of paths: path, mode, owner, device numbers, size,
-/// number of the first name of the same file, link target, checksum of the contents. Mount points are passed over.
-const WALK: &str = r#"
-#define _GNU_SOURCE
-#include <dirent.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <unistd.h>
-static struct { ino_t ino; int number; } seen[100000];
-static int count, root_owner;
-static void walk(char *path, int top) {
-    struct dirent **names;
-    int n = scandir(path, &names, 0, (int (*)(const struct dirent **, const struct dirent **))alphasort);
-    for (int i = 0; i < n; i++) {
-        char *name = names[i]->d_name, child[8192], target[8192] = "";
-        if (!strcmp(name, ".") || !strcmp(name, "..")) continue;
-        if (top && strstr("|dev|proc|sys|run|tmp|root|", name) && strlen(name) > 2) continue;
-        snprintf(child, sizeof child, "%s/%s", path, name);
-        struct stat s;
-        if (lstat(child, &s)) { perror(child); exit(1); }
-        int first = count;
-        for (int j = 0; j < count; j++) if (seen[j].ino == s.st_ino) first = seen[j].number;
-        seen[count].ino = s.st_ino, seen[count].number = first, count++;
-        if (S_ISLNK(s.st_mode)) readlink(child, target, sizeof target - 1);
-        unsigned long long sum = 14695981039346656037ull;
-        if (S_ISREG(s.st_mode)) {
-            static unsigned char block[65536];
-            int fd = open(child, O_RDONLY);
-            long k;
-            while ((k = read(fd, block, sizeof block)) > 0) for (long b = 0; b < k; b++) sum = (sum ^ block[b]) * 1099511628211ull;
-            close(fd);
-        }
-        int device = S_ISCHR(s.st_mode) || S_ISBLK(s.st_mode), plain = S_ISREG(s.st_mode) || S_ISLNK(s.st_mode);
-        printf("%s %o %d:%d %d,%d %lld #%d nlink %d -> %s %llx\n", child + 1, s.st_mode, root_owner ? 0 : s.st_uid, root_owner ? 0 : s.st_gid,
-               device ? major(s.st_rdev) : 0, device ? minor(s.st_rdev) : 0, plain ? (long long)s.st_size : 0, first,
-               S_ISDIR(s.st_mode) ? 0 : (int)s.st_nlink, target, sum);
-        if (S_ISDIR(s.st_mode)) walk(child, 0);
-    }
-}
-int main(int argc, char **argv) { root_owner = argc > 1; walk(".", 1); return 0; }
-"#;
-
 /// One of everything that a file system can hold.
 fn one_of_everything() -> Image {
     let image = Image::busybox()
-        .program("walk", WALK)
+        .program("walk", "walk")
         .file("usr/plain", 0o644, "contents\n")
         .file("usr/empty", 0o600, "")
         .file("usr/setuid", 0o4755, "x")

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Image, Rdvm, busybox, engines};
+use crate::support::{Image, Rdvm, busybox, engines, sized};
 
 #[test]
 fn every_byte_value_arrives_on_stdout_and_on_stderr_as_it_was_written() {
@@ -23,8 +23,9 @@ fn every_byte_value_arrives_on_stdout_and_on_stderr_as_it_was_written() {
 
 #[test]
 fn sixty_four_mebibytes_arrive_with_the_same_checksum() {
-    // A file of 1 MiB that no period of the path's buffers divides, sent 64 times.
-    let block: Vec<u8> = (0u32..1 << 18)
+    // A file that no period of the path's buffers divides, sent 64 times.
+    let length = sized(1u32 << 20, 2 << 10);
+    let block: Vec<u8> = (0..length / 4)
         .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
         .collect();
     let image = Image::busybox().file("block", 0o644, &block);
@@ -34,17 +35,17 @@ fn sixty_four_mebibytes_arrive_with_the_same_checksum() {
     for engine in engines() {
         let mut child = Rdvm::on(engine).image(image.path()).sh(script).spawn();
         let mut stdout = child.stdout.take().unwrap();
-        let (mut seen, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
+        let (mut seen, mut received, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
         loop {
             let count = stdout.read(&mut buffer).unwrap();
             if count == 0 {
                 break;
             }
             seen.update(&buffer[..count]);
-            length += count;
+            received += count;
         }
         assert_eq!(child.wait().unwrap().code(), Some(0));
-        assert_eq!(length, 64 << 20);
+        assert_eq!(received, 64 * block.len());
         assert!(
             seen.finalize() == expected.clone().finalize(),
             "the contents differ"
@@ -87,12 +88,13 @@ fn output_is_kept_when_the_command_fails() {
 #[test]
 fn a_slow_reader_loses_nothing() {
     for engine in engines() {
-        let script = "head -c 300000 /dev/zero; echo end";
-        let mut child = Rdvm::on(engine).image(busybox().path()).sh(script).spawn();
+        let count = sized(300_000, 80_000);
+        let script = format!("head -c {count} /dev/zero; echo end");
+        let mut child = Rdvm::on(engine).image(busybox().path()).sh(&script).spawn();
         std::thread::sleep(std::time::Duration::from_secs(3));
         let mut all = Vec::new();
         child.stdout.take().unwrap().read_to_end(&mut all).unwrap();
-        assert_eq!(all.len(), 300_004);
+        assert_eq!(all.len(), count + 4);
         assert_eq!(child.wait().unwrap().code(), Some(0));
     }
 }

@@ -1,30 +1,73 @@
 //! The plumbing of the tests: images made on the spot, a builder for runs, what came out of them.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use rdvm::engine::probe;
 use tempfile::TempDir;
 
 /// The program under test.
 pub(crate) const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
 
-/// The engines that can run here. What cannot is said, and in CI it is an error unless it cannot be there at all.
+/// The engines to test: those that `RDVM_TEST_ENGINES` names, with commas between them, else those that can run here.
+/// What cannot is said. CI must have QEMU; KVM it has through the rig (docs/testing.md).
 pub(crate) fn engines() -> &'static [&'static str] {
     static ENGINES: OnceLock<Vec<&'static str>> = OnceLock::new();
-    ENGINES.get_or_init(|| {
-        eprintln!("skipped engine kvm: it is not built into this version yet");
-        let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
-        if qemu.is_ok_and(|output| output.status.success()) {
-            return vec!["qemu"];
-        }
-        missing("qemu-system-x86_64");
-        vec![]
+    ENGINES.get_or_init(|| match std::env::var("RDVM_TEST_ENGINES") {
+        Ok(list) => list.split(',').map(named_engine).collect(),
+        Err(_) => engines_here(),
     })
+}
+
+fn named_engine(name: &str) -> &'static str {
+    let known = ["kvm", "qemu"].into_iter().find(|known| *known == name);
+    known.unwrap_or_else(|| panic!("RDVM_TEST_ENGINES: there is no engine {name:?}"))
+}
+
+fn engines_here() -> Vec<&'static str> {
+    let mut engines = Vec::new();
+    match probe::require_kvm(&probe::kvm()) {
+        Ok(()) => engines.push("kvm"),
+        Err(error) => eprintln!("SKIPPED: engine kvm: {error}; make test-kvm tests it"),
+    }
+    let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
+    match qemu.is_ok_and(|output| output.status.success()) {
+        true => engines.push("qemu"),
+        false => missing("qemu-system-x86_64"),
+    }
+    engines
+}
+
+/// Adds "ENGINE TEST" to the file that `RDVM_TEST_RUNS` names, for whoever wants to know what really ran.
+fn note_run(engine: &str) {
+    if let Some(path) = std::env::var_os("RDVM_TEST_RUNS") {
+        let mut log = File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap();
+        let thread = std::thread::current();
+        let line = format!("{engine} {}\n", thread.name().unwrap_or("?"));
+        log.write_all(line.as_bytes()).unwrap();
+    }
+}
+
+/// `full`, or `small` where `RDVM_TEST_SMALL` is set: in the rig every instruction is emulated.
+pub(crate) fn sized<T: Display>(full: T, small: T) -> T {
+    match std::env::var_os("RDVM_TEST_SMALL").is_some() {
+        true => {
+            eprintln!("RDVM_TEST_SMALL: {small} instead of {full}");
+            small
+        }
+        false => full,
+    }
 }
 
 /// Says that a test needs something that is not here; in CI that is a failure.
@@ -81,19 +124,21 @@ impl Image {
         self
     }
 
-    /// With a C program, linked statically.
-    pub(crate) fn program(self, path: &str, source: &str) -> Self {
-        let c = self.dir.path().with_extension("c");
-        fs::write(&c, source).unwrap();
+    /// With the program of tests/programs/NAME.c, linked statically: from the directory that `RDVM_TEST_PROGRAMS`
+    /// names, where it has been compiled already, else by gcc.
+    pub(crate) fn program(self, path: &str, name: &str) -> Self {
         let target = self.path().join(path);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
+        if let Some(compiled) = std::env::var_os("RDVM_TEST_PROGRAMS") {
+            fs::copy(Path::new(&compiled).join(name), target).unwrap();
+            return self;
+        }
         let status = Command::new("gcc")
             .args(["-static", "-Os", "-s", "-o"])
             .arg(&target)
-            .arg(&c)
+            .arg(format!("tests/programs/{name}.c"))
             .status()
             .unwrap();
-        fs::remove_file(c).unwrap();
         assert!(status.success(), "gcc failed");
         self
     }
@@ -144,6 +189,7 @@ impl Rdvm {
 
     /// `rdvm run --engine ENGINE`.
     pub(crate) fn on(engine: &str) -> Self {
+        note_run(engine);
         Self::verb("run").option("--engine").option(engine)
     }
 

@@ -1,0 +1,292 @@
+#!/usr/bin/env bash
+# The KVM rig: an outer machine, booted by rdvm on emulated hardware with AMD's SVM, in which Linux's own KVM runs. The
+# scenario tests and the measurements of the KVM engine run in it, wherever the host's /dev/kvm is (docs/testing.md).
+#
+#   scripts/rig.sh test [FILTER]     the scenarios on KVM, side by side in two outer machines
+#   scripts/rig.sh native [FILTER]   the scenarios on the host's own KVM, where it is real
+#   scripts/rig.sh bench             the speed of rdvm and of QEMU on KVM, in counted instructions, as a table
+#   scripts/rig.sh check             rdvm's alone, against the figures in benches/kvm.tsv
+#   scripts/rig.sh run COMMAND...    a command of sh in the outer machine
+#   scripts/rig.sh shell             a shell in it
+#
+# FILTER is part of a test's name, as for cargo test. Variables: OUTERS (2), how many outer machines share the tests;
+# RIG_KERNEL, the outer machine's kernel; RIG_GUEST, the kernel that boots inside instead of the small one.
+set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin:${HOME:-/root}/.cargo/bin
+top=$(cd "$(dirname "$0")/.." && pwd)
+cd "$top"
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+images=${RDVM_TEST_IMAGES:-$top/target/images}
+rig=$target/rig
+image=$rig/image
+cache=${RDVM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rdvm}
+started=$SECONDS
+
+say() { printf 'rig: %s\n' "$*"; }
+die() { say "$*" >&2; exit 1; }
+
+# outer_release: the newest kernel of /boot whose modules have KVM for AMD; a cloud kernel starts faster than others.
+outer_release() {
+	local release found=''
+	for release in $(find /boot -maxdepth 1 -name 'vmlinuz-*' -readable -printf '%f\n' | sed 's/^vmlinuz-//' | sort -V); do
+		grep -qs '/kvm-amd\.ko[.a-z0-9]*:' "/lib/modules/$release/modules.dep" || continue
+		case $found/$release in *cloud*/*cloud* | *cloud*) [[ $release = *cloud* ]] || continue ;; esac
+		found=$release
+	done
+	[ -n "$found" ] || die "no kernel in /boot has the modules kvm and kvm-amd; apt install linux-image-cloud-amd64"
+	echo "$found"
+}
+
+# add_modules RELEASE: kvm-amd and what it needs, uncompressed, and the order to load them in.
+add_modules() {
+	local dep module name
+	mkdir -p "$image/modules"
+	dep=$(grep '/kvm-amd\.ko[.a-z0-9]*:' "/lib/modules/$1/modules.dep")
+	for module in ${dep/:/}; do
+		name=${module##*/} name=${name%.ko*}.ko
+		case $module in
+			*.xz) xz -dc "/lib/modules/$1/$module" ;;
+			*.zst) zstd -qdc "/lib/modules/$1/$module" ;;
+			*.gz) gzip -dc "/lib/modules/$1/$module" ;;
+			*) cat "/lib/modules/$1/$module" ;;
+		esac >"$image/modules/$name"
+		strip -g "$image/modules/$name"
+		echo "$name"
+	done | tac >"$image/modules/order" # what is needed stands last
+}
+
+# add_libraries PROGRAM...: what ldd says that they need, at the same paths.
+add_libraries() {
+	ldd "$@" | grep -o '/[^ ]*\.so[^ ]*' | sort -u | while read -r library; do
+		install -D "$library" "$image$library"
+	done
+}
+
+# unpacked FILE OUT: the kernel in FILE as an uncompressed one, so that no decompressor runs in emulation.
+unpacked() {
+	local hash
+	if [ "$(head -c 4 "$1" | od -An -c | tr -d ' ')" = '177ELF' ]; then
+		cp "$1" "$2"
+		return
+	fi
+	"$rdvm" inspect -k "$1" "$image" >/dev/null # unpacks it into the cache
+	hash=$(sha256sum "$1" | cut -d' ' -f1)
+	[ -e "$cache/vmlinux/$hash" ] || die "$1: rdvm could not unpack it into $cache"
+	cp "$cache/vmlinux/$hash" "$2"
+}
+
+# build: the test program and rdvm, and the outer machine's image with both.
+build() {
+	local release program name
+	cargo test --no-run --test it 2>"$target/rig.log" || { cat "$target/rig.log" >&2; exit 1; }
+	it=$(sed -n 's/^ *Executable tests\/it\/main.rs (\(.*\))$/\1/p' "$target/rig.log")
+	it=$(realpath "$it")
+	rdvm=$target/debug/rdvm
+	release=${RIG_KERNEL:+${RIG_KERNEL##*/vmlinuz-}}
+	release=${release:-$(outer_release)}
+	kernel=${RIG_KERNEL:-/boot/vmlinuz-$release}
+
+	rm -rf --one-file-system "$image"
+	mkdir -p "$image"/{bin,boot,cache/kernel,programs,rig,tmp} "$image${rdvm%/*}"
+	cp "$(command -v busybox)" "$image/bin/busybox"
+	for name in $(busybox --list); do [ "$name" = busybox ] || ln -s busybox "$image/bin/$name"; done
+	add_modules "$release"
+	cp tests/rig/{start,scenarios,shell}.sh "$image/rig"
+	strip -o "$image/rig/it" "$it"
+	strip -o "$image$rdvm" "$rdvm" # where the tests look for it
+	ln -s "$rdvm" "$image/bin/rdvm"
+	add_libraries "$it" "$rdvm"
+	for program in tests/programs/*.c; do
+		name=${program##*/} name=${name%.c}
+		gcc -static -Os -s -o "$image/programs/$name" "$program"
+	done
+	debian=/boot/vmlinuz-$release # where rdvm looks for it, though it is unpacked
+	unpacked "$kernel" "$image$debian"
+	small=${RIG_GUEST:-$cache/kernel/vmlinux}
+	if [ -e "$small" ]; then unpacked "$small" "$image/cache/kernel/vmlinux"; fi
+}
+
+# outer NAME MEMORY COMMAND...: runs a command in an outer machine of that name.
+#
+# idle=poll: without it the outer kernel was seen to sleep for ever in HLT, as if a wake-up were lost in emulated SVM.
+# tsc_early_khz: with counted instructions the TSC has 1 GHz, whatever rdvm measured on the host. rcu_expedited: what is
+# counted should be work, and the end of a machine otherwise waits for several ticks of the outer kernel.
+outer() {
+	local name=$1 memory=$2 words='idle=poll tsc=reliable no_timer_check nokaslr nowatchdog'
+	shift 2
+	[ -z "${RIG_ICOUNT:-}" ] || words+=' tsc_early_khz=1000000 rcupdate.rcu_expedited=1'
+	RDVM_QEMU=$top/tests/rig/qemu.sh "$rdvm" run --engine qemu --timeout "${RIG_LIMIT:-600s}" -m "$memory" \
+		-k "$kernel" --append "$words" --hostname "$name" \
+		-e RDVM_CACHE=/cache -e RDVM_TEST_IMAGES=/images -e RDVM_TEST_PROGRAMS=/programs \
+		-e RDVM_TEST_ENGINES=kvm -e RDVM_TEST_SMALL=1 -e CI=1 -e RIG_THREADS -e RIG_PATIENCE \
+		"$image" sh /rig/start.sh "$@" </dev/null
+}
+
+# scenarios [FILTER]: the tests that loop over the engines. Those of pack and readme need more tools than are inside.
+scenarios() {
+	awk '/^fn / { name = $2; sub(/\(.*/, "", name) }
+		/in engines\(\)/ { file = FILENAME; gsub(/.*\/|\.rs$/, "", file); print file "::" name }' tests/it/*.rs |
+		grep -v -E '^(pack|readme|support)::' | sort -u | grep -F -- "${1:-}" ||
+		die "no scenario's name has '${1:-}' in it"
+}
+
+# Booted on the distribution's kernel too; all others boot the small one where it has been built.
+on_both='^(streams::every_byte|endings::(exit_codes|a_kernel_panic|a_guest_that_resets)|surroundings::several_cpus|images::)'
+
+# scenarios_on_kvm [FILTER]: the scenarios, shared by the outer machines.
+scenarios_on_kvm() {
+	local number=0 at=0 test names pids=()
+	names=$(scenarios "${1:-}")
+	for test in $names; do
+		echo "default $test" >>"$image/rig/list.$((at++ % outers))"
+	done
+	[ ! -e "$image/cache/kernel/vmlinux" ] || for test in $(grep -E "$on_both" <<<"$names" || true); do
+		echo "$debian $test" >>"$image/rig/list.$((at++ % outers))"
+	done
+	[ "$at" -ge "$outers" ] || outers=$at
+	say "$at scenarios in $outers outer machines; large ones are smaller here (RDVM_TEST_SMALL)"
+	for number in $(seq 0 $((outers - 1))); do
+		outer "rig$number" 3g sh /rig/scenarios.sh "/rig/list.$number" >"$rig/out.$number" 2>&1 &
+		pids+=($!)
+	done
+	wait "${pids[@]}" || true # the results say it better
+	for number in $(seq 0 $((outers - 1))); do grep -v '^rig-result ' "$rig/out.$number" || true; done
+	cat "$rig"/out.* | report
+}
+
+# report: sums up the result lines on stdin; fails when nothing ran, something failed, or a machine gave no result.
+report() {
+	awk -v outers="$outers" -v seconds=$((SECONDS - started)) '
+		/^rig-result / { seen++; ran += $2; machines += $3; failed += $4 }
+		END {
+			if (seen != outers) printf "rig: %d of %d outer machines gave no result\n", outers - seen, outers
+			if (machines < ran) print "rig: fewer machines than scenarios: KVM did not run them"
+			printf "rig: %d scenarios ran on kvm, %d failed; %d machines, %d s\n", ran, failed, machines, seconds
+			exit !(ran > 0 && failed == 0 && seen == outers && machines >= ran)
+		}'
+}
+
+# scenarios_native [FILTER]: the same on the host.
+scenarios_native() {
+	local names verdict
+	cargo build --quiet
+	verdict=$("$target/debug/rdvm" doctor | grep -E '^[a-zA-Z]+ +kvm ' || true)
+	if [[ $verdict != ok* ]]; then
+		say "SKIPPED, no scenario ran on the host's own KVM; doctor says: ${verdict:-nothing of kvm}"
+		return
+	fi
+	names=$(scenarios "${1:-}")
+	mkdir -p "$rig"
+	rm -f "$rig/runs"
+	# shellcheck disable=SC2086 # a list of words
+	RDVM_TEST_RUNS=$rig/runs RDVM_TEST_ENGINES=kvm RDVM_TEST_IMAGES=$images cargo test --test it -- --exact $names
+	say "$(grep '^kvm ' "$rig/runs" | sort -u | grep -c .) scenarios ran on the host's kvm"
+}
+
+# bench_image ours|all: what benches/boot.rs needs, in the image; the release build in place of the other.
+bench_image() {
+	local firmware flags=(-Wall -Os -s -static -nostdlib -fno-stack-protector -fno-builtin)
+	flags+=(-Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro)
+	cargo build --quiet --release
+	cp "$target/release/rdvm" "$image$rdvm"
+	rustc --edition 2024 -O -o "$rig/boot" benches/boot.rs
+	strip -o "$image/rig/boot" "$rig/boot"
+	mkdir -p "$image/bench/dir" "$rig/guest"
+	gcc "${flags[@]}" -o "$image/bench/guest" benches/guest.c
+	echo 'An image must not be empty.' >"$image/bench/dir/file"
+	cp "$image/bench/guest" "$rig/guest/init"
+	"$rdvm" pack "$rig/guest" -o "$image/bench/initrd"
+	cp "$kernel" "$image/bench/bzimage"
+	[ "$1" = all ] || return 0
+	install -D "$(command -v qemu-system-x86_64)" "$image/usr/bin/qemu-system-x86_64"
+	add_libraries "$image/usr/bin/qemu-system-x86_64"
+	for firmware in /usr/share/qemu/{pvh,linuxboot,linuxboot_dma,kvmvapic}.bin /usr/share/seabios/bios-{256k,microvm}.bin; do
+		install -D "$firmware" "$image$firmware"
+	done
+}
+
+# measured ours|all: the lines of benches/boot.rs, below a line that says what they depend on.
+measured() {
+	printf '# %s, %s, guest RAM 144 MiB; name, ms to user space, ms to the end, us a byte\n' \
+		"$(qemu-system-x86_64 --version | head -n 1)" "Linux ${kernel#*/vmlinuz-}"
+	RIG_ICOUNT=1 outer bench 1g /rig/boot "$1" "$debian" /cache/kernel/vmlinux /bench/bzimage /bench/initrd /bench/guest \
+		/bench/dir
+}
+
+# compare: fails when a line on stdin has a figure that is more than 2 % above that in benches/kvm.tsv. Other versions of
+# kernel or QEMU have other costs that are not ours: 10 % then.
+compare() {
+	awk -F'\t' '
+		/^#/ { if (NR == FNR) ours = $0; else { limit = $0 == ours ? 1.02 : 1.10
+			if ($0 != ours) print "check-speed: the committed figures are of other versions, so 10 % are let pass" } ; next }
+		NR == FNR { for (i = 2; i <= 4; i++) committed[$1, i] = $i; next }
+		{
+			seen++
+			split("- ms to user space,ms to the end,us a byte", what, ",")
+			for (i = 2; i <= 4; i++) {
+				was = committed[$1, i]
+				if (was == "") { printf "check-speed: %s is not in benches/kvm.tsv; make bench-kvm measures it\n", $1; bad++; break }
+				slower = $i > was * limit
+				bad += slower
+				printf "check-speed: %-12s %10.3f %-16s committed %10.3f%s\n", $1, $i, what[i - 1], was, slower ? "  SLOWER" : ""
+			}
+		}
+		END { exit !(seen > 0 && bad == 0) }' benches/kvm.tsv -
+}
+
+# shell: joins the terminal to the shell inside, until that ends.
+shell() {
+	local outer input settings=''
+	rm -f "$rig"/shell.*
+	mkfifo "$rig/shell.in" "$rig/shell.out"
+	RIG_SHELL=$rig/shell outer rig 1g sh /rig/shell.sh &
+	outer=$!
+	cat "$rig/shell.out" &
+	if [ -t 0 ]; then
+		settings=$(stty -g)
+		stty raw -echo
+	fi
+	cat <&0 >"$rig/shell.in" &
+	input=$!
+	wait "$outer" || true
+	kill "$input" 2>/dev/null || true
+	[ -z "$settings" ] || stty "$settings"
+}
+
+verb=${1:-}
+[ $# = 0 ] || shift
+outers=${OUTERS:-2}
+case $verb in
+	test)
+		build
+		mkdir -p "$image/images"
+		cp -al "$images"/{libs,debian} "$image/images" 2>/dev/null || cp -a "$images"/{libs,debian} "$image/images" ||
+			die "$images has no images; scripts/make-images.sh makes them"
+		rm -f "$rig"/out.*
+		scenarios_on_kvm "$@"
+		;;
+	native) scenarios_native "$@" ;;
+	bench)
+		build
+		bench_image all
+		measured all >"$rig/kvm.tsv"
+		{ cat "$rig/kvm.tsv"; } | awk -F'\t' '
+			/^#/ { print substr($0, 3); printf "\n%-20s %12s %12s %12s\n", "", "user space", "end", "a byte"; next }
+			{ printf "%-20s %9.3f ms %9.3f ms %9.4f us\n", $1, $2, $3, $4 }'
+		say "to make these the committed ones: cp $rig/kvm.tsv benches/kvm.tsv"
+		;;
+	check)
+		build
+		bench_image ours
+		measured ours | compare
+		;;
+	run)
+		build
+		outer rig 1g sh -c "$*"
+		;;
+	shell)
+		build
+		shell
+		;;
+	*) die "usage: rig.sh test|native|run|shell, see the head of the file" ;;
+esac

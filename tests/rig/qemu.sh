@@ -1,0 +1,17 @@
+#!/bin/sh
+# The QEMU of the rig: rdvm's arguments, changed as the environment says. `RDVM_QEMU` leads here.
+#
+#   RIG_ICOUNT=1     time in the machine is the number of its instructions, one nanosecond each
+#   RIG_SHELL=PATH   a fourth serial port on the fifos PATH.in and PATH.out
+for word do
+	shift
+	case $word in
+		tcg,thread=multi) [ -z "${RIG_ICOUNT:-}" ] || word=tcg,thread=single ;;
+	esac
+	set -- "$@" "$word"
+done
+[ -z "${RIG_ICOUNT:-}" ] ||
+	set -- "$@" -icount shift=0,sleep=off,align=off -rtc base=2026-01-01T00:00:00,clock=vm -seed 1
+[ -z "${RIG_SHELL:-}" ] ||
+	set -- "$@" -chardev "pipe,id=shell,path=$RIG_SHELL" -device isa-serial,chardev=shell,index=3
+exec qemu-system-x86_64 "$@"

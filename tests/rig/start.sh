@@ -1,0 +1,10 @@
+#!/bin/sh
+# The command of the rig's outer machine: loads KVM, then runs its arguments in place of itself.
+#
+#   start.sh COMMAND [ARG...]
+cd / || exit 1
+while read -r module; do
+	insmod "/modules/$module" || { echo "rig: $module cannot be loaded" >&2; exit 1; }
+done </modules/order
+[ -c /dev/kvm ] || { echo 'rig: there is no /dev/kvm; has the CPU of the outer machine SVM?' >&2; exit 1; }
+exec "$@"
