@@ -5,6 +5,7 @@ PREFIX ?= /usr/local
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 images := $(abspath target/images)
+kernels := $(abspath target/kernels)
 rdvm   := $(target)/release/rdvm
 man    := $(target)/man
 
@@ -12,7 +13,8 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-kvm-native test-quick check-speed bench bench-kvm bench-memory images man install fmt clippy doc clean help
+.PHONY: all build demo test test-kvm test-kvm-native test-quick check-speed soak fuzz bench bench-kvm bench-memory
+.PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
 
@@ -28,8 +30,11 @@ demo: ## install what is missing, build, run both images in a chroot and in rdvm
 test: ## install what is missing, run every test
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
-	RDVM_TEST_IMAGES=$(images) $(CARGO) test --workspace --no-fail-fast
+	scripts/get-kernels.sh $(kernels)
+	$(CARGO) run --quiet -- kernel build
+	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --workspace --no-fail-fast
 	RDVM_TEST_IMAGES=$(images) scripts/rig.sh test
+	scripts/rig.sh check
 
 test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
 	scripts/install-deps.sh test
@@ -39,11 +44,17 @@ test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks 
 test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
 	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)
 
+soak: ## a million exits of a fuzzed guest instead of ten thousand
+	RDVM_SOAK_EXITS=1000000 $(CARGO) test --release --test it stubs::a_guest_that_does_anything
+
 check-speed: ## the KVM engine's speed against benches/kvm.tsv, in counted instructions
 	scripts/rig.sh check
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
 	$(CARGO) test --workspace --lib
+
+fuzz: ## feed damaged kernels to the check for FUZZ_SECONDS, 60 by default; wants a nightly toolchain
+	fuzz/run.sh $(FUZZ_SECONDS)
 
 bench: build ## compare packing and whole runs with the usual tools, side by side
 	scripts/install-deps.sh test
@@ -62,6 +73,14 @@ bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 
 images: ## make the two images of the demo below target/images
 	scripts/make-images.sh $(images)
+
+kernels: ## fetch the kernels that the tests boot into target/kernels
+	scripts/get-kernels.sh $(kernels)
+
+kernel: ## build the small kernel, some minutes, once
+	scripts/install-deps.sh test
+	$(CARGO) build --release
+	$(rdvm) kernel build
 
 man: ## write the man pages to target/man
 	mkdir -p $(man)
@@ -86,9 +105,9 @@ install: ## copy program, man pages and completions below $(DESTDIR)$(PREFIX)
 		$(rdvm) completions $${at%%:*} >"$$file" || exit 1; \
 	done
 
-clean: ## remove what was compiled, and the images
+clean: ## remove what was compiled, the images and the kernels
 	$(CARGO) clean
-	rm -rf --one-file-system $(images)
+	rm -rf --one-file-system $(images) $(kernels)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 17

@@ -45,12 +45,7 @@ fn main() {
             .and_then(|rest| rest.split(' ').next());
         let ratio = planned.0 as f64 / least.0 as f64;
         worst = worst.max(ratio);
-        let initrd = ready
-            .machine
-            .initrd
-            .metadata()
-            .map_or(0, |meta| meta.len())
-            .div_ceil(1 << 20);
+        let initrd = ready.machine.initrd.size().div_ceil(1 << 20);
         let (planned, least) = (planned.0 >> 20, least.0 >> 20);
         println!(
             "| {name} | {initrd} | {} | {planned} | {least} | {ratio:.2} | {boots} |",

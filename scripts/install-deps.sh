@@ -29,8 +29,16 @@ cpio cpio
 bsdtar libarchive-tools
 fakeroot fakeroot
 strace strace
+xz xz-utils
+lz4 lz4
+zstd zstd
 hyperfine hyperfine
-man man-db'
+man man-db
+flex flex
+bison bison
+bc bc
+ld binutils
+xz xz-utils'
 
 # missing_programs LIST: the packages of those that are not here.
 missing_programs() {
@@ -44,6 +52,11 @@ missing_packages() {
 	missing_programs "$demo_programs"
 	[ "$level" = demo ] || missing_programs "$test_programs"
 	[ -e /usr/include/stdio.h ] || echo libc6-dev
+	if [ "$level" = test ]; then
+		# What a kernel is built from, and what its build reads objects with.
+		[ -e /usr/include/gelf.h ] || echo libelf-dev
+		compgen -G '/usr/src/linux-source-*.tar.*' >/dev/null || echo linux-source
+	fi
 	# A busybox that needs libraries of its own is of no use in the libs image.
 	if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then echo busybox-static; fi
 	[ -n "$(kernels)" ] || kernel_package

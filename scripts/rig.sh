@@ -109,11 +109,12 @@ build() {
 # outer NAME MEMORY COMMAND...: runs a command in an outer machine of that name.
 #
 # idle=poll: without it the outer kernel was seen to sleep for ever in HLT, as if a wake-up were lost in emulated SVM.
-# tsc_early_khz: with counted instructions the TSC has 1 GHz, whatever rdvm measured on the host.
+# tsc_early_khz: with counted instructions the TSC has 1 GHz, whatever rdvm measured on the host. rcu_expedited: what is
+# counted should be work, and the end of a machine otherwise waits for several ticks of the outer kernel.
 outer() {
 	local name=$1 memory=$2 words='idle=poll tsc=reliable no_timer_check nokaslr nowatchdog'
 	shift 2
-	[ -z "${RIG_ICOUNT:-}" ] || words+=' tsc_early_khz=1000000'
+	[ -z "${RIG_ICOUNT:-}" ] || words+=' tsc_early_khz=1000000 rcupdate.rcu_expedited=1'
 	RDVM_QEMU=$top/tests/rig/qemu.sh "$rdvm" run --engine qemu --timeout "${RIG_LIMIT:-600s}" -m "$memory" \
 		-k "$kernel" --append "$words" --hostname "$name" \
 		-e RDVM_CACHE=/cache -e RDVM_TEST_IMAGES=/images -e RDVM_TEST_PROGRAMS=/programs \

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::environment;
+use crate::kernel::build::Order;
 use crate::request::{
     Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Ownership, Request,
     UserWish,
@@ -63,6 +64,19 @@ pub enum KernelVerb {
         #[arg(value_hint = ValueHint::DirPath)]
         image: Option<PathBuf>,
     },
+    /// Build the small kernel from the distribution's source package, for all later runs
+    Build(BuildArgs),
+}
+
+/// Arguments of `kernel build`.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// The kernel's source: an archive or a directory; without it, the newest /usr/src/linux-source-*
+    #[arg(long, value_name = "FILE|DIR", value_hint = ValueHint::AnyPath)]
+    source: Option<PathBuf>,
+    /// Build it also when it is up to date
+    #[arg(long)]
+    force: bool,
 }
 
 /// How an image is read.
@@ -339,6 +353,16 @@ impl InspectArgs {
             kernel_wish(self.kernel),
             self.cpus,
         ))
+    }
+}
+
+impl BuildArgs {
+    /// What is to be built.
+    pub fn into_order(self) -> Order {
+        Order {
+            source: self.source,
+            force: self.force,
+        }
     }
 }
 

@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use rdvm::atomic::Draft;
-use rdvm::cli::{Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
+use rdvm::cli::{BuildArgs, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
 use rdvm::initrd::Epoch;
 use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
-use rdvm::report::{BY_SIGPIPE, FAILED, Report};
+use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
 use rdvm::request::Request;
 
 fn main() -> ExitCode {
@@ -48,6 +48,7 @@ fn act(verb: Verb) -> Result<u8> {
                 image_boot.as_deref(),
             )))
         }
+        Verb::Kernel(KernelVerb::Build(args)) => build_kernel(args),
         Verb::Doctor(args) => {
             let diagnosis = doctor::examine(&Facts::gather(), &kernel_findings());
             print(&if args.json {
@@ -186,6 +187,18 @@ fn inspect(args: InspectArgs) -> Result<u8> {
     let (image, kernel, cpus) = args.into_parts()?;
     let plan = pipeline::plan(&image, &kernel, cpus, rdvm::request::MemoryWish::FromImage)?;
     print(&rdvm::inspect::render(&image, &plan))
+}
+
+fn build_kernel(args: BuildArgs) -> Result<u8> {
+    let cache = Search::from_env().cache;
+    match kernel::build::build(&args.into_order(), cache.as_deref(), &say) {
+        Ok(path) => print(&format!("{}\n", path.display())),
+        Err(error @ kernel::build::Error::Interrupted(signal)) => {
+            say(&error.to_string());
+            Ok(BY_SIGNAL.saturating_add(u8::try_from(signal)?))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The report's file, which gets its name only when it is whole.

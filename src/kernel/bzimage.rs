@@ -18,6 +18,9 @@ const LOWEST: u64 = 1 << 20;
 const HIGHEST: u64 = 4 << 30;
 /// No kernel needs more; Debian's with everything built in takes 60 MiB.
 pub(super) const MAX_UNPACKED: u64 = 1 << 30;
+/// What every x86-64 kernel says (`COMMAND_LINE_SIZE` without the final zero). One that kept less would cut a longer
+/// command line without a word.
+const CMDLINE_SIZE: u64 = 2047;
 const LOADED_HIGH: u64 = 1;
 const XLF_KERNEL_64: u64 = 1;
 const XLF_CAN_BE_LOADED_ABOVE_4G: u64 = 2;
@@ -36,8 +39,6 @@ pub struct BzImageFacts {
     pub initrd_addr_max: u64,
     /// It takes an initrd anywhere (XLF_CAN_BE_LOADED_ABOVE_4G).
     pub above_4g: bool,
-    /// The longest command line that it keeps, without the final zero.
-    pub cmdline_size: u64,
     /// Offset in the file of the compressed kernel, with the four bytes of its unpacked size.
     pub payload: Range<u64>,
 }
@@ -93,11 +94,12 @@ pub(super) fn parse(head: &[u8], file_bytes: u64) -> Result<BzImageFacts, Flaw> 
         long,
     )?;
     let cmdline_size = field(0x238, 4, "cmdline_size")?;
+    let whole = format_args!("at least {CMDLINE_SIZE}");
     ensure(
-        cmdline_size != 0,
+        cmdline_size >= CMDLINE_SIZE,
         "cmdline_size",
         cmdline_size,
-        "more than 0",
+        whole,
     )?;
 
     let (pref_address, init_size, initrd_addr_max) = placement(head)?;
@@ -108,7 +110,6 @@ pub(super) fn parse(head: &[u8], file_bytes: u64) -> Result<BzImageFacts, Flaw> 
         init_size,
         initrd_addr_max,
         above_4g: xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G != 0,
-        cmdline_size,
         payload: payload(head, setup, file_bytes)?,
     })
 }
@@ -237,7 +238,6 @@ mod tests {
             init_size: INIT_SIZE,
             initrd_addr_max: 0x7fff_ffff,
             above_4g: true,
-            cmdline_size: 0x7ff,
             payload: PAYLOAD as u64..PAYLOAD as u64 + 0x1000,
         };
         assert_eq!(parse_whole(&sample()), Ok(facts));
@@ -265,6 +265,7 @@ mod tests {
             (0x230, 4, 0x800, "kernel_alignment"),
             (0x236, 2, 0x7e, "xloadflags"),
             (0x238, 4, 0, "cmdline_size"),
+            (0x238, 4, 2046, "cmdline_size"),
             (0x248, 4, u32::MAX as u64, "payload_offset + payload_length"),
             (0x24c, 4, 0, "payload_length"),
             (0x24c, 4, 0x1001, "payload_offset + payload_length"),

@@ -130,6 +130,14 @@ fn parse(head: &[u8], file_bytes: u64) -> Result<Layout, Flaw> {
         memory_bytes: loads.iter().map(|load| load.memory).sum(),
         file_bytes: loads.iter().map(|load| load.file).sum(),
     };
+    // Segments that share their bytes would make a small file a long one to load.
+    let want = format_args!("at most the file's size, {file_bytes}");
+    ensure(
+        facts.file_bytes <= file_bytes,
+        "sum of PT_LOAD p_filesz",
+        facts.file_bytes,
+        want,
+    )?;
     let executable = loads.iter().filter(|load| load.flags & PF_X != 0);
     let code = executable.map(|load| load.paddr..load.paddr + load.memory);
     Ok(Layout {
@@ -268,15 +276,27 @@ fn pvh_entry(notes: &[u8], align: u64, code: &[Range<u64>]) -> Result<Option<u64
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::super::samples::{CODE, NOTE, note, program_header as header, put, vmlinux};
     use super::*;
 
     fn check_bytes(bytes: &[u8]) -> Result<ElfFacts, Flaw> {
-        let read = |offset, length: usize| {
-            let part = bytes.get(offset as usize..offset as usize + length);
-            Ok(part.expect("a read beyond the file").to_vec())
+        check_counted(bytes, bytes.len() as u64).0
+    }
+
+    /// A file of `size` bytes that begins with `bytes` and goes on with zeros, and how many bytes of it were read.
+    fn check_counted(bytes: &[u8], size: u64) -> (Result<ElfFacts, Flaw>, u64) {
+        let count = Cell::new(0);
+        let read = |offset: u64, length: usize| {
+            assert!(offset + length as u64 <= size, "a read beyond the file");
+            count.set(count.get() + length as u64);
+            let start = bytes.len().min(offset as usize);
+            let mut part = bytes[start..bytes.len().min(start + length)].to_vec();
+            part.resize(length, 0);
+            Ok(part)
         };
-        check(bytes.len() as u64, read).unwrap()
+        (check(size, read).unwrap(), count.get())
     }
 
     fn flawed_field(bytes: &[u8]) -> &'static str {
@@ -347,6 +367,8 @@ mod tests {
             let mut elf = vmlinux();
             put(&mut elf, at, width, value);
             assert_eq!(flawed_field(&elf), field, "{value:#x} at {at:#x}");
+            let (_, read) = check_counted(&elf, elf.len() as u64);
+            assert!(read <= elf.len() as u64 + 24, "{field}: {read} bytes read");
         }
     }
 
@@ -368,6 +390,51 @@ mod tests {
         assert_eq!(check_bytes(&elf).unwrap().pvh_entry, None);
         put(&mut elf, header(2) + 32, 8, (64 << 10) + 1);
         assert_eq!(flawed_field(&elf), "PT_NOTE p_filesz");
+    }
+
+    /// How long a check takes depends on what it reads, and only on that.
+    #[test]
+    fn however_large_the_file_and_whatever_it_says_little_of_it_is_read() {
+        let terabyte = 1 << 40;
+        let mut many = vmlinux();
+        put(&mut many, 56, 2, 0xffff);
+        let mut long = vmlinux();
+        put(&mut long, header(2) + 32, 8, 64 << 20);
+        for (elf, want) in [(&many, "e_phnum"), (&long, "PT_NOTE p_filesz")] {
+            let (checked, read) = check_counted(elf, terabyte);
+            let flaw = checked.unwrap_err().to_string();
+            assert!(flaw.starts_with(want), "{flaw}");
+            assert_eq!(read, HEAD_BYTES);
+        }
+        let mut notes = vmlinux();
+        put(&mut notes, 56, 2, 64);
+        let mut header_of_zeros = notes[header(2)..header(3)].to_vec();
+        put(&mut header_of_zeros, 8, 8, 1 << 30);
+        put(&mut header_of_zeros, 32, 8, MAX_NOTE_BYTES);
+        for index in 2..64 {
+            notes[header(index)..header(index + 1)].copy_from_slice(&header_of_zeros);
+        }
+        let (checked, read) = check_counted(&notes, terabyte);
+        assert_eq!(checked.unwrap().pvh_entry, None);
+        assert_eq!(read, HEAD_BYTES + 62 * MAX_NOTE_BYTES);
+    }
+
+    #[test]
+    fn segments_that_share_their_bytes_in_the_file_are_refused() {
+        let mut elf = vmlinux();
+        let size = elf.len() as u64;
+        let each = size / 2 + 1;
+        for (index, address) in [(0, CODE), (1, CODE + size)] {
+            put(&mut elf, header(index) + 8, 8, size - each);
+            put(&mut elf, header(index) + 24, 8, address);
+            put(&mut elf, header(index) + 32, 8, each);
+            put(&mut elf, header(index) + 40, 8, each);
+        }
+        assert_eq!(flawed_field(&elf), "sum of PT_LOAD p_filesz");
+        for index in 0..2 {
+            put(&mut elf, header(index) + 32, 8, each - 1);
+        }
+        assert!(check_bytes(&elf).is_ok());
     }
 
     #[test]

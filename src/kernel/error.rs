@@ -72,6 +72,8 @@ impl From<io::Error> for Problem {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing,
             io::ErrorKind::PermissionDenied => Self::Unreadable,
+            // Only what lies within the file's length is ever asked for.
+            io::ErrorKind::UnexpectedEof => Self::Changed,
             _ => Self::Io(error),
         }
     }

@@ -203,7 +203,7 @@ pub(super) fn choose<T>(
 }
 
 /// The files in `directory` whose names begin with a prefix, by the version that follows it, newest first.
-fn newest_first(directory: &Path, links: Links, prefixes: &[&str]) -> Vec<PathBuf> {
+pub(super) fn newest_first(directory: &Path, links: Links, prefixes: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for name in file::names(directory, links).unwrap_or_default() {
         let bytes = name.as_encoded_bytes();

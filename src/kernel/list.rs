@@ -18,7 +18,7 @@ pub struct Found {
     pub path: PathBuf,
     /// Which step of the search came to it.
     pub origin: Origin,
-    /// The kernel's release, from its header, else from the file's name.
+    /// The kernel's release, from its header or its banner, else from the file's name.
     pub release: Option<String>,
     /// How it is packed, when it can be used.
     pub format: Option<Format>,
@@ -31,7 +31,7 @@ pub struct Found {
 }
 
 /// The kernels that a search comes to, in its order; `image_boot` is the image's own boot directory, if there is one.
-/// Reads headers only, so that a damaged payload is not noticed.
+/// Reads headers only, so that a damaged payload is not noticed; but a vmlinux is searched for its release.
 pub fn list(host: &Search, image_boot: Option<&Path>) -> Vec<Found> {
     let mut list: Vec<Found> = Vec::new();
     let mut decided = false;
@@ -40,7 +40,7 @@ pub fn list(host: &Search, image_boot: Option<&Path>) -> Vec<Found> {
         let mut found = match Probe::new(&candidate) {
             Err(Problem::Missing) if !named => continue,
             Ok(probe) => Found {
-                release: probe.release().map(str::to_owned),
+                release: probe.release_of_any_kind(),
                 format: Some(probe.format()),
                 problem: None,
                 ..Found::of(candidate.path, candidate.origin)

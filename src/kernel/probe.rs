@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use super::banner;
 use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
 use super::error::Problem;
@@ -83,6 +84,14 @@ impl Probe {
         match &self.kind {
             Kind::Elf(_) => None,
             Kind::BzImage(facts, _) => facts.release.as_deref(),
+        }
+    }
+
+    /// The same, and that of a vmlinux too, which is searched for it: up to 20 ms, so for `list` alone.
+    pub(super) fn release_of_any_kind(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Elf(_) => banner::release(&self.file),
+            Kind::BzImage(..) => self.release().map(str::to_owned),
         }
     }
 
@@ -295,6 +304,47 @@ mod tests {
     }
 
     #[test]
+    fn of_a_file_of_a_terabyte_only_the_headers_are_read() {
+        let files = Files::new();
+        let huge = |bytes: &[u8]| {
+            let path = files.kernel(bytes);
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_len(1 << 40).unwrap();
+            path
+        };
+        let no_kernel = probe(&huge(b"zeros")).unwrap_err().to_string();
+        assert!(no_kernel.contains("something else"), "{no_kernel}");
+        let mut notes = vmlinux();
+        put(&mut notes, program_header(2) + 32, 8, 64 << 20);
+        let flaw = probe(&huge(&notes)).unwrap_err().to_string();
+        assert_eq!(flaw, "PT_NOTE p_filesz is 67108864, must be at most 65536");
+        let (image, _) = probe(&huge(&vmlinux())).unwrap().load(None).unwrap();
+        assert!(matches!(image, KernelImage::Elf { bzimage: None, .. }));
+        let packed = huge(&bzimage(&pack(Compression::Xz, &vmlinux())));
+        let problem = probe(&packed).unwrap().load(None).unwrap_err();
+        assert!(matches!(problem, Problem::TooLarge { bytes } if bytes == 1 << 40));
+    }
+
+    #[test]
+    fn a_file_that_changes_after_its_headers_were_checked_is_checked_again_or_called_changed() {
+        let files = Files::new();
+        let good = bzimage(&pack(Compression::Xz, &vmlinux()));
+        let mut spoiled = good.clone();
+        put(&mut spoiled, 0x230, 4, 0);
+        for (then, want) in [
+            (&good[..good.len() / 2], "changed while it was read"),
+            (&[][..], "changed while it was read"),
+            (&spoiled[..], "kernel_alignment is 0x0"),
+        ] {
+            let path = files.kernel(&good);
+            let probe = probe(&path).unwrap();
+            fs::write(&path, then).unwrap();
+            let problem = probe.load(None).unwrap_err().to_string();
+            assert!(problem.starts_with(want), "{problem}");
+        }
+    }
+
+    #[test]
     fn a_vmlinux_is_given_as_it_is() {
         let files = Files::new();
         let path = files.kernel(&vmlinux());
@@ -314,6 +364,8 @@ mod tests {
             Compression::Gzip,
             Compression::Lz4,
             Compression::Zstd,
+            Compression::Xz,
+            Compression::Lzma,
         ] {
             let files = Files::new();
             let path = files.kernel(&bzimage(&pack(compression, &vmlinux())));
@@ -365,12 +417,12 @@ mod tests {
     #[test]
     fn a_payload_that_cannot_be_unpacked_here_stays_a_bzimage() {
         let files = Files::new();
-        let path = files.kernel(&bzimage(&pack(Compression::Xz, b"")));
+        let path = files.kernel(&bzimage(&pack(Compression::Bzip2, b"")));
         let (image, _) = probe(&path).unwrap().load(Some(&files.cache())).unwrap();
         let KernelImage::BzImage { why, .. } = image else {
             panic!("{image:?}");
         };
-        assert_eq!(why, "its xz payload is not unpacked here");
+        assert_eq!(why, "its bzip2 payload is not unpacked here");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use lzma_rust2::{CheckType, FilterType, LzmaOptions, LzmaWriter, XzOptions, XzWriter};
+
 use super::unpack::Compression;
 
 /// Writes a little-endian number of `width` bytes.
@@ -123,9 +125,29 @@ pub(super) fn pack(compression: Compression, bytes: &[u8]) -> Vec<u8> {
         Compression::Zstd => {
             ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
         }
-        Compression::Xz => b"\xfd7zXZ\0and so on".to_vec(),
+        Compression::Xz => xz(bytes),
+        Compression::Lzma => lzma(bytes),
+        Compression::Bzip2 => b"BZh9 and so on".to_vec(),
         other => panic!("no sample of {other:?}"),
     };
     packed.extend(size);
     packed
+}
+
+/// As the kernel's build calls xz: with a CRC32 and the filter for x86 code.
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut options = XzOptions::with_preset(0);
+    options.set_check_sum_type(CheckType::Crc32);
+    options.prepend_pre_filter(FilterType::BcjX86, 0);
+    let mut writer = XzWriter::new(Vec::new(), options).unwrap();
+    writer.write_all(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+/// Of unknown size with a mark at the end, as lzma writes what comes through a pipe.
+fn lzma(bytes: &[u8]) -> Vec<u8> {
+    let options = LzmaOptions::with_preset(0);
+    let mut writer = LzmaWriter::new_use_header(Vec::new(), &options, None).unwrap();
+    writer.write_all(bytes).unwrap();
+    writer.finish().unwrap()
 }

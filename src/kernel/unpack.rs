@@ -17,9 +17,9 @@ pub enum Compression {
     Lz4,
     /// zstd.
     Zstd,
-    /// xz, which is not unpacked here.
+    /// xz: LZMA2, mostly behind a filter for x86 code.
     Xz,
-    /// lzma, which is not unpacked here.
+    /// The older format of lzma alone, which has no checksum.
     Lzma,
     /// bzip2, which is not unpacked here.
     Bzip2,
@@ -69,7 +69,7 @@ impl Compression {
 
     /// Whether `unpack` can undo it.
     pub fn is_supported(self) -> bool {
-        matches!(self, Self::None | Self::Gzip | Self::Lz4 | Self::Zstd)
+        !matches!(self, Self::Bzip2 | Self::Lzo | Self::Unknown)
     }
 }
 
@@ -107,6 +107,8 @@ pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Flaw> {
         Compression::Gzip => drain(flate2::read::GzDecoder::new(payload), size),
         Compression::Lz4 => unlz4(packed, size),
         Compression::Zstd => unzstd(packed, size),
+        Compression::Xz => drain(lzma_rust2::XzReader::new(packed, false), size),
+        Compression::Lzma => unlzma(packed, size),
         _ => Err("not unpacked here".into()),
     };
     bytes.map_err(|what| Flaw::Payload {
@@ -146,9 +148,16 @@ fn unzstd(packed: &[u8], size: usize) -> Result<Vec<u8>, String> {
     drain(decoder.map_err(|error| error.to_string())?, size)
 }
 
+/// No limit here and for xz: their dictionary grows with what comes out, whatever their headers say of its size.
+fn unlzma(packed: &[u8], size: usize) -> Result<Vec<u8>, String> {
+    let decoder = lzma_rust2::LzmaReader::new_mem_limit(packed, u32::MAX, None);
+    drain(decoder.map_err(|error| error.to_string())?, size)
+}
+
 /// Blocks of a 32-bit length and so many bytes, each a block of up to 8 MiB; the magic number may come again between.
 fn unlz4(packed: &[u8], size: usize) -> Result<Vec<u8>, String> {
     let mut bytes = room(size)?;
+    let mut done = 0;
     let mut rest = packed;
     while !rest.is_empty() {
         let (head, behind) = rest.split_at_checked(4).ok_or("a block length is cut")?;
@@ -159,26 +168,33 @@ fn unlz4(packed: &[u8], size: usize) -> Result<Vec<u8>, String> {
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let (block, behind) = rest.split_at_checked(length).ok_or("a block is cut")?;
         rest = behind;
-        // Grown block by block, so that the zeros are still in the CPU's cache when they are overwritten.
-        let start = bytes.len();
-        bytes.resize(size.min(start + LZ4_BLOCK), 0);
-        let got = lz4_flex::block::decompress_into(block, &mut bytes[start..])
+        // Grown block by block, so that the zeros are still in the CPU's cache when they are overwritten; and never
+        // shrunk, or a payload of a million empty blocks would write eight million megabytes of them.
+        let end = size.min(done + LZ4_BLOCK);
+        bytes.resize(end.max(bytes.len()), 0);
+        done += lz4_flex::block::decompress_into(block, &mut bytes[done..end])
             .map_err(|error| error.to_string())?;
-        bytes.truncate(start + got);
     }
+    bytes.truncate(done);
     exactly(bytes, size)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use lzma_rust2::{CheckType, XzOptions, XzWriter};
+
     use super::super::samples::pack;
     use super::*;
 
-    const SUPPORTED: [Compression; 4] = [
+    const SUPPORTED: [Compression; 6] = [
         Compression::None,
         Compression::Gzip,
         Compression::Lz4,
         Compression::Zstd,
+        Compression::Xz,
+        Compression::Lzma,
     ];
     const LIMIT: u64 = 64 << 20;
 
@@ -227,19 +243,21 @@ mod tests {
             };
             assert_eq!(unpack(&payload, limit).is_err(), limit == 4999);
         }
-        let mut bomb = pack(Compression::Zstd, &sample(5000));
-        let end = bomb.len();
-        bomb[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
-        let error = unpack(&bomb, LIMIT).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "unpacked size is 4294967295, must be 1 to 67108864 (init_size)"
-        );
+        for compression in &SUPPORTED[1..] {
+            let mut bomb = pack(*compression, &sample(5000));
+            let end = bomb.len();
+            bomb[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
+            let error = unpack(&bomb, LIMIT).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "unpacked size is 4294967295, must be 1 to 67108864 (init_size)"
+            );
+        }
     }
 
     #[test]
     fn a_payload_with_more_or_less_in_it_than_it_promises_is_refused() {
-        for compression in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
+        for &compression in &SUPPORTED[1..] {
             for promised in [4999_u32, 5001, 1] {
                 let mut payload = pack(compression, &sample(5000));
                 let end = payload.len();
@@ -276,14 +294,54 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_byte_anywhere_in_an_xz_payload_is_noticed() {
+        // gzip's header has bytes that mean nothing, and lz4's and lzma's formats have no checksum at all.
+        let payload = pack(Compression::Xz, &sample(3000));
+        for at in 0..payload.len() {
+            let mut damaged = payload.clone();
+            damaged[at] ^= 0x41;
+            assert!(unpack(&damaged, LIMIT).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn an_xz_payload_without_a_filter_or_with_another_checksum_is_unpacked_as_well() {
+        let bytes = sample(3000);
+        for check in [CheckType::None, CheckType::Crc64, CheckType::Sha256] {
+            let mut options = XzOptions::with_preset(0);
+            options.set_check_sum_type(check);
+            let mut writer = XzWriter::new(Vec::new(), options).unwrap();
+            writer.write_all(&bytes).unwrap();
+            let mut payload = writer.finish().unwrap();
+            payload.extend((bytes.len() as u32).to_le_bytes());
+            assert!(unpack(&payload, LIMIT).unwrap() == bytes, "{check:?}");
+        }
+    }
+
+    #[test]
+    fn many_empty_lz4_blocks_cost_no_more_than_their_own_bytes() {
+        // Each once wrote 8 MiB of zeros: some 10 s of CPU for this payload, which needs some milliseconds.
+        let mut payload = b"\x02\x21\x4c\x18".to_vec();
+        for _ in 0..40_000 {
+            payload.extend([1, 0, 0, 0, 0]);
+        }
+        let bytes = sample(8 << 20);
+        payload.extend(&pack(Compression::Lz4, &bytes)[4..]);
+        let cpu = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let before = cpu();
+        assert!(unpack(&payload, LIMIT).unwrap() == bytes);
+        assert!(cpu().tv_sec - before.tv_sec < 3);
+    }
+
+    #[test]
     fn what_is_not_unpacked_here_is_known_by_name() {
-        let payload = pack(Compression::Xz, b"");
-        assert_eq!(Compression::of(&payload), Compression::Xz);
-        assert!(!Compression::Xz.is_supported());
+        let payload = pack(Compression::Bzip2, b"");
+        assert_eq!(Compression::of(&payload), Compression::Bzip2);
+        assert!(!Compression::Bzip2.is_supported());
         assert!(unpack(&payload, LIMIT).is_err());
-        assert_eq!(Compression::of(b"\x5d\0\0\0\0"), Compression::Lzma);
         assert_eq!(Compression::of(b"\x89LZO\0"), Compression::Lzo);
-        assert_eq!(Compression::of(b"BZh9"), Compression::Bzip2);
+        assert!(!Compression::Lzo.is_supported());
         assert_eq!(Compression::of(b""), Compression::Unknown);
+        assert!(!Compression::Unknown.is_supported());
     }
 }

@@ -151,11 +151,15 @@ fn a_command_that_kills_everything_it_may_still_has_an_exit_code() {
 #[test]
 fn a_guest_that_resets_the_machine_has_no_exit_code_and_that_is_125() {
     for engine in engines() {
-        // A halted machine looks like one that computes: only the deadline ends it.
-        for (how, code, ending) in [
-            ("reboot -f", 125, "machine-died"),
-            ("poweroff -f", 125, "machine-died"),
-            ("halt -f", 124, "timed-out"),
+        // To QEMU's caller a halted machine looks like one that computes: only the deadline ends it.
+        let halted = match *engine {
+            "kvm" => (125, "machine-died"),
+            _ => (124, "timed-out"),
+        };
+        for (how, (code, ending)) in [
+            ("reboot -f", (125, "machine-died")),
+            ("poweroff -f", (125, "machine-died")),
+            ("halt -f", halted),
         ] {
             let script = format!("echo before; busybox {how}; sleep 100");
             let (run, outcome) = sh(engine, &["--timeout", "20s"], &script);

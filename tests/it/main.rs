@@ -8,6 +8,8 @@ mod pack;
 
 mod memory;
 
+mod kernel;
+
 mod init;
 
 mod streams;
@@ -17,6 +19,8 @@ mod endings;
 mod surroundings;
 
 mod stubs;
+
+mod kernels;
 
 mod images;
 

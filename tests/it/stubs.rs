@@ -121,11 +121,15 @@ fn elf(code: &[u8]) -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     let word = |elf: &mut Vec<u8>, value: u64| elf.extend(value.to_le_bytes());
     elf.extend([2, 0, 62, 0, 1, 0, 0, 0]); // an executable for x86-64
-    [ENTRY, 64, 0].map(|value| word(&mut elf, value));
+    [ENTRY, 64, 0]
+        .iter()
+        .for_each(|&value| word(&mut elf, value));
     elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     elf.extend([1, 0, 0, 0, 5, 0, 0, 0]); // PT_LOAD, readable and executable
     let length = code.len() as u64;
-    [0x1000, ENTRY, ENTRY, length, length, 0x1000].map(|value| word(&mut elf, value));
+    [0x1000, ENTRY, ENTRY, length, length, 0x1000]
+        .iter()
+        .for_each(|&value| word(&mut elf, value));
     elf.resize(0x1000, 0);
     elf.extend(code);
     elf
@@ -258,7 +262,7 @@ fn strings_of_any_length_and_width_arrive_whole() {
     if !has_kvm() {
         return;
     }
-    let data: Vec<u8> = (0..60_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..60_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let code =
         Code::default()
             .write_string(STDOUT, 1, &data)

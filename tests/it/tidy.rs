@@ -32,7 +32,8 @@ const USES: &[(&str, &[&str])] = &[
         &["atomic", "error", "image", "memory", "request", "units"],
     ),
     ("memory", &["initrd", "request", "units"]),
-    ("kernel", &["error", "request", "units"]),
+    // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
+    ("kernel", &["atomic", "error", "request", "units", "watch"]),
     ("cmdline", &["memory"]),
     ("machine", &["initrd", "kernel", "units"]),
     ("watch", &[]),
@@ -226,6 +227,24 @@ fn the_changelog_has_this_version() {
         changelog.contains("## Unreleased") || changelog.contains(&format!("## {version}")),
         "{version}"
     );
+}
+
+/// A reason stands behind the option, or in the comment above its block.
+#[test]
+fn every_option_of_the_small_kernel_has_its_reason() {
+    let text = fs::read_to_string("kernels/rdvm.config").unwrap();
+    let mut options = 0;
+    for block in text.split("\n\n") {
+        let is_reason = |line: &&str| line.starts_with("# ");
+        let above = block.lines().take_while(is_reason).count() > 0;
+        for line in block.lines().filter(|line| !line.starts_with('#')) {
+            let (option, reason) = line.split_once('#').unwrap_or((line, ""));
+            assert!(option.starts_with("CONFIG_"), "{line}");
+            assert!(above || reason.trim().len() > 5, "{option} has no reason");
+            options += 1;
+        }
+    }
+    assert!(options > 50, "{options} options");
 }
 
 #[test]

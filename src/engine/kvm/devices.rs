@@ -3,8 +3,6 @@
 //! Output leaves on the vCPU's own thread while the reader keeps up; the engine's thread (`session.rs`) is woken when
 //! that has to wait for somebody. Never blocks.
 
-use std::os::fd::OwnedFd;
-
 use kvm_ioctls::VmFd;
 
 use super::bus::{Bus, PORTS};
@@ -26,11 +24,11 @@ pub(super) struct Devices {
     /// Output has come that nothing but time will hand on.
     pub(super) lingers: bool,
     vm: VmFd,
-    wake: OwnedFd,
+    wake: bool,
 }
 
 impl Devices {
-    pub(super) fn new(vm: VmFd, listener: Listener, wake: OwnedFd) -> Self {
+    pub(super) fn new(vm: VmFd, listener: Listener) -> Self {
         Self {
             bus: Bus::default(),
             listener,
@@ -38,7 +36,7 @@ impl Devices {
             exits: 0,
             lingers: false,
             vm,
-            wake,
+            wake: false,
         }
     }
 
@@ -53,14 +51,14 @@ impl Devices {
                 .iter()
                 .any(|outlet| !outlet.is_empty());
             if waits || self.listener.verdict().is_some() || self.is_output_gone() {
-                self.wake();
+                self.wake = true;
             }
         } else if !self.lingers && self.bus.serial.iter().any(|port| !port.output().is_empty()) {
             // A driver that works without interrupts does not say when it is done.
             let polled = |port: &Serial| !port.output().is_empty() && port.is_polled();
             if self.bus.serial.iter().any(polled) {
                 self.lingers = true;
-                self.wake();
+                self.wake = true;
             }
         }
         self.interrupt();
@@ -116,13 +114,12 @@ impl Devices {
     /// Ends the machine.
     pub(super) fn stop(&mut self, why: String) {
         self.over.get_or_insert(why);
-        self.wake();
+        self.wake = true;
     }
 
-    /// Has the engine's thread look.
-    pub(super) fn wake(&self) {
-        // It fails only when the counter is full, and then the thread is awake.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    /// Whether the engine's thread is to have a look; asking takes it back.
+    pub(super) fn take_wake(&mut self) -> bool {
+        std::mem::take(&mut self.wake)
     }
 
     fn is_output_gone(&mut self) -> bool {

@@ -67,29 +67,26 @@ const _: () = assert!(
     "KVM's pages lie on the local APIC"
 );
 
-/// The guest's RAM of `total` bytes: from 0 up to the hole, the rest from 4 GiB on.
-pub(super) fn ram(total: u64) -> Vec<Range<u64>> {
+/// The guest's RAM of `total` bytes: from 0 up to the hole, and what is left from 4 GiB on.
+pub(super) fn ram(total: u64) -> (Range<u64>, Option<Range<u64>>) {
     let low = total.min(HOLE.start);
-    let mut ranges = vec![0..low];
-    if total > low {
-        ranges.push(HOLE.end..HOLE.end + (total - low));
-    }
-    ranges
+    let high = HOLE.end..HOLE.end + (total - low);
+    (0..low, (!high.is_empty()).then_some(high))
 }
 
 /// What the guest is told that it may use: RAM without video memory, ACPI tables and ROMs.
 pub(super) fn usable(total: u64) -> Vec<Range<u64>> {
-    let ram = ram(total);
-    let mut ranges = vec![0..LOW_RAM_END, HIGH_RAM..ram[0].end];
-    ranges.extend(ram.into_iter().skip(1));
-    ranges
+    let (low, high) = ram(total);
+    let below = [0..LOW_RAM_END, HIGH_RAM..low.end];
+    below.into_iter().chain(high).collect()
 }
 
 /// Where an initrd of `size` bytes begins: as high as possible below `limit`, page-aligned, above the kernel; above
 /// 4 GiB only where it fits nowhere else and `limit` allows that. `None` when there is no such place.
 pub(super) fn initrd(total: u64, size: u64, kernel_end: u64, limit: u64) -> Option<u64> {
     let size = size.next_multiple_of(PAGE);
-    ram(total).into_iter().find_map(|range| {
+    let (low, high) = ram(total);
+    [Some(low), high].into_iter().flatten().find_map(|range| {
         let start = range.end.min(limit).checked_sub(size)? & !(PAGE - 1);
         (start >= range.start.max(kernel_end)).then_some(start)
     })
@@ -104,10 +101,10 @@ mod tests {
 
     #[test]
     fn ram_leaves_the_devices_hole_out() {
-        assert_eq!(ram(128 * MIB), [0..128 * MIB]);
-        assert_eq!(ram(3 * GIB), [0..3 * GIB]);
-        assert_eq!(ram(6 * GIB), [0..3 * GIB, 4 * GIB..7 * GIB]);
-        assert_eq!(ram(3 * GIB + PAGE)[1], 4 * GIB..4 * GIB + PAGE);
+        assert_eq!(ram(128 * MIB), (0..128 * MIB, None));
+        assert_eq!(ram(3 * GIB), (0..3 * GIB, None));
+        assert_eq!(ram(6 * GIB), (0..3 * GIB, Some(4 * GIB..7 * GIB)));
+        assert_eq!(ram(3 * GIB + PAGE).1, Some(4 * GIB..4 * GIB + PAGE));
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub(super) fn load(ram: &mut Ram, machine: &mut Machine) -> Result<Start, Error>
 }
 
 fn kernel(memory: &GuestMemoryMmap, kernel: &mut Kernel, total: u64) -> Result<Placed, Error> {
-    let ram_end = layout::ram(total)[0].end;
+    let ram_end = layout::ram(total).0.end;
     let fits = |end: u64| match end <= ram_end {
         true => Ok(end),
         false => Err(Error::KernelPlace {

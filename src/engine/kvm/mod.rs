@@ -25,7 +25,6 @@ use std::path::PathBuf;
 
 use kvm_bindings::{KVM_API_VERSION, kvm_pit_config};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use self::cpu::Package;
@@ -157,17 +156,8 @@ pub(super) fn boot(
     let vcpus = (0..machine.cpus)
         .map(|id| Vcpu::new(&vm, id, package, supported.as_slice(), start, coalesces))
         .collect::<Result<Vec<_>, _>>()?;
-    let host = |source: Errno| Error::Host {
-        what: "making an eventfd",
-        source: source.into(),
-    };
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host)?;
-    let ours = wake.try_clone().map_err(|source| Error::Host {
-        what: "duplicating a descriptor",
-        source,
-    })?;
     listener.machine_starts();
-    let session = Session::start(Devices::new(vm, listener, wake), vcpus, ours)?;
+    let session = Session::start(Devices::new(vm, listener), vcpus)?;
     // The guest has a copy of every byte: freeing thousands of entries costs nothing while it boots.
     drop(machine);
     session.run(watch)

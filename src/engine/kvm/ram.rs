@@ -30,7 +30,8 @@ impl Ram {
     /// Errors: the host has not so much address space, or does not give it to us (`ulimit -v`).
     pub(super) fn map(total: u64) -> io::Result<Self> {
         let out_of_range = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let ranges = layout::ram(total);
+        let (low, high) = layout::ram(total);
+        let ranges: Vec<_> = [Some(low), high].into_iter().flatten().collect();
         let spans: Vec<usize> = ranges
             .iter()
             .map(|range| usize::try_from(range.end - range.start))

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::Error;
@@ -38,11 +38,18 @@ struct Shared {
     stop: AtomicBool,
     /// A bit for every vCPU that sleeps for good, as far as it was asked.
     asleep: AtomicU32,
+    /// An eventfd that wakes the engine's thread.
+    wake: OwnedFd,
 }
 
 impl Shared {
     fn devices(&self) -> MutexGuard<'_, Devices> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // It fails only when the counter is full, and then the thread is awake.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 }
 
@@ -50,10 +57,17 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Session {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-    wake: OwnedFd,
+    threads: Vec<Thread>,
     /// Of stdout and stderr, to be waited for.
     outlets: [OwnedFd; 2],
+}
+
+/// A vCPU's thread.
+#[derive(Debug)]
+struct Thread {
+    handle: JoinHandle<()>,
+    /// It is about to end: no signal is needed any more.
+    ends: Arc<AtomicBool>,
 }
 
 extern "C" fn ignore(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -62,11 +76,7 @@ impl Session {
     /// Starts a thread for every vCPU.
     ///
     /// Errors: the host gives no descriptors or threads; whatever was started is gone then.
-    pub(super) fn start(
-        mut devices: Devices,
-        vcpus: Vec<Vcpu>,
-        wake: OwnedFd,
-    ) -> Result<Self, Error> {
+    pub(super) fn start(mut devices: Devices, vcpus: Vec<Vcpu>) -> Result<Self, Error> {
         let host = |what| move |source: io::Error| Error::Host { what, source };
         register_signal_handler(SIGRTMIN(), ignore)
             .map_err(|errno| host("catching a signal")(errno.into()))?;
@@ -80,24 +90,29 @@ impl Session {
             devices: Mutex::new(devices),
             stop: AtomicBool::new(false),
             asleep: AtomicU32::new(0),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|errno| host("making an eventfd")(errno.into()))?,
         });
         let mut session = Self {
             shared,
             threads: Vec::new(),
-            wake,
             outlets,
         };
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             let (shared, engine) = (Arc::clone(&session.shared), std::thread::current());
+            let ends = Arc::new(AtomicBool::new(false));
+            let ending = Arc::clone(&ends);
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{id}"))
                 .spawn(move || {
                     run(vcpu, id, &shared);
+                    drop(shared);
+                    ending.store(true, Ordering::Release);
                     engine.unpark();
                 })
                 .map_err(host("starting a thread for a vCPU"));
             match thread {
-                Ok(thread) => session.threads.push(thread),
+                Ok(handle) => session.threads.push(Thread { handle, ends }),
                 Err(error) => {
                     session.end();
                     return Err(error);
@@ -158,7 +173,7 @@ impl Session {
         let watched = watch.fd();
         let mut set = vec![
             PollFd::new(&watched, PollFlags::IN),
-            PollFd::new(&self.wake, PollFlags::IN),
+            PollFd::new(&self.shared.wake, PollFlags::IN),
         ];
         for (outlet, full) in self.outlets.iter().zip(full) {
             if full {
@@ -171,7 +186,7 @@ impl Session {
             Err(errno) => return Err(errno),
         }
         // Empty when something else woke us: it does not block.
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
         Ok(())
     }
 
@@ -181,13 +196,13 @@ impl Session {
             // A signal that comes just before the vCPU enters the guest is lost; the next one is not. Ever more time
             // between them: they queue, and a slow host must get through the queue.
             let mut patience = RESEND;
-            while !thread.is_finished() {
-                let _ = thread.kill(SIGRTMIN());
+            while !thread.ends.load(Ordering::Acquire) && !thread.handle.is_finished() {
+                let _ = thread.handle.kill(SIGRTMIN());
                 std::thread::park_timeout(patience);
                 patience *= 2;
             }
             // It has nothing to say, and a panic has been printed.
-            let _ = thread.join();
+            let _ = thread.handle.join();
         }
     }
 }
@@ -202,7 +217,7 @@ fn died(devices: &mut Devices) -> Option<Ending> {
     })
 }
 
-/// One vCPU's thread.
+/// What a vCPU's thread does.
 fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
     while !shared.stop.load(Ordering::Relaxed) {
         let reason = vcpu.run();
@@ -210,23 +225,37 @@ fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
             shared.asleep.fetch_or(1 << id, Ordering::Relaxed);
         }
         let mut devices = shared.devices();
-        let devices = &mut *devices;
-        // What was written before the exit comes before it.
-        vcpu.drain(|port, value| {
-            devices.bus.write(port, 1, &[value]);
-        });
-        let Some(exit) = vcpu.exit(reason) else {
-            devices.settle();
-            continue;
-        };
-        devices.exits += 1;
-        let step = handle(exit, &mut devices.bus);
-        devices.settle();
-        if let Step::Stop(why) = step {
-            devices.stop(why);
+        let step = serve(&mut vcpu, reason, &mut devices);
+        // Whoever is woken wants the lock first thing.
+        let wake = devices.take_wake();
+        drop(devices);
+        if wake {
+            shared.wake();
+        }
+        if step != Step::Go {
             return;
         }
     }
+}
+
+/// Does what an exit asks for, and what follows from that.
+fn serve(vcpu: &mut Vcpu, reason: Reason, devices: &mut Devices) -> Step {
+    // What was written before the exit comes before it.
+    vcpu.drain(|port, value| {
+        devices.bus.write(port, 1, &[value]);
+    });
+    let step = match vcpu.exit(reason) {
+        Some(exit) => {
+            devices.exits += 1;
+            handle(exit, &mut devices.bus)
+        }
+        None => Step::Go,
+    };
+    devices.settle();
+    if let Step::Stop(why) = &step {
+        devices.stop(why.clone());
+    }
+    step
 }
 
 /// Finds out whether a machine that says nothing has halted for good: asks all vCPUs, and asks again before it believes
@@ -249,7 +278,7 @@ impl Pulse {
     }
 
     /// Does what is due; gives the time until something is due again.
-    fn check(&mut self, exits: u64, shared: &Shared, threads: &[JoinHandle<()>]) -> Duration {
+    fn check(&mut self, exits: u64, shared: &Shared, threads: &[Thread]) -> Duration {
         let now = Instant::now();
         if now >= self.next {
             let quiet = exits == self.exits;
@@ -262,7 +291,7 @@ impl Pulse {
             self.asked = if ask { self.asked + 1 } else { 0 };
             if ask {
                 for thread in threads {
-                    let _ = thread.kill(SIGRTMIN());
+                    let _ = thread.handle.kill(SIGRTMIN());
                 }
             }
             self.next = now + if ask { ANSWER } else { QUIET };

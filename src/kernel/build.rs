@@ -1,0 +1,180 @@
+//! `rdvm kernel build`: the small kernel, from the distribution's source package to `CACHE/kernel/vmlinux`.
+//!
+//! Takes the source and the cache directory, gives the path of the kernel; says what it does through a function that
+//! the caller passes in. Which options the kernel has is `fragment`, where its source is `source`, what must be
+//! installed `tools`, the temporary directory and the programs run there `workshop`, whether there is anything to do
+//! `stamp`. All checks come before anything is unpacked, and the old kernel stays until the new one is complete.
+
+mod error;
+mod fragment;
+mod source;
+mod stamp;
+mod tools;
+mod workshop;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+pub use error::Error;
+
+use super::{KernelImage, Search};
+use crate::atomic::Draft;
+use crate::escape::shown;
+use crate::request::KernelWish;
+use crate::units::ByteSize;
+use source::Source;
+use stamp::Stamp;
+use workshop::Workshop;
+
+/// Where distributions put the source of their kernel.
+const SOURCES: &str = "/usr/src";
+
+/// What `rdvm kernel build` was asked to do.
+#[derive(Debug, Clone, Default)]
+pub struct Order {
+    /// The kernel's source, an archive or a directory; else the newest package in `/usr/src`.
+    pub source: Option<PathBuf>,
+    /// Build also when the kernel that is there came from the same source and options.
+    pub force: bool,
+}
+
+/// Builds the small kernel below `cache`, if it is not there yet, and gives its path. Each line of progress goes to `say`.
+///
+/// # Errors
+/// [`Error`], with the remedy; the kernel that was there before stays.
+pub fn build(order: &Order, cache: Option<&Path>, say: &dyn Fn(&str)) -> Result<PathBuf, Error> {
+    let home = cache.ok_or(Error::NoCache)?.join("kernel");
+    let source = Source::find(order.source.as_deref(), Path::new(SOURCES))?;
+    let kernel = home.join("vmlinux");
+    let _lock = workshop::lock(&home, say)?;
+    let stamp = Stamp::of(&source)?;
+    if !order.force
+        && let Some(release) = stamp.release_of(&home)
+        && is_bootable(&kernel).is_ok()
+    {
+        say(&format!(
+            "kernel {release} is up to date, same source and options; --force builds it again"
+        ));
+        return Ok(kernel);
+    }
+    tools::check(&source)?;
+    let start = Instant::now();
+    let workshop = Workshop::open(&home, source.space())?;
+    say(&format!("kernel source {}", shown(source.path())));
+    let (built, release) = make(&workshop, &source, say)?;
+    is_bootable(&built)?;
+    let bytes = put_in_place(&built, &kernel, || stamp.remove(&home))
+        .and_then(|bytes| stamp.write(&home, &release).map(|()| bytes))
+        .map_err(|source| Error::Host {
+            what: shown(&kernel),
+            source,
+        })?;
+    workshop.forget_log();
+    let seconds = start.elapsed().as_secs();
+    say(&format!(
+        "kernel {release} built in {seconds} s, {}; it is the default from now on",
+        ByteSize(bytes)
+    ));
+    Ok(kernel)
+}
+
+/// Unpacks, configures, compiles and strips. Gives the vmlinux, still in the workshop, and its release.
+fn make(
+    workshop: &Workshop,
+    source: &Source,
+    say: &dyn Fn(&str),
+) -> Result<(PathBuf, String), Error> {
+    let tree = match source {
+        Source::Directory(path) => path.clone(),
+        Source::Archive { path, .. } => {
+            say("unpacking it");
+            let tree = workshop.directory("source")?;
+            let mut tar = Command::new("tar");
+            tar.arg("--extract")
+                .arg("--strip-components=1")
+                .arg("--no-same-owner");
+            tar.arg("--file").arg(path).arg("--directory").arg(&tree);
+            workshop.run("tar", tar)?;
+            tree
+        }
+    };
+    let out = workshop.directory("out")?;
+    let make = |words: &[&str]| {
+        let mut make = Command::new("make");
+        make.arg("--silent").arg("--directory").arg(&tree);
+        make.arg(prefixed("O=", &out))
+            .arg("ARCH=x86_64")
+            .args(words);
+        make
+    };
+
+    let wanted = workshop.write("options", fragment::plain().as_bytes())?;
+    let mut configure = make(&["allnoconfig"]);
+    configure.arg(prefixed("KCONFIG_ALLCONFIG=", &wanted));
+    workshop.run("make allnoconfig", configure)?;
+    let missing = fragment::missing(&workshop.read("out/.config")?);
+    if !missing.is_empty() {
+        return Err(Error::Options {
+            names: missing.join(", "),
+        });
+    }
+
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    say(&format!(
+        "compiling it with {jobs} jobs, some minutes; the log is {}",
+        shown(workshop.log())
+    ));
+    workshop.run(
+        "make vmlinux",
+        make(&[&format!("--jobs={jobs}"), "vmlinux"]),
+    )?;
+    let release = workshop.read("out/include/config/kernel.release")?;
+    let built = out.join("vmlinux.stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-all").arg("-o").arg(&built);
+    strip.arg(out.join("vmlinux"));
+    workshop.run("strip", strip)?;
+    Ok((built, release.trim().to_owned()))
+}
+
+fn prefixed(name: &str, path: &Path) -> std::ffi::OsString {
+    let mut word = std::ffi::OsString::from(name);
+    word.push(path);
+    word
+}
+
+/// Whether both engines can start it.
+fn is_bootable(file: &Path) -> Result<(), Error> {
+    let nothing = Search::default();
+    let unusable = |error: super::Error| match error {
+        super::Error::File { problem, .. } => Error::Unusable { problem },
+        none => Error::Host {
+            what: shown(file),
+            source: io::Error::other(none.to_string()),
+        },
+    };
+    let kernel = super::open(&KernelWish::File(file.into()), None, &nothing).map_err(unusable)?;
+    match &kernel.image {
+        KernelImage::Elf { .. } => kernel.into_boot().map(|_| ()).map_err(unusable),
+        KernelImage::BzImage { .. } => Err(Error::Unusable {
+            problem: super::Problem::NoPvh,
+        }),
+    }
+}
+
+/// Copies `built` to `kernel`, which appears whole or not at all; `before` runs when nothing but the renaming is left.
+fn put_in_place(
+    built: &Path,
+    kernel: &Path,
+    before: impl FnOnce() -> io::Result<()>,
+) -> io::Result<u64> {
+    let draft = Draft::beside(kernel)?;
+    let bytes = io::copy(&mut File::open(built)?, &mut draft.file())?;
+    draft.file().sync_all()?;
+    before()?;
+    draft.put_in_place()?;
+    Ok(bytes)
+}

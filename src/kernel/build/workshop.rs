@@ -1,0 +1,279 @@
+//! Where a build happens: a temporary directory, a log, and programs that end when a signal comes.
+//!
+//! The directory is below the cache, or below TMPDIR when that is set, and is removed however a build ends. Knows
+//! nothing of kernels.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::error::Error;
+use crate::escape::{escaped, shown};
+use crate::units::ByteSize;
+use crate::watch::Watch;
+
+const PREFIX: &str = "build-";
+/// How much of the log an error shows.
+const LAST_BYTES: u64 = 4096;
+const LAST_LINES: usize = 8;
+/// What programs see of our environment. Not MAKEFLAGS, ARCH and the like: `make test` runs a build too.
+const ENVIRONMENT: [&str; 2] = ["PATH", "HOME"];
+
+/// Lets one build at a time work in `home`, which is made where it is missing. The lock ends with the file.
+///
+/// # Errors
+/// `Host`.
+pub(super) fn lock(home: &Path, say: &dyn Fn(&str)) -> Result<File, Error> {
+    let file = home.join("lock");
+    let open = || {
+        fs::create_dir_all(home)?;
+        let mut options = File::options();
+        let lock = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&file)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                say("waiting for another kernel build to end");
+                flock(&lock, FlockOperation::LockExclusive)?;
+            }
+            result => result?,
+        }
+        Ok(lock)
+    };
+    open().map_err(host(&file))
+}
+
+fn host(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let what = shown(path);
+    move |source| Error::Host { what, source }
+}
+
+/// The place of one build.
+#[derive(Debug)]
+pub(super) struct Workshop {
+    directory: PathBuf,
+    log: PathBuf,
+    watch: Watch,
+}
+
+impl Workshop {
+    /// Makes the temporary directory, in which `need` must be free, and starts the log `build.log` in `home`. From now
+    /// on signals are caught. The caller has the lock of `home`, so what a killed build left there is removed.
+    ///
+    /// # Errors
+    /// `Space`, `Host`.
+    pub(super) fn open(home: &Path, need: ByteSize) -> Result<Self, Error> {
+        remove_leftovers(home);
+        let parent = env::var_os("TMPDIR").filter(|value| !value.is_empty());
+        let parent = parent.map_or_else(|| home.to_owned(), PathBuf::from);
+        let about = statvfs(&parent).map_err(io::Error::from);
+        let about = about.map_err(host(&parent))?;
+        let free = ByteSize(about.f_bavail.saturating_mul(about.f_frsize));
+        if free < need {
+            let place = shown(&parent);
+            return Err(Error::Space { place, need, free });
+        }
+        let log = home.join("build.log");
+        File::create(&log).map_err(host(&log))?;
+        let directory = parent.join(format!("{PREFIX}{}", std::process::id()));
+        let watch = Watch::start(None).map_err(host(&directory))?;
+        fs::create_dir(&directory).map_err(host(&directory))?;
+        Ok(Self {
+            // make wants to know where it is from wherever it is called.
+            directory: directory.canonicalize().map_err(host(&directory))?,
+            log,
+            watch,
+        })
+    }
+
+    /// The log's file.
+    pub(super) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Removes the log of a build that went well.
+    pub(super) fn forget_log(&self) {
+        // A log that stays does no harm.
+        let _ = fs::remove_file(&self.log);
+    }
+
+    /// A new directory in it.
+    ///
+    /// # Errors
+    /// `Host`.
+    pub(super) fn directory(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.directory.join(name);
+        fs::create_dir(&path).map_err(host(&path))?;
+        Ok(path)
+    }
+
+    /// A new file in it.
+    ///
+    /// # Errors
+    /// `Host`.
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
+        let path = self.directory.join(name);
+        fs::write(&path, bytes).map_err(host(&path))?;
+        Ok(path)
+    }
+
+    /// The text of a file in it.
+    ///
+    /// # Errors
+    /// `Host`.
+    pub(super) fn read(&self, name: &str) -> Result<String, Error> {
+        let path = self.directory.join(name);
+        fs::read_to_string(&path).map_err(host(&path))
+    }
+
+    /// Runs a program to its end, all its output in the log. A signal ends it and everything that it started.
+    ///
+    /// # Errors
+    /// `Step` when it fails, `Interrupted`, `Host`.
+    pub(super) fn run(&self, what: &'static str, mut command: Command) -> Result<(), Error> {
+        let mut start = || {
+            let mut log = File::options().append(true).open(&self.log)?;
+            writeln!(log, "== {command:?}")?;
+            let kept = ENVIRONMENT.map(|name| env::var_os(name).map(|value| (name, value)));
+            // A compiler that is killed leaves files in TMPDIR, so that goes away too.
+            command
+                .env_clear()
+                .envs(kept.into_iter().flatten())
+                .env("LC_ALL", "C")
+                .env("TMPDIR", &self.directory)
+                .env("KBUILD_BUILD_USER", "rdvm")
+                .env("KBUILD_BUILD_HOST", "rdvm")
+                .current_dir(&self.directory)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .process_group(0)
+                .spawn()
+        };
+        let mut child = start().map_err(host(Path::new(what)))?;
+        let stopped = self.wait(&child);
+        if !matches!(stopped, Ok(None)) {
+            // It may be gone by now.
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+        }
+        let status = child.wait().map_err(host(Path::new(what)))?;
+        match stopped {
+            Err(errno) => Err(host(Path::new(what))(errno.into())),
+            Ok(Some(signal)) => Err(Error::Interrupted(signal)),
+            Ok(None) if status.success() => Ok(()),
+            Ok(None) => Err(self.failure(what, status)),
+        }
+    }
+
+    /// Waits for the child's end or for a signal, which it gives.
+    fn wait(&self, child: &Child) -> Result<Option<i32>, Errno> {
+        let child = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+        loop {
+            let signals = self.watch.fd();
+            let mut set = [
+                PollFd::new(&signals, PollFlags::IN),
+                PollFd::new(&child, PollFlags::IN),
+            ];
+            match poll(&mut set, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            let ended = !set[1].revents().is_empty();
+            match self.watch.signal() {
+                None if ended => return Ok(None),
+                None => {}
+                signal => return Ok(signal),
+            }
+        }
+    }
+
+    fn failure(&self, what: &'static str, status: ExitStatus) -> Error {
+        Error::Step {
+            what,
+            how: status.to_string(),
+            log: shown(&self.log),
+            // A log that cannot be read any more must not hide the failure.
+            end: last_lines(&self.log).unwrap_or_default(),
+        }
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        // Programs that were killed a moment ago may still be making files.
+        for _ in 0..20 {
+            match fs::remove_dir_all(&self.directory) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+fn remove_leftovers(home: &Path) {
+    let entries = fs::read_dir(home).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            // What cannot be removed is only in the way of the disk's other uses.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The last lines of a file, each after a line feed and indented.
+fn last_lines(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    file.seek(SeekFrom::Start(bytes.saturating_sub(LAST_BYTES)))?;
+    let mut end = Vec::new();
+    file.take(LAST_BYTES).read_to_end(&mut end)?;
+    let lines = end.split(|&byte| byte == b'\n');
+    let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
+    let lines = &lines[lines.len().saturating_sub(LAST_LINES)..];
+    let lines = lines.iter().map(|line| format!("\n  {}", escaped(line)));
+    Ok(lines.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_room_is_refused_before_anything_is_made() {
+        let home = tempfile::tempdir().unwrap();
+        let error = Workshop::open(home.path(), ByteSize(u64::MAX)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("a kernel build needs "), "{text}");
+        assert!(
+            text.ends_with("make room, or set TMPDIR to another place"),
+            "{text}"
+        );
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_error_shows_the_last_lines_of_the_log_without_their_escapes() {
+        let home = tempfile::tempdir().unwrap();
+        let log = home.path().join("log");
+        let long = "x".repeat(LAST_BYTES as usize);
+        fs::write(&log, format!("first\n{long}\n\nlast \x1b[1m\n")).unwrap();
+        let lines = last_lines(&log).unwrap();
+        assert!(!lines.contains("first"), "{lines}");
+        assert!(lines.ends_with("x\n  last \\u{1b}[1m"), "{lines}");
+    }
+}
