@@ -3,6 +3,7 @@
 #
 #   RIG_ICOUNT=1     time in the machine is the number of its instructions, one nanosecond each
 #   RIG_SHELL=PATH   a fourth serial port on the fifos PATH.in and PATH.out
+#   RIG_MONITOR=PATH QEMU's monitor on that socket, to look into a machine that hangs
 for word do
 	shift
 	case $word in
@@ -14,4 +15,6 @@ done
 	set -- "$@" -icount shift=0,sleep=off,align=off -rtc base=2026-01-01T00:00:00,clock=vm -seed 1
 [ -z "${RIG_SHELL:-}" ] ||
 	set -- "$@" -chardev "pipe,id=shell,path=$RIG_SHELL" -device isa-serial,chardev=shell,index=3
+[ -z "${RIG_MONITOR:-}" ] ||
+	set -- "$@" -chardev "socket,id=monitor,path=$RIG_MONITOR,server=on,wait=off" -mon chardev=monitor
 exec qemu-system-x86_64 "$@"
