@@ -18,6 +18,8 @@ mod endings;
 
 mod surroundings;
 
+mod machine;
+
 mod stubs;
 
 mod kernels;

@@ -450,7 +450,11 @@ fn one_machine_for_a_test_that_lets_calls_fail() {
     if std::env::var_os("RDVM_STUB_CHILD").is_none() || !has_kvm() {
         return;
     }
-    let outcome = run(Code::default().write(STDOUT, 1, b'x'.into()).fault());
+    let mut code = Code::default();
+    for _ in 0..100 {
+        code = code.write(STDOUT + 7, 1, 0); // an exit each
+    }
+    let outcome = run(code.fault());
     println!("outcome: {:?}", outcome.ending);
 }
 

@@ -1,0 +1,189 @@
+//! What a machine is made of, and what keeps one from being made: CPUs, RAM, the engine, the host's limits.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use rdvm::engine::probe::{self, KvmState};
+
+use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, eventually};
+
+#[test]
+fn processes_run_on_every_cpu_that_was_asked_for() {
+    // The number of the CPU that a process last ran on is the 39th field.
+    let script = "for n in 0 1 2; do busybox taskset $((1 << n)) busybox awk '{ print $39 }' /proc/self/stat; done";
+    for engine in engines() {
+        let run = Rdvm::on(engine).option("--cpus").option("3");
+        let run = run.image(busybox().path()).sh(script).run();
+        run.exits(0).prints("0\n1\n2\n");
+    }
+}
+
+#[test]
+fn a_guest_has_all_of_six_gibibytes() {
+    for engine in engines() {
+        let run = Rdvm::on(engine).option("-m").option("6g");
+        let run = run
+            .image(busybox().path())
+            .sh("busybox awk '/^MemTotal/ { print $2 }' /proc/meminfo")
+            .run()
+            .exits(0);
+        let kibibytes: u64 = run.stdout().trim().parse().unwrap();
+        // A page of 64 bytes for each page of RAM, and the kernel.
+        assert!(
+            (5_900_000..6 << 20).contains(&kibibytes),
+            "{engine}: {kibibytes}"
+        );
+    }
+}
+
+/// Two files of a GiB each, without a byte on the host's disk. In the initrd they are 2 GiB and some more, which is
+/// above the highest address that a kernel's header allows for it.
+#[test]
+fn an_initrd_of_two_gibibytes_is_unpacked_whole() {
+    if std::env::var_os("RDVM_TEST_BIG").is_none() {
+        eprintln!("SKIPPED an initrd of two GiB: it takes minutes; make test-big runs it");
+        return;
+    }
+    let image = Image::busybox();
+    for name in ["a", "b"] {
+        let file = fs::File::create(image.path().join(name)).unwrap();
+        file.set_len(1 << 30).unwrap();
+    }
+    let script =
+        "busybox stat -c %s /a /b; busybox tail -c 100 /b | busybox tr -d '\\0' | busybox wc -c";
+    for engine in engines() {
+        let run = Rdvm::on(engine).image(image.path()).sh(script).run();
+        run.exits(0).prints("1073741824\n1073741824\n0\n");
+    }
+}
+
+#[test]
+fn kvm_that_cannot_be_used_is_refused_with_the_reason_and_auto_says_why_it_takes_qemu() {
+    let state = probe::kvm();
+    if state == KvmState::Usable {
+        eprintln!("SKIPPED the refusal of KVM: it can be used here");
+        return;
+    }
+    // No image is looked at: it is the engine that is wrong.
+    let run = Rdvm::on("kvm").image("/nowhere").run();
+    run.exits(125)
+        .prints("")
+        .says_only(&format!("rdvm: {state}, or use --engine qemu\n"));
+    if engines().contains(&"qemu") {
+        let auto = || Rdvm::verb("run").image(busybox().path());
+        let why = format!("rdvm: {}; running in QEMU, slower\n", state.reason());
+        auto()
+            .command(&["busybox", "true"])
+            .run()
+            .exits(0)
+            .says_only(&why);
+        let quiet = Rdvm::verb("run").option("-q").image(busybox().path());
+        quiet
+            .command(&["busybox", "true"])
+            .run()
+            .exits(0)
+            .says_only("");
+    }
+}
+
+/// `rdvm run` below a limit of the shell's.
+fn limited(engine: &str, limit: &str) -> Run {
+    let script = format!("ulimit {limit}; exec \"$@\"");
+    let output = Command::new("sh")
+        .args(["-c", &script, "sh", RDVM, "run", "--engine", engine])
+        .arg(busybox().path())
+        .args(["busybox", "echo", "on"])
+        .stdin(Stdio::null())
+        .output();
+    Run(output.unwrap())
+}
+
+#[test]
+fn a_host_that_gives_too_little_gets_one_line_and_nothing_is_left() {
+    for engine in engines() {
+        // Sixteen descriptors are enough for one CPU, eight are not; no address space is left for the guest's RAM.
+        for (limit, least) in [("-n 16", 0), ("-n 8", 1), ("-v 90000", 1)] {
+            let run = limited(engine, limit);
+            let (code, stderr) = (run.0.status.code(), run.stderr());
+            let fine = code == Some(0) && run.stdout() == "on\n";
+            assert!(
+                fine && least == 0 || code == Some(125),
+                "{engine} {limit}: {code:?} {stderr}"
+            );
+            assert!(!stderr.contains("panicked"), "{engine} {limit}: {stderr}");
+            let lines = stderr
+                .lines()
+                .filter(|line| line.starts_with("rdvm: "))
+                .count();
+            assert_eq!(lines, usize::from(!fine), "{engine} {limit}: {stderr}");
+        }
+    }
+}
+
+/// Resident memory of a process in KiB: of mappings below 32 MiB anonymous and all, of larger ones all.
+fn resident(pid: u32) -> (u64, u64, u64) {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let field = |line: &str, name: &str| -> Option<u64> {
+        let rest = line.strip_prefix(name)?.trim().strip_suffix(" kB")?;
+        rest.trim().parse().ok()
+    };
+    let (mut size, mut sums) = (0, (0, 0, 0));
+    for line in maps.lines() {
+        size = field(line, "Size:").unwrap_or(size);
+        let is_ram = size >= 32 << 10;
+        match (field(line, "Rss:"), field(line, "Anonymous:")) {
+            (Some(all), _) if is_ram => sums.2 += all,
+            (Some(all), _) => sums.1 += all,
+            (_, Some(anonymous)) if !is_ram => sums.0 += anonymous,
+            _ => {}
+        }
+    }
+    sums
+}
+
+#[test]
+fn rdvm_itself_takes_little_memory_on_kvm() {
+    for engine in engines().iter().filter(|engine| **engine == "kvm") {
+        let run = Rdvm::on(engine).image(busybox().path());
+        let mut child = run.sh("echo on; sleep 100").spawn();
+        let mut byte = [0; 1];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        let (anonymous, all, ram) = resident(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        eprintln!("rdvm itself: {anonymous} KiB anonymous, {all} KiB in all; guest RAM {ram} KiB");
+        assert!(ram > 10 << 10, "{ram} KiB of guest RAM");
+        assert!(anonymous < 1536, "{anonymous} KiB");
+        // Unoptimised code is larger.
+        assert!(cfg!(debug_assertions) || all < 4 << 10, "{all} KiB");
+    }
+}
+
+#[test]
+fn a_sleeping_guest_leaves_the_host_alone() {
+    for engine in engines().iter().filter(|engine| **engine == "kvm") {
+        let run = Rdvm::on(engine).image(busybox().path());
+        let mut child = run.sh("echo on; sleep 100").spawn();
+        let mut byte = [0; 1];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        let ticks = |pid: u32| -> u64 {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields: Vec<u64> = stat
+                .split_whitespace()
+                .skip(13)
+                .take(2)
+                .map(|field| field.parse().unwrap())
+                .collect();
+            fields.iter().sum()
+        };
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let before = ticks(child.id());
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let used = ticks(child.id()) - before;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Hundredths of a second; the guest's own ticks and one look a second.
+        assert!(used < 100, "{used} of 300");
+        eventually("it is gone", || !crate::support::is_alive(child.id()));
+    }
+}
