@@ -161,7 +161,8 @@ fn a_guest_that_resets_the_machine_has_no_exit_code_and_that_is_125() {
             ("poweroff -f", (125, "machine-died")),
             ("halt -f", halted),
         ] {
-            let script = format!("echo before; busybox {how}; sleep 100");
+            // A machine that is gone sends nothing: PID 1 gets time to pass the line on.
+            let script = format!("echo before; sleep 1; busybox {how}; sleep 100");
             let (run, outcome) = sh(engine, &["--timeout", "20s"], &script);
             let run = run.exits(code);
             assert_eq!(outcome, ending, "{how}");
@@ -176,7 +177,7 @@ fn a_kernel_panic_is_125_with_the_kernels_words() {
         let (run, outcome) = sh(
             engine,
             &["--timeout", "60s"],
-            "echo before; echo c > /proc/sysrq-trigger; sleep 100",
+            "echo before; sleep 1; echo c > /proc/sysrq-trigger; sleep 100",
         );
         run.exits(125)
             .prints("before\n")
