@@ -229,19 +229,20 @@ measured() {
 }
 
 # compare: fails when a line on stdin has a figure that is more than 2 % above that in benches/kvm.tsv. Other versions of
-# kernel or QEMU have other costs that are not ours: 10 % then.
+# kernel or QEMU have other costs that are not ours: 10 % then. The end may also come two ticks of 4 ms later: the outer
+# kernel takes a machine of KVM's apart by waiting for its own grace periods, two ticks or three.
 compare() {
-	awk -F'\t' '
+	awk -F'\t' -v two_ticks=8 '
 		/^#/ { if (NR == FNR) ours = $0; else { limit = $0 == ours ? 1.02 : 1.10
 			if ($0 != ours) print "check-speed: the committed figures are of other versions, so 10 % are let pass" } ; next }
 		NR == FNR { for (i = 2; i <= 4; i++) committed[$1, i] = $i; next }
 		{
 			seen++
-			split("- ms to user space,ms to the end,us a byte", what, ",")
+			split("ms to user space,ms to the end,us a byte", what, ",")
 			for (i = 2; i <= 4; i++) {
 				was = committed[$1, i]
 				if (was == "") { printf "check-speed: %s is not in benches/kvm.tsv; make bench-kvm measures it\n", $1; bad++; break }
-				slower = $i > was * limit
+				slower = i == 3 ? $i > was * limit + two_ticks : $i > was * limit
 				bad += slower
 				printf "check-speed: %-12s %10.3f %-16s committed %10.3f%s\n", $1, $i, what[i - 1], was, slower ? "  SLOWER" : ""
 			}
