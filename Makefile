@@ -13,7 +13,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-kvm-native test-quick check-speed soak fuzz bench bench-kvm bench-memory
+.PHONY: all build demo test test-kvm test-kvm-native test-big test-quick check-speed soak fuzz bench bench-kvm bench-memory
 .PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
@@ -33,13 +33,18 @@ test: ## install what is missing, run every test
 	scripts/get-kernels.sh $(kernels)
 	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --workspace --no-fail-fast
-	RDVM_TEST_IMAGES=$(images) scripts/rig.sh test
+	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test
 	scripts/rig.sh check
 
 test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
-	RDVM_TEST_IMAGES=$(images) scripts/rig.sh test $(T)
+	scripts/get-kernels.sh $(kernels)
+	$(CARGO) run --quiet -- kernel build
+	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test $(T)
+
+test-big: ## an initrd of two GiB on KVM, some minutes
+	RDVM_TEST_BIG=1 RIG_MEMORY=9g RIG_LIMIT=1800s RIG_PATIENCE=1500 OUTERS=1 $(MAKE) test-kvm T=an_initrd_of_two
 
 test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
 	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)

@@ -10,6 +10,7 @@
 #   scripts/rig.sh shell             a shell in it
 #
 # FILTER is part of a test's name, as for cargo test. Variables: OUTERS (2), how many outer machines share the tests;
+# RIG_MEMORY (3g), RAM of each;
 # RIG_KERNEL, the outer machine's kernel; RIG_GUEST, the kernel that boots inside instead of the small one.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin:${HOME:-/root}/.cargo/bin
@@ -17,6 +18,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 images=${RDVM_TEST_IMAGES:-$top/target/images}
+kernels=${RDVM_TEST_KERNELS:-$top/target/kernels}
 rig=$target/rig
 image=$rig/image
 cache=${RDVM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rdvm}
@@ -106,6 +108,18 @@ build() {
 	if [ -e "$small" ]; then unpacked "$small" "$image/cache/kernel/vmlinux"; fi
 }
 
+# add_kernels: the kernels of several releases, with a cache in which they are unpacked: xz takes minutes in emulation.
+add_kernels() {
+	local file
+	mkdir -p "$image/kernels" "$image/unpacked"
+	for file in "$kernels"/vmlinuz-*; do
+		[ -e "$file" ] || die "$kernels has no kernels; scripts/get-kernels.sh fetches them"
+		cp "$file" "$image/kernels"
+		RDVM_CACHE=$image/unpacked "$rdvm" inspect -k "$file" "$image/rig" >/dev/null
+	done
+	find "$image/unpacked" -name 'at-*' -delete # stamps of this host's files
+}
+
 # outer NAME MEMORY COMMAND...: runs a command in an outer machine of that name.
 #
 # idle=poll: without it the outer kernel was seen to sleep for ever in HLT, as if a wake-up were lost in emulated SVM.
@@ -118,6 +132,7 @@ outer() {
 	RDVM_QEMU=$top/tests/rig/qemu.sh "$rdvm" run --engine qemu --timeout "${RIG_LIMIT:-600s}" -m "$memory" \
 		-k "$kernel" --append "$words" --hostname "$name" \
 		-e RDVM_CACHE=/cache -e RDVM_TEST_IMAGES=/images -e RDVM_TEST_PROGRAMS=/programs \
+		-e RDVM_TEST_KERNELS=/kernels -e RDVM_TEST_KERNEL_CACHE=/unpacked -e RDVM_TEST_BIG \
 		-e RDVM_TEST_ENGINES=kvm -e RDVM_TEST_SMALL=1 -e CI=1 -e RIG_THREADS -e RIG_PATIENCE \
 		"$image" sh /rig/start.sh "$@" </dev/null
 }
@@ -146,7 +161,7 @@ scenarios_on_kvm() {
 	[ "$at" -ge "$outers" ] || outers=$at
 	say "$at scenarios in $outers outer machines; large ones are smaller here (RDVM_TEST_SMALL)"
 	for number in $(seq 0 $((outers - 1))); do
-		outer "rig$number" 3g sh /rig/scenarios.sh "/rig/list.$number" >"$rig/out.$number" 2>&1 &
+		outer "rig$number" "${RIG_MEMORY:-3g}" sh /rig/scenarios.sh "/rig/list.$number" >"$rig/out.$number" 2>&1 &
 		pids+=($!)
 	done
 	wait "${pids[@]}" || true # the results say it better
@@ -262,6 +277,7 @@ case $verb in
 		mkdir -p "$image/images"
 		cp -al "$images"/{libs,debian} "$image/images" 2>/dev/null || cp -a "$images"/{libs,debian} "$image/images" ||
 			die "$images has no images; scripts/make-images.sh makes them"
+		add_kernels
 		rm -f "$rig"/out.*
 		scenarios_on_kvm "$@"
 		;;

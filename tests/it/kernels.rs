@@ -387,7 +387,9 @@ fn a_cache_without_room_or_permission_is_a_warning_and_stays_as_it_was() {
 
 #[test]
 fn a_kernel_that_cannot_be_kept_anywhere_boots_as_bzimage() {
-    let Some(kernel) = kernels().first() else {
+    // The quickest to unpack, since that is what the guest has to do.
+    let is_lz4 = |kernel: &&PathBuf| format(split(&fs::read(kernel).unwrap()).1) == "lz4";
+    let Some(kernel) = kernels().iter().find(is_lz4).or(kernels().first()) else {
         return;
     };
     // Room for the initrd and not for the unpacked kernel, neither in the cache nor in memory.
@@ -403,7 +405,7 @@ fn a_kernel_that_cannot_be_kept_anywhere_boots_as_bzimage() {
             .args(["--engine", engine, "--timeout", "180s", "-k"])
             .args([kernel, image.path()])
             .args(["/busybox", "echo", "hello"])
-            .env("XDG_CACHE_HOME", cache.path())
+            .env("RDVM_CACHE", cache.path().join("rdvm"))
             .stdin(Stdio::null())
             .output()
             .unwrap();

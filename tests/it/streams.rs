@@ -154,14 +154,15 @@ fn the_console_goes_to_a_file_as_well() {
             .option(&path)
             .option("--append")
             .option("loglevel=7");
+        // A kernel that may speak also does so later, about its clock for example.
         run.image(busybox().path())
             .sh("echo mine >&2")
             .run()
             .exits(0)
-            .says_only("mine\n");
+            .says("mine\n");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(
-            text.contains("Linux version") && text.ends_with("mine\n"),
+            text.contains("Linux version") && text.contains("mine\n"),
             "{text}"
         );
     }
