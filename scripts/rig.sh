@@ -238,6 +238,7 @@ compare() {
 		NR == FNR { for (i = 2; i <= 4; i++) committed[$1, i] = $i; next }
 		{
 			seen++
+			measured[$1]
 			split("ms to user space,ms to the end,us a byte", what, ",")
 			for (i = 2; i <= 4; i++) {
 				was = committed[$1, i]
@@ -247,7 +248,11 @@ compare() {
 				printf "check-speed: %-12s %10.3f %-16s committed %10.3f%s\n", $1, $i, what[i - 1], was, slower ? "  SLOWER" : ""
 			}
 		}
-		END { exit !(seen > 0 && bad == 0) }' benches/kvm.tsv -
+		END {
+			for (key in committed) { split(key, part, SUBSEP); if (part[1] ~ /^rdvm / && !(part[1] in measured)) missing[part[1]] }
+			for (name in missing) { printf "check-speed: %s was not measured; is its kernel there (make kernel)?\n", name; bad++ }
+			exit !(seen > 0 && bad == 0)
+		}' benches/kvm.tsv -
 }
 
 # shell: joins the terminal to the shell inside, until that ends.

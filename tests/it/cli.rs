@@ -194,23 +194,6 @@ fn a_kernel_that_is_none_is_named() {
 }
 
 #[test]
-fn the_kvm_engine_says_that_it_is_not_there_yet() {
-    let run = rdvm(&[
-        "run",
-        "--engine",
-        "kvm",
-        busybox().path().to_str().unwrap(),
-        "true",
-    ])
-    .exits(125);
-    assert!(
-        run.stderr().starts_with("rdvm: --engine kvm: ") && run.stderr().lines().count() == 1,
-        "{}",
-        run.stderr()
-    );
-}
-
-#[test]
 fn doctor_finds_what_a_run_needs() {
     let run = rdvm(&["doctor"]).exits(0);
     for area in ["cpu", "kvm", "qemu", "kernel", "memory"] {

@@ -4,7 +4,9 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive};
+use crate::support::{
+    Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, note_run,
+};
 
 /// Runs with a report; gives the run, the outcome's name and the whole report.
 fn reported(
@@ -350,6 +352,7 @@ fn a_reader_that_goes_away_ends_the_run_like_any_pipe() {
 #[test]
 fn a_full_disk_under_stdout_is_an_error_and_not_silence() {
     for engine in engines() {
+        note_run(engine);
         let full = std::fs::File::options()
             .write(true)
             .open("/dev/full")

@@ -13,7 +13,7 @@ use rdvm::request::KernelWish;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::support::{RDVM, Rdvm, Run, busybox, engines, missing};
+use crate::support::{RDVM, Rdvm, Run, busybox, engines, missing, note_run};
 
 /// The kernels that were fetched: two releases, cloud and generic; Ubuntu's cloud kernel may be its generic one.
 fn kernels() -> &'static [PathBuf] {
@@ -394,6 +394,7 @@ fn a_kernel_that_cannot_be_kept_anywhere_boots_as_bzimage() {
     };
     // Room for the initrd and not for the unpacked kernel, neither in the cache nor in memory.
     for engine in engines() {
+        note_run(engine);
         let cache = TempDir::new().unwrap();
         let image = TempDir::new().unwrap();
         let hello = image.path().join("busybox");

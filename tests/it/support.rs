@@ -45,8 +45,9 @@ fn engines_here() -> Vec<&'static str> {
     engines
 }
 
-/// Adds "ENGINE TEST" to the file that `RDVM_TEST_RUNS` names, for whoever wants to know what really ran.
-fn note_run(engine: &str) {
+/// Adds "ENGINE TEST" to the file that `RDVM_TEST_RUNS` names, for whoever wants to know what really ran. `Rdvm::on`
+/// does; a test that starts the program by itself must.
+pub(crate) fn note_run(engine: &str) {
     if let Some(path) = std::env::var_os("RDVM_TEST_RUNS") {
         let mut log = File::options()
             .append(true)
