@@ -217,7 +217,11 @@ pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
 pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finished> {
     let copy = match &request.console.file {
         Some(path) => {
-            Some(File::create(path).map_err(host(|| format!("--console: {}", path.display())))?)
+            let file = File::create(path);
+            let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
+            // A pipe or terminal that nobody reads must not hold up the machine: what it does not take is lost.
+            let _ = rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::NONBLOCK);
+            Some(file)
         }
         None => None,
     };

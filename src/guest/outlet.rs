@@ -3,10 +3,12 @@
 //! Never blocks: a write follows only on a poll that said there is room, and is no larger than what a pipe then takes
 //! (`PIPE_BUF`, pipe(7)). The descriptor's flags are left alone, since it is shared with whoever started us.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use rustix::termios::isatty;
 
 const PIPE_BUF: usize = 4096;
 
@@ -31,7 +33,7 @@ impl Outlet {
     /// A stream to this descriptor.
     pub fn new(fd: OwnedFd) -> Self {
         Self {
-            fd,
+            fd: unblocked(fd),
             pending: Vec::new(),
             written: 0,
             state: State::Open,
@@ -101,6 +103,17 @@ impl Outlet {
         // An error of poll is found again by write, which says more.
         poll(&mut set, Some(&at_once)).map_or(true, |ready| ready > 0)
     }
+}
+
+/// A terminal says that there is room as soon as there is some, and a write of more would wait. So it is opened anew, for
+/// ourselves alone, not to wait; where that is refused it stays as it is.
+fn unblocked(fd: OwnedFd) -> OwnedFd {
+    if !isatty(&fd) {
+        return fd;
+    }
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).unwrap_or(fd)
 }
 
 #[cfg(test)]

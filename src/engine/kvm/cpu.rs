@@ -24,7 +24,8 @@ const EFER: u64 = 1 << 8 | 1 << 10; // LME, LMA
 const RFLAGS: u64 = 2; // the bit that is always set; interrupts are off
 
 const MSR_MISC_ENABLE: u32 = 0x1a0;
-const FAST_STRINGS: u64 = 1;
+/// Fast strings; no branch trace, no precise sampling.
+const MISC: u64 = 1 | 1 << 11 | 1 << 12;
 /// Memory is write-back where nothing else is said. A kernel that finds these registers off does without its PAT.
 const MSR_MTRR_DEFAULT: u32 = 0x2ff;
 const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
@@ -88,7 +89,7 @@ pub(super) fn msrs() -> Result<Msrs, vmm_sys_util::fam::Error> {
         ..Default::default()
     };
     Msrs::from_entries(&[
-        entry(MSR_MISC_ENABLE, FAST_STRINGS),
+        entry(MSR_MISC_ENABLE, MISC),
         entry(MSR_MTRR_DEFAULT, MTRR_ON_WRITE_BACK),
     ])
 }
@@ -122,9 +123,11 @@ pub(super) fn cpuid(
     package: Package,
     cpu: u8,
 ) -> Result<CpuId, vmm_sys_util::fam::Error> {
+    // AMD, and Hygon, whose CPUs are AMD's.
+    let amd = [*b"cAMD", *b"uine"].map(u32::from_le_bytes);
     let amd = supported
         .iter()
-        .any(|entry| entry.function == 0 && entry.ecx == u32::from_le_bytes(*b"cAMD"));
+        .any(|entry| entry.function == 0 && amd.contains(&entry.ecx));
     let mut entries: Vec<_> = supported
         .iter()
         .filter(|entry| !matches!(entry.function, LEAF_TOPOLOGY | LEAF_TOPOLOGY_V2))
@@ -181,6 +184,7 @@ fn adapt(entry: &mut kvm_cpuid_entry2, package: Package, cpu: u32, amd: bool) {
             entry.ecx = entry.ecx & !(1 << 1) | u32::from(amd && cores > 1) << 1;
         }
         0x8000_0008 if amd => entry.ecx = bits << 12 | (cores - 1),
+        0x8000_0022 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0), // counters
         0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0), // SVM
         0x8000_001d if entry.eax & 0x1f != 0 => {
             let shared = if entry.eax >> 5 & 7 >= 3 {

@@ -67,6 +67,9 @@ impl Devices {
     /// Hands on all output for which there is room, and writes what can be written.
     pub(super) fn hand_on(&mut self) {
         self.lingers = false;
+        // What an outlet still holds comes first, and only an empty one takes more: whatever stays in a port then has
+        // a full outlet before it, which is waited for.
+        self.flush();
         for index in STATUS_FIRST {
             let (port, serial) = (PORTS[index].0, &mut self.bus.serial[index]);
             if !serial.output().is_empty() && self.listener.has_room(port) {
@@ -74,11 +77,20 @@ impl Devices {
                 serial.flushed();
             }
         }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
         for outlet in self.listener.outlets() {
             if !outlet.is_empty() {
                 outlet.flush();
             }
         }
+    }
+
+    /// Whether the guest has nothing more to say that counts: it has given its verdict, or the machine is over.
+    pub(super) fn is_done(&self) -> bool {
+        self.over.is_some() || self.listener.verdict().is_some()
     }
 
     /// Raises the interrupts that the ports ask for. The lines are edge-triggered: up and down is one interrupt.

@@ -70,7 +70,7 @@ const _: () = assert!(
 /// The guest's RAM of `total` bytes: from 0 up to the hole, and what is left from 4 GiB on.
 pub(super) fn ram(total: u64) -> (Range<u64>, Option<Range<u64>>) {
     let low = total.min(HOLE.start);
-    let high = HOLE.end..HOLE.end + (total - low);
+    let high = HOLE.end..HOLE.end.saturating_add(total - low);
     (0..low, (!high.is_empty()).then_some(high))
 }
 

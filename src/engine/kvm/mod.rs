@@ -20,10 +20,14 @@ mod session;
 #[allow(unsafe_code)]
 mod vcpu;
 
+use std::ffi::c_ulong;
 use std::io;
 use std::path::PathBuf;
 
-use kvm_bindings::{KVM_API_VERSION, kvm_pit_config};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE,
+    kvm_enable_cap, kvm_pit_config,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use rustix::io::Errno;
 
@@ -33,6 +37,7 @@ use self::ram::{Ram, Registered};
 use self::session::Session;
 use self::vcpu::Vcpu;
 use crate::engine::probe::KvmState;
+use crate::engine::stop;
 use crate::escape::shown;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
@@ -61,7 +66,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A call to KVM failed.
-    #[error("kvm engine: {what}: {source}; see rdvm doctor, or use --engine qemu")]
+    #[error("kvm engine: {what}: {source}; {}", remedy(source))]
     Call {
         /// What was being done.
         what: &'static str,
@@ -69,7 +74,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The host refused something else.
-    #[error("kvm engine: {what}: {source}; see rdvm doctor")]
+    #[error("kvm engine: {what}: {source}; {}", remedy(source))]
     Host {
         /// What was being done.
         what: &'static str,
@@ -143,12 +148,15 @@ pub(super) fn boot(
         source,
     })?;
     let start = load::load(&mut ram, &mut machine)?;
-    // Dropped after the vCPUs and the machine: locals go in reverse order.
+    // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
     let coalesces = coalesce(&vm)?;
     let package = Package {
         cpus: machine.cpus,
-        deadline_timer: kvm_fd.check_extension(Cap::TscDeadlineTimer),
+        deadline_timer: {
+            let cap = Cap::TscDeadlineTimer as c_ulong;
+            offers(|cap| kvm_fd.check_extension_raw(cap), cap)? != 0
+        },
     };
     let supported = kvm("asking for CPUID", || {
         kvm_fd.get_supported_cpuid(cpu::CPUID_ENTRIES)
@@ -156,6 +164,10 @@ pub(super) fn boot(
     let vcpus = (0..machine.cpus)
         .map(|id| Vcpu::new(&vm, id, package, supported.as_slice(), start, coalesces))
         .collect::<Result<Vec<_>, _>>()?;
+    // Loading a large image takes its time.
+    if let Some(ending) = stop::ended(&mut listener, watch) {
+        return Ok((ending, listener));
+    }
     listener.machine_starts();
     let session = Session::start(Devices::new(vm, listener), vcpus)?;
     // The guest has a copy of every byte: freeing thousands of entries costs nothing while it boots.
@@ -165,14 +177,14 @@ pub(super) fn boot(
 
 /// Opens /dev/kvm and sees that it can do what is needed.
 fn open() -> Result<Kvm, Error> {
-    let kvm = Kvm::new().map_err(|error| Error::Unusable(KvmState::of_open_error(errno(error))))?;
-    let version = kvm.get_api_version();
-    if version < 0 {
-        return Err(Error::Call {
-            what: "asking for the API version",
-            source: io::Error::last_os_error(),
-        });
-    }
+    let kvm_fd = Kvm::new();
+    let kvm_fd = kvm_fd.map_err(|error| Error::Unusable(KvmState::of_open_error(errno(error))))?;
+    let version = kvm("asking for the API version", || {
+        match kvm_fd.get_api_version() {
+            -1 => Err(kvm_ioctls::Error::last()),
+            version => Ok(version),
+        }
+    })?;
     if version != KVM_API_VERSION as i32 {
         return Err(Error::Unusable(KvmState::OldApi { version }));
     }
@@ -185,18 +197,36 @@ fn open() -> Result<Kvm, Error> {
         (Cap::SetIdentityMapAddr, "place for its identity map"),
         (Cap::MpState, "state of halted CPUs"),
     ];
-    match needs
-        .into_iter()
-        .find(|(cap, _)| !kvm.check_extension(*cap))
-    {
-        Some((_, what)) => Err(Error::Lacks { what }),
-        None => Ok(kvm),
+    for (cap, what) in needs {
+        if offers(|cap| kvm_fd.check_extension_raw(cap), cap as c_ulong)? == 0 {
+            return Err(Error::Lacks { what });
+        }
     }
+    Ok(kvm_fd)
+}
+
+/// What KVM says of a capability: 0 when it does not have it.
+fn offers(ask: impl Fn(c_ulong) -> i32, cap: c_ulong) -> Result<i32, Error> {
+    kvm("asking what it offers", || match ask(cap) {
+        -1 => Err(kvm_ioctls::Error::last()),
+        answer => Ok(answer),
+    })
 }
 
 /// A machine with interrupt controllers and a timer, and without CPUs and RAM.
 fn new_machine(kvm_fd: &Kvm) -> Result<VmFd, Error> {
     let vm = kvm("making a machine", || kvm_fd.create_vm())?;
+    // Of AMD's counters CPUID cannot say that they are not there.
+    let cap = c_ulong::from(KVM_CAP_PMU_CAPABILITY);
+    let can = offers(|cap| vm.check_extension_raw(cap), cap)?;
+    if can as u32 & KVM_PMU_CAP_DISABLE != 0 {
+        let mut without = kvm_enable_cap {
+            cap: KVM_CAP_PMU_CAPABILITY,
+            ..Default::default()
+        };
+        without.args[0] = KVM_PMU_CAP_DISABLE.into();
+        kvm("switching the counters off", || vm.enable_cap(&without))?;
+    }
     kvm("placing the identity map", || {
         vm.set_identity_map_address(layout::IDENTITY_MAP)
     })?;
@@ -205,9 +235,11 @@ fn new_machine(kvm_fd: &Kvm) -> Result<VmFd, Error> {
     })?;
     kvm("making the interrupt controllers", || vm.create_irq_chip())?;
     // For kernels that know no kvm-clock. Its port 0x61 answers as well, where they look for the timer's output.
-    kvm("making the timer", || {
-        vm.create_pit2(kvm_pit_config::default())
-    })?;
+    let pit = kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    };
+    kvm("making the timer", || vm.create_pit2(pit))?;
     Ok(vm)
 }
 
@@ -215,7 +247,8 @@ fn new_machine(kvm_fd: &Kvm) -> Result<VmFd, Error> {
 ///
 /// Only that port: its driver always comes to a read soon, and nobody else has so much to say.
 fn coalesce(vm: &VmFd) -> Result<bool, Error> {
-    if !vm.check_extension(Cap::CoalescedPio) {
+    let cap = Cap::CoalescedPio as c_ulong;
+    if offers(|cap| vm.check_extension_raw(cap), cap)? == 0 {
         return Ok(false);
     }
     for (port, base, _) in bus::PORTS {
@@ -263,6 +296,16 @@ fn given<T>(list: Result<T, vmm_sys_util::fam::Error>) -> Result<T, Error> {
     list.map_err(|_| Error::Lacks {
         what: "room for a list this long",
     })
+}
+
+/// The way out of what the host refused.
+fn remedy(source: &io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::MFILE) => "raise ulimit -n, or take fewer --cpus",
+        Some(Errno::AGAIN) => "raise ulimit -u, or take fewer --cpus",
+        Some(Errno::NOMEM) => "free some memory, or give the guest less with -m",
+        _ => "see rdvm doctor, or use --engine qemu",
+    }
 }
 
 fn limit_name(limit: u64) -> String {

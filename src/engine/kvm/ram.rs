@@ -17,6 +17,9 @@ use vm_memory::{
 use super::layout::{self, HUGE_PAGE};
 use super::{Error, kvm};
 
+/// Half of a process's addresses.
+const MOST: u64 = 1 << 46;
+
 /// Guest RAM. The mapping lives as long as this does.
 #[derive(Debug)]
 pub(super) struct Ram {
@@ -30,6 +33,9 @@ impl Ram {
     /// Errors: the host has not so much address space, or does not give it to us (`ulimit -v`).
     pub(super) fn map(total: u64) -> io::Result<Self> {
         let out_of_range = || io::Error::from(io::ErrorKind::OutOfMemory);
+        if total > MOST {
+            return Err(out_of_range());
+        }
         let (low, high) = layout::ram(total);
         let ranges: Vec<_> = [Some(low), high].into_iter().flatten().collect();
         let spans: Vec<usize> = ranges
@@ -99,8 +105,8 @@ impl Ram {
             };
             kvm("registering the guest's RAM", || {
                 // SAFETY: the range is mapped and belongs to nobody else, and each has a slot and addresses of its own.
-                // `Registered` keeps it mapped until `boot` drops it, after the last vCPU; KVM itself takes no harm
-                // from a range that goes away: what then reaches for it gets EFAULT.
+                // `Registered` keeps it mapped until `boot` drops it. No vCPU is left then: `Session` ends their threads
+                // before it is gone itself, whether `boot` returns or unwinds.
                 unsafe { vm.set_user_memory_region(region) }
             })?;
         }

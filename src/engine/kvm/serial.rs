@@ -90,7 +90,7 @@ impl Serial {
                 let before = std::mem::replace(&mut self.ier, value & IER_ALL);
                 // Asking for the interrupt while the transmitter is empty raises it; ending that says "that was all".
                 self.emptied |= !before & self.ier & IER_EMPTY != 0 && self.has_room();
-                self.hand_on |= before & !self.ier & IER_EMPTY != 0;
+                self.hand_on |= before & !self.ier & IER_EMPTY != 0 && !self.output.is_empty();
                 self.in_a_row = 0;
                 self.interrupt |= self.reason() != IIR_NONE;
             }

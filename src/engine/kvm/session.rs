@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
 
 use super::Error;
 use super::devices::Devices;
@@ -36,7 +36,8 @@ const LINGER: Duration = Duration::from_millis(2);
 struct Shared {
     devices: Mutex<Devices>,
     stop: AtomicBool,
-    /// A bit for every vCPU that sleeps for good, as far as it was asked.
+    /// A bit for every vCPU that has answered since it was asked whether it lives, and for those that sleep for good.
+    answered: AtomicU32,
     asleep: AtomicU32,
     /// An eventfd that wakes the engine's thread.
     wake: OwnedFd,
@@ -57,9 +58,16 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Session {
     shared: Arc<Shared>,
-    threads: Vec<Thread>,
+    threads: Threads,
     /// Of stdout and stderr, to be waited for.
     outlets: [OwnedFd; 2],
+}
+
+/// The vCPUs' threads, which end at the latest when this is dropped.
+#[derive(Debug)]
+struct Threads {
+    list: Vec<Thread>,
+    shared: Arc<Shared>,
 }
 
 /// A vCPU's thread.
@@ -89,45 +97,32 @@ impl Session {
         let shared = Arc::new(Shared {
             devices: Mutex::new(devices),
             stop: AtomicBool::new(false),
+            answered: AtomicU32::new(0),
             asleep: AtomicU32::new(0),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(|errno| host("making an eventfd")(errno.into()))?,
         });
-        let mut session = Self {
-            shared,
-            threads: Vec::new(),
-            outlets,
+        let mut threads = Threads {
+            list: Vec::new(),
+            shared: Arc::clone(&shared),
         };
         for (id, vcpu) in vcpus.into_iter().enumerate() {
-            let (shared, engine) = (Arc::clone(&session.shared), std::thread::current());
-            let ends = Arc::new(AtomicBool::new(false));
-            let ending = Arc::clone(&ends);
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu{id}"))
-                .spawn(move || {
-                    run(vcpu, id, &shared);
-                    drop(shared);
-                    ending.store(true, Ordering::Release);
-                    engine.unpark();
-                })
-                .map_err(host("starting a thread for a vCPU"));
-            match thread {
-                Ok(handle) => session.threads.push(Thread { handle, ends }),
-                Err(error) => {
-                    session.end();
-                    return Err(error);
-                }
-            }
+            let thread = threads.add(id, vcpu);
+            thread.map_err(host("starting a thread for a vCPU"))?;
         }
-        Ok(session)
+        Ok(Self {
+            shared,
+            threads,
+            outlets,
+        })
     }
 
     /// Waits for the machine's end and stops it; gives the listener back.
     ///
     /// Errors: the host's `poll` fails; a vCPU's thread cannot be ended.
-    pub(super) fn run(mut self, watch: &Watch) -> Result<(Ending, Listener), Error> {
+    pub(super) fn run(self, watch: &Watch) -> Result<(Ending, Listener), Error> {
         let ending = self.wait(watch);
-        self.end();
+        drop(self.threads);
         let host = |what| move |source| Error::Host { what, source };
         let ending = ending.map_err(|errno| host("waiting for the machine")(errno.into()))?;
         let shared = Arc::into_inner(self.shared)
@@ -140,7 +135,7 @@ impl Session {
     }
 
     fn wait(&self, watch: &Watch) -> rustix::io::Result<Ending> {
-        let mut pulse = Pulse::new(self.threads.len());
+        let mut pulse = Pulse::new(self.threads.list.len());
         loop {
             let mut devices = self.shared.devices();
             let lingers = devices.lingers;
@@ -189,10 +184,32 @@ impl Session {
         let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
         Ok(())
     }
+}
 
-    fn end(&mut self) {
+impl Threads {
+    fn add(&mut self, id: usize, vcpu: Vcpu) -> io::Result<()> {
+        let ends = Arc::new(AtomicBool::new(false));
+        let last_words = LastWords {
+            shared: Arc::clone(&self.shared),
+            ends: Arc::clone(&ends),
+            engine: std::thread::current(),
+        };
+        let handle = std::thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || {
+                // Whoever starts us may have it blocked.
+                let _ = unblock_signal(SIGRTMIN());
+                run(vcpu, id, &last_words.shared);
+            })?;
+        self.list.push(Thread { handle, ends });
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        for thread in self.threads.drain(..) {
+        for thread in self.list.drain(..) {
             // A signal that comes just before the vCPU enters the guest is lost; the next one is not. Ever more time
             // between them: they queue, and a slow host must get through the queue.
             let mut patience = RESEND;
@@ -204,6 +221,25 @@ impl Session {
             // It has nothing to say, and a panic has been printed.
             let _ = thread.handle.join();
         }
+    }
+}
+
+/// Said when a vCPU's thread ends, also when it panics.
+struct LastWords {
+    shared: Arc<Shared>,
+    ends: Arc<AtomicBool>,
+    engine: std::thread::Thread,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = "was given up because of a bug in rdvm, see above";
+            self.shared.devices().stop(why.to_owned());
+            self.shared.wake();
+        }
+        self.ends.store(true, Ordering::Release);
+        self.engine.unpark();
     }
 }
 
@@ -221,10 +257,17 @@ fn died(devices: &mut Devices) -> Option<Ending> {
 fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
     while !shared.stop.load(Ordering::Relaxed) {
         let reason = vcpu.run();
-        if matches!(reason, Reason::Interrupted) && vcpu.sleeps_for_good() {
-            shared.asleep.fetch_or(1 << id, Ordering::Relaxed);
+        if matches!(reason, Reason::Interrupted) {
+            if vcpu.sleeps_for_good() {
+                shared.asleep.fetch_or(1 << id, Ordering::Relaxed);
+            }
+            shared.answered.fetch_or(1 << id, Ordering::Release);
         }
         let mut devices = shared.devices();
+        // Nothing that it says now belongs to the run.
+        if devices.is_done() {
+            return;
+        }
         let step = serve(&mut vcpu, reason, &mut devices);
         // Whoever is woken wants the lock first thing.
         let wake = devices.take_wake();
@@ -264,38 +307,54 @@ struct Pulse {
     everybody: u32,
     exits: u64,
     next: Instant,
-    asked: u32,
+    /// How often it has asked in a row, and until when answers are waited for.
+    round: u32,
+    until: Instant,
 }
 
 impl Pulse {
     fn new(cpus: usize) -> Self {
+        let now = Instant::now();
         Self {
             everybody: (1 << cpus) - 1,
             exits: 0,
-            next: Instant::now() + QUIET,
-            asked: 0,
+            next: now + QUIET,
+            round: 0,
+            until: now,
         }
     }
 
     /// Does what is due; gives the time until something is due again.
-    fn check(&mut self, exits: u64, shared: &Shared, threads: &[Thread]) -> Duration {
+    fn check(&mut self, exits: u64, shared: &Shared, threads: &Threads) -> Duration {
         let now = Instant::now();
         if now >= self.next {
             let quiet = exits == self.exits;
             self.exits = exits;
-            let asleep = shared.asleep.swap(0, Ordering::Relaxed) == self.everybody;
-            if self.asked >= 2 && asleep && quiet {
-                shared.devices().stop("halted for good".to_owned());
-            }
-            let ask = quiet && (self.asked == 0 || asleep);
-            self.asked = if ask { self.asked + 1 } else { 0 };
-            if ask {
-                for thread in threads {
-                    let _ = thread.handle.kill(SIGRTMIN());
+            let answered = shared.answered.load(Ordering::Acquire) == self.everybody;
+            let asleep = shared.asleep.load(Ordering::Relaxed) == self.everybody;
+            match self.round {
+                0 if quiet => self.ask(now, shared, threads),
+                1.. if quiet && !answered && now < self.until => self.next = now + ANSWER,
+                1 if quiet && answered && asleep => self.ask(now, shared, threads),
+                2.. if quiet && answered && asleep => {
+                    let mut devices = shared.devices();
+                    devices.stop("halted for good".to_owned());
+                    drop(devices);
+                    shared.wake();
+                    self.next = now + QUIET;
                 }
+                _ => (self.round, self.next) = (0, now + QUIET),
             }
-            self.next = now + if ask { ANSWER } else { QUIET };
         }
         self.next.saturating_duration_since(now)
+    }
+
+    fn ask(&mut self, now: Instant, shared: &Shared, threads: &Threads) {
+        shared.asleep.store(0, Ordering::Relaxed);
+        shared.answered.store(0, Ordering::Release);
+        for thread in &threads.list {
+            let _ = thread.handle.kill(SIGRTMIN());
+        }
+        (self.round, self.next, self.until) = (self.round + 1, now + ANSWER, now + QUIET);
     }
 }

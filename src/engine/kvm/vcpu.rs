@@ -2,6 +2,8 @@
 //!
 //! Knows no devices: what an exit means is `exits.rs`.
 
+use std::time::{Duration, Instant};
+
 use kvm_bindings::{
     KVM_EXIT_IO_IN, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
     kvm_cpuid_entry2, kvm_run,
@@ -20,7 +22,12 @@ use super::{given, kvm};
 pub(super) struct Vcpu {
     fd: VcpuFd,
     coalesces: bool,
+    /// Since when KVM has answered nothing but "again".
+    again: Option<Instant>,
 }
+
+/// How long KVM may say "again": it does once for a vCPU that another one starts.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why `Vcpu::run` returned.
 #[derive(Debug)]
@@ -60,7 +67,13 @@ impl Vcpu {
         let apic = cpu::local_apic(apic);
         kvm("setting a local APIC", || fd.set_lapic(&apic))?;
         let msrs = given(cpu::msrs())?;
-        kvm("setting MSRs", || fd.set_msrs(&msrs))?;
+        let count = kvm("setting MSRs", || fd.set_msrs(&msrs))?;
+        // KVM stops at the first that it does not have.
+        if count < msrs.as_slice().len() {
+            return Err(Error::Lacks {
+                what: "MSRs for memory types and fast strings",
+            });
+        }
         if id == 0 {
             let sregs = kvm("reading system registers", || fd.get_sregs())?;
             let sregs = cpu::system_registers(sregs);
@@ -68,11 +81,29 @@ impl Vcpu {
             let regs = cpu::registers(start.entry, start.zero_page);
             kvm("setting registers", || fd.set_regs(&regs))?;
         }
-        Ok(Self { fd, coalesces })
+        Ok(Self {
+            fd,
+            coalesces,
+            again: None,
+        })
     }
 
     /// Enters the guest until there is something to do.
     pub(super) fn run(&mut self) -> Reason {
+        let reason = self.enter();
+        match reason {
+            Reason::Again => {
+                let since = *self.again.get_or_insert_with(Instant::now);
+                if since.elapsed() > AGAIN {
+                    return Reason::Plain(Exit::Failed(Errno::AGAIN.raw_os_error()));
+                }
+            }
+            _ => self.again = None,
+        }
+        reason
+    }
+
+    fn enter(&mut self) -> Reason {
         match self.fd.run() {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Reason::Io,
             Ok(VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..)) => Reason::Mmio,
