@@ -9,6 +9,18 @@
 list=$1
 scenarios=0 failed=0
 
+# watch: after the time for the tests of one kernel says what the threads of each machine are doing, and ends the tests.
+watch() {
+	sleep "${RIG_PATIENCE:-270}"
+	for process in $(pidof rdvm); do
+		echo "rig: stuck: $(tr '\0' ' ' <"/proc/$process/cmdline" | cut -c1-200)"
+		for task in "/proc/$process/task"/*; do
+			echo "rig:   $(cut -d' ' -f2,3,14,15 "$task/stat") $(sed 's/+.*//; s/.*] //' "$task/stack" | tr '\n' ' ')"
+		done
+	done
+	killall it rdvm
+}
+
 # tests KERNEL: runs the tests of the list that are to boot it.
 tests() {
 	local names failures
@@ -17,7 +29,9 @@ tests() {
 	echo "kernel: $1"
 	names=$(sed -n "s|^$1 ||p" "$list")
 	# shellcheck disable=SC2086 # a list of words
-	timeout "${RIG_PATIENCE:-270}" /rig/it --test-threads="${RIG_THREADS:-2}" --exact $names 2>&1 | tee /tmp/tests
+	watch &
+	/rig/it --test-threads="${RIG_THREADS:-2}" --exact $names 2>&1 | tee /tmp/tests
+	kill "$!"
 	failures=$(grep -c '^test .* FAILED$' /tmp/tests)
 	for name in $names; do
 		grep -q "^test $name \.\.\. " /tmp/tests || {
