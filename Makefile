@@ -34,7 +34,6 @@ test: ## install what is missing, run every test
 	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --workspace --no-fail-fast
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test
-	scripts/rig.sh check
 
 test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
 	scripts/install-deps.sh test

@@ -137,10 +137,14 @@ outer() {
 		"$image" sh /rig/start.sh "$@" </dev/null
 }
 
-# scenarios [FILTER]: the tests that loop over the engines. Those of pack and readme need more tools than are inside.
+# scenarios [FILTER]: the tests that loop over the engines, themselves or by a helper. Those of pack and readme need more
+# tools than are inside.
 scenarios() {
-	awk '/^fn / { name = $2; sub(/\(.*/, "", name) }
-		/in engines\(\)/ { file = FILENAME; gsub(/.*\/|\.rs$/, "", file); print file "::" name }' tests/it/*.rs |
+	awk '/^#\[test\]/ { mark = 1 }
+		/^fn / { name = $2; sub(/\(.*/, "", name); test = mark; mark = 0 }
+		test && /in engines\(\)|while_sleeping\(/ {
+			file = FILENAME; gsub(/.*\/|\.rs$/, "", file); print file "::" name
+		}' tests/it/*.rs |
 		grep -v -E '^(pack|readme|support)::' | sort -u | grep -F -- "${1:-}" ||
 		die "no scenario's name has '${1:-}' in it"
 }

@@ -1,11 +1,13 @@
 //! What a machine is made of, and what keeps one from being made: CPUs, RAM, the engine, the host's limits.
 
 use std::fs;
+use std::io::Read;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rdvm::engine::probe::{self, KvmState};
 
-use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, eventually};
+use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines};
 
 #[test]
 fn processes_run_on_every_cpu_that_was_asked_for() {
@@ -141,49 +143,49 @@ fn resident(pid: u32) -> (u64, u64, u64) {
     sums
 }
 
-#[test]
-fn rdvm_itself_takes_little_memory_on_kvm() {
+/// A machine on KVM, if there is KVM, whose command runs and sleeps; `look` gets its process.
+fn while_sleeping(look: impl Fn(u32)) {
     for engine in engines().iter().filter(|engine| **engine == "kvm") {
         let run = Rdvm::on(engine).image(busybox().path());
         let mut child = run.sh("echo on; sleep 100").spawn();
         let mut byte = [0; 1];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
-        let (anonymous, all, ram) = resident(child.id());
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut byte)
+            .unwrap();
+        look(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+}
+
+#[test]
+fn rdvm_itself_takes_little_memory_on_kvm() {
+    while_sleeping(|pid| {
+        let (anonymous, all, ram) = resident(pid);
         eprintln!("rdvm itself: {anonymous} KiB anonymous, {all} KiB in all; guest RAM {ram} KiB");
         assert!(ram > 10 << 10, "{ram} KiB of guest RAM");
         assert!(anonymous < 1536, "{anonymous} KiB");
         // Unoptimised code is larger.
         assert!(cfg!(debug_assertions) || all < 4 << 10, "{all} KiB");
-    }
+    });
 }
 
 #[test]
 fn a_sleeping_guest_leaves_the_host_alone() {
-    for engine in engines().iter().filter(|engine| **engine == "kvm") {
-        let run = Rdvm::on(engine).image(busybox().path());
-        let mut child = run.sh("echo on; sleep 100").spawn();
-        let mut byte = [0; 1];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
-        let ticks = |pid: u32| -> u64 {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-            let fields: Vec<u64> = stat
-                .split_whitespace()
-                .skip(13)
-                .take(2)
-                .map(|field| field.parse().unwrap())
-                .collect();
-            fields.iter().sum()
-        };
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        let before = ticks(child.id());
-        std::thread::sleep(std::time::Duration::from_secs(3));
-        let used = ticks(child.id()) - before;
-        child.kill().unwrap();
-        child.wait().unwrap();
+    let ticks = |pid: u32| -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields = stat.split_whitespace().skip(13).take(2);
+        fields.map(|field| field.parse::<u64>().unwrap()).sum()
+    };
+    while_sleeping(|pid| {
+        std::thread::sleep(Duration::from_secs(1));
+        let before = ticks(pid);
+        std::thread::sleep(Duration::from_secs(3));
+        let used = ticks(pid) - before;
         // Hundredths of a second; the guest's own ticks and one look a second.
         assert!(used < 100, "{used} of 300");
-        eventually("it is gone", || !crate::support::is_alive(child.id()));
-    }
+    });
 }

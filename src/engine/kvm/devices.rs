@@ -104,6 +104,12 @@ impl Devices {
         }
     }
 
+    /// Interrupts again where a port has been waiting for its driver all the time.
+    pub(super) fn remind(&mut self) {
+        self.bus.serial.iter_mut().for_each(Serial::remind);
+        self.interrupt();
+    }
+
     /// Whether there is output that has not been written.
     pub(super) fn has_output(&mut self) -> bool {
         let waits = self

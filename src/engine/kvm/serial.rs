@@ -145,6 +145,13 @@ impl Serial {
         std::mem::take(&mut self.interrupt)
     }
 
+    /// Raises the interrupt anew if there still is reason to: one that came while it was masked is lost on an
+    /// edge-triggered line, and so is a driver that looked once and went away.
+    pub(super) fn remind(&mut self) {
+        self.in_a_row = 0;
+        self.raise();
+    }
+
     /// Whether the output should be handed on now.
     pub(super) fn wants_flush(&self) -> bool {
         self.hand_on
@@ -290,6 +297,24 @@ mod tests {
         }
         assert_eq!((reason(&mut port), port.take_interrupt()), (IIR_NONE, true));
         assert_eq!(reason(&mut port), IIR_EMPTY);
+    }
+
+    #[test]
+    fn a_driver_that_missed_its_interrupt_is_reminded_while_there_is_reason() {
+        let mut port = Serial::default();
+        port.write(IER, IER_EMPTY);
+        assert!(port.take_interrupt());
+        port.remind();
+        assert!(port.take_interrupt());
+        // It looks once, writes, and never looks again.
+        assert_eq!(reason(&mut port), IIR_EMPTY);
+        port.write(DATA, b'x');
+        assert!(!port.take_interrupt());
+        port.remind();
+        assert!(port.take_interrupt());
+        port.write(IER, 0);
+        port.remind();
+        assert!(!port.take_interrupt(), "it wants none");
     }
 
     #[test]

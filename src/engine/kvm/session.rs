@@ -333,7 +333,10 @@ impl Pulse {
             let answered = shared.answered.load(Ordering::Acquire) == self.everybody;
             let asleep = shared.asleep.load(Ordering::Relaxed) == self.everybody;
             match self.round {
-                0 if quiet => self.ask(now, shared, threads),
+                0 if quiet => {
+                    shared.devices().remind();
+                    self.ask(now, shared, threads);
+                }
                 1.. if quiet && !answered && now < self.until => self.next = now + ANSWER,
                 1 if quiet && answered && asleep => self.ask(now, shared, threads),
                 2.. if quiet && answered && asleep => {
