@@ -31,17 +31,13 @@ pub(super) fn cpu(facts: &Facts) -> Vec<Finding> {
 
 /// Whether `auto` takes the KVM engine.
 pub(super) fn runs_on_kvm(facts: &Facts) -> bool {
-    facts.kvm_engine && facts.kvm == KvmState::Usable
+    facts.kvm == KvmState::Usable
 }
 
 pub(super) fn kvm(facts: &Facts) -> Vec<Finding> {
     let path = |what: &str| format!("/dev/kvm: {what}");
     let (level, text, remedy) = match &facts.kvm {
-        KvmState::Usable if facts.kvm_engine => (Level::Ok, path("usable"), None),
-        KvmState::Usable => {
-            let text = "usable, but the in-process KVM engine is not built into this version yet";
-            (Level::Note, path(text), None)
-        }
+        KvmState::Usable => (Level::Ok, path("usable"), None),
         KvmState::PermissionDenied { group, .. } => {
             (Level::Note, path(&facts.kvm.what()), access(facts, group))
         }

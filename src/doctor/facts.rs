@@ -26,8 +26,6 @@ pub struct Facts {
     pub cores: usize,
     /// What /dev/kvm is worth.
     pub kvm: KvmState,
-    /// Whether this version has the KVM engine.
-    pub kvm_engine: bool,
     /// Who asks.
     pub user: User,
     /// QEMU and its answers.
@@ -93,7 +91,6 @@ impl Facts {
             cpu: Cpu::gather(),
             cores: thread::available_parallelism().map_or(1, usize::from),
             kvm: probe::kvm(),
-            kvm_engine: probe::KVM_ENGINE_BUILT,
             qemu: probe::qemu(),
             packages: Packages::here(),
             memory: memory::gather(),

@@ -15,7 +15,6 @@ fn good_host() -> Facts {
         },
         cores: 8,
         kvm: KvmState::Usable,
-        kvm_engine: true,
         user: User {
             root: false,
             groups: vec!["ann".into(), "kvm".into()],
@@ -153,23 +152,6 @@ a run cannot work: 3 problems, marked FAIL
 }
 
 #[test]
-fn usable_kvm_is_no_use_while_the_engine_is_not_built() {
-    for extension in [Extension::Vmx, Extension::Svm] {
-        let diagnosis = diagnosis(|facts| {
-            facts.cpu.extension = Some(extension);
-            facts.kvm_engine = false;
-        });
-        let text =
-            "/dev/kvm: usable, but the in-process KVM engine is not built into this version yet";
-        assert_eq!(wrong(&diagnosis, "kvm"), one(Level::Note, text, ""));
-        assert!(diagnosis.can_run());
-        assert!(diagnosis.render().ends_with(
-            "\na run will use: qemu (software emulation), kernel /boot/vmlinuz-6.1.0\n"
-        ));
-    }
-}
-
-#[test]
 fn a_paravirtual_kvm_is_seen_and_a_run_takes_qemu() {
     let diagnosis = diagnosis(|facts| {
         facts.kvm = KvmState::Paravirtual;
@@ -207,9 +189,11 @@ fn a_denied_kvm_names_the_step_that_is_missing() {
 
 #[test]
 fn a_missing_qemu_stops_runs_only_where_kvm_cannot_be_used() {
-    let without_qemu = |kvm_engine| {
+    let without_qemu = |usable: bool| {
         diagnosis(|facts| {
-            facts.kvm_engine = kvm_engine;
+            if !usable {
+                facts.kvm = KvmState::Paravirtual;
+            }
             facts.qemu = QemuState::Missing(Error::QemuNotAProgram { path: "/q".into() });
         })
     };

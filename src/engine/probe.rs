@@ -18,17 +18,9 @@ pub use qemu::{QemuState, qemu, qemu_path};
 pub(crate) use kvm::group_entry;
 pub(crate) use packages::as_root;
 
-/// Whether this version of rdvm has the in-process KVM engine.
-pub const KVM_ENGINE_BUILT: bool = true;
-
 /// Why an engine cannot run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// `--engine kvm` in a version without that engine.
-    #[error(
-        "--engine kvm: the KVM engine is not built into this version yet; use --engine qemu or auto"
-    )]
-    KvmNotBuilt,
     /// `--engine kvm` on a host whose KVM cannot be used; the state says why, and the way out.
     #[error("{state}, or use --engine qemu")]
     KvmNotUsable {
@@ -51,14 +43,9 @@ pub enum Error {
     },
 }
 
-/// What `--engine kvm` asks for: `Ok` only when this version has that engine and `state` is usable.
+/// What `--engine kvm` asks for: `Ok` only when `state` is usable.
 pub fn require_kvm(state: &KvmState) -> Result<(), Error> {
-    require(state, KVM_ENGINE_BUILT)
-}
-
-fn require(state: &KvmState, built: bool) -> Result<(), Error> {
     match state {
-        _ if !built => Err(Error::KvmNotBuilt),
         KvmState::Usable => Ok(()),
         state => Err(Error::KvmNotUsable {
             state: state.clone(),
@@ -71,19 +58,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn engine_kvm_is_refused_in_one_line_while_it_is_not_built() {
-        let refusal = require(&KvmState::Usable, false).unwrap_err();
-        assert_eq!(
-            format!("rdvm: {refusal}"),
-            "rdvm: --engine kvm: the KVM engine is not built into this version yet; \
-             use --engine qemu or auto"
-        );
-    }
-
-    #[test]
-    fn a_built_kvm_engine_is_refused_with_the_reason_and_the_way_out() {
-        assert_eq!(require(&KvmState::Usable, true), Ok(()));
-        let refusal = require(&KvmState::Paravirtual, true).unwrap_err();
+    fn the_kvm_engine_is_refused_with_the_reason_and_the_way_out() {
+        assert_eq!(require_kvm(&KvmState::Usable), Ok(()));
+        let refusal = require_kvm(&KvmState::Paravirtual).unwrap_err();
         assert_eq!(
             refusal.to_string(),
             "/dev/kvm: paravirtual (PVM), it cannot run an unmodified kernel; \
