@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use crate::support::{Image, Rdvm, busybox, engines, missing, sized};
+use crate::support::{Image, Rdvm, busybox, engines, sized};
 
 /// Sixty-four mebibytes into a file, by a program that needs next to nothing itself.
 const WRITE_64_MIB: &str =
@@ -125,7 +125,4 @@ fn inspect_and_dry_run_print_the_sum_and_boot_nothing() {
         .find_map(|line| line.strip_prefix("rdvm: ram ").map(str::to_owned))
         .unwrap();
     assert!(text.contains(&sum), "inspect and --dry-run agree");
-    if !text.contains("/boot/") {
-        missing("a kernel in /boot");
-    }
 }
