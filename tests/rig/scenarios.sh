@@ -4,10 +4,10 @@
 #   scenarios.sh LIST
 #
 # LIST has a line `KERNEL TEST` for each test; KERNEL is a file, or `default`. The last line of the output is for
-# scripts/rig.sh: "rig-result SCENARIOS MACHINES FAILED". SCENARIOS is how many tests started a run on KVM. MACHINES is
-# KVM's own count of machines made, which it sends in a uevent each time.
+# scripts/rig.sh: "rig-result SCENARIOS MACHINES FAILED AGAIN". SCENARIOS is how many tests started a run on KVM. MACHINES is
+# KVM's own count of machines made, which it sends in a uevent each time. AGAIN is how many passed only when run again.
 list=$1
-scenarios=0 failed=0
+scenarios=0 failed=0 again=0
 
 # watch: after the time for the tests of one kernel says what the threads of each machine are doing, and ends the tests.
 watch() {
@@ -21,25 +21,32 @@ watch() {
 	killall it rdvm
 }
 
-# tests KERNEL: runs the tests of the list that are to boot it.
+# attempt NAME...: runs tests; leaves their names that failed or did not end in /tmp/bad.
+attempt() {
+	local name
+	watch &
+	/rig/it --test-threads="${RIG_THREADS:-2}" --exact "$@" 2>&1 | tee /tmp/tests
+	kill "$!"
+	for name do
+		grep -q "^test $name \.\.\. ok" /tmp/tests || echo "$name"
+	done >/tmp/bad
+}
+
+# tests KERNEL: runs the tests of the list that are to boot it. What fails is run once more and counted, not forgotten:
+# emulated SVM loses a wake-up now and then (docs/testing.md), and what fails twice has another reason.
 tests() {
-	local names failures
+	local name bad
 	export RDVM_TEST_RUNS="/tmp/runs.${1##*/}"
 	touch "$RDVM_TEST_RUNS"
 	echo "kernel: $1"
-	names=$(sed -n "s|^$1 ||p" "$list")
-	# shellcheck disable=SC2086 # a list of words
-	watch &
-	/rig/it --test-threads="${RIG_THREADS:-2}" --exact $names 2>&1 | tee /tmp/tests
-	kill "$!"
-	failures=$(grep -c '^test .* FAILED$' /tmp/tests)
-	for name in $names; do
-		grep -q "^test $name \.\.\. " /tmp/tests || {
-			echo "rig: $name did not end"
-			failures=$((failures + 1))
-		}
+	# shellcheck disable=SC2046 # a list of words
+	attempt $(sed -n "s|^$1 ||p" "$list")
+	bad=$(cat /tmp/bad)
+	for name in $bad; do
+		echo "rig: $name failed or did not end; once more"
+		attempt "$name"
+		if [ -s /tmp/bad ]; then failed=$((failed + 1)); else again=$((again + 1)); fi
 	done
-	failed=$((failed + failures))
 	scenarios=$((scenarios + $(grep '^kvm ' "$RDVM_TEST_RUNS" | sort -u | wc -l)))
 }
 
@@ -51,5 +58,5 @@ for kernel in $(cut -d' ' -f1 "$list" | sort -u); do
 done
 sleep 1 # for the last event
 kill "$events"
-echo "rig-result $scenarios $(cat /tmp/machines 2>/dev/null || echo 0) $failed"
+echo "rig-result $scenarios $(cat /tmp/machines 2>/dev/null || echo 0) $failed $again"
 [ "$failed" = 0 ]
