@@ -159,7 +159,7 @@ share() {
 
 # scenarios_on_kvm [FILTER]: the scenarios, shared by the outer machines.
 scenarios_on_kvm() {
-	local number=0 at=0 test names pids=()
+	local number=0 at=0 test names limit pids=()
 	names=$(scenarios "${1:-}")
 	for test in $names; do
 		echo "default $test" >>"$image/rig/list.$((at++ % outers))"
@@ -170,17 +170,18 @@ scenarios_on_kvm() {
 	[ "$at" -ge "$outers" ] || outers=$at
 	say "$at scenarios in $outers outer machines; large ones are smaller here (RDVM_TEST_SMALL)"
 	for number in $(seq 0 $((outers - 1))); do
-		share "$number" 420s &
+		share "$number" 300s &
 		pids+=($!)
 	done
 	wait "${pids[@]}"
 	# Emulation with SVM stalls now and then, the outer machine and all in it; a share takes 80 to 240 s.
 	for number in $(seq 0 $((outers - 1))); do
-		if ! grep -q '^rig-result ' "$rig/out.$number"; then
+		for limit in 270s 300s 600s; do
+			if grep -q '^rig-result ' "$rig/out.$number"; then break; fi
 			tail -n 5 "$rig/out.$number"
 			say "outer machine $number stalled or died; its share once more"
-			share "$number" 600s
-		fi
+			share "$number" "$limit"
+		done
 	done
 	for number in $(seq 0 $((outers - 1))); do grep -v '^rig-result ' "$rig/out.$number" || true; done
 	cat "$rig"/out.* | report
