@@ -6,5 +6,9 @@ cd / || exit 1
 while read -r module; do
 	insmod "/modules/$module" || { echo "rig: $module cannot be loaded" >&2; exit 1; }
 done </modules/order
+if [ -n "$RIG_PULSE" ]; then # scripts/rig.sh says what for; the port interrupts only while it is open
+	stty -F /dev/ttyS3 raw -echo
+	cat /dev/ttyS3 >/dev/null &
+fi
 [ -c /dev/kvm ] || { echo 'rig: there is no /dev/kvm; has the CPU of the outer machine SVM?' >&2; exit 1; }
 exec "$@"
