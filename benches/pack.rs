@@ -112,7 +112,7 @@ fn image_ref(path: &Path) -> ImageRef {
     ImageRef {
         path: path.to_owned(),
         owner: Ownership::Root,
-        fakeroot: None,
+        ..ImageRef::default()
     }
 }
 

@@ -330,6 +330,7 @@ impl ImageArgs {
             path,
             owner: self.owner,
             fakeroot: self.fakeroot,
+            ..ImageRef::default()
         })
     }
 }

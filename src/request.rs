@@ -44,8 +44,7 @@ impl Request {
         Self {
             image: ImageRef {
                 path: image.into(),
-                owner: Ownership::default(),
-                fakeroot: None,
+                ..ImageRef::default()
             },
             command: Command {
                 argv: argv.into_iter().map(Into::into).collect(),
@@ -64,15 +63,56 @@ impl Request {
     }
 }
 
-/// The IMAGE argument.
-#[derive(Debug, Clone)]
+/// The IMAGE argument, and what is stacked on it.
+#[derive(Debug, Clone, Default)]
 pub struct ImageRef {
-    /// A directory (later also an archive).
+    /// A directory or an archive; `-` is an archive on standard input.
     pub path: PathBuf,
-    /// Who owns the files in the guest.
+    /// What it is, where the content is not to be asked.
+    pub format: Option<Format>,
+    /// Directories and archives to put on top of it, in this order.
+    pub layers: Vec<PathBuf>,
+    /// Which image of an archive that holds several: a name with tag, or a digest.
+    pub tag: Option<String>,
+    /// Who owns a directory's files in the guest; archives say it themselves.
     pub owner: Ownership,
     /// A save file of `fakeroot -s`, which has the last word on owners, modes and devices.
     pub fakeroot: Option<PathBuf>,
+    /// What an archive may come to.
+    pub limits: Limits,
+}
+
+/// The form an image comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A directory that holds a root file system.
+    Dir,
+    /// A tar archive of a root file system.
+    Tar,
+    /// What `docker save` writes.
+    Docker,
+    /// An OCI image layout, as a directory or in a tar archive.
+    Oci,
+    /// newc cpio, one archive or several behind each other.
+    Cpio,
+}
+
+/// Against archives that come to more than anybody meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How many bytes all that is unpacked may have; half of this machine's memory when not given.
+    pub unpacked: Option<ByteSize>,
+    /// How many members all archives may have together.
+    pub entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unpacked: None,
+            entries: 4_000_000,
+        }
+    }
 }
 
 /// Who owns the image's files in the guest.

@@ -147,6 +147,7 @@ impl<'a> Maker<'a> {
                 uid: claim.uid,
                 gid: claim.gid,
                 mtime: facts.mtime,
+                xattrs: None,
                 kind,
             },
             facts,

@@ -4,7 +4,9 @@
 
 pub mod fakeroot;
 pub mod host;
+pub mod member;
 pub mod owner;
+pub mod store;
 pub mod tree;
 
 mod dir;

@@ -22,6 +22,7 @@ fn read_as(path: &Path, owner: Ownership, fakeroot: Option<PathBuf>) -> Result<T
         path: path.to_owned(),
         owner,
         fakeroot,
+        ..ImageRef::default()
     })
 }
 
@@ -145,13 +146,13 @@ fn small_files_are_held_and_large_ones_stay_where_they_are() {
             panic!()
         };
         assert_eq!(matches!(content, Content::Bytes(_)), held, "{name}");
-        assert_eq!(content.read().unwrap(), vec![b'x'; *size as usize]);
+        assert_eq!(content.read(*size).unwrap(), vec![b'x'; *size as usize]);
     }
     let Kind::File(large) = &get(&tree, "4097").kind else {
         panic!()
     };
     fs::write(dir.path().join("4097"), "other").unwrap();
-    assert!(large.content.read().is_err());
+    assert!(large.content.read(large.size).is_err());
 }
 
 #[test]

@@ -5,11 +5,16 @@
 //! are read once, when the initrd is written. Knows nothing of cpio.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::host::HostFile;
+use super::member::Extent;
 use super::rules::{check_entry, check_links, check_places};
+use super::store::{Span, Store};
 use crate::escape::escaped;
 
 pub use super::rules::Error;
@@ -39,9 +44,14 @@ pub struct Entry {
     pub gid: u32,
     /// Modification time in seconds since the epoch, as the source has it.
     pub mtime: i64,
+    /// Extended attributes.
+    pub xattrs: Xattrs,
     /// What it is.
     pub kind: Kind,
 }
+
+/// Extended attributes: name with its namespace (`security.capability`) → value. Most entries have none.
+pub type Xattrs = Option<Arc<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
 /// What an entry is, with what only that kind has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,16 +104,39 @@ pub enum Content {
     Host(Box<HostFile>),
     /// Bytes in memory: made by rdvm, or of a file so small that it was read when it was found.
     Bytes(Arc<[u8]>),
+    /// A stretch of an archive.
+    Span(Span),
+    /// Several stretches of an archive, sorted by where they are in the file, with holes around them.
+    Sparse(Arc<[Extent]>),
 }
 
 impl Content {
-    /// All of the bytes. Errors: a file that cannot be read, or is not what it was when it was found.
-    pub fn read(&self) -> io::Result<Vec<u8>> {
+    /// All of the bytes, `size` of them. Errors: a file that cannot be read, or is not what it was when it was found.
+    pub fn read(&self, size: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
         match self {
-            Self::Host(file) => file.read(),
-            Self::Bytes(bytes) => Ok(bytes.to_vec()),
+            Self::Host(file) => return file.read(),
+            Self::Bytes(bytes) => return Ok(bytes.to_vec()),
+            Self::Span(span) => span.store.read_exact(span.offset, &mut bytes)?,
+            Self::Sparse(extents) => read_sparse(extents, 0, &mut bytes)?,
         }
+        Ok(bytes)
     }
+}
+
+/// Fills `buffer`, which is all zero, with a sparse file's bytes from `from` on.
+///
+/// Errors: as [`super::store::Store::read_exact`].
+pub fn read_sparse(extents: &[Extent], from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+    let end = from + buffer.len() as u64;
+    let first = extents.partition_point(|extent| extent.at + extent.length <= from);
+    for extent in extents[first..].iter().take_while(|extent| extent.at < end) {
+        let (start, stop) = (extent.at.max(from), (extent.at + extent.length).min(end));
+        let offset = extent.bytes.offset + (start - extent.at);
+        let piece = &mut buffer[(start - from) as usize..(stop - from) as usize];
+        extent.bytes.store.read_exact(offset, piece)?;
+    }
+    Ok(())
 }
 
 /// A whole file system: entries sorted by path, parents before their children, no path twice.
@@ -114,7 +147,20 @@ impl Content {
 pub struct Tree {
     entries: Vec<Entry>,
     warnings: Vec<Warning>,
+    stores: Stores,
 }
+
+/// What archives' contents are read from. Trees are equal whatever they came from.
+#[derive(Debug, Clone, Default)]
+struct Stores(Vec<Arc<Store>>);
+
+impl PartialEq for Stores {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Stores {}
 
 impl Tree {
     /// Sorts entries that come in any order and checks everything the types alone do not promise.
@@ -131,6 +177,7 @@ impl Tree {
         Ok(Self {
             entries,
             warnings: Vec::new(),
+            stores: Stores::default(),
         })
     }
 
@@ -138,6 +185,24 @@ impl Tree {
     pub fn with_warnings(mut self, warnings: Vec<Warning>) -> Self {
         self.warnings = warnings;
         self
+    }
+
+    /// The same tree with the stores that its contents are read from, for [`Self::check_unchanged`].
+    pub fn with_stores(mut self, stores: Vec<Arc<Store>>) -> Self {
+        self.stores = Stores(stores);
+        self
+    }
+
+    /// Whether the archives are still what they were; to be asked when all contents have been read. (Files of a
+    /// directory are looked at one by one, when they are read.)
+    ///
+    /// Errors: the name of an archive that is not, for messages.
+    pub fn check_unchanged(&self) -> Result<(), String> {
+        let changed = |store: &&Arc<Store>| store.check_unchanged().is_err();
+        match self.stores.0.iter().find(changed) {
+            Some(store) => Err(store.shown().to_owned()),
+            None => Ok(()),
+        }
     }
 
     /// All entries, in order.
@@ -195,6 +260,7 @@ mod tests {
             uid: 0,
             gid: 0,
             mtime: 0,
+            xattrs: None,
             kind,
         }
     }

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use super::Error;
 use crate::image::host::{HostDir, HostFile, Stamp, open_file, read_exact};
-use crate::image::tree::Content;
+use crate::image::member::Extent;
+use crate::image::tree::{Content, read_sparse};
 
 /// One thread's way to files: the last directory and file stay open, since the next piece is mostly there.
 #[derive(Default)]
@@ -51,7 +52,36 @@ impl<'a> Bodies<'a> {
             }
             Content::Host(file) => self
                 .read_host(file, from, buffer)
-                .map_err(|errno| failed(file, errno)),
+                .map_err(|errno| failed(file.shown(), errno)),
+            Content::Span(span) => match span.store.read_exact(span.offset + from, buffer) {
+                Ok(()) => Ok(Piece::Bytes),
+                Err(errno) => Err(failed(span.store.shown().to_owned(), errno)),
+            },
+            Content::Sparse(extents) => self.read_sparse(extents, from, buffer),
+        }
+    }
+
+    /// Holes are told, not filled: what is not a hole is read over zeros.
+    fn read_sparse(
+        &mut self,
+        extents: &[Extent],
+        from: u64,
+        buffer: &mut [u8],
+    ) -> Result<Piece, Error> {
+        let end = from + buffer.len() as u64;
+        let next = extents.partition_point(|extent| extent.at + extent.length <= from);
+        if extents.get(next).is_none_or(|extent| extent.at >= end) {
+            return Ok(Piece::Hole);
+        }
+        buffer.fill(0);
+        match read_sparse(extents, from, buffer) {
+            Ok(()) => Ok(Piece::Bytes),
+            Err(errno) => {
+                let store = extents
+                    .first()
+                    .map_or("-", |extent| extent.bytes.store.shown());
+                Err(failed(store.to_owned(), errno))
+            }
         }
     }
 
@@ -122,8 +152,7 @@ impl<'a> Opened<'a> {
 }
 
 /// What an errno means for a file that was there when the tree was made.
-fn failed(file: &HostFile, errno: Errno) -> Error {
-    let shown = file.shown();
+fn failed(shown: String, errno: Errno) -> Error {
     match errno {
         // Nothing, a link, a socket or a device without driver in its place, or in its directory's.
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::STALE => {

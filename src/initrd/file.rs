@@ -36,6 +36,7 @@ impl Initrd {
         for (tree, places) in &self.segments {
             let (segment, rest) = memory.split_at_mut(places.contents().packed_bytes as usize);
             places.of(tree).fill(segment)?;
+            unchanged(tree)?;
             memory = rest;
         }
         Ok(())
@@ -56,6 +57,7 @@ impl Initrd {
         let mut offset = 0;
         for (tree, places) in &self.segments {
             places.of(tree).write(&file, offset)?;
+            unchanged(tree)?;
             offset += places.contents().packed_bytes;
         }
         Ok(file)
@@ -72,13 +74,22 @@ pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Err
         source,
     };
     if target == Path::new("-") {
-        return layout.stream(&mut std::io::stdout().lock());
+        layout.stream(&mut std::io::stdout().lock())?;
+        return unchanged(tree);
     }
     let draft = Draft::beside(target).map_err(output)?;
     if !draft.is_seekable() {
-        return layout.stream(&mut draft.file());
+        layout.stream(&mut draft.file())?;
+        return unchanged(tree);
     }
     draft.file().set_len(layout.packed_size()).map_err(output)?;
     layout.write(draft.file(), 0)?;
+    unchanged(tree)?;
     draft.put_in_place().map_err(output)
+}
+
+/// Whether the archives that were read are what they were when the tree was made.
+fn unchanged(tree: &Tree) -> Result<(), Error> {
+    tree.check_unchanged()
+        .map_err(|shown| Error::Changed { shown })
 }

@@ -118,6 +118,7 @@ fn tree(files: Vec<(String, u16, Arc<[u8]>)>) -> Tree {
         uid: 0,
         gid: 0,
         mtime: 0,
+        xattrs: None,
         kind: Kind::File(FileBody {
             size: bytes.len() as u64,
             content: Content::Bytes(bytes),

@@ -22,7 +22,7 @@ fn open(path: &Path, owner: Ownership) -> Result<Tree, image::Error> {
     image::open(&ImageRef {
         path: path.to_owned(),
         owner,
-        fakeroot: None,
+        ..ImageRef::default()
     })
 }
 
@@ -186,6 +186,7 @@ fn a_record_is_byte_for_byte_what_the_format_says() {
         uid: 1000,
         gid: 0xfffffffe,
         mtime: 1_700_000_000,
+        xattrs: None,
         kind: Kind::File(FileBody {
             size: 5,
             content: Content::Bytes(b"hello"[..].into()),
@@ -430,6 +431,7 @@ fn what_bodies_take_unpacked_is_counted_in_pages() {
             uid: 0,
             gid: 0,
             mtime: 0,
+            xattrs: None,
             kind,
         }])
         .unwrap();
@@ -689,6 +691,7 @@ fn the_reader_refuses_an_archive_cut_anywhere() {
         uid: 0,
         gid: 0,
         mtime: 0,
+        xattrs: None,
         kind: Kind::File(FileBody {
             size: 5,
             content: Content::Bytes(b"hello"[..].into()),
@@ -809,6 +812,7 @@ fn tree() -> impl Strategy<Value = Tree> {
                     uid,
                     gid,
                     mtime,
+                    xattrs: None,
                     kind,
                 },
             );

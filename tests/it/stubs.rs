@@ -205,7 +205,7 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
     let tree = rdvm::image::open(&ImageRef {
         path: image.join("etc"),
         owner: Ownership::Root,
-        fakeroot: None,
+        ..ImageRef::default()
     });
     let tree = tree.unwrap();
     let places = Layout::of(&tree, Epoch::default()).unwrap().into_places();
