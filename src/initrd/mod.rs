@@ -14,6 +14,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use body::Bodies;
 pub use file::{Initrd, write_archive};
 pub use layout::{Contents, Epoch, Layout, Places};
 

@@ -9,10 +9,13 @@ const USES: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("escape", &[]),
     ("environment", &[]),
-    ("request", &["units"]),
+    ("digest", &[]),
+    ("request", &["digest", "units"]),
     (
         "error",
-        &["cmdline", "engine", "image", "initrd", "kernel", "memory"],
+        &[
+            "cmdline", "engine", "image", "initrd", "kernel", "memory", "trust",
+        ],
     ),
     ("atomic", &[]),
     (
@@ -31,6 +34,11 @@ const USES: &[(&str, &[&str])] = &[
         "initrd",
         &["atomic", "error", "image", "memory", "request", "units"],
     ),
+    (
+        "trust",
+        &["atomic", "digest", "error", "image", "initrd", "request"],
+    ),
+    ("cache", &["atomic", "digest", "units"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     ("kernel", &["atomic", "error", "request", "units", "watch"]),
