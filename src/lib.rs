@@ -67,6 +67,8 @@ pub mod error;
 
 pub mod cache;
 
+pub mod progress;
+
 pub mod atomic;
 
 pub mod escape;

@@ -10,6 +10,7 @@ const USES: &[(&str, &[&str])] = &[
     ("escape", &[]),
     ("environment", &[]),
     ("digest", &[]),
+    ("progress", &["units"]),
     ("request", &["digest", "units"]),
     (
         "error",
