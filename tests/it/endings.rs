@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, note_run,
+    Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, note_run, while_sleeping,
 };
 
 /// Runs with a report; gives the run, the outcome's name and the whole report.
@@ -258,23 +258,6 @@ fn a_kernel_that_never_starts_the_command_is_stopped_at_the_deadline() {
     }
 }
 
-/// Starts a run that sleeps, and waits until its command runs.
-fn sleeping(engine: &str) -> (std::process::Child, Vec<u32>) {
-    let mut child = Rdvm::on(engine)
-        .image(busybox().path())
-        .sh("echo on; sleep 1000")
-        .spawn();
-    let mut byte = [0; 3];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut byte)
-        .unwrap();
-    let machines = children_of(child.id());
-    (child, machines)
-}
-
 fn send(pid: u32, signal: &str) {
     let status = std::process::Command::new("kill")
         .args([&format!("-{signal}"), &pid.to_string()])
@@ -284,16 +267,16 @@ fn send(pid: u32, signal: &str) {
 
 #[test]
 fn a_signal_to_rdvm_stops_the_machine_with_128_plus_its_number() {
-    for engine in engines() {
-        for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
-            let (mut child, machines) = sleeping(engine);
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
+        while_sleeping(engines(), |_, child| {
+            let machines = children_of(child.id());
             send(child.id(), signal);
             assert_eq!(child.wait().unwrap().code(), Some(code));
             assert!(
                 !machines.iter().any(|&pid| is_alive(pid)),
                 "a child process is left"
             );
-        }
+        });
     }
 }
 
@@ -317,10 +300,10 @@ fn a_signal_gets_through_while_nobody_reads_the_output() {
 
 #[test]
 fn when_rdvm_is_killed_the_machine_dies_with_it() {
-    for engine in engines() {
-        let (mut child, machines) = sleeping(engine);
+    while_sleeping(engines(), |engine, child| {
+        let machines = children_of(child.id());
         assert!(
-            *engine != "qemu" || !machines.is_empty(),
+            engine != "qemu" || !machines.is_empty(),
             "QEMU is a child process"
         );
         child.kill().unwrap();
@@ -328,7 +311,7 @@ fn when_rdvm_is_killed_the_machine_dies_with_it() {
         eventually("the machine is gone", || {
             !machines.iter().any(|&pid| is_alive(pid))
         });
-    }
+    });
 }
 
 #[test]

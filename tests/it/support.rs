@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -303,6 +303,22 @@ impl Run {
     /// Standard error as text.
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+}
+
+/// Runs a command that sleeps on those of `wanted` that are among [`engines`], and while it does so lets `look` at rdvm,
+/// or end it; whoever is left is killed.
+pub(crate) fn while_sleeping(wanted: &[&str], look: impl Fn(&str, &mut Child)) {
+    for engine in engines().iter().filter(|engine| wanted.contains(engine)) {
+        let run = Rdvm::on(engine).image(busybox().path());
+        let mut child = run.sh("echo on; sleep 1000").spawn();
+        let mut line = [0; 3];
+        let stdout = child.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut line).unwrap();
+        look(engine, &mut child);
+        // Both succeed too for a child that has been waited for.
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
 
