@@ -2,10 +2,12 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, note_run, while_sleeping,
+    Image, RDVM, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, large_image,
+    note_run, while_reading, while_sleeping,
 };
 
 /// Runs with a report; gives the run, the outcome's name and the whole report.
@@ -259,7 +261,7 @@ fn a_kernel_that_never_starts_the_command_is_stopped_at_the_deadline() {
 }
 
 fn send(pid: u32, signal: &str) {
-    let status = std::process::Command::new("kill")
+    let status = Command::new("kill")
         .args([&format!("-{signal}"), &pid.to_string()])
         .status();
     assert!(status.unwrap().success());
@@ -277,6 +279,35 @@ fn a_signal_to_rdvm_stops_the_machine_with_128_plus_its_number() {
                 "a child process is left"
             );
         });
+    }
+}
+
+/// On KVM: stubs.rs.
+#[test]
+fn a_signal_or_the_deadline_ends_a_run_whose_image_is_being_written_for_qemu() {
+    if !engines().contains(&"qemu") {
+        eprintln!("SKIPPED: it is about QEMU alone");
+        return;
+    }
+    let (image, file) = large_image();
+    let mut rdvm = Command::new(RDVM);
+    rdvm.args(["run", "--engine", "qemu", "--timeout", "2s"]);
+    rdvm.arg(image.path()).args(["busybox", "true"]);
+    for (inject, code, words) in [
+        (
+            "signal=TERM:when=5",
+            143,
+            "rdvm: signal 15: the machine was stopped\n",
+        ),
+        (
+            "delay_enter=3000000:when=5",
+            124,
+            "rdvm: busybox: had not started yet when --timeout had passed; the machine was stopped\n",
+        ),
+    ] {
+        let (run, reads) = while_reading(&file, inject, &rdvm);
+        run.exits(code).prints("").says_only(words);
+        assert!(reads < 64, "{inject}: {reads} of 128");
     }
 }
 
@@ -340,7 +371,7 @@ fn a_full_disk_under_stdout_is_an_error_and_not_silence() {
             .write(true)
             .open("/dev/full")
             .unwrap();
-        let output = std::process::Command::new(crate::support::RDVM)
+        let output = Command::new(RDVM)
             .args(["run", "--engine", engine])
             .arg(busybox().path())
             .args(["busybox", "echo", "x"])

@@ -322,6 +322,32 @@ pub(crate) fn while_sleeping(wanted: &[&str], look: impl Fn(&str, &mut Child)) {
     }
 }
 
+/// An image with a file of 32 MiB, which is made in 128 blocks, and the file's path. It has no holes.
+pub(crate) fn large_image() -> (Image, PathBuf) {
+    let image = Image::busybox().file("etc/large", 0o644, vec![7; 32 << 20]);
+    let file = image.path().join("etc/large");
+    (image, file)
+}
+
+/// What happens while a file is read: `inject` is what strace(1) is to do at a pread64 of it. Gives what came of the
+/// program, and how often the file was read.
+pub(crate) fn while_reading(file: &Path, inject: &str, program: &Command) -> (Run, usize) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o"]).arg(log.path());
+    strace.arg("-P").arg(file);
+    strace.args(["-e", "trace=pread64", "-e"]);
+    strace.arg(format!("inject=pread64:{inject}"));
+    strace.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        strace.env(name, value.expect("no variable is taken away"));
+    }
+    let output = strace.stdin(Stdio::null()).output().unwrap();
+    let log = fs::read_to_string(log.path()).unwrap();
+    let reads = log.lines().filter(|line| line.contains("pread64(")).count();
+    (Run(output), reads)
+}
+
 /// Processes whose parent is `pid`.
 pub(crate) fn children_of(pid: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();

@@ -45,6 +45,7 @@ use crate::engine::probe::KvmState;
 use crate::engine::stop;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
+use crate::initrd;
 use crate::machine::Machine;
 use crate::watch::Watch;
 
@@ -67,7 +68,14 @@ pub(super) fn boot(
         memory: machine.memory,
         source,
     })?;
-    let start = load::load(&mut ram, &mut machine)?;
+    let loaded = load::load(&mut ram, &mut machine, &|| watch.is_over());
+    // Loading a large image takes its time; a part that cannot be loaded is still an error.
+    if let Ok(_) | Err(Error::Initrd(initrd::Error::Stopped)) = loaded
+        && let Some(ending) = stop::ended(&mut listener, watch)
+    {
+        return Ok((ending, listener));
+    }
+    let start = loaded?;
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
     let coalesces = coalesce(&vm)?;
@@ -84,10 +92,6 @@ pub(super) fn boot(
     let vcpus = (0..machine.cpus)
         .map(|id| Vcpu::new(&vm, id, package, supported.as_slice(), start, coalesces))
         .collect::<Result<Vec<_>, _>>()?;
-    // Loading a large image takes its time.
-    if let Some(ending) = stop::ended(&mut listener, watch) {
-        return Ok((ending, listener));
-    }
     listener.machine_starts();
     let session = Session::start(Devices::new(vm, listener), vcpus)?;
     // The guest has a copy of every byte: freeing thousands of entries costs nothing while it boots.

@@ -20,7 +20,7 @@ use rustix::pipe::PipeFlags;
 use self::args::{Fds, Settings};
 use self::child::Process;
 use self::session::{Inlet, Session};
-use crate::engine::probe;
+use crate::engine::{probe, stop};
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
 use crate::initrd;
@@ -108,7 +108,14 @@ impl Qemu {
         mut listener: Listener,
         watch: &Watch,
     ) -> Result<(Ending, Listener), Error> {
-        let initrd = machine.initrd.to_file()?;
+        let initrd = machine.initrd.to_file(&|| watch.is_over());
+        // Writing a large image takes its time; one that cannot be written is still an error.
+        if let Ok(_) | Err(initrd::Error::Stopped) = initrd
+            && let Some(ending) = stop::ended(&mut listener, watch)
+        {
+            return Ok((ending, listener));
+        }
+        let initrd = initrd?;
         listener.machine_starts();
         // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
         let kernel = match machine.kernel.into_boot()? {
