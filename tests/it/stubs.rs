@@ -497,6 +497,12 @@ fn one_machine_for_a_test_that_needs_a_process() {
             }
             run(code.fault())
         }
+        None if wish == "spins" => {
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            let blocked = status.lines().find(|line| line.starts_with("SigBlk"));
+            println!("{}", blocked.unwrap());
+            boot(spin(), 1, Duration::from_millis(300))
+        }
         Some(("loads", image)) => {
             let fault = Code::default().fault();
             boot_with(Path::new(image), fault, 1, Duration::from_secs(2))
@@ -565,6 +571,30 @@ fn a_signal_or_the_deadline_ends_a_run_whose_image_is_being_loaded() {
         assert_eq!(outcome_of(&run), ending);
         assert!(reads < 64, "{inject}: {reads} of 128");
     }
+}
+
+#[test]
+fn a_vcpu_is_stopped_though_rdvm_was_started_with_its_signal_blocked() {
+    if !has_kvm() {
+        return;
+    }
+    let child = child("spins");
+    // With the signal blocked its thread would never end: then this says so instead of waiting as well.
+    let output = Command::new("timeout")
+        .args(["--signal=KILL", "60", "env", "--block-signal=RTMIN"])
+        .arg(child.get_program())
+        .args(child.get_args())
+        .env("RDVM_STUB_CHILD", "spins")
+        .output()
+        .unwrap();
+    let run = Run(output);
+    let text = run.stdout();
+    let mask = text.lines().find_map(|line| line.split_once("SigBlk:"));
+    let mask = mask.unwrap_or_else(|| panic!("{text}")).1.trim();
+    // SIGRTMIN is 34, the 34th bit.
+    let blocked = u64::from_str_radix(mask, 16).unwrap() >> 33 & 1;
+    assert_eq!(blocked, 1, "{text}");
+    assert_eq!(outcome_of(&run), "Ok(TimedOut { started: false })");
 }
 
 #[test]
