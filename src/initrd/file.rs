@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::MemfdFlags;
 
 use super::layout::{Layout, Places};
+use super::write::Stopped;
 use super::{Epoch, Error};
 use crate::atomic::Draft;
 use crate::image::tree::Tree;
@@ -29,23 +30,24 @@ impl Initrd {
         self.size
     }
 
-    /// Makes it in `memory`, which has its length and is all zero.
+    /// Makes it in `memory`, which has its length and is all zero; ends early once `stopped` says so.
     ///
-    /// Errors: a file that cannot be read or changed meanwhile, by name.
-    pub fn fill(&self, mut memory: &mut [u8]) -> Result<(), Error> {
+    /// Errors: a file that cannot be read or changed meanwhile, by name; [`Error::Stopped`].
+    pub fn fill(&self, stopped: Stopped<'_>, mut memory: &mut [u8]) -> Result<(), Error> {
         for (tree, places) in &self.segments {
             let (segment, rest) = memory.split_at_mut(places.contents().packed_bytes as usize);
-            places.of(tree).fill(segment)?;
+            places.of(tree).fill(stopped, segment)?;
             unchanged(tree)?;
             memory = rest;
         }
         Ok(())
     }
 
-    /// Makes it as a file that no name leads to: it is gone when the last process that has it open is.
+    /// Makes it as a file that no name leads to: it is gone when the last process that has it open is. Ends early once
+    /// `stopped` says so.
     ///
-    /// Errors: a file that cannot be read or changed meanwhile, by name; no memory.
-    pub fn to_file(&self) -> Result<File, Error> {
+    /// Errors: a file that cannot be read or changed meanwhile, by name; no memory; [`Error::Stopped`].
+    pub fn to_file(&self, stopped: Stopped<'_>) -> Result<File, Error> {
         let output = |source: std::io::Error| Error::Output {
             path: "memory".into(),
             source,
@@ -56,7 +58,7 @@ impl Initrd {
         file.set_len(self.size).map_err(output)?;
         let mut offset = 0;
         for (tree, places) in &self.segments {
-            places.of(tree).write(&file, offset)?;
+            places.of(tree).write_unless(stopped, &file, offset)?;
             unchanged(tree)?;
             offset += places.contents().packed_bytes;
         }
