@@ -15,10 +15,11 @@ use super::Error;
 use super::body::{Bodies, Piece};
 use super::layout::Layout;
 use crate::image::tree::Kind;
+use crate::progress;
 
 /// Bytes made at a time: small enough for a core's cache between the read and the write, large enough that calls do
 /// not count.
-const BLOCK: u64 = 256 << 10;
+pub(super) const BLOCK: u64 = 256 << 10;
 /// More would wait for each other: the kernel lets one write to a file at a time.
 const WRITERS: usize = 2;
 
@@ -112,6 +113,7 @@ impl Layout<'_> {
                     true => Err(Error::Stopped),
                     false => worker(start),
                 };
+                progress::add(BLOCK);
                 if let Err(error) = made {
                     next.store(u64::MAX / 2, Ordering::Relaxed);
                     first_error

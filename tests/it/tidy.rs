@@ -33,7 +33,9 @@ const USES: &[(&str, &[&str])] = &[
     ("image", &["error", "initrd", "request"]),
     (
         "initrd",
-        &["atomic", "error", "image", "memory", "request", "units"],
+        &[
+            "atomic", "error", "image", "memory", "progress", "request", "units",
+        ],
     ),
     (
         "trust",
