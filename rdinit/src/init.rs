@@ -1,8 +1,8 @@
 //! PID 1's life, in order: record, the image's attributes, mounts, ports, command, end, reset.
 
 use crate::protocol::{
-    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, RECORD_SUFFIX, Stage, Start,
-    Strings, Totals, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, RECORD_SUFFIX, Stage,
+    Start, Strings, Totals, WANT_TIMELINE,
 };
 use crate::spawn::{self, Failure, at};
 use crate::{attributes, mounts, relay, sys, timeline};

@@ -184,7 +184,11 @@ pub fn with_mapped_file<T>(fd: i32, look: impl FnOnce(&[u8]) -> T) -> Result<T> 
 /// Sets an extended attribute of what `name` is, links not followed. `attribute` ends in NUL like the path.
 pub fn set_attribute(name: &[u8], attribute: &[u8], value: &[u8]) -> Result<()> {
     let (name, attribute) = (path(name)?, path(attribute)?);
-    call(189, [name, attribute, value.as_ptr() as usize, value.len(), 0, 0]).map(drop)
+    call(
+        189,
+        [name, attribute, value.as_ptr() as usize, value.len(), 0, 0],
+    )
+    .map(drop)
 }
 
 /// Blocks every signal.

@@ -137,7 +137,10 @@ mod tests {
         (b".", &[(b"user.root", b"")]),
         (
             b"bin/ping",
-            &[(b"security.capability", b"\x01\0\0\x02"), (b"user.\xff", b"\0\0")],
+            &[
+                (b"security.capability", b"\x01\0\0\x02"),
+                (b"user.\xff", b"\0\0"),
+            ],
         ),
         (b"\n", &[(b"trusted.x", &[7; 300])]),
     ];
@@ -157,7 +160,12 @@ mod tests {
         let mut expected = Vec::new();
         for (path, attributes) in FILES {
             for (at, (name, value)) in attributes.iter().enumerate() {
-                expected.push(([*path, b"\0"].concat(), [*name, b"\0"].concat(), *value, at == 0));
+                expected.push((
+                    [*path, b"\0"].concat(),
+                    [*name, b"\0"].concat(),
+                    *value,
+                    at == 0,
+                ));
             }
         }
         let seen: Vec<_> = seen
@@ -218,7 +226,9 @@ mod tests {
                     0 => bytes[at] = [0, 1, 2, 0x7f, 0xff][random(5)],
                     1 => bytes[at] ^= 1 << random(8),
                     2 => drop(bytes.drain(at..(at + 1 + random(8)).min(bytes.len()))),
-                    _ => bytes.splice(at..at, vec![random(256) as u8; random(6)]).for_each(drop),
+                    _ => bytes
+                        .splice(at..at, vec![random(256) as u8; random(6)])
+                        .for_each(drop),
                 }
                 if bytes.is_empty() {
                     break;
