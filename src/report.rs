@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use rdinit::protocol::{Stage, Totals};
+use rdinit::protocol::{self, Stage, Totals};
 use serde::Serialize;
 
 use crate::guest::Counts;
@@ -52,6 +52,9 @@ pub struct Report {
     /// What the command sent and used, as the guest says; a user's own init says nothing of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
+    /// Extended attributes of the image that the guest's kernel would not have, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes_lost: Option<AttributesLost>,
     /// The machine, where one was planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineFacts>,
@@ -107,6 +110,31 @@ pub struct Guest {
     pub system_ms: f64,
     /// Largest resident set of one process, KiB.
     pub max_rss_kib: u64,
+}
+
+/// Extended attributes that are not there in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttributesLost {
+    /// How many.
+    pub attributes: u32,
+    /// Of how many files.
+    pub files: u32,
+    /// How many of them are file capabilities.
+    pub capabilities: u32,
+    /// The line on stderr: the first of them, why, and what to do.
+    pub message: String,
+}
+
+impl AttributesLost {
+    /// The guest's numbers with the host's words.
+    pub fn new(lost: protocol::AttributesLost, message: String) -> Self {
+        Self {
+            attributes: lost.attributes,
+            files: lost.files,
+            capabilities: lost.capabilities,
+            message,
+        }
+    }
 }
 
 /// What the machine was.
@@ -178,6 +206,7 @@ impl Report {
             signal,
             message,
             guest,
+            attributes_lost: None,
             machine: None,
             timings: None,
         }
@@ -194,6 +223,7 @@ impl Report {
             signal: None,
             message,
             guest: None,
+            attributes_lost: None,
             machine: None,
             timings: None,
         }

@@ -1,0 +1,150 @@
+//! Extended attributes, which newc cannot hold: the table that goes beside the archive, and what is said of those that
+//! are lost.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use rdinit::protocol::{Attribute, Attributes, AttributesLost, AttributesTable};
+
+use super::Error;
+use crate::escape::escaped;
+use crate::image::tree::{Entry, FileBody, Kind, Tree};
+use crate::memory::RootFs;
+
+/// The longest name the kernel takes (`XATTR_NAME_MAX` of `linux/limits.h`).
+const NAME_LIMIT: usize = 255;
+/// The longest value the kernel takes (`XATTR_SIZE_MAX`).
+const VALUE_LIMIT: usize = 65_536;
+/// The attribute that makes a program run with capabilities.
+const CAPABILITY: &[u8] = b"security.capability";
+const EOPNOTSUPP: i32 = 95;
+
+/// The table of a tree's extended attributes; `None` where it has none. Names of one file are in it once.
+///
+/// Errors: an attribute that Linux cannot have, by name.
+pub fn table(tree: &Tree) -> Result<Option<Arc<[u8]>>, Error> {
+    let mut table = AttributesTable::default();
+    for (entry, list) in with_attributes(tree) {
+        let bad = |name: &[u8], value: &[u8]| {
+            let name_fits = (1..=NAME_LIMIT).contains(&name.len()) && !name.contains(&0);
+            !name_fits || value.len() > VALUE_LIMIT
+        };
+        if let Some((name, value)) = list.iter().find(|(name, value)| bad(name, value)) {
+            return Err(Error::BadAttribute {
+                path: entry.path.clone(),
+                name: name.clone(),
+                bytes: value.len(),
+            });
+        }
+        let path: &[u8] = match &entry.path[..] {
+            b"" => b".",
+            path => path,
+        };
+        table.push(
+            path,
+            list.iter().map(|(name, value)| (&name[..], &value[..])),
+        );
+    }
+    Ok(table.finish().map(Into::into))
+}
+
+/// Entries that have attributes, with these; of a hard-linked file's names the first.
+fn with_attributes(tree: &Tree) -> impl Iterator<Item = (&Entry, &BTreeMap<Vec<u8>, Vec<u8>>)> {
+    let mut seen = HashSet::new();
+    let mut is_first = move |entry: &Entry| match &entry.kind {
+        Kind::File(FileBody {
+            link: Some(link), ..
+        }) => seen.insert(*link),
+        _ => true,
+    };
+    tree.entries().iter().filter_map(move |entry| {
+        let list = entry.xattrs.as_deref().filter(|list| !list.is_empty())?;
+        is_first(entry).then_some((entry, list))
+    })
+}
+
+/// The line about attributes that the guest's kernel would not have. `table` is what it was given.
+pub fn lost_in_guest(table: &[u8], lost: &AttributesLost, root: RootFs) -> String {
+    let table = Attributes::decode(table);
+    // The guest's word: there may be no such attribute.
+    let first = table.and_then(|table| table.iter().nth(lost.first as usize));
+    let bare = |text: &'_ [u8]| text.strip_suffix(b"\0").unwrap_or(text).to_vec();
+    let which = first.map_or(String::new(), |Attribute { path, name, .. }| {
+        format!(
+            ", the first {} of {}",
+            escaped(&bare(name)),
+            shown(&bare(path))
+        )
+    });
+    let name = first.map_or(&b""[..], |attribute| attribute.name);
+    let (why, way_out) = match (lost.errno, root) {
+        (EOPNOTSUPP, RootFs::Ramfs) => (
+            "the root is a ramfs, which has none".to_owned(),
+            "with more --memory it is a tmpfs",
+        ),
+        (EOPNOTSUPP, _) if name.starts_with(b"user.") => (
+            "this kernel's tmpfs has none of that kind".to_owned(),
+            "use Linux 6.6 or newer",
+        ),
+        (EOPNOTSUPP, _) => (
+            "this kernel's tmpfs has none of that kind".to_owned(),
+            "use a kernel with CONFIG_TMPFS_XATTR and CONFIG_TMPFS_POSIX_ACL",
+        ),
+        (errno, _) => (
+            io::Error::from_raw_os_error(errno).to_string(),
+            "remove them from the image if they are not needed",
+        ),
+    };
+    let count = counted(
+        lost.attributes.into(),
+        lost.files.into(),
+        lost.capabilities.into(),
+    );
+    format!("{count} could not be set in the guest{which}: {why}; {way_out}")
+}
+
+/// The line about attributes that go nowhere, since `what` has no place for them; `None` where the tree has none.
+pub fn left_out(tree: &Tree, what: &str) -> Option<String> {
+    let (mut attributes, mut files, mut capabilities) = (0, 0, 0);
+    let mut which = None;
+    for (entry, list) in with_attributes(tree) {
+        files += 1;
+        attributes += list.len() as u64;
+        for name in list.keys() {
+            capabilities += u64::from(name == CAPABILITY);
+            which.get_or_insert((name, &entry.path));
+        }
+    }
+    let (name, path) = which?;
+    Some(format!(
+        "{} left out, the first {} of {}: {what}",
+        counted(attributes, files, capabilities),
+        escaped(name),
+        shown(path)
+    ))
+}
+
+/// A path as the guest has it.
+fn shown(path: &[u8]) -> String {
+    match path {
+        b"." => "/".to_owned(),
+        path => format!("/{}", escaped(path)),
+    }
+}
+
+/// "3 extended attributes of 2 files (1 of them a file capability)".
+fn counted(attributes: u64, files: u64, capabilities: u64) -> String {
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    let mut text = format!(
+        "{attributes} extended attribute{} of {files} file{}",
+        plural(attributes),
+        plural(files)
+    );
+    match capabilities {
+        0 => {}
+        1 => text.push_str(" (1 a file capability)"),
+        n => text.push_str(&format!(" ({n} of them file capabilities)")),
+    }
+    text
+}
