@@ -18,6 +18,8 @@ mod endings;
 
 mod surroundings;
 
+mod xattrs;
+
 mod machine;
 
 mod stubs;
