@@ -148,3 +148,173 @@ fn counted(attributes: u64, files: u64, capabilities: u64) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::tree::{Content, LinkId};
+    use crate::initrd::account::Account;
+    use crate::initrd::payload;
+    use crate::request::Command;
+    use crate::units::ByteSize;
+
+    const TMPFS: RootFs = RootFs::Tmpfs {
+        limit: ByteSize::mib(64),
+    };
+
+    fn entry(path: &str, kind: Kind, list: &[(&str, &[u8])]) -> Entry {
+        let list = list
+            .iter()
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()));
+        Entry {
+            path: path.into(),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Some(Arc::new(list.collect())),
+            kind,
+        }
+    }
+
+    fn name_of_one_file() -> Kind {
+        Kind::File(FileBody {
+            size: 0,
+            content: Content::Bytes(Arc::default()),
+            link: Some(LinkId(1)),
+        })
+    }
+
+    fn tree() -> Tree {
+        let capability: &[(&str, &[u8])] = &[("security.capability", b"c"), ("user.\u{1b}", b"")];
+        Tree::from_entries(vec![
+            entry("", Kind::Directory, &[("trusted.r", b"r")]),
+            entry("a", name_of_one_file(), capability),
+            entry("b", name_of_one_file(), capability),
+            entry("c", Kind::Fifo, &[]),
+        ])
+        .unwrap()
+    }
+
+    #[test]
+    fn names_of_one_file_are_in_the_table_once_and_the_root_is_a_dot() {
+        let table = table(&tree()).unwrap().unwrap();
+        let table = Attributes::decode(&table).unwrap();
+        let seen: Vec<_> = table.iter().map(|a| (a.path, a.name, a.value)).collect();
+        assert_eq!(
+            seen,
+            [
+                (&b".\0"[..], &b"trusted.r\0"[..], &b"r"[..]),
+                (b"a\0", b"security.capability\0", b"c"),
+                (b"a\0", b"user.\x1b\0", b""),
+            ]
+        );
+    }
+
+    #[test]
+    fn without_attributes_there_is_neither_file_nor_flag() {
+        let plain = Tree::from_entries(vec![entry("c", Kind::Fifo, &[])]).unwrap();
+        assert_eq!(table(&plain).unwrap(), None);
+        assert_eq!(left_out(&plain, "x"), None);
+        let account = Account {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/".to_owned(),
+        };
+        let segment =
+            |table| payload::segment(".rdvm", &Command::default(), &account, TMPFS, false, table);
+        let flags = |segment: &Tree| {
+            let Kind::File(record) = &segment.get(b".rdvm.start").unwrap().kind else {
+                panic!("no record");
+            };
+            let bytes = record.content.read(record.size).unwrap();
+            rdinit::protocol::Start::decode(&bytes).unwrap().0.flags
+        };
+        let (with, without) = (segment(table(&tree()).unwrap()), segment(None));
+        assert_eq!((with.entries().len(), without.entries().len()), (3, 2));
+        assert_eq!(
+            flags(&with) ^ flags(&without),
+            rdinit::protocol::HAS_ATTRIBUTES
+        );
+    }
+
+    #[test]
+    fn the_names_of_what_rdvm_adds_are_free_in_the_image() {
+        for taken in [".rdvm", ".rdvm.start", ".rdvm.xattrs"] {
+            let image = Tree::from_entries(vec![entry(taken, Kind::Fifo, &[])]).unwrap();
+            assert_eq!(payload::name(&image), ".rdvm1", "{taken}");
+        }
+    }
+
+    #[test]
+    fn what_linux_cannot_keep_is_refused_by_name() {
+        let long = "user.".to_owned() + &"n".repeat(250);
+        let one = |name: &str, value: &[u8]| {
+            let entries = vec![entry("f", Kind::Fifo, &[(name, value)])];
+            table(&Tree::from_entries(entries).unwrap())
+        };
+        assert!(one(&long, &[0; 65_536]).is_ok());
+        for (name, value) in [
+            ("", &b""[..]),
+            ("user.a\0b", b""),
+            (&(long + "n"), b""),
+            ("user.\u{1b}", &[0; 65_537]),
+        ] {
+            let error = one(name, value).unwrap_err().to_string();
+            let words = format!(
+                "f: extended attribute \"{}\" of {} bytes",
+                escaped(name.as_bytes()),
+                value.len()
+            );
+            assert!(error.starts_with(&words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_loss_is_told_with_its_reason_and_a_way_out() {
+        let table = table(&tree()).unwrap().unwrap();
+        let lost = |first, errno, root| {
+            let lost = AttributesLost {
+                attributes: 2,
+                files: 1,
+                capabilities: 1,
+                first,
+                errno,
+            };
+            lost_in_guest(&table, &lost, root)
+        };
+        let ramfs = lost(1, EOPNOTSUPP, RootFs::Ramfs);
+        assert_eq!(
+            ramfs,
+            "2 extended attributes of 1 file (1 a file capability) could not be set in the guest, \
+             the first security.capability of /a: the root is a ramfs, which has none; with more --memory it is a tmpfs"
+        );
+        for (first, errno, words) in [
+            (
+                0,
+                EOPNOTSUPP,
+                "the first trusted.r of /: this kernel's tmpfs has none of that kind; use a kernel with",
+            ),
+            (
+                2,
+                EOPNOTSUPP,
+                "the first user.\\u{1b} of /a: this kernel's tmpfs has none of that kind; use Linux 6.6",
+            ),
+            (1, 28, "of /a: No space left on device"),
+            // No such attribute: the guest may say what it likes.
+            (
+                u32::MAX,
+                i32::MIN,
+                "could not be set in the guest: Unknown error",
+            ),
+        ] {
+            let line = lost(first, errno, TMPFS);
+            assert!(line.contains(words), "{line}");
+        }
+        assert_eq!(
+            left_out(&tree(), "no place").unwrap(),
+            "3 extended attributes of 2 files (1 a file capability) left out, the first trusted.r of /: no place"
+        );
+    }
+}
