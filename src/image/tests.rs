@@ -465,7 +465,8 @@ fn extended_attributes_are_read_of_files_and_directories_the_root_too() {
             Some((&entry.path[..], list.collect::<Vec<_>>()))
         })
         .collect();
-    let expected: [(&[u8], Vec<(&[u8], &[u8])>); 5] = [
+    type List<'a> = Vec<(&'a [u8], &'a [u8])>;
+    let expected: [(&[u8], List<'_>); 5] = [
         (b"", vec![(b"user.root", b"r")]),
         (b"d/e", vec![(b"user.e", b"\0\xff")]),
         (b"d/f", vec![(b"user.empty", b""), (b"user.long", &long)]),

@@ -314,6 +314,8 @@ fn attributes_are_set_before_the_command_and_what_is_refused_is_counted() {
         (b"user.b", b"\0\xff"),
     ];
     table.push(b"bin/busybox", two.into_iter());
+    // A link, which is not followed, may not have it.
+    table.push(b"bin/sh", [(&b"user.link"[..], &b""[..])].into_iter());
     table.push(b"nowhere", [(&b"user.c"[..], &b""[..])].into_iter());
     let Some(said) = guest.run_table(table.finish().as_deref()) else {
         return;
@@ -329,7 +331,7 @@ fn attributes_are_set_before_the_command_and_what_is_refused_is_counted() {
     };
     assert_eq!(
         (lost.attributes, lost.files, lost.capabilities, lost.first),
-        (3, 2, 1, 1)
+        (4, 3, 1, 1)
     );
     assert_eq!(lost.errno, 22);
     let value = |path: &str, name: &str| {
@@ -339,6 +341,9 @@ fn attributes_are_set_before_the_command_and_what_is_refused_is_counted() {
     };
     assert_eq!(value("", "user.root"), b"r");
     assert_eq!(value("bin/busybox", "user.b"), b"\0\xff");
+    let mut none = [0; 8];
+    let followed = rustix::fs::lgetxattr(guest.path("bin/busybox"), "user.link", &mut none);
+    assert_eq!(followed, Err(rustix::io::Errno::NODATA));
     assert!(!guest.path("init.xattrs").exists());
 }
 
