@@ -19,12 +19,13 @@ use crate::guest::ending::Ending;
 use crate::guest::outlet::Outlet;
 use crate::guest::{Listener, Moments};
 use crate::image;
+use crate::initrd::attributes::Loss;
 use crate::initrd::layout::Layout;
 use crate::initrd::{self, Epoch, Initrd, account, attributes, payload};
 use crate::kernel::{self, Kernel, Search};
 use crate::machine::Machine;
 use crate::memory::{self, MemoryPlan, Needs};
-use crate::report::{AttributesLost, MachineFacts, Report, Timings, milliseconds, rounded};
+use crate::report::{MachineFacts, Report, Timings, milliseconds, rounded};
 use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
 use crate::units::ByteSize;
 use crate::watch::Watch;
@@ -255,10 +256,8 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         ..ready.facts
     });
     report.timings = Some(timings);
-    report.attributes_lost = table.zip(listener.attributes_lost()).map(|(table, lost)| {
-        let message = attributes::lost_in_guest(&table, &lost, root);
-        AttributesLost::new(lost, message)
-    });
+    let lost = table.zip(listener.attributes_lost());
+    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost, root));
     let unseen = matches!(
         ending,
         Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. }

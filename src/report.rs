@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use rdinit::protocol::{self, Stage, Totals};
+use rdinit::protocol::{Stage, Totals};
 use serde::Serialize;
 
 use crate::guest::Counts;
 use crate::guest::ending::Ending;
+use crate::initrd::attributes::Loss;
 
 /// The machine was stopped after `--timeout`, as timeout(1) says it.
 pub const TIMED_OUT: u8 = 124;
@@ -54,7 +55,7 @@ pub struct Report {
     pub guest: Option<Guest>,
     /// Extended attributes of the image that the guest's kernel would not have, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub attributes_lost: Option<AttributesLost>,
+    pub attributes_lost: Option<Loss>,
     /// The machine, where one was planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineFacts>,
@@ -110,31 +111,6 @@ pub struct Guest {
     pub system_ms: f64,
     /// Largest resident set of one process, KiB.
     pub max_rss_kib: u64,
-}
-
-/// Extended attributes that are not there in the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct AttributesLost {
-    /// How many.
-    pub attributes: u32,
-    /// Of how many files.
-    pub files: u32,
-    /// How many of them are file capabilities.
-    pub capabilities: u32,
-    /// The line on stderr: the first of them, why, and what to do.
-    pub message: String,
-}
-
-impl AttributesLost {
-    /// The guest's numbers with the host's words.
-    pub fn new(lost: protocol::AttributesLost, message: String) -> Self {
-        Self {
-            attributes: lost.attributes,
-            files: lost.files,
-            capabilities: lost.capabilities,
-            message,
-        }
-    }
 }
 
 /// What the machine was.

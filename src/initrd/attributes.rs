@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use rdinit::protocol::{Attribute, Attributes, AttributesLost, AttributesTable};
+use serde::Serialize;
 
 use super::Error;
 use crate::escape::escaped;
@@ -64,8 +65,32 @@ fn with_attributes(tree: &Tree) -> impl Iterator<Item = (&Entry, &BTreeMap<Vec<u
     })
 }
 
-/// The line about attributes that the guest's kernel would not have. `table` is what it was given.
-pub fn lost_in_guest(table: &[u8], lost: &AttributesLost, root: RootFs) -> String {
+/// Extended attributes that are not there in the guest, as the report has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Loss {
+    /// How many.
+    pub attributes: u32,
+    /// Of how many files.
+    pub files: u32,
+    /// How many of them are file capabilities.
+    pub capabilities: u32,
+    /// The line for stderr: the first of them, why, and what to do.
+    pub message: String,
+}
+
+impl Loss {
+    /// The guest's numbers with the host's words. `table` is what the guest was given.
+    pub fn of(table: &[u8], lost: &AttributesLost, root: RootFs) -> Self {
+        Self {
+            attributes: lost.attributes,
+            files: lost.files,
+            capabilities: lost.capabilities,
+            message: lost_in_guest(table, lost, root),
+        }
+    }
+}
+
+fn lost_in_guest(table: &[u8], lost: &AttributesLost, root: RootFs) -> String {
     let table = Attributes::decode(table);
     // The guest's word: there may be no such attribute.
     let first = table.and_then(|table| table.iter().nth(lost.first as usize));
@@ -282,7 +307,7 @@ mod tests {
                 first,
                 errno,
             };
-            lost_in_guest(&table, &lost, root)
+            Loss::of(&table, &lost, root).message
         };
         let ramfs = lost(1, EOPNOTSUPP, RootFs::Ramfs);
         assert_eq!(
