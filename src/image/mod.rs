@@ -11,7 +11,9 @@ pub mod tree;
 
 mod dir;
 mod entry;
+mod override_stat;
 mod rules;
+mod xattr;
 
 #[cfg(test)]
 mod tests;
@@ -215,6 +217,26 @@ pub enum Error {
     SaveFileStale {
         /// Path on the host, escaped.
         shown: String,
+    },
+    /// `user.containers.override_stat` does not read as what container engines write.
+    #[error(
+        "{shown}: its attribute user.containers.override_stat is \"{value}\" and not UID:GID:MODE[:KIND]; correct or remove it with setfattr"
+    )]
+    OverrideStat {
+        /// Path on the host, escaped.
+        shown: String,
+        /// The value, escaped.
+        value: String,
+    },
+    /// `user.containers.override_stat` makes of a file what cannot be.
+    #[error(
+        "{shown}: its attribute user.containers.override_stat is \"{value}\", which this file cannot stand for; remove the attribute with setfattr -x"
+    )]
+    OverrideStatStale {
+        /// Path on the host, escaped.
+        shown: String,
+        /// The value, escaped.
+        value: String,
     },
     /// The entries do not make a tree.
     #[error(transparent)]

@@ -20,6 +20,8 @@ mod endings;
 
 mod surroundings;
 
+mod xattrs;
+
 mod machine;
 
 mod stubs;
