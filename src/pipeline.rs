@@ -63,6 +63,7 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
             contents: places.contents(),
             kernel: ByteSize(kernel.memory_bytes()),
             cpus,
+            attributes: tree.entries().iter().any(|entry| entry.xattrs.is_some()),
         },
         wish,
     )?;

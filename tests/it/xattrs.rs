@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use rdvm::Request;
+use rdvm::request::{KernelWish, MemoryWish};
 use rustix::fs::{XattrFlags, lsetxattr};
 use rustix::io::Errno;
 
@@ -158,7 +160,7 @@ fn attributes_of_a_directorys_files_reach_the_command() {
 #[test]
 fn attributes_that_the_guest_cannot_have_are_told_on_stderr_and_in_the_report() {
     let image = Image::busybox().program("bin/attributes", "attributes");
-    // Half of the RAM that is planned for so large an image cannot hold it, so its root is a ramfs.
+    // Half of the RAM that so large an image needs cannot hold it, so with no more than that its root is a ramfs.
     let large = File::create(image.path().join("large")).unwrap();
     large.set_len(sized(96, 80) << 20).unwrap();
     for (name, attribute, value) in [
@@ -179,7 +181,15 @@ fn attributes_that_the_guest_cannot_have_are_told_on_stderr_and_in_the_report() 
             the first security.capability of /bin/attributes: the root is a ramfs, which has none; with more --memory it is a tmpfs\n";
         let image = image.path();
         let command = ["attributes", "-n", "/bin/attributes"];
-        let run = Rdvm::on(engine).option("--report").option(&report);
+        let plan = rdvm::plan(
+            &Request::new(image, [""; 0]).image,
+            &KernelWish::Search,
+            1,
+            MemoryWish::FromImage,
+        );
+        let need = plan.unwrap().memory.need.0.to_string();
+        let least = || Rdvm::on(engine).option("-m").option(&need);
+        let run = least().option("--report").option(&report);
         run.image(image)
             .command(&command)
             .run()
@@ -191,10 +201,10 @@ fn attributes_that_the_guest_cannot_have_are_told_on_stderr_and_in_the_report() 
             json.contains("\"attributes_lost\": {\n    \"attributes\": 3,\n    \"files\": 2,\n    \"capabilities\": 1,"),
             "{json}"
         );
-        let quiet = Rdvm::on(engine).option("-q").image(image).command(&command);
+        let quiet = least().option("-q").image(image).command(&command);
         quiet.run().exits(0).says_only("");
-        let enough = Rdvm::on(engine).option("-q").option("-m").option("512m");
-        let enough = enough.image(image).command(&command).run();
+        // Without -m there is enough for a tmpfs.
+        let enough = Rdvm::on(engine).image(image).command(&command).run();
         enough.exits(0).prints("2\n").says_only("");
     }
     fs::remove_file(report).unwrap();
