@@ -39,6 +39,8 @@ pub mod image;
 
 pub mod initrd;
 
+pub mod output;
+
 pub mod memory;
 
 pub mod kernel;
