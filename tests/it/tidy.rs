@@ -22,6 +22,7 @@ const USES: &[(&str, &[&str])] = &[
             "error",
             "image",
             "kernel",
+            "output",
             "request",
             "units",
         ],
@@ -31,6 +32,7 @@ const USES: &[(&str, &[&str])] = &[
         "initrd",
         &["atomic", "error", "image", "memory", "request", "units"],
     ),
+    ("output", &["atomic", "image", "initrd"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     ("kernel", &["atomic", "error", "request", "units", "watch"]),

@@ -1,0 +1,1 @@
+//! What pack writes is what other tools read.
