@@ -257,6 +257,36 @@ fn contents_are_whole_whatever_their_length_and_place() {
     }
 }
 
+#[test]
+fn a_layer_that_is_there_twice_is_written_once() {
+    let (one, other) = (tree(&[file("a", "1")]), tree(&[file("a", "2")]));
+    let layers = [&one, &other, &one].map(|tree| Layer::whole(tree).unwrap());
+    let plan = oci::Plan {
+        form: oci::Form::Docker,
+        compression: Compression::None,
+        settings: &Settings::default(),
+        tags: &[],
+        epoch: Epoch(0),
+    };
+    let file = tempfile::tempfile().unwrap();
+    let length = oci::write(&layers, &plan, &file).unwrap();
+    file.set_len(length).unwrap();
+    let mut archive = vec![0; length as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut archive, 0).unwrap();
+    let names = names(&archive);
+    let blobs = names.iter().filter(|name| name.len() == 13 + 64).count();
+    assert_eq!(
+        blobs, 4,
+        "two layers, a configuration, a manifest: {names:?}"
+    );
+    let text = String::from_utf8_lossy(&archive);
+    let manifest = text
+        .lines()
+        .find_map(|line| line.split("\"Layers\":").nth(1))
+        .unwrap();
+    assert_eq!(manifest.matches("blobs/sha256/").count(), 3, "{manifest}");
+}
+
 fn unpacked(archive: &[u8], dir: &Path, tool: &str, options: &[&str]) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(archive).unwrap();
