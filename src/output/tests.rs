@@ -331,17 +331,18 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
-    let body = |(length, link): (usize, Option<u64>)| {
+    let body = |(length, letter, link): (usize, bool, Option<u64>)| {
+        let number = 10_000 * u64::from(letter) + length as u64;
         Kind::File(FileBody {
             size: length as u64,
-            content: Content::Bytes(vec![b'x'; length].into()),
-            link: link.map(|link| LinkId(link * 10_000 + length as u64)),
+            content: Content::Bytes(vec![b'x' + u8::from(letter); length].into()),
+            link: link.map(|link| LinkId(link * 100_000 + number)),
         })
     };
     prop_oneof![
         4 => Just(Kind::Directory),
-        4 => (0..3_usize, prop::option::of(0..2_u64)).prop_map(body),
-        1 => (0..2000_usize).prop_map(move |length| body((length, None))),
+        4 => (0..3_usize, any::<bool>(), prop::option::of(0..2_u64)).prop_map(body),
+        1 => (0..2000_usize).prop_map(move |length| body((length, false, None))),
         1 => "[a-z/é]{1,150}".prop_map(|target| Kind::Symlink(target.into_bytes())),
         1 => Just(Kind::Fifo),
         1 => (0..5000_u32, 0..2_000_000_u32)
