@@ -201,14 +201,14 @@ mod tests {
         assert_eq!(over(Settings::default()), image);
         let entry = over(Settings {
             entrypoint: words(&["/new"]),
-            env: vec!["A=3".into(), "AB=4".into()],
+            env: vec!["A=3".into(), "AB=4".into(), "A=5".into()],
             ..Settings::default()
         });
         assert_eq!(
             (entry.entrypoint.clone(), entry.cmd.clone()),
             (words(&["/new"]), None)
         );
-        assert_eq!(entry.variables(), ["A=3", "B=2", "AB=4"]);
+        assert_eq!(entry.variables(), ["A=5", "B=2", "AB=4"]);
         let cmd = over(Settings {
             cmd: words(&["check"]),
             ..Settings::default()

@@ -353,7 +353,7 @@ fn kind() -> impl Strategy<Value = Kind> {
 prop_compose! {
     fn trees()(
         drafts in prop::collection::vec(
-            (prop::collection::vec(name(), 1..4), kind(), 0..3_u16, prop_oneof![0..3_u32, 2_097_150..2_097_154_u32]),
+            (prop::collection::vec(name(), 1..4), kind(), prop_oneof![4 => Just(0), 1 => 0..3_u16], prop_oneof![6 => Just(0), 1 => 0..3_u32, 1 => 2_097_150..2_097_154_u32]),
             0..25,
         ),
     ) -> Tree {
