@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::environment;
 use crate::escape::{escaped, shown};
 use crate::kernel::build::Order;
+use crate::output;
 use crate::request::{
     Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Ownership, Request,
     UserWish,
@@ -249,7 +250,7 @@ pub enum Error {
     #[error("--base: a cpio archive cannot say what is gone; add --format tar")]
     CpioLayer,
     /// A compression that nothing reads layers in.
-    #[error("--compress lz4: images have no layers in lz4; take gzip or zstd")]
+    #[error("--compress lz4: {}", output::Error::Lz4Layer)]
     Lz4Layer,
     /// An image to be named as if it were compressed as a whole.
     #[error(

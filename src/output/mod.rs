@@ -225,6 +225,9 @@ pub enum Error {
         /// In the image.
         path: ImagePath,
     },
+    /// A compression that nothing reads layers in.
+    #[error("images have no layers in lz4; take gzip or zstd")]
+    Lz4Layer,
     /// The bytes cannot be written.
     #[error("the archive cannot be written: {source}; see that there is room for it")]
     Write {

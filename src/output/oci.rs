@@ -95,6 +95,12 @@ struct Index {
 ///
 /// Errors: a file of a layer that cannot be read or changed meanwhile, by name; those of `file`.
 pub(super) fn write(layers: &[Layer<'_>], plan: &Plan<'_>, file: &File) -> Result<u64, Error> {
+    let media_type = match plan.compression {
+        Compression::None => LAYER.to_owned(),
+        Compression::Gzip => format!("{LAYER}+gzip"),
+        Compression::Zstd => format!("{LAYER}+zstd"),
+        Compression::Lz4 | Compression::Lz4Legacy => return Err(Error::Lz4Layer),
+    };
     let mut archive = Archive {
         file,
         at: 0,
@@ -107,12 +113,7 @@ pub(super) fn write(layers: &[Layer<'_>], plan: &Plan<'_>, file: &File) -> Resul
     for layer in layers {
         let (diff_id, digest, size) = archive.layer(layer, plan)?;
         diff_ids.push(diff_id);
-        let media_type = match plan.compression {
-            Compression::Gzip => format!("{LAYER}+gzip"),
-            Compression::Zstd => format!("{LAYER}+zstd"),
-            _ => LAYER.to_owned(),
-        };
-        descriptors.push(descriptor(media_type, digest, size));
+        descriptors.push(descriptor(media_type.clone(), digest, size));
     }
     let config = config::json(plan.settings, &diff_ids, plan.epoch).map_err(json_error)?;
     let config = archive.blob(CONFIG, &config)?;

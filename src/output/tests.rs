@@ -269,6 +269,12 @@ fn a_layer_that_is_there_twice_is_written_once() {
         epoch: Epoch(0),
     };
     let file = tempfile::tempfile().unwrap();
+    let lz4 = oci::Plan {
+        compression: Compression::Lz4,
+        ..plan
+    };
+    let error = oci::write(&layers, &lz4, &file).unwrap_err();
+    assert!(matches!(error, Error::Lz4Layer), "{error}");
     let length = oci::write(&layers, &plan, &file).unwrap();
     file.set_len(length).unwrap();
     let mut archive = vec![0; length as usize];
