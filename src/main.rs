@@ -11,11 +11,12 @@ use rdvm::atomic::Draft;
 use rdvm::cli::{BuildArgs, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
-use rdvm::initrd::{Epoch, attributes};
+use rdvm::image::tree::Tree;
+use rdvm::initrd::Epoch;
 use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
-use rdvm::request::Request;
+use rdvm::request::{ImageRef, Request};
 
 fn main() -> ExitCode {
     let cli = match rdvm::cli::parse(std::env::args_os()) {
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
 fn act(verb: Verb) -> Result<u8> {
     match verb {
         Verb::Run(args) => run(*args),
-        Verb::Pack(args) => pack(args),
+        Verb::Pack(args) => pack(*args),
         Verb::Inspect(args) => inspect(args),
         Verb::Kernel(KernelVerb::List { image }) => {
             let image_boot = image.map(|image| image.join("boot"));
@@ -178,20 +179,38 @@ impl Voice {
 }
 
 fn pack(args: PackArgs) -> Result<u8> {
-    let (image, output) = args.into_parts()?;
+    let packing = args.into_packing()?;
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
-    let tree = ManuallyDrop::new(rdvm::image::open(&image)?);
+    let mut trees = ManuallyDrop::new(Vec::new());
+    for step in &packing.steps {
+        trees.push(open(step)?);
+    }
+    let steps: Vec<&Tree> = trees.iter().collect();
+    match rdvm::output::write(&steps, &packing.order, Epoch::from_env()?) {
+        // Like any local command whose reader has gone away.
+        Err(error) if error.is_broken_pipe() => Ok(BY_SIGPIPE),
+        result => {
+            let warnings = result?;
+            warnings
+                .iter()
+                .for_each(|warning| say(&warning.to_string()));
+            Ok(0)
+        }
+    }
+}
+
+/// The tree of an image for `pack`, with its warnings said.
+fn open(image: &ImageRef) -> Result<Tree> {
+    // Until `image::open` stacks them itself: nothing is left out in silence.
+    anyhow::ensure!(
+        image.layers.is_empty(),
+        "--layer: cannot be read yet; merge the directories into one"
+    );
+    let tree = rdvm::image::open(image)?;
     tree.warnings()
         .iter()
         .for_each(|warning| say(&warning.to_string()));
-    if let Some(warning) = attributes::left_out(&tree, "a cpio archive has no place for them") {
-        say(&warning);
-    }
-    match rdvm::initrd::write_archive(&tree, Epoch::from_env()?, &output) {
-        // Like any local command whose reader has gone away.
-        Err(error) if error.is_broken_pipe() => Ok(BY_SIGPIPE),
-        result => result.map(|()| 0).map_err(Into::into),
-    }
+    Ok(tree)
 }
 
 fn inspect(args: InspectArgs) -> Result<u8> {

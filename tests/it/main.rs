@@ -6,6 +6,8 @@ mod cli;
 
 mod pack;
 
+mod outputs;
+
 mod memory;
 
 mod kernel;
