@@ -3,6 +3,7 @@
 //! Nothing is ever unpacked or changed on the host. Knows nothing of the form the tree is written in.
 
 pub mod fakeroot;
+pub mod fs;
 pub mod host;
 pub mod member;
 pub mod owner;
@@ -13,6 +14,8 @@ mod dir;
 mod entry;
 mod rules;
 
+#[cfg(test)]
+mod samples;
 #[cfg(test)]
 mod tests;
 
