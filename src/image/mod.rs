@@ -5,9 +5,11 @@
 pub mod fakeroot;
 pub mod fs;
 pub mod host;
+pub mod limit;
 pub mod member;
 pub mod owner;
 pub mod store;
+pub mod stream;
 pub mod tree;
 
 mod dir;

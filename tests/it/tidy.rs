@@ -26,7 +26,7 @@ const USES: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
-    ("image", &["error", "initrd", "request"]),
+    ("image", &["error", "initrd", "request", "units"]),
     (
         "initrd",
         &["atomic", "error", "image", "memory", "request", "units"],
