@@ -10,11 +10,13 @@ pub mod member;
 pub mod owner;
 pub mod store;
 pub mod stream;
+pub mod tar;
 pub mod tree;
 
 mod dir;
 mod entry;
 mod rules;
+mod window;
 
 #[cfg(test)]
 mod samples;
