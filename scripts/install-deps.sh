@@ -37,6 +37,10 @@ man man-db
 flex flex
 bison bison
 bc bc
+python3 python3
+skopeo skopeo
+umoci umoci
+setcap libcap2-bin
 ld binutils
 xz xz-utils'
 

@@ -122,7 +122,7 @@ add_kernels() {
 
 # outer NAME MEMORY COMMAND...: runs a command in an outer machine of that name.
 #
-# idle=poll: what waits inside is often a timer's next tick away, and a woken emulator is slow to come back.
+# idle=poll: from before the pulse, when without it the outer kernel slept for ever; both cores are busy anyway.
 # tsc_early_khz: with counted instructions the TSC has 1 GHz, whatever rdvm measured on the host. rcu_expedited: what is
 # counted should be work, and the end of a machine otherwise waits for several ticks of the outer kernel.
 #

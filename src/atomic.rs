@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 /// A file being written. It has no name until it is put in place, so nothing is left of it whatever happens to us;
 /// on file systems that cannot do that it has a temporary one, removed on drop.
@@ -108,6 +109,20 @@ impl Drop for Draft {
             // It may be gone already; there is nothing else to be done.
             let _ = std::fs::remove_file(name);
         }
+    }
+}
+
+/// Whether a file may have `size` bytes. A write beyond `ulimit -f` is not only an error but a deadly signal, so what can be
+/// done without is not even tried.
+///
+/// Errors: it may not.
+pub fn fits_limit(size: u64) -> io::Result<()> {
+    match getrlimit(Resource::Fsize).current {
+        Some(limit) if limit < size => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("the file size limit (ulimit -f) is {limit} bytes, {size} are needed"),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The crate's error: one variant per stage, each wrapping that stage's own.
 
-use crate::{cmdline, engine, image, initrd, kernel, memory};
+use crate::{cmdline, engine, image, initrd, kernel, memory, trust};
 
 /// What kept a run from happening. The text is one line: subject, what went wrong, way out.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +8,9 @@ pub enum Error {
     /// IMAGE → tree.
     #[error(transparent)]
     Image(#[from] image::Error),
+    /// Another image than agreed.
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
     /// Tree → initrd.
     #[error(transparent)]
     Initrd(#[from] initrd::Error),

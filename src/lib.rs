@@ -37,6 +37,8 @@ pub mod request;
 
 pub mod image;
 
+pub mod trust;
+
 pub mod initrd;
 
 pub mod memory;
@@ -63,9 +65,15 @@ pub mod pipeline;
 
 pub mod error;
 
+pub mod cache;
+
+pub mod progress;
+
 pub mod atomic;
 
 pub mod escape;
+
+pub mod digest;
 
 pub mod units;
 

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::digest::Digest;
 use crate::units::ByteSize;
 
 /// Everything `rdvm run` was asked to do.
@@ -80,6 +81,20 @@ pub struct ImageRef {
     pub fakeroot: Option<PathBuf>,
     /// What an archive may come to.
     pub limits: Limits,
+    /// What its content digest has to be.
+    pub expect: Expectation,
+}
+
+/// Which image it has to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expectation {
+    /// What the project's `rdvm.lock` says, if there is one and it knows the image.
+    #[default]
+    Lock,
+    /// The one with this digest.
+    Digest(Digest),
+    /// Any.
+    Nothing,
 }
 
 /// The form an image comes in.

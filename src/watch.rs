@@ -54,6 +54,11 @@ impl Watch {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
+    /// Whether a signal came or time is up.
+    pub fn is_over(&self) -> bool {
+        self.signal().is_some() || self.time_left().is_some_and(|left| left.is_zero())
+    }
+
     /// To be polled for reading.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()

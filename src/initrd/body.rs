@@ -16,7 +16,7 @@ use crate::image::tree::{Content, read_sparse};
 
 /// One thread's way to files: the last directory and file stay open, since the next piece is mostly there.
 #[derive(Default)]
-pub(super) struct Bodies<'a> {
+pub(crate) struct Bodies<'a> {
     dir: Option<(&'a Arc<HostDir>, OwnedFd)>,
     file: Option<Opened<'a>>,
 }
@@ -29,7 +29,7 @@ struct Opened<'a> {
 
 /// What a piece turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     /// Bytes, now in the buffer.
     Bytes,
     /// A hole: all zero, and the buffer is as it was.
@@ -38,7 +38,7 @@ pub(super) enum Piece {
 
 impl<'a> Bodies<'a> {
     /// Fills `buffer` with a file's bytes from `from` on, or finds that they are a hole.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         content: &'a Content,
         from: u64,
@@ -59,6 +59,19 @@ impl<'a> Bodies<'a> {
             },
             Content::Sparse(extents) => self.read_sparse(extents, from, buffer),
         }
+    }
+
+    /// The same with holes as zeros, whatever the buffer held.
+    pub(crate) fn read_filled(
+        &mut self,
+        content: &'a Content,
+        from: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        if self.read(content, from, buffer)? == Piece::Hole {
+            buffer.fill(0);
+        }
+        Ok(())
     }
 
     /// Holes are told, not filled: what is not a hole is read over zeros.

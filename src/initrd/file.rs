@@ -1,27 +1,45 @@
 //! Trees → one initrd: each tree a cpio archive of its own, one behind the other, in memory; or one tree → a file.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::MemfdFlags;
 
 use super::layout::{Layout, Places};
+use super::write::{BLOCK, Stopped};
 use super::{Epoch, Error};
 use crate::atomic::Draft;
 use crate::image::tree::Tree;
+use crate::progress;
 
 /// An initrd that is planned to the byte and not yet made: who boots it says where it is to be.
 #[derive(Debug, Default)]
 pub struct Initrd {
-    segments: Vec<(Tree, Places)>,
+    segments: Vec<Segment>,
     size: u64,
+}
+
+/// An archive of its own in the initrd.
+#[derive(Debug)]
+enum Segment {
+    /// A tree and where its records are to stand.
+    Tree(Tree, Places),
+    /// One that was made before: the first so many bytes of a file.
+    Made(File, u64),
 }
 
 impl Initrd {
     /// Adds a tree and its layout behind those that are there; of two entries with one path the later tree's stays.
     pub fn push(&mut self, tree: Tree, places: Places) {
         self.size += places.contents().packed_bytes;
-        self.segments.push((tree, places));
+        self.segments.push(Segment::Tree(tree, places));
+    }
+
+    /// Adds an archive that was made before: the first `size` bytes of `file`.
+    pub fn push_made(&mut self, file: File, size: u64) {
+        self.size += size;
+        self.segments.push(Segment::Made(file, size));
     }
 
     /// Length in bytes.
@@ -29,23 +47,31 @@ impl Initrd {
         self.size
     }
 
-    /// Makes it in `memory`, which has its length and is all zero.
+    /// Makes it in `memory`, which has its length and is all zero; ends early once `stopped` says so.
     ///
-    /// Errors: a file that cannot be read or changed meanwhile, by name.
-    pub fn fill(&self, mut memory: &mut [u8]) -> Result<(), Error> {
-        for (tree, places) in &self.segments {
-            let (segment, rest) = memory.split_at_mut(places.contents().packed_bytes as usize);
-            places.of(tree).fill(segment)?;
-            unchanged(tree)?;
+    /// Errors: a file that cannot be read or changed meanwhile, by name; [`Error::Stopped`].
+    pub fn fill(&self, stopped: Stopped<'_>, mut memory: &mut [u8]) -> Result<(), Error> {
+        progress::stage("loading", Some(self.size));
+        for segment in &self.segments {
+            let (piece, rest) = memory.split_at_mut(segment.size() as usize);
+            match segment {
+                Segment::Tree(tree, places) => {
+                    places.of(tree).fill(stopped, piece)?;
+                    unchanged(tree)?;
+                }
+                Segment::Made(file, _) => read(file, stopped, piece)?,
+            }
             memory = rest;
         }
         Ok(())
     }
 
-    /// Makes it as a file that no name leads to: it is gone when the last process that has it open is.
+    /// Makes it as a file that no name leads to: it is gone when the last process that has it open is. Ends early once
+    /// `stopped` says so.
     ///
-    /// Errors: a file that cannot be read or changed meanwhile, by name; no memory.
-    pub fn to_file(&self) -> Result<File, Error> {
+    /// Errors: a file that cannot be read or changed meanwhile, by name; no memory; [`Error::Stopped`].
+    pub fn to_file(&self, stopped: Stopped<'_>) -> Result<File, Error> {
+        progress::stage("packing", Some(self.size));
         let output = |source: std::io::Error| Error::Output {
             path: "memory".into(),
             source,
@@ -55,12 +81,83 @@ impl Initrd {
         let file = File::from(file);
         file.set_len(self.size).map_err(output)?;
         let mut offset = 0;
-        for (tree, places) in &self.segments {
-            places.of(tree).write(&file, offset)?;
-            unchanged(tree)?;
-            offset += places.contents().packed_bytes;
+        for segment in &self.segments {
+            match segment {
+                Segment::Tree(tree, places) => {
+                    places.of(tree).write_unless(stopped, &file, offset)?;
+                    unchanged(tree)?;
+                }
+                Segment::Made(made, size) => copy(made, *size, stopped, &file, offset)?,
+            }
+            offset += segment.size();
         }
         Ok(file)
+    }
+}
+
+impl Segment {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Tree(_, places) => places.contents().packed_bytes,
+            Self::Made(_, size) => *size,
+        }
+    }
+}
+
+/// Fills `memory` from the start of a file that was made before.
+fn read(file: &File, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
+    let pieces = memory.chunks_mut(BLOCK as usize).enumerate();
+    // One thread takes the even pieces, one the odd ones.
+    let (even, odd): (Vec<_>, Vec<_>) = pieces.partition(|(index, _)| index % 2 == 0);
+    let work = |pieces: Vec<(usize, &mut [u8])>| {
+        for (index, piece) in pieces {
+            if stopped() {
+                return Err(Error::Stopped);
+            }
+            file.read_exact_at(piece, index as u64 * BLOCK)
+                .map_err(kept)?;
+            progress::add(piece.len() as u64);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| work(odd));
+        let own = work(even);
+        own.and(
+            other
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        )
+    })
+}
+
+/// Copies the start of a file that was made before to `out`, from `offset` on.
+fn copy(
+    made: &File,
+    size: u64,
+    stopped: Stopped<'_>,
+    out: &File,
+    offset: u64,
+) -> Result<(), Error> {
+    let mut block = vec![0; BLOCK as usize];
+    for start in (0..size).step_by(BLOCK as usize) {
+        if stopped() {
+            return Err(Error::Stopped);
+        }
+        let block = &mut block[..(size - start).min(BLOCK) as usize];
+        made.read_exact_at(block, start).map_err(kept)?;
+        let written = out.write_all_at(block, offset + start);
+        written.map_err(|source| Error::Write { size, source })?;
+        progress::add(block.len() as u64);
+    }
+    Ok(())
+}
+
+/// What a read of a packed image that was kept can fail with.
+fn kept(source: std::io::Error) -> Error {
+    Error::Unreadable {
+        shown: "a packed image in the cache".to_owned(),
+        source,
     }
 }
 

@@ -14,8 +14,10 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use body::Bodies;
 pub use file::{Initrd, write_archive};
 pub use layout::{Contents, Epoch, Layout, Places};
+pub use write::Stopped;
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -67,6 +69,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Whoever wanted it does not want it any more.
+    #[error("the initrd was not finished: its making was stopped")]
+    Stopped,
     /// The user wished for.
     #[error(transparent)]
     Account(#[from] account::Error),

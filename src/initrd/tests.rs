@@ -879,3 +879,33 @@ proptest! {
         prop_assert!(inodes.values().all(|&(ino, nlink, count)| nlink as usize == count && !own.contains(&ino)));
     }
 }
+
+#[test]
+fn an_archive_that_was_made_before_is_a_segment_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let made: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    let path = dir.path().join("made");
+    fs::write(&path, &made).unwrap();
+    let size = 2_999_808;
+    let own = || {
+        let entry = super::payload::own_init("init", b"#!".to_vec());
+        let places = Layout::of(&entry, Epoch::default()).unwrap().into_places();
+        (entry, places)
+    };
+    let mut initrd = super::Initrd::default();
+    initrd.push_made(fs::File::open(&path).unwrap(), size);
+    let (tree, places) = own();
+    initrd.push(tree, places);
+    let mut memory = vec![0; initrd.size() as usize];
+    initrd.fill(&|| false, &mut memory).unwrap();
+    assert!(memory[..size as usize] == made[..size as usize]);
+    assert!(memory[size as usize..].starts_with(b"070701"));
+    let mut file = Vec::new();
+    let mut written = initrd.to_file(&|| false).unwrap();
+    std::io::Read::read_to_end(&mut written, &mut file).unwrap();
+    assert!(file == memory);
+    let stopped = initrd.fill(&|| true, &mut memory);
+    assert!(matches!(stopped, Err(Error::Stopped)));
+    fs::write(&path, "short").unwrap();
+    assert!(initrd.fill(&|| false, &mut memory).is_err());
+}

@@ -15,12 +15,16 @@ use super::Error;
 use super::body::{Bodies, Piece};
 use super::layout::Layout;
 use crate::image::tree::Kind;
+use crate::progress;
 
 /// Bytes made at a time: small enough for a core's cache between the read and the write, large enough that calls do
 /// not count.
-const BLOCK: u64 = 256 << 10;
+pub(super) const BLOCK: u64 = 256 << 10;
 /// More would wait for each other: the kernel lets one write to a file at a time.
 const WRITERS: usize = 2;
+
+/// Tells whether what is being made is still wanted; several threads ask.
+pub type Stopped<'a> = &'a (dyn Fn() -> bool + Sync);
 
 impl Layout<'_> {
     /// Writes the archive to `out` from `offset` on, in no particular order.
@@ -28,11 +32,18 @@ impl Layout<'_> {
     /// `out` is a regular file, a memfd or the like that holds nothing but zeros there: holes are left out. Errors name
     /// the file that changed or cannot be read; what was written by then is worthless.
     pub fn write(&self, out: &File, offset: u64) -> Result<(), Error> {
+        self.write_unless(&|| false, out, offset)
+    }
+
+    /// As [`Self::write`], but asks before every block whether it is to stop.
+    ///
+    /// Errors: as for [`Self::write`]; it was stopped.
+    pub fn write_unless(&self, stopped: Stopped<'_>, out: &File, offset: u64) -> Result<(), Error> {
         let failed = |source| Error::Write {
             size: self.packed_size(),
             source,
         };
-        self.each_block(|| {
+        self.each_block(stopped, || {
             let mut blocks = Blocks::new(self);
             let mut buffer = Vec::new();
             move |start| {
@@ -46,11 +57,12 @@ impl Layout<'_> {
     }
 
     /// Makes the archive in `memory`, which has its length and is all zero: files are read to where they are to stand.
+    /// Asks before every block whether it is to stop.
     ///
-    /// Errors: as for [`Self::write`].
-    pub fn fill(&self, memory: &mut [u8]) -> Result<(), Error> {
+    /// Errors: as for [`Self::write_unless`].
+    pub fn fill(&self, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
         let places: Vec<_> = memory.chunks_mut(BLOCK as usize).map(Mutex::new).collect();
-        self.each_block(|| {
+        self.each_block(stopped, || {
             let mut blocks = Blocks::new(self);
             let places = &places;
             move |start| {
@@ -80,7 +92,11 @@ impl Layout<'_> {
     }
 
     /// Has every block made once, by its start: two threads, each with a worker of its own. Ends at the first error.
-    fn each_block<W>(&self, worker: impl Fn() -> W + Sync) -> Result<(), Error>
+    fn each_block<W>(
+        &self,
+        stopped: Stopped<'_>,
+        worker: impl Fn() -> W + Sync,
+    ) -> Result<(), Error>
     where
         W: FnMut(u64) -> Result<(), Error>,
     {
@@ -93,7 +109,12 @@ impl Layout<'_> {
                 if start >= self.packed_size() {
                     return;
                 }
-                if let Err(error) = worker(start) {
+                let made = match stopped() {
+                    true => Err(Error::Stopped),
+                    false => worker(start),
+                };
+                progress::add(BLOCK);
+                if let Err(error) = made {
                     next.store(u64::MAX / 2, Ordering::Relaxed);
                     first_error
                         .lock()
@@ -218,5 +239,57 @@ fn copy(bytes: &[u8], at: u64, start: u64, buffer: &mut [u8]) -> bool {
             true
         }
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{self, tree::Tree};
+    use crate::initrd::Epoch;
+    use crate::request::{ImageRef, Ownership};
+
+    const BLOCKS: usize = 40;
+
+    /// A file without zeros, some blocks long.
+    fn tree(dir: &std::path::Path) -> Tree {
+        std::fs::write(dir.join("file"), vec![7; BLOCKS * BLOCK as usize]).unwrap();
+        let image = image::open(&ImageRef {
+            path: dir.into(),
+            owner: Ownership::Root,
+            ..ImageRef::default()
+        });
+        image.unwrap()
+    }
+
+    /// Blocks in which anything was made.
+    fn made(bytes: &[u8]) -> usize {
+        let blocks = bytes.chunks(BLOCK as usize);
+        blocks.filter(|block| block.contains(&7)).count()
+    }
+
+    #[test]
+    fn whoever_is_told_to_stop_makes_no_further_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = tree(dir.path());
+        let layout = Layout::of(&tree, Epoch::default()).unwrap();
+        let size = layout.packed_size();
+        for wanted in [0, 1, 7] {
+            let asked = AtomicU64::new(0);
+            let stopped = || asked.fetch_add(1, Ordering::Relaxed) >= wanted as u64;
+            let mut memory = vec![0; size as usize];
+            let result = layout.fill(&stopped, &mut memory);
+            assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+            assert_eq!(made(&memory), wanted);
+
+            asked.store(0, Ordering::Relaxed);
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(size).unwrap();
+            let result = layout.write_unless(&stopped, &file, 0);
+            assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+            memory.fill(0);
+            file.read_exact_at(&mut memory, 0).unwrap();
+            assert_eq!(made(&memory), wanted);
+        }
     }
 }

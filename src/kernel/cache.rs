@@ -25,10 +25,11 @@ use rustix::fs::{
     openat,
 };
 use rustix::io::Errno;
-use rustix::process::{Resource, geteuid, getrlimit};
+use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
 use super::file::{self, Links, Stamp};
+use crate::atomic::fits_limit;
 
 /// Unpacked kernels are some 50 MB each; who compares more than eight at a time can wait 60 ms for the ninth.
 const ENTRIES: usize = 8;
@@ -72,7 +73,7 @@ pub(super) fn remember(cache: &Path, key: &str, stamp: &Stamp) {
 /// # Errors
 /// Whatever keeps it from being written completely (no space, no permission, a limit); nothing is left behind then.
 pub(super) fn insert(cache: &Path, key: &str, bytes: &[u8]) -> io::Result<File> {
-    fits_limit(bytes)?;
+    fits_limit(bytes.len() as u64)?;
     let directory = directory(cache);
     DirBuilder::new()
         .recursive(true)
@@ -96,7 +97,7 @@ pub(super) fn insert(cache: &Path, key: &str, bytes: &[u8]) -> io::Result<File> 
 /// # Errors
 /// Those of making and writing it, a lack of memory for example.
 pub(super) fn without_name(bytes: &[u8]) -> io::Result<File> {
-    fits_limit(bytes)?;
+    fits_limit(bytes.len() as u64)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = File::from(memfd_create("vmlinux", flags)?);
     // By offset, so that its position stays 0.
@@ -110,20 +111,6 @@ pub(super) fn without_name(bytes: &[u8]) -> io::Result<File> {
 
 fn directory(cache: &Path) -> PathBuf {
     cache.join("vmlinux")
-}
-
-/// A write beyond `ulimit -f` is not only an error but a deadly signal, so it is not tried.
-fn fits_limit(bytes: &[u8]) -> io::Result<()> {
-    match getrlimit(Resource::Fsize).current {
-        Some(limit) if limit < bytes.len() as u64 => Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!(
-                "the file size limit (ulimit -f) is {limit} bytes, {} are needed",
-                bytes.len()
-            ),
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// A complete file under a temporary name, which is the result.

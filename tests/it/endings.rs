@@ -2,10 +2,12 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, note_run,
+    Image, RDVM, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, large_image,
+    note_run, while_reading, while_sleeping,
 };
 
 /// Runs with a report; gives the run, the outcome's name and the whole report.
@@ -258,25 +260,8 @@ fn a_kernel_that_never_starts_the_command_is_stopped_at_the_deadline() {
     }
 }
 
-/// Starts a run that sleeps, and waits until its command runs.
-fn sleeping(engine: &str) -> (std::process::Child, Vec<u32>) {
-    let mut child = Rdvm::on(engine)
-        .image(busybox().path())
-        .sh("echo on; sleep 1000")
-        .spawn();
-    let mut byte = [0; 3];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut byte)
-        .unwrap();
-    let machines = children_of(child.id());
-    (child, machines)
-}
-
 fn send(pid: u32, signal: &str) {
-    let status = std::process::Command::new("kill")
+    let status = Command::new("kill")
         .args([&format!("-{signal}"), &pid.to_string()])
         .status();
     assert!(status.unwrap().success());
@@ -284,16 +269,45 @@ fn send(pid: u32, signal: &str) {
 
 #[test]
 fn a_signal_to_rdvm_stops_the_machine_with_128_plus_its_number() {
-    for engine in engines() {
-        for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
-            let (mut child, machines) = sleeping(engine);
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
+        while_sleeping(engines(), |_, child| {
+            let machines = children_of(child.id());
             send(child.id(), signal);
             assert_eq!(child.wait().unwrap().code(), Some(code));
             assert!(
                 !machines.iter().any(|&pid| is_alive(pid)),
                 "a child process is left"
             );
-        }
+        });
+    }
+}
+
+/// On KVM: stubs.rs.
+#[test]
+fn a_signal_or_the_deadline_ends_a_run_whose_image_is_being_written_for_qemu() {
+    if !engines().contains(&"qemu") {
+        eprintln!("SKIPPED: it is about QEMU alone");
+        return;
+    }
+    let (image, file) = large_image();
+    let mut rdvm = Command::new(RDVM);
+    rdvm.args(["run", "--engine", "qemu", "--timeout", "2s"]);
+    rdvm.arg(image.path()).args(["busybox", "true"]);
+    for (inject, code, words) in [
+        (
+            "signal=TERM:when=5",
+            143,
+            "rdvm: signal 15: the machine was stopped\n",
+        ),
+        (
+            "delay_enter=3000000:when=5",
+            124,
+            "rdvm: busybox: had not started yet when --timeout had passed; the machine was stopped\n",
+        ),
+    ] {
+        let (run, reads) = while_reading(&file, inject, &rdvm);
+        run.exits(code).prints("").says_only(words);
+        assert!(reads < 64, "{inject}: {reads} of 128");
     }
 }
 
@@ -317,10 +331,10 @@ fn a_signal_gets_through_while_nobody_reads_the_output() {
 
 #[test]
 fn when_rdvm_is_killed_the_machine_dies_with_it() {
-    for engine in engines() {
-        let (mut child, machines) = sleeping(engine);
+    while_sleeping(engines(), |engine, child| {
+        let machines = children_of(child.id());
         assert!(
-            *engine != "qemu" || !machines.is_empty(),
+            engine != "qemu" || !machines.is_empty(),
             "QEMU is a child process"
         );
         child.kill().unwrap();
@@ -328,7 +342,7 @@ fn when_rdvm_is_killed_the_machine_dies_with_it() {
         eventually("the machine is gone", || {
             !machines.iter().any(|&pid| is_alive(pid))
         });
-    }
+    });
 }
 
 #[test]
@@ -357,7 +371,7 @@ fn a_full_disk_under_stdout_is_an_error_and_not_silence() {
             .write(true)
             .open("/dev/full")
             .unwrap();
-        let output = std::process::Command::new(crate::support::RDVM)
+        let output = Command::new(RDVM)
             .args(["run", "--engine", engine])
             .arg(busybox().path())
             .args(["busybox", "echo", "x"])

@@ -1,13 +1,12 @@
 //! What a machine is made of, and what keeps one from being made: CPUs, RAM, the engine, the host's limits.
 
 use std::fs;
-use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rdvm::engine::probe::{self, KvmState};
 
-use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines};
+use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, while_sleeping};
 
 #[test]
 fn processes_run_on_every_cpu_that_was_asked_for() {
@@ -143,28 +142,10 @@ fn resident(pid: u32) -> (u64, u64, u64) {
     sums
 }
 
-/// A machine on KVM, if there is KVM, whose command runs and sleeps; `look` gets its process.
-fn while_sleeping(look: impl Fn(u32)) {
-    for engine in engines().iter().filter(|engine| **engine == "kvm") {
-        let run = Rdvm::on(engine).image(busybox().path());
-        let mut child = run.sh("echo on; sleep 100").spawn();
-        let mut byte = [0; 1];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut byte)
-            .unwrap();
-        look(child.id());
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
-
 #[test]
 fn rdvm_itself_takes_little_memory_on_kvm() {
-    while_sleeping(|pid| {
-        let (anonymous, all, ram) = resident(pid);
+    while_sleeping(&["kvm"], |_, child| {
+        let (anonymous, all, ram) = resident(child.id());
         eprintln!("rdvm itself: {anonymous} KiB anonymous, {all} KiB in all; guest RAM {ram} KiB");
         assert!(ram > 10 << 10, "{ram} KiB of guest RAM");
         assert!(anonymous < 1536, "{anonymous} KiB");
@@ -180,11 +161,11 @@ fn a_sleeping_guest_leaves_the_host_alone() {
         let fields = stat.split_whitespace().skip(13).take(2);
         fields.map(|field| field.parse::<u64>().unwrap()).sum()
     };
-    while_sleeping(|pid| {
+    while_sleeping(&["kvm"], |_, child| {
         std::thread::sleep(Duration::from_secs(1));
-        let before = ticks(pid);
+        let before = ticks(child.id());
         std::thread::sleep(Duration::from_secs(3));
-        let used = ticks(pid) - before;
+        let used = ticks(child.id()) - before;
         // Hundredths of a second; the guest's own ticks and one look a second.
         assert!(used < 100, "{used} of 300");
     });

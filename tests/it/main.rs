@@ -14,6 +14,8 @@ mod init;
 
 mod streams;
 
+mod terminal;
+
 mod endings;
 
 mod surroundings;

@@ -23,7 +23,7 @@ use rdvm::request::{ImageRef, KernelWish, Ownership};
 use rdvm::units::ByteSize;
 use rdvm::watch::Watch;
 
-use crate::support::{Image, missing};
+use crate::support::{Image, Run, large_image, missing, while_reading};
 
 /// Where a stub's first instruction is.
 const ENTRY: u64 = 0x10_0000;
@@ -164,8 +164,13 @@ fn has_kvm() -> bool {
 
 fn boot(code: Code, cpus: u8, timeout: Duration) -> Outcome {
     let image = Image::empty().file("etc/x", 0o644, "x");
-    let kernel = image.path().join("kernel");
-    fs::write(&kernel, elf(&code.0)).unwrap();
+    boot_with(image.path(), code, cpus, timeout)
+}
+
+/// With what is in `etc` of this image.
+fn boot_with(image: &Path, code: Code, cpus: u8, timeout: Duration) -> Outcome {
+    let kernel = tempfile::NamedTempFile::new().unwrap();
+    fs::write(kernel.path(), elf(&code.0)).unwrap();
     let (stdout, ours) = pipe();
     let (console, theirs) = pipe();
     let reader = |mut file: fs::File| {
@@ -180,7 +185,7 @@ fn boot(code: Code, cpus: u8, timeout: Duration) -> Outcome {
         Console::new(Outlet::new(theirs), None, true),
         Control::frames(),
     );
-    let machine = machine(&kernel, image.path(), cpus);
+    let machine = machine(kernel.path(), image, cpus);
     let ending = match Watch::start(Some(timeout)) {
         Ok(watch) => {
             let result = Engine::Kvm.boot(machine, listener, &watch);
@@ -211,11 +216,12 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
     let places = Layout::of(&tree, Epoch::default()).unwrap().into_places();
     let mut initrd = Initrd::default();
     initrd.push(tree, places);
+    let room = initrd.size() >> 20;
     Machine {
         kernel: kernel::open(&KernelWish::File(kernel.into()), None, &Search::default()).unwrap(),
         initrd,
         cmdline: "stub".into(),
-        memory: ByteSize::mib(8),
+        memory: ByteSize::mib(8 + room),
         cpus,
     }
 }
@@ -365,8 +371,7 @@ fn a_guest_that_spins_is_stopped_at_the_deadline() {
     if !has_kvm() {
         return;
     }
-    let spin = Code::default().bytes(&[0xfa, 0xeb, 0xfe]); // cli; jmp to itself
-    let outcome = boot(spin, 1, Duration::from_millis(300));
+    let outcome = boot(spin(), 1, Duration::from_millis(300));
     assert_eq!(outcome.ending, Ok(Ending::TimedOut { started: false }));
     // Nor does one that never leaves its ports.
     let noisy = Code::default().port(STDOUT).bytes(&[0xee, 0xeb, 0xfd]); // out; jmp back
@@ -474,40 +479,122 @@ fn a_guest_that_does_anything_to_any_port_does_no_harm() {
     }
 }
 
-/// Run by the next test in a process of its own, below strace.
+/// Run by the next tests in a process of its own, which starts in circumstances of theirs: `RDVM_STUB_CHILD` says what
+/// it does.
 #[test]
-fn one_machine_for_a_test_that_lets_calls_fail() {
-    if std::env::var_os("RDVM_STUB_CHILD").is_none() || !has_kvm() {
+fn one_machine_for_a_test_that_needs_a_process() {
+    let Ok(wish) = std::env::var("RDVM_STUB_CHILD") else {
+        return;
+    };
+    if !has_kvm() {
         return;
     }
-    let mut code = Code::default();
-    for _ in 0..100 {
-        code = code.write(STDOUT + 7, 1, 0); // an exit each
-    }
-    let outcome = run(code.fault());
+    let outcome = match wish.split_once(' ') {
+        None if wish == "exits" => {
+            let mut code = Code::default();
+            for _ in 0..100 {
+                code = code.write(STDOUT + 7, 1, 0); // an exit each
+            }
+            run(code.fault())
+        }
+        None if wish == "spins" => {
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            let blocked = status.lines().find(|line| line.starts_with("SigBlk"));
+            println!("{}", blocked.unwrap());
+            boot(spin(), 1, Duration::from_millis(300))
+        }
+        Some(("loads", image)) => {
+            let fault = Code::default().fault();
+            boot_with(Path::new(image), fault, 1, Duration::from_secs(2))
+        }
+        _ => panic!("{wish}"),
+    };
     println!("outcome: {:?}", outcome.ending);
 }
 
+/// cli; jmp to itself
+fn spin() -> Code {
+    Code::default().bytes(&[0xfa, 0xeb, 0xfe])
+}
+
+/// This program with that one test, which does what `wish` says.
+fn child(wish: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        "stubs::one_machine_for_a_test_that_needs_a_process",
+        "--nocapture",
+    ]);
+    command.env("RDVM_STUB_CHILD", wish);
+    command
+}
+
+/// The outcome that such a child has printed.
+#[track_caller]
+fn outcome_of(run: &Run) -> String {
+    let text = run.stdout();
+    let outcome = text.lines().find_map(|line| line.split_once("outcome: "));
+    outcome
+        .unwrap_or_else(|| panic!("{text} {}", run.stderr()))
+        .1
+        .to_owned()
+}
+
 fn with_failing(what: &str) -> String {
+    let child = child("exits");
     let output = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=ioctl", "-e"])
         .arg(format!("inject={what}"))
-        .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "stubs::one_machine_for_a_test_that_lets_calls_fail",
-            "--nocapture",
-        ])
-        .env("RDVM_STUB_CHILD", "1")
+        .arg(child.get_program())
+        .args(child.get_args())
+        .env("RDVM_STUB_CHILD", "exits")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let outcome = text.lines().find_map(|line| line.split_once("outcome: "));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    outcome
-        .unwrap_or_else(|| panic!("{what}: {text} {stderr}"))
-        .1
-        .to_owned()
+    outcome_of(&Run(output))
+}
+
+#[test]
+fn a_signal_or_the_deadline_ends_a_run_whose_image_is_being_loaded() {
+    if !has_kvm() {
+        return;
+    }
+    let (image, file) = large_image();
+    let child = child(&format!("loads {}", image.path().display()));
+    for (inject, ending) in [
+        ("signal=TERM:when=5", "Ok(Interrupted(15))"),
+        (
+            "delay_enter=3000000:when=5",
+            "Ok(TimedOut { started: false })",
+        ),
+    ] {
+        let (run, reads) = while_reading(&file, inject, &child);
+        assert_eq!(outcome_of(&run), ending);
+        assert!(reads < 64, "{inject}: {reads} of 128");
+    }
+}
+
+#[test]
+fn a_vcpu_is_stopped_though_rdvm_was_started_with_its_signal_blocked() {
+    if !has_kvm() {
+        return;
+    }
+    let child = child("spins");
+    // With the signal blocked its thread would never end: then this says so instead of waiting as well.
+    let output = Command::new("timeout")
+        .args(["--signal=KILL", "60", "env", "--block-signal=RTMIN"])
+        .arg(child.get_program())
+        .args(child.get_args())
+        .env("RDVM_STUB_CHILD", "spins")
+        .output()
+        .unwrap();
+    let run = Run(output);
+    let text = run.stdout();
+    let mask = text.lines().find_map(|line| line.split_once("SigBlk:"));
+    let mask = mask.unwrap_or_else(|| panic!("{text}")).1.trim();
+    // SIGRTMIN is 34, the 34th bit.
+    let blocked = u64::from_str_radix(mask, 16).unwrap() >> 33 & 1;
+    assert_eq!(blocked, 1, "{text}");
+    assert_eq!(outcome_of(&run), "Ok(TimedOut { started: false })");
 }
 
 #[test]

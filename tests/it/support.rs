@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -304,6 +304,48 @@ impl Run {
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }
+}
+
+/// Runs a command that sleeps on those of `wanted` that are among [`engines`], and while it does so lets `look` at rdvm,
+/// or end it; whoever is left is killed.
+pub(crate) fn while_sleeping(wanted: &[&str], look: impl Fn(&str, &mut Child)) {
+    for engine in engines().iter().filter(|engine| wanted.contains(engine)) {
+        let run = Rdvm::on(engine).image(busybox().path());
+        let mut child = run.sh("echo on; sleep 1000").spawn();
+        let mut line = [0; 3];
+        let stdout = child.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut line).unwrap();
+        look(engine, &mut child);
+        // Both succeed too for a child that has been waited for.
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// An image with a file of 32 MiB, which is made in 128 blocks, and the file's path. It has no holes.
+pub(crate) fn large_image() -> (Image, PathBuf) {
+    let image = Image::busybox().file("etc/large", 0o644, vec![7; 32 << 20]);
+    let file = image.path().join("etc/large");
+    (image, file)
+}
+
+/// What happens while a file is read: `inject` is what strace(1) is to do at a pread64 of it. Gives what came of the
+/// program, and how often the file was read.
+pub(crate) fn while_reading(file: &Path, inject: &str, program: &Command) -> (Run, usize) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o"]).arg(log.path());
+    strace.arg("-P").arg(file);
+    strace.args(["-e", "trace=pread64", "-e"]);
+    strace.arg(format!("inject=pread64:{inject}"));
+    strace.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        strace.env(name, value.expect("no variable is taken away"));
+    }
+    let output = strace.stdin(Stdio::null()).output().unwrap();
+    let log = fs::read_to_string(log.path()).unwrap();
+    let reads = log.lines().filter(|line| line.contains("pread64(")).count();
+    (Run(output), reads)
 }
 
 /// Processes whose parent is `pid`.

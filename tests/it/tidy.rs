@@ -9,10 +9,14 @@ const USES: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("escape", &[]),
     ("environment", &[]),
-    ("request", &["units"]),
+    ("digest", &[]),
+    ("progress", &["units"]),
+    ("request", &["digest", "units"]),
     (
         "error",
-        &["cmdline", "engine", "image", "initrd", "kernel", "memory"],
+        &[
+            "cmdline", "engine", "image", "initrd", "kernel", "memory", "trust",
+        ],
     ),
     ("atomic", &[]),
     (
@@ -29,8 +33,15 @@ const USES: &[(&str, &[&str])] = &[
     ("image", &["error", "initrd", "request", "units"]),
     (
         "initrd",
-        &["atomic", "error", "image", "memory", "request", "units"],
+        &[
+            "atomic", "error", "image", "memory", "progress", "request", "units",
+        ],
     ),
+    (
+        "trust",
+        &["atomic", "digest", "error", "image", "initrd", "request"],
+    ),
+    ("cache", &["atomic", "digest", "units"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     ("kernel", &["atomic", "error", "request", "units", "watch"]),

@@ -7,7 +7,7 @@
 for word do
 	shift
 	case $word in
-		max,-erms,-fsrm) word=EPYC-Milan,-erms,-fsrm ;; # virtual GIF and VMLOAD, which max has, lost wake-ups
+		max,-erms,-fsrm) word=EPYC-Milan,-erms,-fsrm ;; # what benches/kvm.tsv was measured on
 		tcg,thread=multi) [ -z "${RIG_ICOUNT:-}" ] || word=tcg,thread=single ;;
 	esac
 	set -- "$@" "$word"

@@ -33,7 +33,7 @@ attempt() {
 }
 
 # tests KERNEL: runs the tests of the list that are to boot it. What fails is run once more and counted, not forgotten:
-# emulated SVM loses a wake-up now and then (docs/testing.md), and what fails twice has another reason.
+# emulated SVM loses an interrupt now and then (docs/testing.md), and what fails twice has another reason.
 tests() {
 	local name bad
 	export RDVM_TEST_RUNS="/tmp/runs.${1##*/}"

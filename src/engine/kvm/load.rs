@@ -14,6 +14,7 @@ use super::acpi;
 use super::cpu::GDT_ENTRIES;
 use super::layout::{self, ACPI, CMDLINE, GDT, PAGE_DIRECTORIES, PDPT, PML4, ZERO_PAGE};
 use super::ram::Ram;
+use crate::initrd::Stopped;
 use crate::kernel::{Kernel, KernelImage};
 use crate::machine::Machine;
 
@@ -45,10 +46,14 @@ struct Placed {
     initrd_limit: u64,
 }
 
-/// Puts everything into `ram`.
+/// Puts everything into `ram`; ends early once `stopped` says so.
 ///
-/// Errors: kernel or initrd do not fit; a file cannot be read.
-pub(super) fn load(ram: &mut Ram, machine: &mut Machine) -> Result<Start, Error> {
+/// Errors: kernel or initrd do not fit; a file cannot be read; it was stopped.
+pub(super) fn load(
+    ram: &mut Ram,
+    machine: &mut Machine,
+    stopped: Stopped<'_>,
+) -> Result<Start, Error> {
     let total = machine.memory.0;
     let kernel = kernel(ram.memory(), &mut machine.kernel, total)?;
     let size = machine.initrd.size();
@@ -60,7 +65,7 @@ pub(super) fn load(ram: &mut Ram, machine: &mut Machine) -> Result<Start, Error>
         memory: machine.memory,
     })?;
     let place = ram.slice(at..at + size).ok_or(Error::Place)?;
-    machine.initrd.fill(place)?;
+    machine.initrd.fill(stopped, place)?;
     let memory = ram.memory();
     tables(memory, kernel.end, machine.cpus)?;
     let mut cmdline = machine.cmdline.clone().into_bytes();

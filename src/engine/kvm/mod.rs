@@ -3,26 +3,29 @@
 //! `boot` is the start-up in its order, one call a step; docs/architecture.md tells it as a story. What the machine
 //! consists of: RAM (`ram.rs`, laid out by `layout.rs`, filled by `load.rs`), vCPUs (`vcpu.rs`, their first state in
 //! `cpu.rs`, described to the guest in `acpi.rs`), KVM's own interrupt controllers and timer, and the ports
-//! (`bus.rs`) with three serial lines (`serial.rs`) and a clock (`cmos.rs`). It lives in `session.rs`.
+//! (`bus.rs`) with three serial lines (`serial.rs`) and a clock (`cmos.rs`). It lives in `session.rs`,
+//! its vCPUs on threads of their own (`threads.rs`).
 
 mod acpi;
 mod bus;
 mod cmos;
 mod cpu;
 mod devices;
+mod error;
 mod exits;
+mod halt;
 mod layout;
 mod load;
 #[allow(unsafe_code)]
 mod ram;
 mod serial;
 mod session;
+mod threads;
 #[allow(unsafe_code)]
 mod vcpu;
 
 use std::ffi::c_ulong;
 use std::io;
-use std::path::PathBuf;
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE,
@@ -31,6 +34,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use rustix::io::Errno;
 
+pub use self::error::Error;
+
 use self::cpu::Package;
 use self::devices::Devices;
 use self::ram::{Ram, Registered};
@@ -38,12 +43,10 @@ use self::session::Session;
 use self::vcpu::Vcpu;
 use crate::engine::probe::KvmState;
 use crate::engine::stop;
-use crate::escape::shown;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
 use crate::initrd;
 use crate::machine::Machine;
-use crate::units::ByteSize;
 use crate::watch::Watch;
 
 /// What the guest's kernel is to be told: there is no PCI bus to look for. Pages are not cleared before they are
@@ -52,88 +55,6 @@ pub(super) const CMDLINE: &str = "pci=off init_on_alloc=0";
 
 /// Tries of a call that a signal interrupted or that KVM asks to repeat.
 const TRIES: u32 = 100;
-
-/// Why KVM could not run the machine.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// /dev/kvm is not, or not any more, what it was found to be.
-    #[error("{0}, or use --engine qemu")]
-    Unusable(KvmState),
-    /// This KVM lacks something.
-    #[error("/dev/kvm: offers no {what}; boot a newer host kernel, or use --engine qemu")]
-    Lacks {
-        /// What.
-        what: &'static str,
-    },
-    /// A call to KVM failed.
-    #[error("kvm engine: {what}: {source}; {}", remedy(source))]
-    Call {
-        /// What was being done.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The host refused something else.
-    #[error("kvm engine: {what}: {source}; {}", remedy(source))]
-    Host {
-        /// What was being done.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The host has no address space for the guest's RAM.
-    #[error(
-        "kvm engine: {memory} of guest RAM cannot be mapped: {source}; raise ulimit -v, or give the guest less with -m"
-    )]
-    Memory {
-        /// How much.
-        memory: ByteSize,
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel does not fit.
-    #[error(
-        "{}: reaches up to {end:#x}, the guest's RAM ends at {ram_end:#x}; give it more with -m",
-        shown(kernel)
-    )]
-    KernelPlace {
-        /// Its file.
-        kernel: PathBuf,
-        /// First address above it.
-        end: u64,
-        /// First address above the RAM below 4 GiB.
-        ram_end: u64,
-    },
-    /// The kernel's file could be checked but not loaded.
-    #[error(
-        "{}: cannot be loaded: {source}; try another kernel (-k)",
-        shown(kernel)
-    )]
-    Kernel {
-        /// Its file.
-        kernel: PathBuf,
-        /// Why.
-        source: linux_loader::loader::Error,
-    },
-    /// There is no place for the initrd.
-    #[error("initrd: its {} do not fit between the kernel's end {kernel_end:#x} and {} in {memory} of RAM; give the guest more with -m, or use a kernel that takes an initrd anywhere (Linux 3.8 or later)", ByteSize(*size), limit_name(*limit))]
-    InitrdPlace {
-        /// Its length in bytes.
-        size: u64,
-        /// First address above the kernel.
-        kernel_end: u64,
-        /// First address that the kernel does not take.
-        limit: u64,
-        /// The guest's RAM.
-        memory: ByteSize,
-    },
-    /// The initrd cannot be made.
-    #[error(transparent)]
-    Initrd(#[from] initrd::Error),
-    /// A part lies outside of the guest's RAM.
-    #[error("kvm engine: the guest's RAM has no room for its tables; give it more with -m")]
-    Place,
-}
 
 /// Runs the machine to its end; its memory and threads are gone when this returns.
 pub(super) fn boot(
@@ -147,7 +68,14 @@ pub(super) fn boot(
         memory: machine.memory,
         source,
     })?;
-    let start = load::load(&mut ram, &mut machine)?;
+    let loaded = load::load(&mut ram, &mut machine, &|| watch.is_over());
+    // Loading a large image takes its time; a part that cannot be loaded is still an error.
+    if let Ok(_) | Err(Error::Initrd(initrd::Error::Stopped)) = loaded
+        && let Some(ending) = stop::ended(&mut listener, watch)
+    {
+        return Ok((ending, listener));
+    }
+    let start = loaded?;
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
     let coalesces = coalesce(&vm)?;
@@ -164,10 +92,6 @@ pub(super) fn boot(
     let vcpus = (0..machine.cpus)
         .map(|id| Vcpu::new(&vm, id, package, supported.as_slice(), start, coalesces))
         .collect::<Result<Vec<_>, _>>()?;
-    // Loading a large image takes its time.
-    if let Some(ending) = stop::ended(&mut listener, watch) {
-        return Ok((ending, listener));
-    }
     listener.machine_starts();
     let session = Session::start(Devices::new(vm, listener), vcpus)?;
     // The guest has a copy of every byte: freeing thousands of entries costs nothing while it boots.
@@ -296,21 +220,4 @@ fn given<T>(list: Result<T, vmm_sys_util::fam::Error>) -> Result<T, Error> {
     list.map_err(|_| Error::Lacks {
         what: "room for a list this long",
     })
-}
-
-/// The way out of what the host refused.
-fn remedy(source: &io::Error) -> &'static str {
-    match Errno::from_io_error(source) {
-        Some(Errno::MFILE) => "raise ulimit -n, or take fewer --cpus",
-        Some(Errno::AGAIN) => "raise ulimit -u, or take fewer --cpus",
-        Some(Errno::NOMEM) => "free some memory, or give the guest less with -m",
-        _ => "see rdvm doctor, or use --engine qemu",
-    }
-}
-
-fn limit_name(limit: u64) -> String {
-    match limit {
-        u64::MAX => "the end".to_owned(),
-        limit => format!("{limit:#x}, its limit"),
-    }
 }

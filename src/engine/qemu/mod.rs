@@ -1,26 +1,25 @@
 //! The QEMU engine: a child `qemu-system-x86_64` with software emulation and the same three ports.
 //!
-//! Started, watched and stopped from one loop that never blocks on anything but all of its sources at once: the
-//! ports, our own output streams, signals, the deadline.
+//! `args.rs` says what it is started with, `child.rs` owns the process, `session.rs` is the loop that watches it.
 
 mod args;
 #[allow(unsafe_code)]
 mod child;
+mod session;
 #[allow(unsafe_code)]
 mod tsc;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 use self::args::{Fds, Settings};
 use self::child::Process;
+use self::session::{Inlet, Session};
 use crate::engine::{probe, stop};
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
@@ -37,13 +36,6 @@ use crate::watch::Watch;
 /// boot in fifteen died of it on a busy machine, none with the kernel told that there is no such instruction
 /// (`clearcpuid=141`, CX16); programs still see it.
 const CMDLINE: &str = "pci=off mitigations=off noreplace-smp init_on_alloc=0 clearcpuid=141";
-
-/// As much as a pipe holds.
-const READ_MAX: usize = 1 << 16;
-
-/// QEMU writes byte by byte. Letting some gather before the next look saves most of our wake-ups.
-const GATHER: Duration = Duration::from_micros(300);
-const FEW: usize = 1024;
 
 /// A QEMU that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +108,14 @@ impl Qemu {
         mut listener: Listener,
         watch: &Watch,
     ) -> Result<(Ending, Listener), Error> {
-        let initrd = machine.initrd.to_file()?;
+        let initrd = machine.initrd.to_file(&|| watch.is_over());
+        // Writing a large image takes its time; one that cannot be written is still an error.
+        if let Ok(_) | Err(initrd::Error::Stopped) = initrd
+            && let Some(ending) = stop::ended(&mut listener, watch)
+        {
+            return Ok((ending, listener));
+        }
+        let initrd = initrd?;
         listener.machine_starts();
         // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
         let kernel = match machine.kernel.into_boot()? {
@@ -139,11 +138,7 @@ impl Qemu {
             let (read, write) =
                 rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(host("making a pipe"))?;
             rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).map_err(host("setting up a pipe"))?;
-            ports.push(Inlet {
-                port,
-                fd: read,
-                open: true,
-            });
+            ports.push(Inlet::new(port, read));
             theirs.push(write);
         }
         let fds = Fds {
@@ -216,117 +211,6 @@ impl Qemu {
                     said,
                 })
             }
-        }
-    }
-}
-
-/// The read end of one port.
-struct Inlet {
-    port: Port,
-    fd: OwnedFd,
-    open: bool,
-}
-
-/// One run's loop.
-struct Session<'a> {
-    ports: Vec<Inlet>,
-    listener: &'a mut Listener,
-    watch: &'a Watch,
-}
-
-impl Session<'_> {
-    /// Runs until the guest has said how it ended and all its output is out, or something else ends it. `None` when
-    /// the ports closed without that.
-    fn run(mut self) -> Result<Option<Ending>, Errno> {
-        let mut buffers = [(); 3].map(|()| vec![0; READ_MAX]);
-        loop {
-            let received = self.receive(&mut buffers)?;
-            self.listener
-                .outlets()
-                .into_iter()
-                .for_each(|outlet| outlet.flush());
-            if let Some(ending) = stop::ended(self.listener, self.watch) {
-                return Ok(Some(ending));
-            }
-            let flushed = self
-                .listener
-                .outlets()
-                .iter()
-                .all(|outlet| outlet.is_empty());
-            if received == 0 && flushed {
-                // The verdict comes after the last byte of output: with nothing left to read, all of it is here.
-                if let Some(verdict) = self.listener.verdict() {
-                    return Ok(Ending::of(verdict));
-                }
-                if self.ports.iter().all(|inlet| !inlet.open) {
-                    return Ok(None);
-                }
-            }
-            if received == 0 || !flushed {
-                self.wait()?;
-            } else if received < FEW {
-                std::thread::sleep(GATHER);
-            }
-        }
-    }
-
-    /// Reads once from every port that has something and whose stream has room; gives the number of bytes.
-    ///
-    /// The status port is read last and its events are taken note of first: the guest says that the command runs
-    /// before the command's first byte, so bytes read before that cannot be mistaken for the kernel's.
-    fn receive(&mut self, buffers: &mut [Vec<u8>; 3]) -> Result<usize, Errno> {
-        let mut counts = [0; 3];
-        for ((inlet, buffer), count) in self
-            .ports
-            .iter_mut()
-            .zip(buffers.iter_mut())
-            .zip(&mut counts)
-        {
-            if !inlet.open || !self.listener.has_room(inlet.port) {
-                continue;
-            }
-            match rustix::io::read(&inlet.fd, &mut buffer[..]) {
-                Ok(0) => inlet.open = false,
-                Ok(length) => *count = length,
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        for at in [2, 1, 0] {
-            self.listener
-                .receive(self.ports[at].port, &buffers[at][..counts[at]]);
-        }
-        Ok(counts.iter().sum())
-    }
-
-    /// Sleeps until there is something to do.
-    fn wait(&mut self) -> Result<(), Errno> {
-        let rooms: Vec<bool> = self
-            .ports
-            .iter()
-            .map(|inlet| self.listener.has_room(inlet.port))
-            .collect();
-        let watch = self.watch.fd();
-        let mut set = vec![PollFd::new(&watch, PollFlags::IN)];
-        for (inlet, room) in self.ports.iter().zip(rooms) {
-            if inlet.open && room {
-                set.push(PollFd::new(&inlet.fd, PollFlags::IN));
-            }
-        }
-        let outlets = self.listener.outlets();
-        let full: Vec<_> = outlets
-            .iter()
-            .filter(|outlet| !outlet.is_empty())
-            .map(|outlet| outlet.fd())
-            .collect();
-        set.extend(full.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
-        let left = self
-            .watch
-            .time_left()
-            .and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut set, left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
         }
     }
 }

@@ -1,0 +1,207 @@
+//! Entries that are found again, and those that must not be.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::{Cache, Packed, Recipe};
+use crate::digest::Digest;
+use crate::units::ByteSize;
+
+const NO_LIMIT: ByteSize = ByteSize(u64::MAX);
+
+struct Place {
+    dir: tempfile::TempDir,
+    cache: Cache,
+}
+
+fn place() -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::below(dir.path());
+    Place { dir, cache }
+}
+
+impl Place {
+    /// An archive's file, left alone for a minute.
+    fn source(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, name).unwrap();
+        path
+    }
+
+    fn insert(&self, recipe: &Recipe, key: u8, bytes: &[u8]) -> io::Result<Packed> {
+        let digest = Digest([key; 32]);
+        let write = |file: &File| file.write_all_at(bytes, 0);
+        self.cache.insert(
+            recipe,
+            &digest,
+            bytes.len() as u64,
+            b"facts",
+            NO_LIMIT,
+            write,
+        )
+    }
+
+    fn names(&self) -> Vec<String> {
+        let list = fs::read_dir(self.cache.directory()).unwrap();
+        let names = list.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+}
+
+/// The recipe of a file, as if it had been left alone for long.
+fn recipe(path: &Path) -> Recipe {
+    let mut recipe = Recipe::new("options");
+    recipe.file(path).unwrap();
+    recipe.newest -= Duration::from_secs(3600);
+    recipe
+}
+
+fn bytes(packed: &Packed) -> Vec<u8> {
+    let mut bytes = vec![0; packed.size as usize];
+    packed.file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn what_was_kept_is_found_by_the_state_of_its_files_and_by_nothing_else() {
+    let place = place();
+    let source = place.source("a.tar");
+    assert!(place.cache.find(&recipe(&source)).is_none());
+    let packed = place.insert(&recipe(&source), 1, b"archive").unwrap();
+    assert_eq!(
+        (bytes(&packed), &*packed.facts),
+        (b"archive".to_vec(), &b"facts"[..])
+    );
+    let found = place.cache.find(&recipe(&source)).unwrap();
+    assert_eq!(
+        (bytes(&found), &*found.facts),
+        (b"archive".to_vec(), &b"facts"[..])
+    );
+
+    let mut other_options = Recipe::new("other options");
+    other_options.file(&source).unwrap();
+    assert!(place.cache.find(&other_options).is_none());
+    fs::write(&source, "changed").unwrap();
+    assert!(place.cache.find(&recipe(&source)).is_none());
+    assert!(Recipe::new("").file(place.dir.path()).is_err());
+    assert!(
+        Recipe::new("")
+            .file(&place.dir.path().join("missing"))
+            .is_err()
+    );
+}
+
+#[test]
+fn a_file_that_was_just_changed_is_not_remembered() {
+    let place = place();
+    let source = place.source("a.tar");
+    let mut fresh = Recipe::new("options");
+    fresh.file(&source).unwrap();
+    place.insert(&fresh, 1, b"archive").unwrap();
+    assert!(place.cache.find(&fresh).is_none());
+    assert_eq!(place.cache.list().unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_not_whole_or_not_ours_does_not_count() {
+    let place = place();
+    let source = place.source("a.tar");
+    let recipe = recipe(&source);
+    let entry = place
+        .cache
+        .directory()
+        .join(format!("{}.initrd", "01".repeat(32)));
+    let harms: [&dyn Fn(&File); 5] = [
+        &|file| file.set_len(20).unwrap(),
+        &|file| file.set_len(file.metadata().unwrap().len() - 1).unwrap(),
+        &|file| (&*file).write_all(b"").and(file.set_len(0)).unwrap(),
+        &|file| {
+            let end = file.metadata().unwrap().len();
+            file.write_all_at(&[0xff; 8], end - 16).unwrap();
+        },
+        &|file| {
+            file.set_permissions(fs::Permissions::from_mode(0o666))
+                .unwrap()
+        },
+    ];
+    for harm in harms {
+        place.insert(&recipe, 1, &[7; 100]).unwrap();
+        assert!(place.cache.find(&recipe).is_some());
+        harm(&File::options().write(true).open(&entry).unwrap());
+        assert!(place.cache.find(&recipe).is_none());
+    }
+}
+
+#[test]
+fn a_writer_that_fails_leaves_nothing() {
+    let place = place();
+    let source = place.source("a.tar");
+    let full = |_: &File| Err(io::ErrorKind::StorageFull.into());
+    let inserted: io::Result<Packed> =
+        place
+            .cache
+            .insert(&recipe(&source), &Digest([1; 32]), 5, b"", NO_LIMIT, full);
+    assert_eq!(inserted.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(place.names(), [""; 0]);
+}
+
+#[test]
+fn what_was_not_used_for_longest_goes_first() {
+    let place = place();
+    let sources = ["a", "b", "c"].map(|name| place.source(name));
+    for (key, source) in (1..).zip(&sources) {
+        let packed = place.insert(&recipe(source), key, &[0; 1000]).unwrap();
+        let age = Duration::from_secs(1000 - u64::from(key));
+        packed.file.set_modified(SystemTime::now() - age).unwrap();
+    }
+    // Used just now, so the second and third are older.
+    assert!(place.cache.find(&recipe(&sources[0])).is_some());
+    let order: Vec<_> = place.cache.list().unwrap();
+    let order: Vec<_> = order.iter().map(|entry| &entry.name[..2]).collect();
+    assert_eq!(order, ["01", "03", "02"]);
+    let size = place.cache.list().unwrap()[0].size.0;
+    let pruned = place.cache.prune(ByteSize(2 * size), None).unwrap();
+    assert_eq!((pruned.entries, pruned.bytes.0), (1, size));
+    assert!(place.cache.find(&recipe(&sources[1])).is_none());
+    assert!(place.cache.find(&recipe(&sources[2])).is_some());
+    // Its link went with it, and what is being written when the limit is small stays.
+    assert_eq!(place.names().len(), 4);
+    let spared = format!("{}.initrd", "03".repeat(32));
+    place.cache.prune(ByteSize(0), Some(&spared)).unwrap();
+    assert_eq!(place.cache.list().unwrap().len(), 1);
+    place.cache.prune(ByteSize(0), None).unwrap();
+    assert_eq!(place.names(), [""; 0]);
+}
+
+#[test]
+fn what_a_killed_writer_left_goes_after_a_day_and_what_is_not_ours_never() {
+    let place = place();
+    let directory = place.cache.directory().to_owned();
+    fs::create_dir_all(&directory).unwrap();
+    let key = "ab".repeat(32);
+    let names = [
+        format!(".{key}.initrd.77.tmp"),
+        format!("{key}.other"),
+        "notes".to_owned(),
+    ];
+    for name in &names {
+        let file = File::create(directory.join(name)).unwrap();
+        let age = Duration::from_secs(2 * 24 * 60 * 60);
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+    fs::write(directory.join(format!(".{key}.initrd.78.tmp")), "").unwrap();
+    place.cache.prune(ByteSize(0), None).unwrap();
+    assert_eq!(
+        place.names(),
+        [
+            format!(".{key}.initrd.78.tmp"),
+            format!("{key}.other"),
+            "notes".to_owned()
+        ]
+    );
+}

@@ -1,0 +1,237 @@
+//! The vCPUs' threads: what they do, what they share, how they are asked something and ended.
+//!
+//! A thread is made to leave the guest by a signal, whose handler does nothing. What the machine's end is, the engine's
+//! own thread decides (`session.rs`).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
+
+use super::Error;
+use super::devices::Devices;
+use super::exits::{Step, handle};
+use super::vcpu::{Reason, Vcpu};
+
+/// Time between a signal and the next where one has come too early.
+const RESEND: Duration = Duration::from_millis(2);
+
+/// What the threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    devices: Mutex<Devices>,
+    stop: AtomicBool,
+    /// A bit for every vCPU that has answered since it was asked whether it lives, and for those that sleep for good.
+    answered: AtomicU32,
+    asleep: AtomicU32,
+    /// An eventfd that wakes the engine's thread.
+    wake: OwnedFd,
+}
+
+impl Shared {
+    /// What it takes to share `devices`.
+    ///
+    /// Errors: the host gives no descriptors.
+    pub(super) fn new(devices: Devices) -> Result<Self, Error> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self {
+            devices: Mutex::new(devices),
+            stop: AtomicBool::new(false),
+            answered: AtomicU32::new(0),
+            asleep: AtomicU32::new(0),
+            wake: eventfd(0, flags).map_err(Error::host("making an eventfd"))?,
+        })
+    }
+
+    /// What they share, for as long as the guard is held.
+    pub(super) fn devices(&self) -> MutexGuard<'_, Devices> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What they shared, once they are gone.
+    pub(super) fn into_devices(self) -> Devices {
+        let devices = self.devices.into_inner();
+        devices.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be polled for reading by the engine's thread: somebody has called [`Self::wake`].
+    pub(super) fn woken(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Takes back that somebody has.
+    pub(super) fn unwake(&self) {
+        // Empty when something else woke the engine's thread: it does not block.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
+    /// A bit for every vCPU that has answered since [`Threads::ask`], and for each of those that sleeps for good.
+    pub(super) fn answers(&self) -> (u32, u32) {
+        let answered = self.answered.load(Ordering::Acquire);
+        (answered, self.asleep.load(Ordering::Relaxed))
+    }
+
+    /// Wakes the engine's thread.
+    pub(super) fn wake(&self) {
+        // It fails only when the counter is full, and then the thread is awake.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// The vCPUs' threads, which end at the latest when this is dropped.
+#[derive(Debug)]
+pub(super) struct Threads {
+    list: Vec<Thread>,
+    shared: Arc<Shared>,
+}
+
+/// A vCPU's thread.
+#[derive(Debug)]
+struct Thread {
+    handle: JoinHandle<()>,
+    /// It is about to end: no signal is needed any more.
+    ends: Arc<AtomicBool>,
+}
+
+extern "C" fn ignore(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+impl Threads {
+    /// Starts a thread for every vCPU.
+    ///
+    /// Errors: the host gives no threads; those that were started are gone then.
+    pub(super) fn start(shared: &Arc<Shared>, vcpus: Vec<Vcpu>) -> Result<Self, Error> {
+        register_signal_handler(SIGRTMIN(), ignore)
+            .map_err(|errno| Error::host("catching a signal")(io::Error::from(errno)))?;
+        let mut threads = Self {
+            list: Vec::new(),
+            shared: Arc::clone(shared),
+        };
+        for (id, vcpu) in vcpus.into_iter().enumerate() {
+            let thread = threads.add(id, vcpu);
+            thread.map_err(Error::host("starting a thread for a vCPU"))?;
+        }
+        Ok(threads)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Has all of them leave the guest and say whether they sleep for good: see [`Shared::answers`].
+    pub(super) fn ask(&self) {
+        self.shared.asleep.store(0, Ordering::Relaxed);
+        self.shared.answered.store(0, Ordering::Release);
+        for thread in &self.list {
+            let _ = thread.handle.kill(SIGRTMIN());
+        }
+    }
+
+    fn add(&mut self, id: usize, vcpu: Vcpu) -> io::Result<()> {
+        let ends = Arc::new(AtomicBool::new(false));
+        let last_words = LastWords {
+            shared: Arc::clone(&self.shared),
+            ends: Arc::clone(&ends),
+            engine: std::thread::current(),
+        };
+        let handle = std::thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || {
+                // Whoever starts us may have it blocked.
+                let _ = unblock_signal(SIGRTMIN());
+                run(vcpu, id, &last_words.shared);
+            })?;
+        self.list.push(Thread { handle, ends });
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in self.list.drain(..) {
+            // A signal that comes just before the vCPU enters the guest is lost; the next one is not. Ever more time
+            // between them: they queue, and a slow host must get through the queue.
+            let mut patience = RESEND;
+            while !thread.ends.load(Ordering::Acquire) && !thread.handle.is_finished() {
+                let _ = thread.handle.kill(SIGRTMIN());
+                std::thread::park_timeout(patience);
+                patience *= 2;
+            }
+            // It has nothing to say, and a panic has been printed.
+            let _ = thread.handle.join();
+        }
+    }
+}
+
+/// Said when a vCPU's thread ends, also when it panics.
+struct LastWords {
+    shared: Arc<Shared>,
+    ends: Arc<AtomicBool>,
+    engine: std::thread::Thread,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = "was given up because of a bug in rdvm, see above";
+            self.shared.devices().stop(why.to_owned());
+            self.shared.wake();
+        }
+        self.ends.store(true, Ordering::Release);
+        self.engine.unpark();
+    }
+}
+
+/// What a vCPU's thread does.
+fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let reason = vcpu.run();
+        if matches!(reason, Reason::Interrupted) {
+            if vcpu.sleeps_for_good() {
+                shared.asleep.fetch_or(1 << id, Ordering::Relaxed);
+            }
+            shared.answered.fetch_or(1 << id, Ordering::Release);
+        }
+        let mut devices = shared.devices();
+        // Nothing that it says now belongs to the run.
+        if devices.is_done() {
+            return;
+        }
+        let step = serve(&mut vcpu, reason, &mut devices);
+        // Whoever is woken wants the lock first thing.
+        let wake = devices.take_wake();
+        drop(devices);
+        if wake {
+            shared.wake();
+        }
+        if step != Step::Go {
+            return;
+        }
+    }
+}
+
+/// Does what an exit asks for, and what follows from that.
+fn serve(vcpu: &mut Vcpu, reason: Reason, devices: &mut Devices) -> Step {
+    // What was written before the exit comes before it.
+    vcpu.drain(|port, value| {
+        devices.bus.write(port, 1, &[value]);
+    });
+    let step = match vcpu.exit(reason) {
+        Some(exit) => {
+            devices.exits += 1;
+            handle(exit, &mut devices.bus)
+        }
+        None => Step::Go,
+    };
+    devices.settle();
+    if let Step::Stop(why) = &step {
+        devices.stop(why.clone());
+    }
+    step
+}

@@ -1,0 +1,160 @@
+//! A bar on the terminal for what takes longer than half a second: bytes, how many of how many, and how fast.
+//!
+//! The stages count their bytes here whether somebody looks or not: a process has one terminal, so there is one counter
+//! for all of it. Only the program asks for the bar ([`show`]), and it is gone before anything else is written.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::units::ByteSize;
+
+/// What is over sooner needs no bar.
+const PATIENCE: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Cells of the bar.
+const WIDTH: u64 = 24;
+const ERASE: &str = "\r\x1b[K";
+
+static METER: Meter = Meter {
+    done: AtomicU64::new(0),
+    stage: Mutex::new(Stage {
+        what: "",
+        total: None,
+        began: None,
+        shown: false,
+        over: true,
+    }),
+    changed: Condvar::new(),
+};
+
+struct Meter {
+    /// Bytes of the stage that are done.
+    done: AtomicU64,
+    stage: Mutex<Stage>,
+    changed: Condvar,
+}
+
+struct Stage {
+    what: &'static str,
+    total: Option<u64>,
+    began: Option<Instant>,
+    /// There is a bar on the terminal.
+    shown: bool,
+    /// There is to be none any more.
+    over: bool,
+}
+
+/// What follows is `what` ("reading", "packing"), of `total` bytes where that is known.
+pub fn stage(what: &'static str, total: Option<u64>) {
+    let mut stage = METER.stage();
+    (stage.what, stage.total, stage.began) = (what, total, Some(Instant::now()));
+    METER.done.store(0, Ordering::Relaxed);
+}
+
+/// So many more bytes of the stage are done.
+pub fn add(bytes: u64) {
+    METER.done.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// Takes the bar away, for good: something else is about to be written to the terminal.
+pub fn finish() {
+    let mut stage = METER.stage();
+    stage.over = true;
+    if std::mem::take(&mut stage.shown) {
+        // A terminal that has gone away needs no erasing.
+        let _ = std::io::stderr().write_all(ERASE.as_bytes());
+    }
+    METER.changed.notify_all();
+}
+
+/// The bar, as long as this is not dropped and [`finish`] is not called; nothing where standard error is no terminal.
+#[derive(Debug)]
+pub struct Bar(());
+
+/// Shows what is counted from now on.
+pub fn show() -> Bar {
+    if std::io::stderr().is_terminal() {
+        let mut stage = METER.stage();
+        (stage.over, stage.began) = (false, Some(Instant::now()));
+        drop(stage);
+        // Without a thread there is no bar, and that is no reason to stop.
+        let _ = std::thread::Builder::new()
+            .name("progress".to_owned())
+            .spawn(draw);
+    }
+    Bar(())
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        finish();
+    }
+}
+
+impl Meter {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn draw() {
+    let mut stage = METER.stage();
+    let mut wait = PATIENCE;
+    while !stage.over {
+        let waited = METER.changed.wait_timeout(stage, wait);
+        stage = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let done = METER.done.load(Ordering::Relaxed);
+        if !stage.over && done > 0 {
+            let elapsed = stage.began.map_or(Duration::ZERO, |began| began.elapsed());
+            let text = line(stage.what, done, stage.total, elapsed);
+            stage.shown = std::io::stderr()
+                .write_all(format!("{ERASE}{text}").as_bytes())
+                .is_ok();
+            wait = INTERVAL;
+        }
+    }
+}
+
+/// What is shown of a stage.
+fn line(what: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String {
+    let rate = ByteSize((done as f64 / elapsed.as_secs_f64().max(0.001)) as u64);
+    let mut line = format!("rdvm: {what} ");
+    // Writing to a String cannot fail.
+    let _ = match total {
+        Some(total) if total > 0 => {
+            let full = (done.min(total) * WIDTH / total) as usize;
+            let (full, empty) = ("#".repeat(full), ".".repeat(WIDTH as usize - full));
+            let total = ByteSize(total);
+            write!(
+                line,
+                "[{full}{empty}] {} of {total}, {rate}/s",
+                ByteSize(done)
+            )
+        }
+        _ => write!(line, "{}, {rate}/s", ByteSize(done)),
+    };
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_has_bytes_and_rate_and_never_a_bar_longer_than_full() {
+        let second = Duration::from_secs(1);
+        assert_eq!(
+            line("reading", 64 << 20, Some(128 << 20), second),
+            "rdvm: reading [############............] 64 MiB of 128 MiB, 64 MiB/s"
+        );
+        assert_eq!(
+            line("reading", 64 << 20, None, 2 * second),
+            "rdvm: reading 64 MiB, 32 MiB/s"
+        );
+        assert!(line("packing", 9, Some(3), second).contains(&"#".repeat(24)));
+        line("packing", u64::MAX / 32, Some(0), Duration::ZERO);
+    }
+}
