@@ -2,6 +2,7 @@
 //!
 //! Nothing is ever unpacked or changed on the host. Knows nothing of the form the tree is written in.
 
+pub mod cpio;
 pub mod fakeroot;
 pub mod fs;
 pub mod host;

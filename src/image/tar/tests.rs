@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::image::member::{FileContent, What};
 use crate::image::store::{CHUNK, Store};
 use crate::request::Limits;
 
