@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::member::{FileContent, Member, What};
-use super::store::{Span, Store};
+use super::store::{CHUNK, Span, Store};
 use super::tree::{FileBody, Kind, Tree};
 
 /// One member: its kind, name and what follows, as in `d bin`, `f bin/sh text`, `s sh -> bin/sh`, `h sh = bin/sh`,
@@ -53,10 +53,10 @@ pub(crate) fn member(line: &str) -> Member {
 /// A regular file with these bytes.
 pub(crate) fn file(bytes: &[u8]) -> What {
     let store = Store::of_chunks(
-        match bytes {
-            [] => vec![],
-            _ => vec![Some(bytes.into())],
-        },
+        bytes
+            .chunks(CHUNK)
+            .map(|chunk| Some(chunk.into()))
+            .collect(),
         bytes.len() as u64,
         "sample".into(),
     );
@@ -110,7 +110,7 @@ pub(crate) fn tar(members: &[Member]) -> Vec<u8> {
         {
             let mut bytes = vec![0; *size as usize];
             span.store.read_exact(span.offset, &mut bytes).unwrap();
-            archive.extend_from_slice(&bytes);
+            archive.append(&mut bytes);
             archive.resize(archive.len().next_multiple_of(512), 0);
         }
     }

@@ -257,13 +257,17 @@ impl FileSystem {
             target: target.to_vec(),
         };
         let other = self.find(target, name)?.ok_or_else(missing)?;
+        let there = self.names.find(parent, last);
+        if there == Some(other) {
+            self.names.put_in(other, self.layer);
+            return Ok(());
+        }
         if self.is_directory(other) {
             return Err(Error::LinkToDirectory {
                 name: name.to_vec(),
                 target: target.to_vec(),
             });
         }
-        let there = self.names.find(parent, last);
         let inode = self.names.inode(other);
         self.set(name, parent, last, there, inode)?;
         // Gone with the directory that the link replaces.

@@ -114,6 +114,11 @@ impl FileSystem {
         }
     }
 
+    /// The names in the root directory, in no order.
+    pub fn top(&self) -> impl Iterator<Item = &[u8]> {
+        self.names.children(ROOT).map(|node| self.names.name(node))
+    }
+
     /// Follows a path as far as it goes.
     fn advance(&self, walk: &mut Walk) -> Stop {
         while let Some(part) = next(&walk.path, walk.done) {
