@@ -172,7 +172,7 @@ impl Voice {
 fn pack(args: PackArgs) -> Result<u8> {
     let (image, output) = args.into_parts()?;
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
-    let tree = ManuallyDrop::new(rdvm::image::open(&image)?);
+    let tree = ManuallyDrop::new(rdvm::image::open(&image)?.tree);
     tree.warnings()
         .iter()
         .for_each(|warning| say(&warning.to_string()));

@@ -30,7 +30,10 @@ const USES: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
-    ("image", &["error", "initrd", "request", "units"]),
+    (
+        "image",
+        &["digest", "error", "initrd", "progress", "request", "units"],
+    ),
     (
         "initrd",
         &[
