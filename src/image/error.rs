@@ -84,7 +84,7 @@ pub enum Error {
         /// The archive, escaped.
         shown: String,
         /// What is wrong.
-        flaw: Flaw,
+        flaw: Box<Flaw>,
     },
     /// A layer cannot be applied.
     #[error("layer {number} of {count}: {source}")]

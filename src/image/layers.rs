@@ -171,7 +171,7 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<Region, Error> {
     } = layer;
     let flawed = |flaw| Error::Bundle {
         shown: shown.to_owned(),
-        flaw,
+        flaw: Box::new(flaw),
     };
     let start = start_of(region).map_err(unreadable(name)).map_err(flawed)?;
     let compression = stream::compression(&start);

@@ -181,7 +181,7 @@ impl<'a> Reading<'a> {
             return Ok(Part::new(Form::Tar));
         }
         let blobs = Blobs::Archive {
-            system,
+            system: Box::new(system),
             budget: self.budget,
         };
         let bundle = match (recognise::bundle(&blobs), image.format) {
@@ -192,7 +192,7 @@ impl<'a> Reading<'a> {
         match (bundle, blobs) {
             (Some(bundle), blobs) => self.bundle(bundle, &blobs, image),
             (None, Blobs::Archive { system, .. }) => {
-                self.system = system;
+                self.system = *system;
                 Ok(Part::new(Form::Tar))
             }
             (None, Blobs::Directory { .. }) => Ok(Part::new(Form::Tar)),
@@ -296,7 +296,7 @@ impl<'a> Reading<'a> {
         let mut system = FileSystem::new(limits.entries);
         read_tar(region, &mut system, &Counter::new(limits))?;
         let blobs = Blobs::Archive {
-            system,
+            system: Box::new(system),
             budget: self.budget,
         };
         Ok(recognise::bundle(&blobs).map(|bundle| (bundle, blobs)))
@@ -330,7 +330,10 @@ fn in_archive(region: &Region) -> impl Fn(super::fs::Error) -> Error {
 
 fn flawed(image: &ImageRef) -> impl FnOnce(Flaw) -> Error {
     let shown = shown(&image.path);
-    move |flaw| Error::Bundle { shown, flaw }
+    move |flaw| Error::Bundle {
+        shown,
+        flaw: Box::new(flaw),
+    }
 }
 
 fn not_of(image: &ImageRef, wanted: &'static str) -> Error {

@@ -6,6 +6,8 @@ mod cli;
 
 mod pack;
 
+mod archives;
+
 mod memory;
 
 mod kernel;

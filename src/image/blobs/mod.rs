@@ -41,7 +41,7 @@ pub(super) enum Blobs<'a> {
     /// The members of an archive.
     Archive {
         /// The archive, as if it were a root file system.
-        system: FileSystem,
+        system: Box<FileSystem>,
         /// Pays for parts that are sparse in it.
         budget: &'a Budget,
     },

@@ -182,10 +182,13 @@ fn next(path: &[u8], mut done: usize) -> Option<Range<usize>> {
     }
 }
 
+/// A name's last component, and what is before it.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
 /// A name without its last component, and that; `None` if it has none.
 ///
 /// Errors: `..` anywhere, or a NUL byte.
-fn split(name: &[u8]) -> Result<Option<(&[u8], &[u8])>, Error> {
+fn split(name: &[u8]) -> Result<Option<Split<'_>>, Error> {
     if name.contains(&0) {
         let path = name.to_vec();
         return Err(tree::Error::BadName { path }.into());
