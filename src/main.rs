@@ -11,7 +11,7 @@ use rdvm::atomic::Draft;
 use rdvm::cli::{BuildArgs, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
-use rdvm::initrd::Epoch;
+use rdvm::initrd::{Epoch, attributes};
 use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
@@ -160,6 +160,14 @@ impl Voice {
         for line in &finished.last_lines {
             say(&format!("console: {line}"));
         }
+        if let Some(lost) = finished
+            .report
+            .attributes_lost
+            .as_ref()
+            .filter(|_| !self.quiet)
+        {
+            say(&lost.message);
+        }
         if let Some(message) = &finished.report.message {
             say(message);
         }
@@ -176,6 +184,9 @@ fn pack(args: PackArgs) -> Result<u8> {
     tree.warnings()
         .iter()
         .for_each(|warning| say(&warning.to_string()));
+    if let Some(warning) = attributes::left_out(&tree, "a cpio archive has no place for them") {
+        say(&warning);
+    }
     match rdvm::initrd::write_archive(&tree, Epoch::from_env()?, &output) {
         // Like any local command whose reader has gone away.
         Err(error) if error.is_broken_pipe() => Ok(BY_SIGPIPE),

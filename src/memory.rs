@@ -48,6 +48,8 @@ pub struct Needs {
     pub kernel: ByteSize,
     /// Number of vCPUs.
     pub cpus: u8,
+    /// The image has extended attributes, which a tmpfs holds and a ramfs does not.
+    pub attributes: bool,
 }
 
 /// The file system that the kernel unpacks the image into.
@@ -58,7 +60,7 @@ pub enum RootFs {
         /// What it may hold in all once the command runs.
         limit: ByteSize,
     },
-    /// Not limited, and not bound to half the RAM while the image is unpacked.
+    /// Not limited, and not bound to half the RAM while the image is unpacked; holds no extended attributes.
     Ramfs,
 }
 
@@ -118,6 +120,10 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
     terms.push(("page structs", ByteSize(structs)));
     terms.push(("the kernel's reserves", ByteSize(reserves)));
     let total = match wish {
+        MemoryWish::FromImage if needs.attributes => {
+            let fixed = ByteSize(terms[0].1.0 + terms[1].1.0);
+            need.max(for_tmpfs(fixed, initrd, unpacked, needs.contents.entries))
+        }
         MemoryWish::FromImage => need,
         MemoryWish::Exactly(given) if given < need => {
             return Err(TooLittle {
@@ -148,6 +154,18 @@ fn with_overhead(used: u64, initrd: ByteSize, unpacked: ByteSize) -> ByteSize {
         let shares = total / PAGE_STRUCTS + total / ZONE_RESERVE_SHARE + total / MARGIN_SHARE;
         total = used.saturating_add(shares + reserve);
     }
+    ByteSize(total).mib_round_up()
+}
+
+/// The least RAM with which [`root_fs`] takes a tmpfs. The guest touches no more of it than of the need.
+fn for_tmpfs(fixed: ByteSize, initrd: ByteSize, unpacked: ByteSize, entries: u64) -> ByteSize {
+    let half = unpacked.0.max(entries.saturating_mul(PAGE));
+    let used = fixed
+        .0
+        .saturating_add(initrd.0)
+        .saturating_add(half.saturating_mul(2));
+    // All of it, of which a share of page structs leaves `used`.
+    let total = used.saturating_add(used / (PAGE_STRUCTS - 1) + PAGE);
     ByteSize(total).mib_round_up()
 }
 
@@ -185,7 +203,7 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&sum(self.need, &self.terms))?;
         if self.total > self.need {
-            write!(f, "; --memory gives {}", self.total)?;
+            write!(f, "; it gets {}", self.total)?;
         }
         match self.root {
             RootFs::Tmpfs { limit } => write!(f, "; root is a tmpfs of {limit}"),
@@ -211,6 +229,7 @@ mod tests {
             contents,
             kernel: ByteSize::mib(46),
             cpus,
+            attributes: false,
         }
     }
 
@@ -247,6 +266,35 @@ mod tests {
     }
 
     #[test]
+    fn an_image_with_extended_attributes_gets_the_ram_that_a_tmpfs_takes() {
+        for (packed, unpacked, entries) in [
+            (161, 172, 6681),
+            (1, 1, 2_000_000),
+            (3000, 3100, 9),
+            (2, 2, 10),
+        ] {
+            let plain = needs(packed << 20, unpacked << 20, entries, 2);
+            let with = Needs {
+                attributes: true,
+                ..plain
+            };
+            let plan = |needs| plan(&needs, MemoryWish::FromImage).unwrap();
+            let (without, with) = (plan(plain), plan(with));
+            assert!(matches!(with.root, RootFs::Tmpfs { .. }), "{with}");
+            assert_eq!(with.need, without.need);
+            match without.root {
+                RootFs::Tmpfs { .. } => assert_eq!(with.total, without.total),
+                RootFs::Ramfs => {
+                    // Not more than it takes.
+                    let less = MemoryWish::Exactly(ByteSize(with.total.0 - (2 << 20)));
+                    let less = super::plan(&plain, less).unwrap();
+                    assert_eq!(less.root, RootFs::Ramfs, "{with}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_wish_below_the_need_is_refused_with_both_numbers() {
         let error = plan(&needs(0, 0, 1, 1), MemoryWish::Exactly(ByteSize::mib(32))).unwrap_err();
         assert_eq!(error.given, ByteSize::mib(32));
@@ -274,8 +322,12 @@ mod tests {
 
         #[test]
         fn no_sizes_overflow(packed: u64, unpacked: u64, entries: u64) {
-            let plan = plan(&needs(packed, unpacked, entries, 16), MemoryWish::FromImage).unwrap();
-            prop_assert!(plan.need >= HEADROOM);
+            let needs = Needs {
+                attributes: true,
+                ..needs(packed, unpacked, entries, 16)
+            };
+            let plan = plan(&needs, MemoryWish::FromImage).unwrap();
+            prop_assert!(plan.need >= HEADROOM && plan.total >= plan.need);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -18,8 +19,9 @@ use crate::guest::ending::Ending;
 use crate::guest::outlet::Outlet;
 use crate::guest::{Listener, Moments};
 use crate::image;
+use crate::initrd::attributes::Loss;
 use crate::initrd::layout::Layout;
-use crate::initrd::{self, Epoch, Initrd, account, payload};
+use crate::initrd::{self, Epoch, Initrd, account, attributes, payload};
 use crate::kernel::{self, Kernel, Search};
 use crate::machine::Machine;
 use crate::memory::{self, MemoryPlan, Needs};
@@ -61,6 +63,7 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
             contents: places.contents(),
             kernel: ByteSize(kernel.memory_bytes()),
             cpus,
+            attributes: tree.entries().iter().any(|entry| entry.xattrs.is_some()),
         },
         wish,
     )?;
@@ -89,6 +92,8 @@ pub struct Ready {
     pub memory: MemoryPlan,
     /// What went less well than it should, one line each.
     pub warnings: Vec<String>,
+    /// The table of extended attributes that the guest gets.
+    attributes: Option<Arc<[u8]>>,
     engine: Engine,
     facts: MachineFacts,
     began: Instant,
@@ -114,8 +119,13 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         engine: &engine.cmdline(),
         append: request.append.as_deref(),
     })?;
+    let table = attributes::table(&plan.tree)?;
+    let mut warnings: Vec<String> = why.into_iter().chain(plan.warnings()).collect();
     let own = match &request.rdinit {
-        Some(path) => payload::own_init(&name, own_init(path)?),
+        Some(path) => {
+            warnings.extend(attributes::left_out(&plan.tree, OWN_INIT_SETS_NONE));
+            payload::own_init(&name, own_init(path)?)
+        }
         None => {
             let account = account::account(&plan.tree, request.command.user.as_ref())
                 .map_err(initrd::Error::from)?;
@@ -125,6 +135,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
                 &account,
                 plan.memory.root,
                 request.timings,
+                table.clone(),
             )
         }
     };
@@ -139,7 +150,6 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         initrd: plan.places.contents().packed_bytes + own_places.contents().packed_bytes,
         counts: None,
     };
-    let warnings = why.into_iter().chain(plan.warnings()).collect();
     let mut initrd = Initrd::default();
     initrd.push(plan.tree, plan.places);
     initrd.push(own, own_places);
@@ -154,6 +164,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         machine,
         memory: plan.memory,
         warnings,
+        attributes: table,
         engine,
         facts,
         began,
@@ -234,6 +245,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let listener = Listener::new(Outlet::new(streams.stdout), console, control);
     let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
     let memory = ready.machine.memory.to_string();
+    let (table, root) = (ready.attributes, ready.memory.root);
     let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
     let timings = timings(ready.began, listener.moments());
     let name = command_name(&request.command);
@@ -245,6 +257,8 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         ..ready.facts
     });
     report.timings = Some(timings);
+    let lost = table.zip(listener.attributes_lost());
+    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost, root));
     let unseen = matches!(
         ending,
         Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. }
@@ -268,6 +282,9 @@ fn own_init(path: &Path) -> Result<Vec<u8>> {
         ))),
     }
 }
+
+/// What becomes of extended attributes without rdinit.
+const OWN_INIT_SETS_NONE: &str = "with --rdinit nobody sets them";
 
 /// How many of the console's last lines are shown when a machine dies.
 const LAST_LINES: usize = 20;

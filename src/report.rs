@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::guest::Counts;
 use crate::guest::ending::Ending;
+use crate::initrd::attributes::Loss;
 
 /// The machine was stopped after `--timeout`, as timeout(1) says it.
 pub const TIMED_OUT: u8 = 124;
@@ -52,6 +53,9 @@ pub struct Report {
     /// What the command sent and used, as the guest says; a user's own init says nothing of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
+    /// Extended attributes of the image that the guest's kernel would not have, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes_lost: Option<Loss>,
     /// The machine, where one was planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineFacts>,
@@ -178,6 +182,7 @@ impl Report {
             signal,
             message,
             guest,
+            attributes_lost: None,
             machine: None,
             timings: None,
         }
@@ -194,6 +199,7 @@ impl Report {
             signal: None,
             message,
             guest: None,
+            attributes_lost: None,
             machine: None,
             timings: None,
         }

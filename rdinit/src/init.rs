@@ -1,20 +1,27 @@
-//! PID 1's life, in order: record, mounts, ports, command, end, reset.
+//! PID 1's life, in order: record, the image's attributes, mounts, ports, command, end, reset.
 
 use crate::protocol::{
-    Event, FRAME_MAX, RECORD_SUFFIX, Stage, Start, Strings, Totals, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, RECORD_SUFFIX, Stage,
+    Start, Strings, Totals, WANT_TIMELINE,
 };
 use crate::spawn::{self, Failure, at};
-use crate::{mounts, relay, sys, timeline};
+use crate::{attributes, mounts, relay, sys, timeline};
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
 pub fn run(name: &[u8]) -> ! {
     let born = sys::boot_clock();
     // Before anything else, so that no child's end can be missed.
     let _ = sys::block_signals();
+    let name = name.strip_suffix(b"\0").unwrap_or(name);
+    // What the host says of the image is said of its own directories, before anything is mounted over them.
+    let orders = read_record(name).and_then(|(start, strings)| {
+        let lost = finish_root(name, &start)?;
+        Ok((start, strings, lost))
+    });
     mounts::make();
     let _ = sys::loopback_up();
     let (mut status, mut linger_ms) = (-1, 0);
-    if let Err(failure) = live(name, born, &mut status, &mut linger_ms) {
+    if let Err(failure) = live(orders, born, &mut status, &mut linger_ms) {
         send(
             status,
             &Event::Failed {
@@ -32,13 +39,34 @@ pub fn run(name: &[u8]) -> ! {
     sys::exit(0)
 }
 
-fn live(name: &[u8], born: u64, status: &mut i32, linger_ms: &mut u32) -> Result<(), Failure> {
-    let (start, strings) = read_record(name)
-        .map_err(at(Stage::Record))
-        .inspect_err(|_| {
-            // Without a record nobody said where the status port is: take the usual place.
-            *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
-        })?;
+/// The record, and which of the image's attributes could not be set.
+type Orders = (Start<'static>, Strings<'static>, AttributesLost);
+
+/// Lets the root file system grow to its limit and gives its files their extended attributes.
+fn finish_root(name: &[u8], start: &Start<'_>) -> sys::Result<AttributesLost> {
+    if start.root_limit > 0 {
+        mounts::grow_root(start.root_limit);
+    }
+    if start.flags & HAS_ATTRIBUTES == 0 {
+        return Ok(AttributesLost::default());
+    }
+    let mut buffer = [0u8; 256];
+    let table = beside(name, ATTRIBUTES_SUFFIX, &mut buffer)?;
+    let lost = attributes::set(table);
+    let _ = sys::unlink(table);
+    lost
+}
+
+fn live(
+    orders: sys::Result<Orders>,
+    born: u64,
+    status: &mut i32,
+    linger_ms: &mut u32,
+) -> Result<(), Failure> {
+    let (start, strings, lost) = orders.map_err(at(Stage::Record)).inspect_err(|_| {
+        // Without a record nobody said where the status port is: take the usual place.
+        *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
+    })?;
     *linger_ms = start.linger_ms;
     let ports = at(Stage::Ports);
     *status = open_port(strings.status).map_err(&ports)?;
@@ -54,11 +82,11 @@ fn live(name: &[u8], born: u64, status: &mut i32, linger_ms: &mut u32) -> Result
             unpack_end,
         },
     );
+    if lost.attributes > 0 {
+        send(*status, &Event::AttributesLost(lost));
+    }
     let console = open_port(strings.console).map_err(&ports)?;
     let stdout = open_port(strings.stdout).map_err(&ports)?;
-    if start.root_limit > 0 {
-        mounts::grow_root(start.root_limit);
-    }
     if let [name @ .., 0] = strings.hostname
         && !name.is_empty()
     {
@@ -76,21 +104,24 @@ fn live(name: &[u8], born: u64, status: &mut i32, linger_ms: &mut u32) -> Result
 
 /// Maps the start record and removes it and rdinit itself, so that the command sees the image and nothing else.
 fn read_record(name: &[u8]) -> sys::Result<(Start<'static>, Strings<'static>)> {
-    let name = name.strip_suffix(b"\0").unwrap_or(name);
-    let mut record_name = [0u8; 256];
-    let length = name.len() + RECORD_SUFFIX.len();
-    let slot = record_name.get_mut(..length).ok_or(sys::EINVAL)?;
-    slot[..name.len()].copy_from_slice(name);
-    slot[name.len()..].copy_from_slice(RECORD_SUFFIX.as_bytes());
-    let record_name = &record_name[..=length];
+    let mut buffer = [0u8; 256];
+    let record_name = beside(name, RECORD_SUFFIX, &mut buffer)?;
     let fd = sys::open(record_name, sys::O_RDONLY | sys::O_CLOEXEC)?;
     let record = sys::map_file(fd)?;
     sys::close(fd);
     let _ = sys::unlink(record_name);
-    let mut own_name = [0u8; 256];
-    own_name[..name.len()].copy_from_slice(name);
-    let _ = sys::unlink(&own_name[..=name.len()]);
+    let _ = sys::unlink(beside(name, "", &mut buffer)?);
     Start::decode(record).ok_or(sys::EINVAL)
+}
+
+/// rdinit's own path, which is `name`, with a suffix and a NUL. A path that the buffer cannot hold is `EINVAL`.
+fn beside<'a>(name: &[u8], suffix: &str, buffer: &'a mut [u8; 256]) -> sys::Result<&'a [u8]> {
+    let length = name.len() + suffix.len();
+    let path = buffer.get_mut(..=length).ok_or(sys::EINVAL)?;
+    path[..name.len()].copy_from_slice(name);
+    path[name.len()..length].copy_from_slice(suffix.as_bytes());
+    path[length] = 0;
+    Ok(path)
 }
 
 /// Opens a serial port for raw bytes. Anything else that can be opened (a pipe, in tests) is taken as it is.

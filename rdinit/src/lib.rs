@@ -16,6 +16,8 @@ pub mod protocol;
 
 pub mod init;
 
+mod attributes;
+
 mod mounts;
 
 mod spawn;

@@ -1,14 +1,17 @@
 //! The host/guest contract: every byte that crosses between rdvm and rdinit, and nothing else.
 //!
-//! Host to guest: the start record ([`Start`]), a file in the last cpio segment. Guest to host: [`Event`] frames
-//! on the status port. [`VERSION`] changes whenever a byte of either changes. All numbers are little-endian.
+//! Host to guest: the start record ([`Start`]) and, where the image has any, extended attributes ([`Attributes`]), files
+//! in the last cpio segment. Guest to host: [`Event`] frames on the status port. [`VERSION`] changes whenever a byte of
+//! one of them changes. All numbers are little-endian.
 
-/// Version of both formats.
-pub const VERSION: u8 = 1;
+/// Version of all formats.
+pub const VERSION: u8 = 2;
 
+mod attributes;
 mod event;
 mod start;
 
+pub use attributes::*;
 pub use event::*;
 pub use start::*;
 

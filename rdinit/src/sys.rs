@@ -169,6 +169,28 @@ pub fn map_file(fd: i32) -> Result<&'static [u8]> {
     Ok(unsafe { core::slice::from_raw_parts(address as *const u8, length) })
 }
 
+/// Looks at the contents of an open file through a mapping that is gone again afterwards. Empty files are `EINVAL`.
+pub fn with_mapped_file<T>(fd: i32, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+    let length = file_size(fd)?;
+    let address = call(9, [0, length, 1, 0x02, fd as usize, 0])?;
+    // SAFETY: a private mapping of `length` bytes which nobody else knows, and which stays until `look` is done with it:
+    // its result cannot hold on to a slice whose lifetime it must not know. PID 1 is the only process, so nobody cuts the
+    // file short meanwhile.
+    let result = look(unsafe { core::slice::from_raw_parts(address as *const u8, length) });
+    let _ = call3(11, address, length, 0);
+    Ok(result)
+}
+
+/// Sets an extended attribute of what `name` is, links not followed. `attribute` ends in NUL like the path.
+pub fn set_attribute(name: &[u8], attribute: &[u8], value: &[u8]) -> Result<()> {
+    let (name, attribute) = (path(name)?, path(attribute)?);
+    call(
+        189,
+        [name, attribute, value.as_ptr() as usize, value.len(), 0, 0],
+    )
+    .map(drop)
+}
+
 /// Blocks every signal.
 pub fn block_signals() -> Result<()> {
     let all = u64::MAX;

@@ -55,7 +55,7 @@ impl Ending {
             Event::Exited(code, totals) => Some(Self::Exited { code, totals }),
             Event::Killed(signal, totals) => Some(Self::Killed { signal, totals }),
             Event::Failed { stage, errno } => Some(Self::NotStarted { stage, errno }),
-            Event::Ready { .. } | Event::Started(_) => None,
+            Event::Ready { .. } | Event::AttributesLost(_) | Event::Started(_) => None,
         }
     }
 }

@@ -11,7 +11,7 @@ pub mod outlet;
 
 use std::time::Instant;
 
-use rdinit::protocol::Event;
+use rdinit::protocol::{AttributesLost, Event};
 
 use self::console::Console;
 use self::control::Control;
@@ -75,6 +75,7 @@ pub struct Listener {
     moments: Moments,
     verdict: Option<Event>,
     stdout_bytes: u64,
+    attributes_lost: Option<AttributesLost>,
     counts: Option<Counts>,
 }
 
@@ -89,6 +90,7 @@ impl Listener {
             moments,
             verdict: None,
             stdout_bytes: 0,
+            attributes_lost: None,
             counts: None,
         }
     }
@@ -147,6 +149,11 @@ impl Listener {
         self.counts
     }
 
+    /// Which of the image's extended attributes could not be set, if PID 1 said so.
+    pub fn attributes_lost(&self) -> Option<AttributesLost> {
+        self.attributes_lost
+    }
+
     /// What has arrived on the stdout port so far, in bytes.
     pub fn stdout_bytes(&self) -> u64 {
         self.stdout_bytes
@@ -176,6 +183,7 @@ impl Listener {
                     unpack_end,
                 });
             }
+            Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
             Event::Started(_) => {
                 self.moments.started = now;
                 self.console.command_runs();

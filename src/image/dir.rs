@@ -12,7 +12,7 @@ use rustix::fs::{FileType, RawDir, fstat};
 use rustix::io::Errno;
 
 use super::Error;
-use super::entry::{Maker, UNNUMBERED, failed};
+use super::entry::{Maker, UNNUMBERED, failed, look};
 use super::fakeroot::SaveFile;
 use super::host::{HostDir, HostRoot};
 use super::tree::{self, Content, Entry, FileBody, Kind, LinkId, PATH_LIMIT, Tree, Warning};
@@ -32,10 +32,10 @@ pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
     let root = HostRoot::open(&image.path).map_err(unreadable)?;
     let dir = Arc::new(HostDir::of_root(Arc::new(root)));
     let fd = dir.open().map_err(unreadable)?;
-    let (root, facts) = maker.entry(&dir, &fd, b"", FileType::Directory)?;
+    let stat = fstat(&fd).map_err(unreadable)?;
     let first = Job {
         dir,
-        id: (facts.dev, facts.ino),
+        id: (stat.st_dev, stat.st_ino),
         place: 0,
     };
     let list = List {
@@ -44,7 +44,7 @@ pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
     };
     let walk = Walk {
         maker,
-        dev: facts.dev,
+        dev: stat.st_dev,
         list: Mutex::new(list),
         more: Condvar::new(),
     };
@@ -63,7 +63,7 @@ pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
     })?;
     let mut warnings = found.warnings;
     warnings.sort_by(|Warning::MountPoint { path: a }, Warning::MountPoint { path: b }| a.cmp(b));
-    let mut entries = in_order(root, found.listings);
+    let mut entries = in_order(found.listings);
     number_links(&mut entries);
     Ok(Tree::from_entries(entries)?.with_warnings(warnings))
 }
@@ -95,8 +95,20 @@ struct Job {
     place: usize,
 }
 
-/// A directory's entries sorted by name, each with the place of its own listing if it is a directory that was read.
-type Listing = (usize, Vec<(Entry, Option<usize>)>);
+/// A directory that was read.
+struct Listing {
+    place: usize,
+    own: Entry,
+    /// What is in it, sorted by name.
+    below: Vec<Slot>,
+}
+
+/// One name in a directory.
+enum Slot {
+    Entry(Entry),
+    /// A directory that has a listing of its own, at this place.
+    Listing(usize),
+}
 
 /// What one thread found.
 #[derive(Default)]
@@ -144,45 +156,56 @@ impl Walk<'_> {
     fn read_dir(&self, job: &Job, names: &mut Names, found: &mut Found) -> Result<(), Error> {
         let dir = &job.dir;
         let fd = dir.open().map_err(|errno| failed(dir, b"", errno))?;
-        let now = fstat(&fd).map_err(|errno| failed(dir, b"", errno))?;
-        if (now.st_dev, now.st_ino) != job.id {
+        let (own, now) = self.maker.directory(dir, &fd)?;
+        if (now.dev, now.ino) != job.id {
             return Err(Error::Changed {
                 shown: dir.shown(b""),
             });
         }
         names.fill(&fd).map_err(|errno| failed(dir, b"", errno))?;
-        let mut entries = Vec::with_capacity(names.spans.len());
+        let mut slots = Vec::with_capacity(names.spans.len());
         let mut below = Vec::new();
         for (name, guess) in names.sorted() {
-            let (entry, facts) = self.maker.entry(dir, &fd, name, guess)?;
-            if entry.path.len() > PATH_LIMIT {
-                return Err(tree::Error::too_long(&entry.path).into());
-            }
-            if facts.is_directory() {
-                if facts.leaves(self.dev) {
-                    found.warnings.push(Warning::MountPoint {
-                        path: entry.path.clone(),
-                    });
-                } else {
-                    below.push((
-                        entries.len(),
-                        Arc::new(dir.child(name)),
-                        (facts.dev, facts.ino),
-                    ));
+            if dir.path().len() + 1 + name.len() > PATH_LIMIT {
+                let path = dir.join(name);
+                if path.len() > PATH_LIMIT {
+                    return Err(tree::Error::too_long(&path).into());
                 }
             }
-            entries.push((entry, None));
+            let seen = look(&fd, name, guess).map_err(|errno| failed(dir, name, errno))?;
+            let facts = &seen.0;
+            if facts.is_directory() && !facts.leaves(self.dev) {
+                below.push((
+                    slots.len(),
+                    Arc::new(dir.child(name)),
+                    (facts.dev, facts.ino),
+                ));
+                slots.push(Slot::Listing(0));
+                continue;
+            }
+            let mounted = facts.is_directory();
+            let entry = self.maker.named(dir, &fd, name, seen)?;
+            if mounted {
+                found.warnings.push(Warning::MountPoint {
+                    path: entry.path.clone(),
+                });
+            }
+            slots.push(Slot::Entry(entry));
         }
         if !below.is_empty() {
             let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
             for (index, dir, id) in below {
                 list.places += 1;
                 let place = list.places;
-                entries[index].1 = Some(place);
+                slots[index] = Slot::Listing(place);
                 list.waiting.push(Job { dir, id, place });
             }
         }
-        found.listings.push((job.place, entries));
+        found.listings.push(Listing {
+            place: job.place,
+            own,
+            below: slots,
+        });
         Ok(())
     }
 }
@@ -223,31 +246,33 @@ impl Names {
 }
 
 /// All listings in one, every directory's entries right after it: the order of a tree.
-fn in_order(root: Entry, listings: Vec<Listing>) -> Vec<Entry> {
-    let mut by_place: Vec<Vec<(Entry, Option<usize>)>> = Vec::new();
-    by_place.resize_with(listings.len(), Vec::new);
-    let mut count = 1;
-    for (place, listing) in listings {
-        count += listing.len();
-        by_place[place] = listing;
+fn in_order(listings: Vec<Listing>) -> Vec<Entry> {
+    let mut by_place: Vec<Option<Listing>> = Vec::new();
+    by_place.resize_with(listings.len(), || None);
+    let mut count = 0;
+    for listing in listings {
+        count += 1 + listing.below.len();
+        let place = listing.place;
+        by_place[place] = Some(listing);
     }
     let mut entries = Vec::with_capacity(count);
-    entries.push(root);
-    let mut open = vec![std::mem::take(&mut by_place[0]).into_iter()];
-    while let Some(listing) = open.last_mut() {
-        match listing.next() {
-            Some((entry, below)) => {
-                entries.push(entry);
-                if let Some(place) = below {
-                    open.push(std::mem::take(&mut by_place[place]).into_iter());
-                }
-            }
-            None => {
-                open.pop();
-            }
+    let mut open = Vec::new();
+    let mut next = Some(0);
+    loop {
+        // Every place is taken once, and has its listing: a walk that failed does not come here.
+        if let Some(listing) = next.take().and_then(|place: usize| by_place[place].take()) {
+            entries.push(listing.own);
+            open.push(listing.below.into_iter());
+        }
+        let Some(below) = open.last_mut() else {
+            return entries;
+        };
+        match below.next() {
+            Some(Slot::Entry(entry)) => entries.push(entry),
+            Some(Slot::Listing(place)) => next = Some(place),
+            None => drop(open.pop()),
         }
     }
-    entries
 }
 
 /// Gives names of one file one number, from 1 in the tree's order; a single name (the others are elsewhere) gets none.

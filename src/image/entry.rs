@@ -2,7 +2,8 @@
 //!
 //! A regular file is opened right here, and looked at through its descriptor: finding a name costs more than all the
 //! rest, so files that fit a page are read at once instead of being found again later. That also finds files that may
-//! not be read before anything is written.
+//! not be read before anything is written. Extended attributes are read through open descriptors too, which is why a
+//! directory's entry is made when the directory is read and not when its name is.
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -13,10 +14,12 @@ use rustix::fs::{AtFlags, FileType, RawMode, Stat, Statx, StatxAttributes, Statx
 use rustix::fs::{fstat, major, makedev, minor, readlinkat, statx};
 use rustix::io::{Errno, pread};
 
-use super::Error;
 use super::fakeroot::{Pretended, SaveFile};
 use super::host::{HostDir, HostFile, Stamp, open_file};
-use super::tree::{Content, Entry, FileBody, Kind, LinkId};
+use super::tree::{Content, Entry, FileBody, Kind, LinkId, Xattrs};
+use super::xattr::{self, Found};
+use super::{Error, override_stat};
+use crate::escape::escaped;
 use crate::request::Ownership;
 
 /// The largest file that is read when it is found, in bytes: its memory costs one page fault, finding it again more.
@@ -90,6 +93,7 @@ pub(super) struct Maker<'a> {
     owner: &'a Ownership,
     save: Option<SaveFile>,
     kept: AtomicU64,
+    attributes: xattr::Reader,
 }
 
 impl<'a> Maker<'a> {
@@ -98,21 +102,50 @@ impl<'a> Maker<'a> {
             owner,
             save,
             kept: AtomicU64::new(0),
+            attributes: xattr::Reader::default(),
         }
     }
 
-    /// The entry for `name` in `dir`, which is open as `fd`; the empty name is the directory itself. `guess` is the kind
-    /// that the directory gave with the name.
-    pub(super) fn entry(
+    /// The entry of an open directory itself.
+    pub(super) fn directory(
+        &self,
+        dir: &Arc<HostDir>,
+        fd: &OwnedFd,
+    ) -> Result<(Entry, Facts), Error> {
+        let seen = look(fd, b"", FileType::Directory).map_err(|errno| failed(dir, b"", errno))?;
+        let facts = seen.0;
+        let found = self.attributes.read(fd);
+        let found = found.map_err(|errno| failed(dir, b"", errno))?;
+        Ok((self.entry(dir, fd, b"", seen, found)?, facts))
+    }
+
+    /// The entry for `name` in `dir`, which is open as `fd`; `seen` is what [`look`] found there.
+    pub(super) fn named(
         &self,
         dir: &Arc<HostDir>,
         fd: &OwnedFd,
         name: &[u8],
-        guess: FileType,
-    ) -> Result<(Entry, Facts), Error> {
-        let (facts, file) = look(fd, name, guess).map_err(|errno| failed(dir, name, errno))?;
+        seen: Seen,
+    ) -> Result<Entry, Error> {
+        let found = match &seen {
+            (_, Some((file, _))) => self.attributes.read(file),
+            // A link or special file, or a directory that something is mounted on.
+            (_, None) => Ok(Found::default()),
+        };
+        let found = found.map_err(|errno| failed(dir, name, errno))?;
+        self.entry(dir, fd, name, seen, found)
+    }
+
+    fn entry(
+        &self,
+        dir: &Arc<HostDir>,
+        fd: &OwnedFd,
+        name: &[u8],
+        (facts, file): Seen,
+        found: Found,
+    ) -> Result<Entry, Error> {
         let shown = || dir.shown(name);
-        let claim = self.claim(dir, name, &facts)?;
+        let claim = self.claim(dir, name, &facts, found.stat.as_deref())?;
         let (major, minor) = (major(claim.rdev), minor(claim.rdev));
         let kind = match (FileType::from_raw_mode(claim.mode), file) {
             (FileType::RegularFile, Some(file)) => Kind::File(
@@ -139,57 +172,76 @@ impl<'a> Maker<'a> {
         } else {
             dir.join(name)
         };
-        let mode = (claim.mode & 0o7777) as u16;
-        Ok((
-            Entry {
-                path,
-                mode,
-                uid: claim.uid,
-                gid: claim.gid,
-                mtime: facts.mtime,
-                xattrs: None,
-                kind,
-            },
-            facts,
-        ))
+        Ok(Entry {
+            path,
+            mode: (claim.mode & 0o7777) as u16,
+            uid: claim.uid,
+            gid: claim.gid,
+            mtime: facts.mtime,
+            xattrs: self.in_guest(dir, name, found)?,
+            kind,
+        })
     }
 
-    /// Kind, mode and owner in the guest: fakeroot's word, else what is really there under `--owner`.
-    fn claim(&self, dir: &HostDir, name: &[u8], facts: &Facts) -> Result<Pretended, Error> {
-        let Some(claim) = self
-            .save
-            .as_ref()
-            .and_then(|save| save.get(facts.dev, facts.ino))
-        else {
-            let in_guest = |what, number| {
-                let unmapped = || Error::OwnerUnmapped {
-                    shown: dir.shown(name),
-                    what,
-                    number,
-                };
-                self.owner.in_guest(number).ok_or_else(unmapped)
-            };
-            let (uid, gid) = (in_guest("user", facts.uid)?, in_guest("group", facts.gid)?);
-            return Ok(Pretended {
-                mode: facts.mode,
-                uid,
-                gid,
-                rdev: facts.rdev,
-            });
+    /// Kind, mode and owner in the guest: fakeroot's word, else the container engine's, else what is really there under
+    /// `--owner`.
+    fn claim(
+        &self,
+        dir: &HostDir,
+        name: &[u8],
+        facts: &Facts,
+        stat: Option<&[u8]>,
+    ) -> Result<Pretended, Error> {
+        let real = FileType::from_raw_mode(facts.mode);
+        // An empty regular file stands for what only root can make; no other kind ever stands in for another.
+        let can_be = |claim: &Pretended| {
+            let claimed = FileType::from_raw_mode(claim.mode);
+            let stands_in = real == FileType::RegularFile && facts.size == 0;
+            let is_node = !matches!(claimed, FileType::Directory | FileType::Symlink);
+            claimed == real || stands_in && is_node
         };
-        let (real, claimed) = (
-            FileType::from_raw_mode(facts.mode),
-            FileType::from_raw_mode(claim.mode),
-        );
-        // Under fakeroot, mknod makes an empty regular file; no other kind ever stands in for another.
-        let stands_in = real == FileType::RegularFile && facts.size == 0;
-        let is_node = !matches!(claimed, FileType::Directory | FileType::Symlink);
-        match claimed == real || stands_in && is_node {
-            true => Ok(*claim),
-            false => Err(Error::SaveFileStale {
-                shown: dir.shown(name),
-            }),
+        let shown = || dir.shown(name);
+        let save = self.save.as_ref();
+        if let Some(claim) = save.and_then(|save| save.get(facts.dev, facts.ino)) {
+            return match can_be(claim) {
+                true => Ok(*claim),
+                false => Err(Error::SaveFileStale { shown: shown() }),
+            };
         }
+        if let Some(value) = stat {
+            let (shown, text) = (shown(), || escaped(value));
+            return match override_stat::parse(value, real) {
+                Some(claim) if can_be(&claim) => Ok(claim),
+                Some(_) => Err(Error::OverrideStatStale {
+                    shown,
+                    value: text(),
+                }),
+                None => Err(Error::OverrideStat {
+                    shown,
+                    value: text(),
+                }),
+            };
+        }
+        let in_guest = |what, number| {
+            let unmapped = || unmapped(dir, name, (what, number));
+            self.owner.in_guest(number).ok_or_else(unmapped)
+        };
+        Ok(Pretended {
+            mode: facts.mode,
+            uid: in_guest("user", facts.uid)?,
+            gid: in_guest("group", facts.gid)?,
+            rdev: facts.rdev,
+        })
+    }
+
+    /// A file's attributes with the guest's numbers.
+    fn in_guest(&self, dir: &HostDir, name: &[u8], found: Found) -> Result<Xattrs, Error> {
+        let mut list = found.list;
+        for (attribute, value) in &mut list {
+            xattr::put_in_guest(attribute, value, self.owner)
+                .map_err(|number| unmapped(dir, name, number))?;
+        }
+        Ok((!list.is_empty()).then(|| Arc::new(list)))
     }
 
     /// A regular file's body: its bytes if it is small, else where they are.
@@ -238,10 +290,14 @@ fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Arc<[u8]>, Errno> {
 pub(super) const UNNUMBERED: LinkId = LinkId(0);
 
 /// A regular file, open, and what it was then.
-type Opened = (OwnedFd, Stamp);
+pub(super) type Opened = (OwnedFd, Stamp);
 
 /// What is behind a name; a regular file also comes open.
-fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<(Facts, Option<Opened>), Errno> {
+pub(super) type Seen = (Facts, Option<Opened>);
+
+/// Looks at `name` in a directory; the empty name is the directory itself. `guess` is the kind that the directory gave
+/// with the name.
+pub(super) fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<Seen, Errno> {
     if guess != FileType::RegularFile {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
         let facts = Facts::from(&statx(fd, name, flags, StatxFlags::BASIC_STATS)?);
@@ -254,6 +310,14 @@ fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<(Facts, Option<Ope
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok((Facts::from(&stat), Some((file, Stamp::from(&stat))))),
         _ => Err(Errno::STALE),
+    }
+}
+
+fn unmapped(dir: &HostDir, name: &[u8], (what, number): xattr::Unmapped) -> Error {
+    Error::OwnerUnmapped {
+        shown: dir.shown(name),
+        what,
+        number,
     }
 }
 

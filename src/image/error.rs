@@ -195,6 +195,26 @@ pub enum Error {
         /// Path on the host, escaped.
         shown: String,
     },
+    /// `user.containers.override_stat` does not read as what container engines write.
+    #[error(
+        "{shown}: its attribute user.containers.override_stat is \"{value}\" and not UID:GID:MODE[:KIND]; correct or remove it with setfattr"
+    )]
+    OverrideStat {
+        /// Path on the host, escaped.
+        shown: String,
+        /// The value, escaped.
+        value: String,
+    },
+    /// `user.containers.override_stat` makes of a file what cannot be.
+    #[error(
+        "{shown}: its attribute user.containers.override_stat is \"{value}\", which this file cannot stand for; remove the attribute with setfattr -x"
+    )]
+    OverrideStatStale {
+        /// Path on the host, escaped.
+        shown: String,
+        /// The value, escaped.
+        value: String,
+    },
     /// The entries do not make a tree.
     #[error(transparent)]
     Tree(#[from] tree::Error),

@@ -23,10 +23,12 @@ mod dir;
 mod docker;
 mod entry;
 mod oci;
+mod override_stat;
 mod reading;
 mod rules;
 mod source;
 mod window;
+mod xattr;
 
 #[cfg(test)]
 mod samples;

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, makedev, mknodat};
 
 use super::tree::{Content, Entry, FileBody, Kind, Tree, Warning};
 use super::{Error, open};
@@ -418,6 +418,195 @@ fn fakeroot_has_the_last_word_on_owners_modes_and_devices() {
         error.contains("save: the fakeroot save file cannot be read: "),
         "{error}"
     );
+}
+
+/// Sets an attribute; `false`, after a word, where this user or file system may not have it.
+fn set(path: &Path, name: &str, value: &[u8]) -> bool {
+    match lsetxattr(path, name, value, XattrFlags::empty()) {
+        Ok(()) => true,
+        Err(errno) => {
+            skip(&format!("{name} on {}: {errno}", path.display()));
+            false
+        }
+    }
+}
+
+#[test]
+fn extended_attributes_are_read_of_files_and_directories_the_root_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["d", "d/e"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    for name in ["d/f", "d/none", "linked"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    fs::hard_link(dir.path().join("linked"), dir.path().join("d/other")).unwrap();
+    symlink("linked", dir.path().join("d/link")).unwrap();
+    let long = vec![b'v'; 3000];
+    for (name, attribute, value) in [
+        ("", "user.root", &b"r"[..]),
+        ("d/e", "user.e", b"\0\xff"),
+        ("d/f", "user.long", &long),
+        ("d/f", "user.empty", b""),
+        ("d/f", "user.overlay.origin", b"left out"),
+        ("linked", "user.l", b"1"),
+    ] {
+        if !set(&dir.path().join(name), attribute, value) {
+            return;
+        }
+    }
+    let tree = read(dir.path()).unwrap();
+    let seen: Vec<_> = tree
+        .entries()
+        .iter()
+        .filter_map(|entry| {
+            let list = entry.xattrs.as_ref()?;
+            let list = list.iter().map(|(name, value)| (&name[..], &value[..]));
+            Some((&entry.path[..], list.collect::<Vec<_>>()))
+        })
+        .collect();
+    type List<'a> = Vec<(&'a [u8], &'a [u8])>;
+    let expected: [(&[u8], List<'_>); 5] = [
+        (b"", vec![(b"user.root", b"r")]),
+        (b"d/e", vec![(b"user.e", b"\0\xff")]),
+        (b"d/f", vec![(b"user.empty", b""), (b"user.long", &long)]),
+        (b"d/other", vec![(b"user.l", b"1")]),
+        (b"linked", vec![(b"user.l", b"1")]),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn numbers_in_an_access_control_list_are_moved_by_the_owner_map() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("f"), "").unwrap();
+    let (uid, gid) = fs::metadata(dir.path())
+        .map(|stat| (stat.uid(), stat.gid()))
+        .unwrap();
+    let list = |user: u32| {
+        let entries = [
+            (1, u32::MAX),
+            (2, user),
+            (4, u32::MAX),
+            (16, u32::MAX),
+            (32, u32::MAX),
+        ];
+        let mut list = vec![2, 0, 0, 0];
+        for (kind, number) in entries {
+            list.extend([kind, 0, 6, 0]);
+            list.extend(number.to_le_bytes());
+        }
+        list
+    };
+    if !set(
+        &dir.path().join("f"),
+        "system.posix_acl_access",
+        &list(54_321),
+    ) {
+        return;
+    }
+    let range = |host, guest| OwnerRange {
+        host,
+        guest,
+        count: 1,
+    };
+    let map = vec![range(uid, 0), range(gid, 0), range(54_321, 77)];
+    let read_by = |map: &[OwnerRange]| read_as(dir.path(), Ownership::Map(map.to_vec()), None);
+    let tree = read_by(&map).unwrap();
+    let xattrs = get(&tree, "f").xattrs.clone().unwrap();
+    assert_eq!(xattrs[&b"system.posix_acl_access"[..]], list(77));
+    let error = told(&read_by(&map[..2]).unwrap_err());
+    assert!(
+        error.contains("/f: user 54321 is in no range of --owner"),
+        "{error}"
+    );
+}
+
+#[test]
+fn override_stat_has_its_say_below_fakeroot_and_above_the_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, save) = (dir.path().join("image"), dir.path().join("save"));
+    fs::create_dir_all(image.join("d")).unwrap();
+    for name in ["su", "node", "saved"] {
+        fs::write(image.join(name), "").unwrap();
+    }
+    for (name, value) in [
+        ("", "3:4:0711"),
+        ("d", "1000:100:02750:dir"),
+        ("su", "0:42:4755:file"),
+        ("node", "0:6:0660:block-8-70000"),
+        ("saved", "nonsense"),
+    ] {
+        if !set(
+            &image.join(name),
+            "user.containers.override_stat",
+            value.as_bytes(),
+        ) {
+            return;
+        }
+    }
+    let saved = fs::metadata(image.join("saved")).unwrap();
+    let line = format!(
+        "dev={:x},ino={},mode=100604,uid=7,gid=8,nlink=1,rdev=0\n",
+        saved.dev(),
+        saved.ino()
+    );
+    fs::write(&save, line).unwrap();
+    // No range of the map has the files' real owner, and nobody asks for it.
+    let map = Ownership::Map(vec![OwnerRange {
+        host: 4_000_000,
+        guest: 0,
+        count: 1,
+    }]);
+    let tree = read_as(&image, map.clone(), Some(save)).unwrap();
+    for (name, mode, owner) in [
+        ("", 0o711, (3, 4)),
+        ("d", 0o2750, (1000, 100)),
+        ("su", 0o4755, (0, 42)),
+        ("node", 0o660, (0, 6)),
+        ("saved", 0o604, (7, 8)),
+    ] {
+        let entry = get(&tree, name);
+        assert_eq!(
+            (entry.mode, (entry.uid, entry.gid), &entry.xattrs),
+            (mode, owner, &None),
+            "{name}"
+        );
+    }
+    assert_eq!(
+        get(&tree, "node").kind,
+        Kind::BlockDevice {
+            major: 8,
+            minor: 70_000
+        }
+    );
+    let error = told(&read_as(&image, map, None).unwrap_err());
+    assert!(
+        error.ends_with("/saved: its attribute user.containers.override_stat is \"nonsense\" and not UID:GID:MODE[:KIND]; correct or remove it with setfattr"),
+        "{error}"
+    );
+    for (name, value, good) in [
+        ("saved", "0:0:0755:dir", "0:0:0644"),
+        ("saved", "0:0:0777:symlink", "0:0:0644"),
+        ("d", "0:0:0644:file", "0:0:0755"),
+    ] {
+        let put = |value: &str| {
+            let path = image.join(name);
+            assert!(set(
+                &path,
+                "user.containers.override_stat",
+                value.as_bytes()
+            ));
+        };
+        put(value);
+        let error = told(&read(&image).unwrap_err());
+        let words = format!(
+            "/{name}: its attribute user.containers.override_stat is \"{value}\", which this file cannot stand for"
+        );
+        assert!(error.contains(&words), "{error}");
+        put(good);
+    }
+    assert!(read(&image).is_ok());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Knows nothing of images' kinds and of engines.
 
 pub mod account;
+pub mod attributes;
 pub mod file;
 pub mod layout;
 pub mod newc;
@@ -72,6 +73,20 @@ pub enum Error {
     /// Whoever wanted it does not want it any more.
     #[error("the initrd was not finished: its making was stopped")]
     Stopped,
+    /// An extended attribute that no Linux file system holds.
+    #[error(
+        "{}: extended attribute \"{}\" of {bytes} bytes cannot be kept: a name has 1 to 255 bytes without NUL, a value 65536 at most; remove it from the image",
+        escaped(path),
+        escaped(name)
+    )]
+    BadAttribute {
+        /// In the image.
+        path: ImagePath,
+        /// The attribute's name.
+        name: Vec<u8>,
+        /// Length of its value.
+        bytes: usize,
+    },
     /// The user wished for.
     #[error(transparent)]
     Account(#[from] account::Error),

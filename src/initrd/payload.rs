@@ -1,12 +1,15 @@
-//! What rdvm adds to an image: PID 1 and the start record, in a cpio segment of their own behind the image's.
+//! What rdvm adds to an image: PID 1, the start record and the extended attributes, in a cpio segment of their own behind
+//! the image's.
 //!
-//! The only file that knows where rdinit's bytes are. The image's own entries are never touched: the two names added
-//! are ones the image does not have.
+//! The only file that knows where rdinit's bytes are. The image's own entries are never touched: the names added are ones
+//! the image does not have.
 
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rdinit::protocol::{MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE};
+use rdinit::protocol::{
+    ATTRIBUTES_SUFFIX, HAS_ATTRIBUTES, MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+};
 
 use super::account::Account;
 use crate::image::tree::{Content, Entry, FileBody, Kind, Tree};
@@ -28,29 +31,42 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 const LINGER_MS: u32 = 10_000;
 const HOSTNAME: &[u8] = b"rdvm";
 
-/// The name in the guest's root directory that PID 1 gets: one that `image` has no entry for, with or without the
-/// record's suffix.
+/// The name in the guest's root directory that PID 1 gets: one that `image` has no entry for, with or without a suffix.
 pub fn name(image: &Tree) -> String {
-    let taken = |name: &str| image.get(name.as_bytes()).is_some();
-    let free = |name: &String| !taken(name) && !taken(&format!("{name}{RECORD_SUFFIX}"));
+    let taken = |path: String| image.get(path.as_bytes()).is_some();
+    let free = |name: &String| {
+        let mut suffixes = ["", RECORD_SUFFIX, ATTRIBUTES_SUFFIX].into_iter();
+        !suffixes.any(|suffix| taken(format!("{name}{suffix}")))
+    };
     let mut names =
         std::iter::once(".rdvm".to_owned()).chain((1u64..).map(|n| format!(".rdvm{n}")));
     names.find(free).unwrap_or_default()
 }
 
-/// The segment for rdinit: itself and the record of what it is to do.
+/// The segment for rdinit: itself, the record of what it is to do, and the table of the image's extended attributes
+/// ([`super::attributes::table`]) where there is one.
 pub fn segment(
     name: &str,
     command: &Command,
     account: &Account,
     root: RootFs,
     timings: bool,
+    attributes: Option<Arc<[u8]>>,
 ) -> Tree {
-    let record = record(command, account, root, timings);
-    tree(vec![
+    let mut flags = MAKE_WORKDIR;
+    if timings {
+        flags |= WANT_TIMELINE;
+    }
+    if attributes.is_some() {
+        flags |= HAS_ATTRIBUTES;
+    }
+    let record = record(command, account, root, flags);
+    let mut files = vec![
         (name.to_owned(), 0o700, RDINIT.into()),
         (format!("{name}{RECORD_SUFFIX}"), 0o600, record.into()),
-    ])
+    ];
+    files.extend(attributes.map(|table| (format!("{name}{ATTRIBUTES_SUFFIX}"), 0o600, table)));
+    tree(files)
 }
 
 /// The segment for the user's own init.
@@ -58,14 +74,13 @@ pub fn own_init(name: &str, init: Vec<u8>) -> Tree {
     tree(vec![(name.to_owned(), 0o755, init.into())])
 }
 
-fn record(command: &Command, account: &Account, root: RootFs, timings: bool) -> Vec<u8> {
+fn record(command: &Command, account: &Account, root: RootFs, flags: u32) -> Vec<u8> {
     let default = [DEFAULT_COMMAND.as_bytes()];
     let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
     let root_limit = match root {
         RootFs::Tmpfs { limit } => limit.0,
         RootFs::Ramfs => 0,
     };
-    let flags = if timings { WANT_TIMELINE } else { 0 } | MAKE_WORKDIR;
     let env = environment(command, account);
     let env: Vec<&[u8]> = env.iter().map(Vec::as_slice).collect();
     StartRecord {
@@ -126,5 +141,5 @@ fn tree(files: Vec<(String, u16, Arc<[u8]>)>) -> Tree {
         }),
     });
     // Plain names of our own making in the root directory: no rule of the tree can refuse them.
-    Tree::from_entries(entries.collect()).expect("two plain names make a tree")
+    Tree::from_entries(entries.collect()).expect("plain names make a tree")
 }

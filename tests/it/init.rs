@@ -4,7 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use rdinit::protocol::{Event, FrameError, MAKE_WORKDIR, RECORD_SUFFIX, Stage, StartRecord};
+use rdinit::protocol::{
+    ATTRIBUTES_SUFFIX, AttributesTable, Event, FrameError, HAS_ATTRIBUTES, MAKE_WORKDIR,
+    RECORD_SUFFIX, Stage, StartRecord,
+};
 use rdvm::initrd::payload::RDINIT;
 
 use crate::support::{Image, missing};
@@ -41,8 +44,26 @@ impl Guest {
 
     /// `None` where user or PID namespaces are not to be had.
     fn run(&self, argv: &[&[u8]], env: &[&[u8]], workdir: &str) -> Option<Said> {
-        let record = StartRecord {
-            flags: MAKE_WORKDIR,
+        self.run_record(&Self::record(MAKE_WORKDIR, argv, env, workdir))
+    }
+
+    /// Runs `true` after a table of attributes, which may be missing.
+    fn run_table(&self, table: Option<&[u8]>) -> Option<Said> {
+        let path = self.path(&format!("init{ATTRIBUTES_SUFFIX}"));
+        if let Some(table) = table {
+            fs::write(path, table).unwrap();
+        }
+        self.run_record(&Self::record(
+            HAS_ATTRIBUTES,
+            &[b"/bin/busybox", b"true"],
+            &[],
+            "/",
+        ))
+    }
+
+    fn record(flags: u32, argv: &[&[u8]], env: &[&[u8]], workdir: &str) -> Vec<u8> {
+        StartRecord {
+            flags,
             uid: 0,
             gid: 0,
             groups: &[],
@@ -53,8 +74,8 @@ impl Guest {
             hostname: b"",
             argv,
             env,
-        };
-        self.run_record(&record.encode())
+        }
+        .encode()
     }
 
     fn run_record(&self, record: &[u8]) -> Option<Said> {
@@ -278,6 +299,69 @@ fn a_damaged_record_starts_nothing() {
         };
         // Nobody said where the status port is, so nothing is heard; the machine ends all the same.
         assert!(said.events.is_empty() && said.stdout.is_empty());
+    }
+}
+
+/// A user namespace's root may set `user.*` and nothing that only the machine's root may.
+#[test]
+fn attributes_are_set_before_the_command_and_what_is_refused_is_counted() {
+    let guest = Guest::new();
+    let mut table = AttributesTable::default();
+    table.push(b".", [(&b"user.root"[..], &b"r"[..])].into_iter());
+    let two: [(&[u8], &[u8]); 3] = [
+        (b"security.capability", b"malformed"),
+        (b"trusted.a", b""),
+        (b"user.b", b"\0\xff"),
+    ];
+    table.push(b"bin/busybox", two.into_iter());
+    // A link, which is not followed, may not have it.
+    table.push(b"bin/sh", [(&b"user.link"[..], &b""[..])].into_iter());
+    table.push(b"nowhere", [(&b"user.c"[..], &b""[..])].into_iter());
+    let Some(said) = guest.run_table(table.finish().as_deref()) else {
+        return;
+    };
+    let [
+        Event::Ready { .. },
+        Event::AttributesLost(lost),
+        Event::Started(_),
+        Event::Exited(0, _),
+    ] = said.events[..]
+    else {
+        panic!("{:?}", said.events);
+    };
+    assert_eq!(
+        (lost.attributes, lost.files, lost.capabilities, lost.first),
+        (4, 3, 1, 1)
+    );
+    assert_eq!(lost.errno, 22);
+    let value = |path: &str, name: &str| {
+        let mut value = [0; 64];
+        let length = rustix::fs::lgetxattr(guest.path(path), name, &mut value).unwrap();
+        value[..length].to_vec()
+    };
+    assert_eq!(value("", "user.root"), b"r");
+    assert_eq!(value("bin/busybox", "user.b"), b"\0\xff");
+    let mut none = [0; 8];
+    let followed = rustix::fs::lgetxattr(guest.path("bin/busybox"), "user.link", &mut none);
+    assert_eq!(followed, Err(rustix::io::Errno::NODATA));
+    assert!(!guest.path("init.xattrs").exists());
+}
+
+#[test]
+fn a_table_that_is_damaged_or_missing_starts_nothing() {
+    let guest = Guest::new();
+    let mut table = AttributesTable::default();
+    table.push(b"bin", [(&b"user.a"[..], &b"a"[..])].into_iter());
+    let table = table.finish().unwrap();
+    for table in [Some(&table[..table.len() - 1]), Some(b""), None] {
+        let Some(said) = guest.run_table(table) else {
+            return;
+        };
+        // As without a record: nobody said where the status port is.
+        assert!(said.events.is_empty() && said.stdout.is_empty());
+        let mut value = [0; 8];
+        let found = rustix::fs::lgetxattr(guest.path("bin"), "user.a", &mut value);
+        assert_eq!(found, Err(rustix::io::Errno::NODATA));
     }
 }
 

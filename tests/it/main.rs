@@ -22,6 +22,8 @@ mod endings;
 
 mod surroundings;
 
+mod xattrs;
+
 mod machine;
 
 mod stubs;

@@ -24,6 +24,8 @@ pub enum Event {
         /// When the kernel had unpacked it.
         unpack_end: u64,
     },
+    /// Some of the image's extended attributes could not be set. Sent once at most, before the command runs.
+    AttributesLost(AttributesLost),
     /// The command runs; the guest's boot clock in nanoseconds.
     Started(u64),
     /// The command called exit with this code, and all its output was sent.
@@ -54,6 +56,21 @@ pub struct Totals {
     pub system_us: u64,
     /// The largest resident set of any one process, KiB.
     pub max_rss_kib: u64,
+}
+
+/// Which extended attributes the guest's kernel would not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AttributesLost {
+    /// How many attributes.
+    pub attributes: u32,
+    /// Of how many files.
+    pub files: u32,
+    /// How many of them are file capabilities.
+    pub capabilities: u32,
+    /// Which was the first, counted from 0 in the table's order.
+    pub first: u32,
+    /// The kernel's answer to that one.
+    pub errno: i32,
 }
 
 /// The steps before the command runs, as named in errors.
@@ -122,6 +139,11 @@ impl Event {
                     w.put(&time.to_le_bytes());
                 }
             }
+            Self::AttributesLost(lost) => {
+                let counts = [lost.attributes, lost.files, lost.capabilities, lost.first];
+                counts.iter().for_each(|n| w.put(&n.to_le_bytes()));
+                w.put(&lost.errno.to_le_bytes());
+            }
             Self::Started(time) => w.put(&time.to_le_bytes()),
             Self::Exited(byte, totals) | Self::Killed(byte, totals) => {
                 w.put(&[byte]);
@@ -180,6 +202,7 @@ impl Event {
             Self::Exited(..) => 3,
             Self::Killed(..) => 4,
             Self::Failed { .. } => 5,
+            Self::AttributesLost(_) => 6,
         }
     }
 
@@ -199,6 +222,13 @@ impl Event {
                 stage: Stage::from_byte(r.u8()?)?,
                 errno: r.u32()? as i32,
             },
+            6 => Self::AttributesLost(AttributesLost {
+                attributes: r.u32()?,
+                files: r.u32()?,
+                capabilities: r.u32()?,
+                first: r.u32()?,
+                errno: r.u32()? as i32,
+            }),
             _ => return None,
         };
         r.bytes.is_empty().then_some(event)
@@ -261,6 +291,13 @@ mod tests {
                 unpack_begin: 2,
                 unpack_end: u64::MAX,
             },
+            Event::AttributesLost(AttributesLost {
+                attributes: 5,
+                files: 4,
+                capabilities: 3,
+                first: 2,
+                errno: -1,
+            }),
             Event::Started(9),
             Event::Exited(0, Totals::default()),
             Event::Exited(255, TOTALS),

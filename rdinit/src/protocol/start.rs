@@ -12,6 +12,8 @@ pub const START_MAGIC: [u8; 8] = *b"rdvmgo\0\x01";
 pub const WANT_TIMELINE: u32 = 1;
 /// Flag in a start record: make the working directory where it is missing, as docker does.
 pub const MAKE_WORKDIR: u32 = 2;
+/// Flag in a start record: there is a table of extended attributes.
+pub const HAS_ATTRIBUTES: u32 = 4;
 
 /// What the host wants PID 1 to do: a view of the record's bytes.
 #[derive(Debug, Clone, Copy)]

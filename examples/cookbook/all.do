@@ -1,0 +1,1 @@
+redo-ifchange hello.docker.tar debian.docker.tar

@@ -1,0 +1,2 @@
+redo-ifchange app.made install.made
+"${RDVM:-rdvm}" pack --format tar --base install -o "$3" app

@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "$(dpkg-query -f '.\n' -W | wc -l) packages are installed."
