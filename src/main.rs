@@ -16,7 +16,7 @@ use rdvm::initrd::Epoch;
 use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
-use rdvm::request::{ImageRef, Request};
+use rdvm::request::Request;
 
 fn main() -> ExitCode {
     let cli = match rdvm::cli::parse(std::env::args_os()) {
@@ -181,12 +181,19 @@ impl Voice {
 fn pack(args: PackArgs) -> Result<u8> {
     let packing = args.into_packing()?;
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
-    let mut trees = ManuallyDrop::new(Vec::new());
+    let mut images = ManuallyDrop::new(Vec::new());
     for step in &packing.steps {
-        trees.push(open(step)?);
+        let image = rdvm::image::open(step)?;
+        let warnings = image.tree.warnings().iter();
+        warnings.for_each(|warning| say(&warning.to_string()));
+        images.push(image);
     }
-    let steps: Vec<&Tree> = trees.iter().collect();
-    match rdvm::output::write(&steps, &packing.order, Epoch::from_env()?) {
+    let steps: Vec<&Tree> = images.iter().map(|image| &image.tree).collect();
+    let order = match images.last() {
+        Some(image) => packing.order.over(&image.config),
+        None => packing.order,
+    };
+    match rdvm::output::write(&steps, &order, Epoch::from_env()?) {
         // Like any local command whose reader has gone away.
         Err(error) if error.is_broken_pipe() => Ok(BY_SIGPIPE),
         result => {
@@ -197,20 +204,6 @@ fn pack(args: PackArgs) -> Result<u8> {
             Ok(0)
         }
     }
-}
-
-/// The tree of an image for `pack`, with its warnings said.
-fn open(image: &ImageRef) -> Result<Tree> {
-    // Until `image::open` stacks them itself: nothing is left out in silence.
-    anyhow::ensure!(
-        image.layers.is_empty(),
-        "--layer: cannot be read yet; merge the directories into one"
-    );
-    let tree = rdvm::image::open(image)?;
-    tree.warnings()
-        .iter()
-        .for_each(|warning| say(&warning.to_string()));
-    Ok(tree)
 }
 
 fn inspect(args: InspectArgs) -> Result<u8> {

@@ -51,7 +51,7 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
     let image_boot = image.path.join("boot");
     let (kernel, tree) = thread::scope(|scope| {
         let kernel = scope.spawn(|| kernel::open(kernel, Some(&image_boot), &search));
-        let tree = image::open(image);
+        let tree = image::open(image).map(|image| image.tree);
         (kernel.join(), tree)
     });
     // The image's faults first: it is what the user named.

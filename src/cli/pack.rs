@@ -167,6 +167,7 @@ impl PackArgs {
             let image = self.image.to_ref(self.path.clone())?;
             steps.push(ImageRef {
                 layers: self.layer[..count].to_vec(),
+                is_layer: is_image,
                 ..image
             });
         }

@@ -210,6 +210,11 @@ impl Tree {
         &self.entries
     }
 
+    /// All entries, in order, for whoever makes another tree of them.
+    pub fn into_entries(self) -> Vec<Entry> {
+        self.entries
+    }
+
     /// The entry at exactly this path (no links are followed), if there is one.
     pub fn get(&self, path: &[u8]) -> Option<&Entry> {
         let index = self

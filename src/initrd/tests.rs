@@ -24,6 +24,7 @@ fn open(path: &Path, owner: Ownership) -> Result<Tree, image::Error> {
         owner,
         ..ImageRef::default()
     })
+    .map(|image| image.tree)
 }
 
 /// Packs into an unnamed file, and gives what is in it.

@@ -259,7 +259,7 @@ mod tests {
             owner: Ownership::Root,
             ..ImageRef::default()
         });
-        image.unwrap()
+        image.unwrap().tree
     }
 
     /// Blocks in which anything was made.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use crate::image::config::Config;
 use crate::initrd::Epoch;
 
 /// The only machine that rdvm runs.
@@ -29,6 +30,21 @@ pub struct Settings {
     pub user: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+}
+
+impl From<&Config> for Settings {
+    /// What an image that was read says of itself.
+    fn from(config: &Config) -> Self {
+        let some = |words: &Vec<String>| (!words.is_empty()).then(|| words.clone());
+        Self {
+            entrypoint: some(&config.entrypoint),
+            cmd: some(&config.cmd),
+            env: config.env.clone(),
+            workdir: config.workdir.clone(),
+            user: config.user.as_ref().map(ToString::to_string),
+            labels: BTreeMap::new(),
+        }
+    }
 }
 
 impl Settings {

@@ -31,6 +31,7 @@ pub use tag::Tag;
 
 use crate::atomic::Draft;
 use crate::escape::{escaped, shown};
+use crate::image::config::Config;
 use crate::image::tree::{ImagePath, Tree};
 use crate::initrd::{self, Epoch, Layout, attributes};
 
@@ -65,6 +66,16 @@ pub struct Label {
     pub settings: Settings,
     /// Its names.
     pub tags: Vec<Tag>,
+}
+
+impl Order {
+    /// The same, with what an image that was read says of itself wherever the order does not say otherwise.
+    pub fn over(mut self, image: &Config) -> Self {
+        if let Form::Docker(label) | Form::Oci(label) = &mut self.form {
+            label.settings = std::mem::take(&mut label.settings).over(image.into());
+        }
+        self
+    }
 }
 
 /// Writes what was ordered. `steps` are trees, each of which has one layer more than the one before: an image gets a

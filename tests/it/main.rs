@@ -8,6 +8,8 @@ mod pack;
 
 mod outputs;
 
+mod archives;
+
 mod memory;
 
 mod kernel;

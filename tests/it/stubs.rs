@@ -212,7 +212,7 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
         owner: Ownership::Root,
         ..ImageRef::default()
     });
-    let tree = tree.unwrap();
+    let tree = tree.unwrap().tree;
     let places = Layout::of(&tree, Epoch::default()).unwrap().into_places();
     let mut initrd = Initrd::default();
     initrd.push(tree, places);

@@ -31,7 +31,10 @@ const USES: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
-    ("image", &["error", "initrd", "request"]),
+    (
+        "image",
+        &["digest", "error", "initrd", "progress", "request", "units"],
+    ),
     (
         "initrd",
         &[

@@ -1,0 +1,243 @@
+//! newc cpio archives → members in the archive's order, as Linux takes them for an initramfs.
+//!
+//! Several archives may stand one behind the other with zeros between them, and the last part may be compressed, as
+//! in the initrd files of distributions. Strict: what the kernel would pass over silently is an error here. Format:
+//! Linux `Documentation/driver-api/early-userspace/buffer-format.rst` and cpio(5).
+
+mod error;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use error::unreadable;
+pub use error::{Error, Flaw};
+use record::Record;
+
+use super::limit::{Budget, Counter};
+use super::member::{FileContent, Member, What};
+use super::store::{Region, Span};
+use super::stream::{self, Compression, RegionReader};
+use super::window::Window;
+
+/// The name of the record that ends an archive.
+const TRAILER: &[u8] = b"TRAILER!!!";
+
+/// Reads all archives of the region, and hands over each member. A region that begins compressed is for the caller to
+/// unpack; a compressed part behind a plain archive is unpacked here, at the cost of `budget`.
+///
+/// All names of a hard-linked file get its data, whichever of them has it in the archive.
+///
+/// Errors name the archive, the member and the offset of its header; those of `each` come through.
+pub fn read<E: From<Error>>(
+    region: &Region,
+    entries: &Counter,
+    budget: &Budget,
+    each: &mut dyn FnMut(Member) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut links = 0;
+    let Some(at) = Reader::new(region, entries, &mut links).archives(each)? else {
+        return Ok(());
+    };
+    let part = Region {
+        store: region.store.clone(),
+        offset: region.offset + at,
+        length: region.length - at,
+    };
+    let mut start = [0; 6];
+    let there = part.length.min(6) as usize;
+    let read = part.read_exact(0, &mut start[..there]);
+    read.map_err(|errno| unreadable(region, at, errno))?;
+    let compression = stream::compression(&start[..there]);
+    if compression == Compression::None {
+        return Err(Flaw::Trailing.at(region, at).into());
+    }
+    let shown = format!("{} from offset {at} on", region.store.shown());
+    let reader = RegionReader::new(part);
+    let unpacked = stream::unpack(reader, compression, &shown, budget, &mut |_| {});
+    let unpacked = Region::whole(Arc::new(unpacked.map_err(Error::from)?));
+    match Reader::new(&unpacked, entries, &mut links).archives(each)? {
+        None => Ok(()),
+        Some(at) => Err(Flaw::Trailing.at(&unpacked, at).into()),
+    }
+}
+
+/// Reads the archives of one region.
+struct Reader<'a> {
+    region: &'a Region,
+    window: Window<'a>,
+    entries: &'a Counter,
+    /// The hard-linked files of the archive that is being read; nothing while none was met.
+    links: Option<HashMap<[u32; 3], Linked>>,
+    /// How many hard-linked files there were so far, in all archives.
+    count: &'a mut u64,
+}
+
+/// What the names of a file come to.
+#[derive(Debug, Default)]
+struct Linked {
+    /// Their number for [`What::File`], from the first that was handed over on.
+    number: u64,
+    names: u64,
+    /// Length and place of the data.
+    data: Option<(u64, u64)>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(region: &'a Region, entries: &'a Counter, count: &'a mut u64) -> Self {
+        Self {
+            region,
+            window: Window::new(region),
+            entries,
+            links: None,
+            count,
+        }
+    }
+
+    /// All archives. Gives where something else begins, if there is such a place.
+    fn archives<E: From<Error>>(
+        &mut self,
+        each: &mut dyn FnMut(Member) -> Result<(), E>,
+    ) -> Result<Option<u64>, E> {
+        let mut at = 0;
+        let mut archives = 0;
+        loop {
+            let more = self.window.skip_zeros(at);
+            let more = more.map_err(|errno| unreadable(self.region, at, errno))?;
+            let Some(from) = more else {
+                return match archives {
+                    0 => Err(Flaw::Nothing.at(self.region, 0).into()),
+                    _ => Ok(None),
+                };
+            };
+            let first = self.window.get(from, 1);
+            let first = first.map_err(|errno| unreadable(self.region, from, errno))?;
+            // The first digit of a header.
+            if first != Some(b"0") {
+                return match archives {
+                    0 => Err(Flaw::Magic.at(self.region, from).into()),
+                    _ => Ok(Some(from)),
+                };
+            }
+            if from % 4 != 0 {
+                return Err(Flaw::Unaligned.at(self.region, from).into());
+            }
+            at = self.archive(from, each)?;
+            archives += 1;
+        }
+    }
+
+    /// One archive. Gives where it ends.
+    fn archive<E: From<Error>>(
+        &mut self,
+        mut at: u64,
+        each: &mut dyn FnMut(Member) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        self.links = None;
+        loop {
+            let record = record::read(self.region, &mut self.window, at)?;
+            if record.name == TRAILER {
+                self.no_data(&record, "trailer")?;
+                return Ok(record.data);
+            }
+            at = record.next;
+            let counted = self.entries.count(&record.name, self.region.store.shown());
+            counted.map_err(Error::from)?;
+            each(self.member(record)?)?;
+        }
+    }
+
+    fn member(&mut self, record: Record) -> Result<Member, Error> {
+        let (major, minor) = record.rdev;
+        let what = match record.mode & 0o170_000 {
+            0o100_000 => self.file(&record)?,
+            0o120_000 => What::Symlink(record.target(self.region, &mut self.window)?),
+            0o040_000 => self.empty(&record, "directory", What::Directory)?,
+            0o020_000 => self.empty(&record, "device", What::CharDevice { major, minor })?,
+            0o060_000 => self.empty(&record, "device", What::BlockDevice { major, minor })?,
+            0o010_000 => self.empty(&record, "named pipe", What::Fifo)?,
+            0o140_000 => self.empty(&record, "socket", What::Socket)?,
+            other => return Err(Flaw::Type(other).of(self.region, &record.name, record.at)),
+        };
+        Ok(Member {
+            name: record.name,
+            mode: (record.mode & 0o7777) as u16,
+            uid: record.uid,
+            gid: record.gid,
+            mtime: record.mtime.into(),
+            xattrs: None,
+            what,
+        })
+    }
+
+    fn file(&mut self, record: &Record) -> Result<What, Error> {
+        if record.size > 0 {
+            record.check(self.region)?;
+        }
+        let (mut size, mut data, mut link) = (record.size, record.data, 0);
+        if record.nlink > 1 {
+            if self.links.is_none() {
+                self.links = Some(self.find_links(record.at)?);
+            }
+            let links = self.links.as_mut();
+            if let Some(linked) = links.and_then(|links| links.get_mut(&record.inode)) {
+                (size, data) = linked.data.unwrap_or((size, data));
+                if linked.number == 0 && linked.names > 1 {
+                    *self.count += 1;
+                    linked.number = *self.count;
+                }
+                link = linked.number;
+            }
+        }
+        let content = FileContent::Span(Span {
+            store: self.region.store.clone(),
+            offset: self.region.offset + data,
+        });
+        Ok(What::File {
+            size,
+            content,
+            link,
+        })
+    }
+
+    /// The hard-linked files from the record at `at` to the end of the archive: most programs write the data with the
+    /// last name, some with the first or with all, and the first one is asked for when the others have not been read.
+    fn find_links(&mut self, mut at: u64) -> Result<HashMap<[u32; 3], Linked>, Error> {
+        let mut links: HashMap<_, Linked> = HashMap::new();
+        loop {
+            let record = record::read(self.region, &mut self.window, at)?;
+            if record.name == TRAILER {
+                return Ok(links);
+            }
+            at = record.next;
+            if record.nlink < 2 || record.mode & 0o170_000 != 0o100_000 {
+                continue;
+            }
+            let linked = links.entry(record.inode).or_default();
+            linked.names += 1;
+            if record.size > 0 {
+                match linked.data.replace((record.size, record.data)) {
+                    Some((other, _)) if other != record.size => {
+                        let flaw = Flaw::LinksDiffer(other);
+                        return Err(flaw.of(self.region, &record.name, record.at));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn empty(&self, record: &Record, what: &'static str, is: What) -> Result<What, Error> {
+        self.no_data(record, what).map(|()| is)
+    }
+
+    fn no_data(&self, record: &Record, what: &'static str) -> Result<(), Error> {
+        match record.size {
+            0 => Ok(()),
+            bytes => Err(Flaw::Data { what, bytes }.of(self.region, &record.name, record.at)),
+        }
+    }
+}

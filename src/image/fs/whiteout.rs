@@ -1,0 +1,67 @@
+//! Whiteouts: names in a layer that hide what lower layers have.
+//!
+//! A whiteout hides no more than that, whether it comes before or after what its own layer has in the same place. Source:
+//! OCI image specification 1.1, "Whiteouts"; where it is silent, what containerd and umoci do.
+
+use super::error::Error;
+use super::names::Node;
+use super::{Facts, FileSystem};
+
+/// Files whose name begins so hide others.
+const WHITEOUT: &[u8] = b".wh.";
+/// Hides all that lower layers have in its directory.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Names that begin so and are not [`OPAQUE`] were aufs's own: hard links may lead there (`.wh..wh.plnk`), but they
+/// are no part of the image. containerd and docker do the same at the top.
+pub(super) const RESERVED: &[u8] = b".wh..wh.";
+
+impl FileSystem {
+    /// Does what `last` says if it is a whiteout; false if it is a name like any other.
+    pub(super) fn is_whiteout(
+        &mut self,
+        name: &[u8],
+        parent: Node,
+        last: &[u8],
+    ) -> Result<bool, Error> {
+        let Some(victim) = last.strip_prefix(WHITEOUT) else {
+            return Ok(false);
+        };
+        if last == OPAQUE {
+            let below: Vec<Node> = self.names.children(parent).collect();
+            below.into_iter().for_each(|node| self.hide_lower(node));
+            return Ok(true);
+        }
+        if last.starts_with(RESERVED) {
+            return Ok(false);
+        }
+        if matches!(victim, b"" | b"." | b"..") {
+            return Err(Error::BadWhiteout {
+                name: name.to_vec(),
+            });
+        }
+        if let Some(node) = self.names.find(parent, victim) {
+            self.hide_lower(node);
+        }
+        Ok(true)
+    }
+
+    /// Removes what lower layers put at and below a name, and leaves what this one did, whether the whiteout came before
+    /// it or after. A directory that only the lower layers described becomes one that nobody did.
+    fn hide_lower(&mut self, top: Node) {
+        let mut waiting = vec![top];
+        while let Some(node) = waiting.pop() {
+            if self.names.touched(node) != self.layer {
+                self.names.remove(node);
+                continue;
+            }
+            if self.is_directory(node) {
+                waiting.extend(self.names.children(node));
+                if self.names.layer(node) != self.layer {
+                    let inode = self.names.inode(node);
+                    self.inodes[inode as usize] = Facts::implied();
+                    self.names.put_in(node, self.layer);
+                }
+            }
+        }
+    }
+}

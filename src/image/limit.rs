@@ -1,0 +1,171 @@
+//! How much archives may come to: bytes that are unpacked, and members. Threads may share both.
+//!
+//! An archive of some kilobytes can unpack to terabytes, or have millions of empty members. Knows no formats.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::escape::escaped;
+use crate::request::Limits;
+use crate::units::ByteSize;
+
+/// How many bytes may still be unpacked.
+#[derive(Debug)]
+pub struct Budget {
+    limit: u64,
+    spent: AtomicU64,
+}
+
+impl Budget {
+    /// What `--max-size` gives, or half of this machine's memory.
+    pub fn new(limits: &Limits) -> Self {
+        let limit = match limits.unpacked {
+            Some(ByteSize(bytes)) => bytes,
+            None => memory() / 2,
+        };
+        Self {
+            limit,
+            spent: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes so many bytes, unpacked from the archive `shown`.
+    ///
+    /// Errors: there are not as many left.
+    pub fn spend(&self, bytes: u64, shown: &str) -> Result<(), Error> {
+        match add(&self.spent, bytes) <= self.limit {
+            true => Ok(()),
+            false => Err(Error::Bytes {
+                shown: shown.to_owned(),
+                limit: ByteSize(self.limit),
+            }),
+        }
+    }
+
+    /// How many bytes have been taken.
+    pub fn spent(&self) -> u64 {
+        self.spent.load(Ordering::Relaxed)
+    }
+}
+
+/// How many members there may still be.
+#[derive(Debug)]
+pub struct Counter {
+    limit: u64,
+    counted: AtomicU64,
+}
+
+impl Counter {
+    /// What `--max-entries` gives.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            limit: limits.entries,
+            counted: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts the member `name` of the archive `shown`.
+    ///
+    /// Errors: it is one too many.
+    pub fn count(&self, name: &[u8], shown: &str) -> Result<(), Error> {
+        match add(&self.counted, 1) <= self.limit {
+            true => Ok(()),
+            false => Err(Error::Members {
+                shown: shown.to_owned(),
+                limit: self.limit,
+                name: escaped(name),
+            }),
+        }
+    }
+
+    /// How many have been counted.
+    pub fn counted(&self) -> u64 {
+        self.counted.load(Ordering::Relaxed)
+    }
+}
+
+/// The sum, which stays at the top once it is there.
+fn add(sum: &AtomicU64, count: u64) -> u64 {
+    let before = sum.fetch_add(count, Ordering::Relaxed);
+    before.checked_add(count).unwrap_or_else(|| {
+        sum.store(u64::MAX, Ordering::Relaxed);
+        u64::MAX
+    })
+}
+
+/// This machine's memory in bytes.
+fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    // Their types differ from one C library to another.
+    #[allow(clippy::unnecessary_cast)]
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// An archive comes to too much.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Too many bytes.
+    #[error("{shown}: comes to more than {limit} unpacked; raise the limit with --max-size")]
+    Bytes {
+        /// The archive, escaped.
+        shown: String,
+        /// How many all archives may have together.
+        limit: ByteSize,
+    },
+    /// Too many members.
+    #[error("{shown}: {name} is one more than {limit} members; raise the limit with --max-entries")]
+    Members {
+        /// The archive, escaped.
+        shown: String,
+        /// How many all archives may have together.
+        limit: u64,
+        /// The one that is too many, escaped.
+        name: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(bytes: u64, entries: u64) -> Limits {
+        Limits {
+            unpacked: Some(ByteSize(bytes)),
+            entries,
+        }
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_refused_and_the_last_that_fits_is_not() {
+        let budget = Budget::new(&limits(100, 0));
+        budget.spend(60, "a").unwrap();
+        budget.spend(40, "b").unwrap();
+        let error = budget.spend(1, "c.tar").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "c.tar: comes to more than 100 B unpacked; raise the limit with --max-size"
+        );
+        let counter = Counter::new(&limits(0, 2));
+        counter.count(b"a", "x").unwrap();
+        counter.count(b"b", "x").unwrap();
+        let error = counter.count(b"\x1bc", "x").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "x: \\u{1b}c is one more than 2 members; raise the limit with --max-entries"
+        );
+    }
+
+    #[test]
+    fn sums_do_not_wrap() {
+        let budget = Budget::new(&limits(100, 0));
+        for bytes in [u64::MAX - 1, u64::MAX, 1, 1] {
+            assert!(budget.spend(bytes, "a").is_err());
+        }
+    }
+
+    #[test]
+    fn without_a_wish_half_of_the_memory_is_the_limit() {
+        let budget = Budget::new(&Limits::default());
+        budget.spend(1 << 20, "a").unwrap();
+        assert!(budget.spend(memory(), "a").is_err());
+    }
+}

@@ -1,0 +1,290 @@
+//! An OCI image layout → the one image in it that is meant, with its layers where they are.
+//!
+//! From `index.json` through nested indexes to a manifest for linux/amd64 and its configuration; all of them are
+//! checked against their digests, the layers are checked when they are read. Formats: OCI image specification 1.1,
+//! docker's image manifest version 2, schema 2.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use super::blobs::{Blobs, Descriptor, Flaw, parse, place};
+use super::config;
+use super::layers::{self, Layer, Recipe};
+use crate::digest::Digest;
+
+/// How deep indexes may be nested; one or two are usual.
+const DEPTH: usize = 4;
+/// The most documents that are read.
+const DOCUMENTS: usize = 1024;
+
+/// What runs here.
+pub(super) const PLATFORM: &str = "linux/amd64";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Layout {
+    image_layout_version: String,
+}
+
+/// An index or a manifest: which of them shows in what it has.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    manifests: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Option<Vec<Descriptor>>,
+}
+
+/// A manifest with its configuration, both checked.
+struct Found {
+    digest: Digest,
+    id: Digest,
+    said: config::Said,
+    layers: Vec<Descriptor>,
+}
+
+/// The image that `wish` names, or the only one.
+///
+/// Errors: none or several, nothing for this platform, or anything that does not match its digest.
+pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
+    let layout: Layout = parse("oci-layout", &blobs.document("oci-layout")?)?;
+    if !layout.image_layout_version.starts_with("1.") {
+        return Err(Flaw::Version {
+            version: layout.image_layout_version,
+        });
+    }
+    let index: Document = parse("index.json", &blobs.document("index.json")?)?;
+    let mut images = index.manifests.unwrap_or_default();
+    images.retain(|descriptor| !is_attestation(descriptor));
+    if images.is_empty() {
+        return Err(Flaw::NoImage);
+    }
+    let all_names: Vec<String> = images.iter().flat_map(names).collect();
+    let named = |wish: &str| {
+        let is_meant = |image: &&Descriptor| {
+            let names = names(image);
+            names.iter().any(|name| means(name, wish)) || is_digest(&image.digest, wish)
+        };
+        images.iter().filter(is_meant).cloned().collect::<Vec<_>>()
+    };
+    let chosen = wish.map(named).filter(|chosen| !chosen.is_empty());
+    let mut search = Search {
+        blobs,
+        documents: 0,
+        found: Vec::new(),
+        others: BTreeSet::new(),
+    };
+    let by_digest = wish.filter(|_| chosen.is_none());
+    for image in chosen.as_ref().unwrap_or(&images) {
+        search.look(image, 0)?;
+    }
+    let Search {
+        mut found, others, ..
+    } = search;
+    if let Some(wish) = by_digest {
+        found.retain(|found| {
+            [found.digest, found.id]
+                .iter()
+                .any(|digest| is_digest(&digest.to_string(), wish))
+        });
+        if found.is_empty() {
+            return Err(Flaw::NoSuchImage {
+                wish: wish.to_owned(),
+                names: all_names,
+            });
+        }
+    }
+    match <[Found; 1]>::try_from(found) {
+        Ok([found]) => recipe(blobs, found),
+        Err(found) if found.is_empty() => Err(Flaw::NoPlatform {
+            found: others.into_iter().collect(),
+        }),
+        Err(_) => Err(Flaw::Several { names: all_names }),
+    }
+}
+
+/// Goes through indexes and manifests.
+struct Search<'a> {
+    blobs: &'a Blobs<'a>,
+    documents: usize,
+    found: Vec<Found>,
+    /// Platforms that there are, and nobody wants.
+    others: BTreeSet<String>,
+}
+
+impl Search<'_> {
+    /// Looks at what a descriptor means and what is below it. Deeper than [`DEPTH`] is an error, so calls are not either.
+    fn look(&mut self, descriptor: &Descriptor, depth: usize) -> Result<(), Flaw> {
+        if let Some(other) = other_platform(descriptor) {
+            self.others.insert(other);
+            return Ok(());
+        }
+        self.documents += 1;
+        if self.documents > DOCUMENTS {
+            return Err(Flaw::TooMany { limit: DOCUMENTS });
+        }
+        let (digest, bytes) = self.blobs.checked(descriptor)?;
+        let name = place(&digest);
+        let document: Document = parse(&name, &bytes)?;
+        match document {
+            Document {
+                manifests: Some(manifests),
+                config: None,
+                layers: None,
+            } => {
+                if depth == DEPTH {
+                    return Err(Flaw::TooDeep { limit: DEPTH });
+                }
+                let images = manifests.iter().filter(|image| !is_attestation(image));
+                for image in best(images) {
+                    self.look(image, depth + 1)?;
+                }
+                Ok(())
+            }
+            Document {
+                manifests: None,
+                config: Some(config),
+                layers,
+            } => self.manifest(digest, config, layers.unwrap_or_default()),
+            Document {
+                manifests: Some(_), ..
+            } => Err(Flaw::Ambiguous { name }),
+            _ => Err(Flaw::NotAnImage {
+                name,
+                kind: kind(descriptor),
+            }),
+        }
+    }
+
+    fn manifest(
+        &mut self,
+        digest: Digest,
+        config: Descriptor,
+        layers: Vec<Descriptor>,
+    ) -> Result<(), Flaw> {
+        let known = [
+            "application/vnd.oci.image.config.v1+json",
+            "application/vnd.docker.container.image.v1+json",
+        ];
+        if config
+            .media_type
+            .as_deref()
+            .is_some_and(|kind| !known.contains(&kind))
+        {
+            return Err(Flaw::NotAnImage {
+                name: place(&digest),
+                kind: kind(&config),
+            });
+        }
+        let (id, bytes) = self.blobs.checked(&config)?;
+        let said = config::parse(&bytes)?;
+        match &said.platform {
+            Some(platform) if platform != PLATFORM => {
+                self.others.insert(platform.clone());
+            }
+            _ if self.found.iter().any(|found| found.digest == digest) => {}
+            _ => self.found.push(Found {
+                digest,
+                id,
+                said,
+                layers,
+            }),
+        }
+        Ok(())
+    }
+}
+
+/// Where the layers are, each with the digests it has to have.
+fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, Flaw> {
+    layers::check_count(found.layers.len(), found.said.diff_ids.len())?;
+    let mut layers = Vec::with_capacity(found.layers.len());
+    for (descriptor, diff_id) in found.layers.iter().zip(found.said.diff_ids) {
+        let (digest, region) = blobs.blob(descriptor)?;
+        layers.push(Layer {
+            name: place(&digest),
+            region,
+            digest: Some(digest),
+            diff_id,
+        });
+    }
+    Ok(Recipe {
+        config: found.said.config,
+        manifest: Some(found.digest),
+        id: found.id,
+        layers,
+    })
+}
+
+fn kind(descriptor: &Descriptor) -> String {
+    let kind = descriptor.media_type.as_deref();
+    kind.unwrap_or("of no known kind").to_owned()
+}
+
+/// The platform that a descriptor is for, if that is not ours.
+fn other_platform(descriptor: &Descriptor) -> Option<String> {
+    let platform = descriptor.platform.as_ref()?;
+    let name = format!("{}/{}", platform.os, platform.architecture);
+    (name != PLATFORM && name != "/").then_some(name)
+}
+
+/// Of several manifests in one index that are all for our platform, those of the plainest variant: what needs a newer
+/// processor (`v2`, `v3`) comes after what does not.
+fn best<'a>(images: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
+    let variant = |image: &Descriptor| match &image.platform {
+        Some(platform) if other_platform(image).is_none() => {
+            Some(platform.variant.clone().unwrap_or_default())
+        }
+        _ => None,
+    };
+    let images: Vec<_> = images.collect();
+    let ours = images
+        .iter()
+        .filter_map(|image| variant(image).map(|variant| (variant, &image.digest)));
+    let plainest = ours.min().map(|(_, digest)| digest.clone());
+    images
+        .into_iter()
+        .filter(|image| variant(image).is_none() || plainest.as_ref() == Some(&image.digest))
+        .collect()
+}
+
+/// What BuildKit puts beside images: not for any machine.
+fn is_attestation(descriptor: &Descriptor) -> bool {
+    let unknown = descriptor
+        .platform
+        .as_ref()
+        .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown");
+    unknown || descriptor.annotation("vnd.docker.reference.type") == Some("attestation-manifest")
+}
+
+/// What an image in `index.json` is called; its digest if it has no name.
+fn names(descriptor: &Descriptor) -> Vec<String> {
+    let keys = [
+        "io.containerd.image.name",
+        "org.opencontainers.image.ref.name",
+    ];
+    let names = keys.iter().filter_map(|key| descriptor.annotation(key));
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    match names.is_empty() {
+        true => vec![descriptor.digest.clone()],
+        false => names,
+    }
+}
+
+/// Whether `wish` is a short form of an image's name: without registry and directories, without `:latest`.
+pub(super) fn means(name: &str, wish: &str) -> bool {
+    let is_same = |name: &str| {
+        name == wish
+            || name
+                .strip_suffix(wish)
+                .is_some_and(|above| above.ends_with('/') && !wish.is_empty())
+    };
+    is_same(name) || name.strip_suffix(":latest").is_some_and(is_same)
+}
+
+/// Whether `wish` is this digest, with or without `sha256:`.
+pub(super) fn is_digest(digest: &str, wish: &str) -> bool {
+    digest == wish || digest.strip_prefix("sha256:") == Some(wish)
+}

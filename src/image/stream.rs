@@ -1,0 +1,225 @@
+//! A stream, compressed or not, → a [`Store`] in memory: unpacked once, straight into the store's chunks.
+//!
+//! What goes in is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
+//! stream that ends early, has a wrong checksum or is followed by other bytes is an error. Chunks of zeros are not
+//! kept. Knows no archive formats; the formats of compression are in the files below `stream/`.
+
+mod chunks;
+mod gzip;
+mod input;
+mod lz4;
+mod xz;
+mod zstd;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Read};
+
+use super::limit::{self, Budget};
+use super::store::{Region, Store};
+use chunks::Chunks;
+use input::Input;
+
+/// How a stream is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, one member or several.
+    Gzip,
+    /// zstd, one frame or several.
+    Zstd,
+    /// xz, one stream or several.
+    Xz,
+    /// lz4's frame format or its older one (`lz4 -l`), one frame or several.
+    Lz4,
+    /// bzip2, which is known but not unpacked here.
+    Bzip2,
+}
+
+/// Compression by a stream's first bytes; six are enough.
+///
+/// Sources: RFC 1952, RFC 8878, the xz file format 1.2.1, lz4's frame format 1.6.4, bzip2's manual.
+pub fn compression(start: &[u8]) -> Compression {
+    const MAGICS: [(&[u8], Compression); 6] = [
+        (b"\x1f\x8b", Compression::Gzip),
+        (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+        (b"\xfd7zXZ\0", Compression::Xz),
+        (b"\x04\x22\x4d\x18", Compression::Lz4),
+        (b"\x02\x21\x4c\x18", Compression::Lz4),
+        (b"BZh", Compression::Bzip2),
+    ];
+    // A zstd stream may begin with a frame that is to be skipped (pzstd, and seekable ones); lz4 shares these numbers.
+    if let [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] = start {
+        return Compression::Zstd;
+    }
+    let known = MAGICS.iter().find(|(magic, _)| start.starts_with(magic));
+    known.map_or(Compression::None, |&(_, compression)| compression)
+}
+
+impl Compression {
+    /// Its usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "uncompressed",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Lz4 => "lz4",
+            Self::Bzip2 => "bzip2",
+        }
+    }
+}
+
+/// Unpacks `input` to its end.
+///
+/// `shown` is what it is called in messages, escaped. `tap` sees all bytes that come out, in order, in pieces of one
+/// chunk.
+///
+/// Errors: the input cannot be read, ends early, is damaged, is followed by something else (zeros may follow gzip
+/// and xz, as for the programs of these names), or comes to more than the budget.
+pub fn unpack(
+    input: impl Read,
+    compression: Compression,
+    shown: &str,
+    budget: &Budget,
+    tap: &mut dyn FnMut(&[u8]),
+) -> Result<Store, Error> {
+    let mut input = Input::new(input);
+    let mut chunks = Chunks::new(shown, budget, tap);
+    let unpacked = match compression {
+        Compression::None => copy(&mut input, &mut chunks),
+        Compression::Gzip => gzip::unpack(&mut input, &mut chunks),
+        Compression::Zstd => zstd::unpack(&mut input, &mut chunks),
+        Compression::Xz => xz::unpack(&mut input, &mut chunks),
+        Compression::Lz4 => lz4::unpack(&mut input, &mut chunks),
+        Compression::Bzip2 => {
+            return Err(Error::Unsupported {
+                shown: shown.to_owned(),
+            });
+        }
+    };
+    // The libraries wrap what their input or output told them into errors of their own; the first cause counts.
+    let Err(what) = unpacked.and_then(|()| chunks.settle()) else {
+        return Ok(chunks.finish());
+    };
+    let (shown, name) = (shown.to_owned(), compression.name());
+    if let Some(source) = input.take_failure() {
+        return Err(Error::Read { shown, source });
+    }
+    if let Some(error) = chunks.take_failure() {
+        return Err(error);
+    }
+    let at = input.position();
+    Err(match input.is_at_end() {
+        true => Error::Truncated { shown, name, at },
+        false => Error::Damaged {
+            shown,
+            name,
+            at,
+            what: what.to_string(),
+        },
+    })
+}
+
+fn copy(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> io::Result<()> {
+    while input.read_into(chunks.room()?)? > 0 {}
+    Ok(())
+}
+
+/// After a stream's end: zeros are padding, anything else does not belong there.
+fn skip_zeros(input: &mut Input<impl Read>) -> io::Result<()> {
+    loop {
+        let bytes = input.fill()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if let Some(zeros) = bytes.iter().position(|&byte| byte != 0) {
+            input.consume(zeros);
+            return Err(io::Error::other(
+                "something that is not compressed data follows",
+            ));
+        }
+        let count = bytes.len();
+        input.consume(count);
+    }
+}
+
+/// A region, read from its start to its end.
+#[derive(Debug)]
+pub struct RegionReader {
+    region: Region,
+    at: u64,
+}
+
+impl RegionReader {
+    /// Begins at the region's start.
+    pub fn new(region: Region) -> Self {
+        Self { region, at: 0 }
+    }
+}
+
+impl Read for RegionReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.region.length - self.at;
+        let count = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        self.region.read_exact(self.at, &mut buffer[..count])?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// Why a stream was not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host could not read it.
+    #[error("{shown}: cannot be read: {source}; try again when the file or pipe is in order")]
+    Read {
+        /// The stream, escaped.
+        shown: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ends before the compressed data does.
+    #[error("{shown}: the {name} data is cut off after {at} bytes; get the whole file")]
+    Truncated {
+        /// The stream, escaped.
+        shown: String,
+        /// The compression.
+        name: &'static str,
+        /// How many bytes there are.
+        at: u64,
+    },
+    /// Not what the format allows, a wrong checksum, or something behind the end.
+    #[error("{shown}: the {name} data is damaged near byte {at}: {what}; get the file again")]
+    Damaged {
+        /// The stream, escaped.
+        shown: String,
+        /// The compression.
+        name: &'static str,
+        /// How many bytes had been read.
+        at: u64,
+        /// What the decoder says.
+        what: String,
+    },
+    /// Compressed in a way that is known but not undone.
+    #[error(
+        "{shown}: is compressed by bzip2, which rdvm does not unpack; give the output of bzip2 -dc"
+    )]
+    Unsupported {
+        /// The stream, escaped.
+        shown: String,
+    },
+    /// The host has no memory for it.
+    #[error("{shown}: no memory for what it unpacks to; run where there is more of it")]
+    NoMemory {
+        /// The stream, escaped.
+        shown: String,
+    },
+    /// It comes to too much.
+    #[error(transparent)]
+    Limit(#[from] limit::Error),
+}

@@ -1,0 +1,223 @@
+//! tar archives → members in the archive's order: v7, ustar, GNU tar's and PAX, with sparse files of all four formats.
+//!
+//! Headers are read by offset and contents stay where they are. What GNU tar and bsdtar take alike is taken; what one
+//! of them complains about, or what they take differently, is an error, since a tree must not depend on who reads
+//! the archive. What members come to (links, whiteouts, names with `..`) is for others to decide. Knows no
+//! compression.
+
+mod acl;
+mod error;
+mod header;
+mod member;
+mod pax;
+mod sparse;
+
+#[cfg(test)]
+mod tests;
+
+use rustix::io::Errno;
+
+pub use error::{Error, Flaw};
+use header::{BLOCK, Header, text};
+use pax::Records;
+
+use super::limit::Counter;
+use super::member::Member;
+use super::store::Region;
+use super::window::Window;
+use crate::escape::escaped;
+
+/// The longest PAX header or long name in bytes.
+pub const RECORD_LIMIT: u64 = 1 << 20;
+
+/// Reads the archive that is the region, and hands over each member.
+///
+/// Errors name the archive, the member and the offset of its header; those of `each` come through.
+pub fn read<E: From<Error>>(
+    region: &Region,
+    entries: &Counter,
+    each: &mut dyn FnMut(Member) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut reader = Reader {
+        region,
+        window: Window::new(region),
+        at: 0,
+        globals: Records::default(),
+        has_pax: false,
+    };
+    while let Some(member) = reader.next()? {
+        let counted = entries.count(&member.name, region.store.shown());
+        counted.map_err(Error::from)?;
+        each(member)?;
+    }
+    Ok(())
+}
+
+struct Reader<'a> {
+    region: &'a Region,
+    window: Window<'a>,
+    /// Where the next header is.
+    at: u64,
+    /// What global PAX headers said so far.
+    globals: Records,
+    /// Whether there was any PAX header.
+    has_pax: bool,
+}
+
+/// What headers say of the member that follows them.
+#[derive(Default)]
+struct Pending {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    pax: Option<Vec<u8>>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.name.is_none() && self.link.is_none() && self.pax.is_none()
+    }
+}
+
+impl Reader<'_> {
+    /// The next member; `None` at the end.
+    fn next(&mut self) -> Result<Option<Member>, Error> {
+        let mut pending = Pending::default();
+        loop {
+            let offset = self.at;
+            let Some(block) = self.block(offset)? else {
+                return Err(self.error(offset, self.no_header(offset, &pending)));
+            };
+            if block.iter().all(|&byte| byte == 0) {
+                if !pending.is_empty() {
+                    return Err(self.error(offset, Flaw::NoMember));
+                }
+                return self.end(offset).map(|()| None);
+            }
+            let header = Header::new(&block).map_err(|flaw| self.error(offset, flaw))?;
+            match header.kind() {
+                b'L' => {
+                    let name = self.record(header, offset, "long name")?;
+                    self.once(&mut pending.name, text(&name).to_vec(), offset, "name")?;
+                }
+                b'K' => {
+                    let link = self.record(header, offset, "long link target")?;
+                    let what = "link target";
+                    self.once(&mut pending.link, text(&link).to_vec(), offset, what)?;
+                }
+                b'x' | b'X' => {
+                    let records = self.record(header, offset, "PAX header")?;
+                    self.once(&mut pending.pax, records, offset, "PAX header")?;
+                    self.has_pax = true;
+                }
+                b'g' => {
+                    let records = self.record(header, offset, "PAX header")?;
+                    let added = self.globals.add(&records, true);
+                    added.map_err(|flaw| self.error(offset, flaw))?;
+                    self.has_pax = true;
+                }
+                // A name for the archive itself.
+                b'V' if pending.is_empty() => {
+                    let empty = none(header.size(), "volume label");
+                    empty.map_err(|flaw| self.named(offset, &header.name(), flaw))?;
+                    self.at += BLOCK as u64;
+                }
+                b'V' => return Err(self.error(offset, Flaw::NoMember)),
+                _ => return self.member(header, offset, pending).map(Some),
+            }
+        }
+    }
+
+    fn block(&mut self, offset: u64) -> Result<Option<[u8; BLOCK]>, Error> {
+        let block = self.window.get(offset, BLOCK);
+        let block = block.map_err(|errno| read_error(self.region, offset, errno))?;
+        Ok(block.and_then(|bytes| bytes.try_into().ok()))
+    }
+
+    fn no_header(&self, offset: u64, pending: &Pending) -> Flaw {
+        match offset == self.region.length {
+            true if pending.is_empty() => Flaw::NoEnd,
+            true => Flaw::NoMember,
+            false => Flaw::Cut {
+                what: "a block of 512 bytes",
+            },
+        }
+    }
+
+    /// After the first zero block: another one ends the archive, zeros may follow. GNU tar takes the end of the file for
+    /// the second one, with a warning, and so do we.
+    fn end(&mut self, offset: u64) -> Result<(), Error> {
+        let more = self.window.skip_zeros(offset + BLOCK as u64);
+        match more.map_err(|errno| read_error(self.region, offset, errno))? {
+            None => Ok(()),
+            Some(at) if at - offset < 2 * BLOCK as u64 => Err(self.error(at, Flaw::LoneZeroBlock)),
+            Some(at) => Err(self.error(at, Flaw::Trailing)),
+        }
+    }
+
+    /// The data of a header that is about the next member.
+    fn record(
+        &mut self,
+        header: Header<'_>,
+        offset: u64,
+        what: &'static str,
+    ) -> Result<Vec<u8>, Error> {
+        let bytes = header.size().map_err(|flaw| self.error(offset, flaw))?;
+        if bytes > RECORD_LIMIT {
+            let limit = RECORD_LIMIT;
+            let flaw = Flaw::Record { what, bytes, limit };
+            return Err(self.error(offset, flaw));
+        }
+        let data = offset + BLOCK as u64;
+        self.at = data + bytes.next_multiple_of(BLOCK as u64);
+        let record = self.window.get(data, bytes as usize);
+        let record = record.map_err(|errno| read_error(self.region, data, errno))?;
+        let record = record.map(<[u8]>::to_vec);
+        record.ok_or_else(|| self.error(offset, Flaw::Cut { what }))
+    }
+
+    fn once(
+        &self,
+        place: &mut Option<Vec<u8>>,
+        value: Vec<u8>,
+        offset: u64,
+        what: &'static str,
+    ) -> Result<(), Error> {
+        match place.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(self.error(offset, Flaw::Twice { what })),
+        }
+    }
+
+    fn error(&self, offset: u64, flaw: Flaw) -> Error {
+        Error::Archive {
+            shown: self.region.store.shown().to_owned(),
+            offset,
+            flaw,
+        }
+    }
+
+    fn named(&self, offset: u64, name: &[u8], flaw: Flaw) -> Error {
+        Error::Member {
+            shown: self.region.store.shown().to_owned(),
+            name: escaped(name),
+            offset,
+            flaw,
+        }
+    }
+}
+
+fn read_error(region: &Region, offset: u64, errno: Errno) -> Error {
+    Error::Read {
+        shown: region.store.shown().to_owned(),
+        offset,
+        errno,
+    }
+}
+
+/// For what has no data.
+fn none(size: Result<u64, Flaw>, what: &'static str) -> Result<(), Flaw> {
+    match size? {
+        0 => Ok(()),
+        bytes => Err(Flaw::Data { what, bytes }),
+    }
+}
