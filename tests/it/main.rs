@@ -6,6 +6,8 @@ mod cli;
 
 mod pack;
 
+mod differential;
+
 mod outputs;
 
 mod archives;
