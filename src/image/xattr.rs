@@ -7,11 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{fgetxattr, fgetxattr_query, flistxattr, flistxattr_query};
 use rustix::io::Errno;
 
+use super::tree::Xattrs;
 use crate::request::Ownership;
 
 /// Where container engines without root keep a file's owner, mode and kind.
@@ -79,6 +81,17 @@ fn changed(errno: Errno) -> Errno {
         Errno::NODATA | Errno::RANGE => Errno::STALE,
         errno => errno,
     }
+}
+
+/// Those of an archive's member that go to the guest: as for a file of the host, whoever wrote the archive had one.
+pub(super) fn of_member(mut list: Xattrs) -> Xattrs {
+    let stays = |name: &Vec<u8>| !is_the_images(name);
+    if let Some(shared) = &mut list
+        && shared.keys().any(stays)
+    {
+        Arc::make_mut(shared).retain(|name, _| is_the_images(name));
+    }
+    list.filter(|list| !list.is_empty())
 }
 
 fn is_the_images(name: &[u8]) -> bool {

@@ -11,7 +11,7 @@ mod whiteout;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub use error::{Error, HOPS};
 
@@ -19,6 +19,7 @@ use super::member::{FileContent, Member, What};
 use super::tree::{
     self, Content, Entry, FileBody, Kind, LinkId, NAME_LIMIT, PATH_LIMIT, Tree, Xattrs,
 };
+use super::xattr;
 use names::{Inode, Names, Node, ROOT};
 use whiteout::RESERVED;
 
@@ -69,6 +70,8 @@ pub struct FileSystem {
     links: HashMap<u64, Inode>,
     /// Names that only this layer sees: those that aufs kept for itself.
     hidden: Vec<Node>,
+    /// Directories in which this layer has nothing left to hide.
+    cleared: HashSet<Node>,
     warnings: Vec<tree::Warning>,
 }
 
@@ -84,6 +87,7 @@ impl FileSystem {
             layer: 0,
             links: HashMap::new(),
             hidden: Vec::new(),
+            cleared: HashSet::new(),
             warnings: Vec::new(),
         }
     }
@@ -97,6 +101,7 @@ impl FileSystem {
 
     fn end_layer(&mut self) {
         self.links.clear();
+        self.cleared.clear();
         for node in std::mem::take(&mut self.hidden) {
             if self.names.is_there(node) {
                 self.names.remove(node);
@@ -148,7 +153,7 @@ impl FileSystem {
             uid,
             gid,
             mtime,
-            xattrs,
+            xattrs: xattr::of_member(xattrs),
             kind,
         };
         self.put_facts(&name, facts, link)
@@ -264,8 +269,8 @@ impl FileSystem {
         }
         let inode = self.names.inode(other);
         self.set(name, parent, last, there, inode)?;
-        // Gone with the directory that the link replaces.
-        match self.names.is_there(other) {
+        // It may be gone with the directory that the link replaces, or have been found through a link in that place.
+        match there.is_none() || self.find(target, name)? == Some(other) {
             true => Ok(()),
             false => Err(missing()),
         }

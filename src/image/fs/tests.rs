@@ -206,6 +206,7 @@ const CASES: &[&[&str]] = &[
     &["f y text", "f x other", "h x = y", "h n/z = /x"],
     &["f y one", "h x = y", "f y two", "h z = y"],
     &["d r", "f r/y text", "s l -> r", "h x = l/y", "h l/z = x"],
+    &["f c/a text", "s a -> ../c", "h a = a/a"],
     &["p pipe", "h other = pipe"],
     // Replaced by another kind (a7).
     &["f x text", "d 700 x", "f x/y text"],
@@ -464,6 +465,44 @@ fn the_root_has_the_attributes_of_its_own_member() {
     let tree = put(&members(&["f a x"])).unwrap().into_tree().unwrap();
     let root = tree.get(b"").unwrap();
     assert_eq!((root.mode, root.uid, root.mtime), (0o755, 0, 0));
+}
+
+/// As for a directory on the host: labels of the policy of whoever wrote the archive mean nothing in the guest.
+#[test]
+fn attributes_of_an_archive_are_those_that_a_directory_would_have() {
+    let list = |names: &[&str]| -> Xattrs {
+        let list = names
+            .iter()
+            .map(|name| (name.as_bytes().to_vec(), b"x".to_vec()));
+        Some(std::sync::Arc::new(list.collect()))
+    };
+    let mut system = FileSystem::new(PLENTY);
+    for (name, names) in [
+        (
+            "some",
+            &[
+                "security.capability",
+                "security.selinux",
+                "user.a",
+                "trusted.overlay.opaque",
+            ][..],
+        ),
+        ("none", &["security.selinux"]),
+    ] {
+        let xattrs = list(names);
+        system
+            .put(Member {
+                xattrs,
+                ..member(&format!("f {name} x"))
+            })
+            .unwrap();
+    }
+    let tree = system.into_tree().unwrap();
+    assert_eq!(
+        tree.get(b"some").unwrap().xattrs,
+        list(&["security.capability", "user.a"])
+    );
+    assert_eq!(tree.get(b"none").unwrap().xattrs, None);
 }
 
 #[test]

@@ -27,8 +27,7 @@ impl FileSystem {
             return Ok(false);
         };
         if last == OPAQUE {
-            let below: Vec<Node> = self.names.children(parent).collect();
-            below.into_iter().for_each(|node| self.hide_lower(node));
+            self.hide_below(parent);
             return Ok(true);
         }
         if last.starts_with(RESERVED) {
@@ -46,22 +45,42 @@ impl FileSystem {
     }
 
     /// Removes what lower layers put at and below a name, and leaves what this one did, whether the whiteout came before
-    /// it or after. A directory that only the lower layers described becomes one that nobody did.
-    fn hide_lower(&mut self, top: Node) {
+    /// it or after.
+    fn hide_lower(&mut self, node: Node) {
+        if self.names.touched(node) != self.layer {
+            self.names.remove(node);
+        } else if self.is_directory(node) {
+            self.forget_lower(node);
+            self.hide_below(node);
+        }
+    }
+
+    /// The same for what is below a directory. No directory is looked through twice: this layer puts nothing of lower
+    /// ones there again.
+    fn hide_below(&mut self, top: Node) {
         let mut waiting = vec![top];
-        while let Some(node) = waiting.pop() {
-            if self.names.touched(node) != self.layer {
-                self.names.remove(node);
+        while let Some(dir) = waiting.pop() {
+            if !self.cleared.insert(dir) {
                 continue;
             }
-            if self.is_directory(node) {
-                waiting.extend(self.names.children(node));
-                if self.names.layer(node) != self.layer {
-                    let inode = self.names.inode(node);
-                    self.inodes[inode as usize] = Facts::implied();
-                    self.names.put_in(node, self.layer);
+            let below: Vec<Node> = self.names.children(dir).collect();
+            for node in below {
+                if self.names.touched(node) != self.layer {
+                    self.names.remove(node);
+                } else if self.is_directory(node) {
+                    self.forget_lower(node);
+                    waiting.push(node);
                 }
             }
+        }
+    }
+
+    /// A directory that only lower layers described becomes one that nobody did.
+    fn forget_lower(&mut self, node: Node) {
+        if self.names.layer(node) != self.layer {
+            let inode = self.names.inode(node);
+            self.inodes[inode as usize] = Facts::implied();
+            self.names.put_in(node, self.layer);
         }
     }
 }
