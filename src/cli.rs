@@ -13,13 +13,15 @@ use crate::escape::{escaped, shown};
 use crate::kernel::build::Order;
 use crate::output;
 use crate::request::{
-    Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Ownership, Request,
-    UserWish,
+    Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Request, UserWish,
 };
 use crate::units::{ByteSize, parse_span};
 
+mod image;
 mod pack;
 
+use image::image_and_command;
+pub use image::{ImageArgs, StackArgs};
 pub use pack::{PackArgs, Packing};
 
 /// Run a root file system as its own hardware-isolated machine, as if it were a local command.
@@ -49,6 +51,9 @@ pub enum Verb {
     Pack(Box<PackArgs>),
     /// Show what is in an image and the RAM it needs
     Inspect(InspectArgs),
+    /// The packed images that --cache keeps
+    #[command(subcommand)]
+    Cache(CacheVerb),
     /// The kernels that can boot
     #[command(subcommand)]
     Kernel(KernelVerb),
@@ -85,23 +90,15 @@ pub struct BuildArgs {
     force: bool,
 }
 
-/// How an image is read.
-#[derive(Debug, Args)]
-pub struct ImageArgs {
-    /// Who owns the files in the guest: root, keep (as on the host), or ranges HOST:GUEST:COUNT[,...]
-    #[arg(long, value_name = "root|keep|MAP", default_value = "root")]
-    owner: Ownership,
-    /// Owners, modes and devices from a save file of fakeroot -s
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    fakeroot: Option<PathBuf>,
-}
-
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 #[command(override_usage = "rdvm run [OPTIONS] IMAGE [--] [CMD [ARG]...]")]
 pub struct RunArgs {
     #[command(flatten)]
-    image: ImageArgs,
+    image: StackArgs,
+    /// Keep an archive's packed image for later runs, and take it from there (rdvm cache)
+    #[arg(long)]
+    cache: bool,
     /// RAM of the guest, as in 512m; auto is what the image needs
     #[arg(short, long, alias = "mem", value_name = "SIZE|auto", default_value = "auto", value_parser = parse_memory)]
     memory: Memory,
@@ -171,7 +168,8 @@ pub struct RunArgs {
     /// Say on stderr what was chosen
     #[arg(long)]
     pub verbose: bool,
-    /// A directory, and the command with its arguments; without CMD, /init
+    /// A directory, an archive or - for one on standard input; and the command with its arguments. Without CMD, what
+    /// the image says, or /init
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -186,16 +184,32 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     #[command(flatten)]
-    image: ImageArgs,
+    image: StackArgs,
+    /// Write the image's digest into rdvm.lock, the nearest above or a new one here
+    #[arg(long)]
+    pub lock: bool,
     /// Kernel that the RAM is planned for: a file, or a release found in /boot
     #[arg(short, long, value_name = "PATH|NAME", value_hint = ValueHint::FilePath)]
     kernel: Option<OsString>,
     /// Number of CPUs that the RAM is planned for
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub cpus: u8,
-    /// The image: a directory
+    /// A directory, an archive, or - for one on standard input
     #[arg(value_hint = ValueHint::AnyPath)]
     path: PathBuf,
+}
+
+/// What can be done with the packed images that are kept.
+#[derive(Debug, Subcommand)]
+pub enum CacheVerb {
+    /// List them, the one used last first
+    List,
+    /// Remove those that have not been used for longest
+    Prune {
+        /// Until no more than so much is kept; everything goes when not given
+        #[arg(long, value_name = "SIZE", default_value = "0")]
+        to: ByteSize,
+    },
 }
 
 /// Arguments of `doctor`.
@@ -226,12 +240,12 @@ pub enum Error {
     /// A variable.
     #[error(transparent)]
     Environment(#[from] environment::Error),
-    /// `-` or nothing where an image should be.
-    #[error("IMAGE: \"{name}\" cannot be read yet; name a directory")]
-    Image {
-        /// What was written.
-        name: String,
-    },
+    /// Nothing where an image should be.
+    #[error("IMAGE: is empty; name a directory or an archive")]
+    Image,
+    /// `-` for two images.
+    #[error("-: standard input can be one image only; write the other to a file")]
+    StdinTwice,
     /// A variable that JSON cannot hold.
     #[error("--env: \"{}\" is no UTF-8, and an image's configuration is; write other text", escaped(entry.as_bytes()))]
     EnvText {
@@ -302,16 +316,9 @@ impl RunArgs {
     ///
     /// Errors: [`Error`], for what only shows when files and the environment are looked at.
     pub fn into_request(self) -> Result<Request, Error> {
-        let mut rest = self.rest.into_iter();
-        // clap has seen to it that there is one.
-        let path = PathBuf::from(rest.next().unwrap_or_default());
-        let mut argv: Vec<OsString> = self.entrypoint.into_iter().collect();
-        let mut rest = rest.peekable();
-        if rest.peek().is_some_and(|word| word == "--") {
-            rest.next();
-        }
-        argv.extend(rest);
+        let (path, argv) = image_and_command(self.rest);
         let command = Command {
+            entrypoint: self.entrypoint,
             argv,
             env: environment::collect(&self.env_file, &self.env)?,
             workdir: self.workdir,
@@ -319,7 +326,7 @@ impl RunArgs {
             hostname: self.hostname,
         };
         Ok(Request {
-            image: self.image.to_ref(path)?,
+            image: self.image.into_ref(path)?,
             command,
             memory: self.memory,
             cpus: self.cpus,
@@ -337,22 +344,7 @@ impl RunArgs {
                 file: self.console,
             },
             timings: self.timings || self.report.is_some(),
-        })
-    }
-}
-
-impl ImageArgs {
-    fn to_ref(&self, path: PathBuf) -> Result<ImageRef, Error> {
-        if path == OsStr::new("-") || path.as_os_str().is_empty() {
-            return Err(Error::Image {
-                name: path.display().to_string(),
-            });
-        }
-        Ok(ImageRef {
-            path,
-            owner: self.owner.clone(),
-            fakeroot: self.fakeroot.clone(),
-            ..ImageRef::default()
+            cache: self.cache,
         })
     }
 }
@@ -363,7 +355,7 @@ impl InspectArgs {
     /// Errors: [`Error::Image`].
     pub fn into_parts(self) -> Result<(ImageRef, KernelWish, u8), Error> {
         Ok((
-            self.image.to_ref(self.path)?,
+            self.image.into_ref(self.path)?,
             kernel_wish(self.kernel),
             self.cpus,
         ))
@@ -423,7 +415,8 @@ mod tests {
     }
 
     fn argv(words: &[&str]) -> Vec<OsString> {
-        run(words).unwrap().into_request().unwrap().command.argv
+        let command = run(words).unwrap().into_request().unwrap().command;
+        command.entrypoint.into_iter().chain(command.argv).collect()
     }
 
     #[test]

@@ -39,6 +39,10 @@ pub mod image;
 
 pub mod trust;
 
+pub mod base;
+
+pub mod command;
+
 pub mod initrd;
 
 pub mod output;

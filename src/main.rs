@@ -8,13 +8,17 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use rdvm::atomic::Draft;
-use rdvm::cli::{BuildArgs, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
+use rdvm::base::Body;
+use rdvm::cache::Cache;
+use rdvm::cli::{BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
 use rdvm::image::tree::Tree;
 use rdvm::initrd::Epoch;
+use rdvm::inspect::Inspected;
 use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
+use rdvm::progress;
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
 use rdvm::request::Request;
 
@@ -41,6 +45,7 @@ fn act(verb: Verb) -> Result<u8> {
     match verb {
         Verb::Run(args) => run(*args),
         Verb::Pack(args) => pack(*args),
+        Verb::Cache(verb) => cache(verb),
         Verb::Inspect(args) => inspect(args),
         Verb::Kernel(KernelVerb::List { image }) => {
             let image_boot = image.map(|image| image.join("boot"));
@@ -118,6 +123,7 @@ fn run(args: RunArgs) -> Result<u8> {
 
 /// Builds the machine, says what is worth saying of it, and runs it.
 fn boot(request: &Request, voice: Voice) -> Result<Finished> {
+    let _bar = (!voice.quiet).then(progress::show);
     let ready = pipeline::prepare(request)?;
     if !voice.quiet {
         ready.warnings.iter().for_each(|warning| say(warning));
@@ -180,10 +186,12 @@ impl Voice {
 
 fn pack(args: PackArgs) -> Result<u8> {
     let packing = args.into_packing()?;
+    let _bar = progress::show();
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
     let mut images = ManuallyDrop::new(Vec::new());
     for step in &packing.steps {
         let image = rdvm::image::open(step)?;
+        rdvm::trust::check(step, &image.tree)?;
         let warnings = image.tree.warnings().iter();
         warnings.for_each(|warning| say(&warning.to_string()));
         images.push(image);
@@ -207,9 +215,74 @@ fn pack(args: PackArgs) -> Result<u8> {
 }
 
 fn inspect(args: InspectArgs) -> Result<u8> {
+    let lock = args.lock;
     let (image, kernel, cpus) = args.into_parts()?;
+    let bar = progress::show();
     let plan = pipeline::plan(&image, &kernel, cpus, rdvm::request::MemoryWish::FromImage)?;
-    print(&rdvm::inspect::render(&image, &plan))
+    let Body::Read(read, _) = &plan.base.body else {
+        anyhow::bail!(
+            "{}: came from the cache, which is not asked",
+            shown(&image.path)
+        );
+    };
+    let digest = match plan.base.facts.digest {
+        Some(digest) => digest,
+        None => rdvm::trust::digest::of(&read.tree)?,
+    };
+    drop(bar);
+    plan.warnings().iter().for_each(|warning| say(warning));
+    if lock {
+        anyhow::ensure!(
+            image.layers.is_empty(),
+            "--lock: an image with layers on top cannot be kept in rdvm.lock; lock each by itself"
+        );
+        rdvm::trust::lock::keep(&image.path, digest)?;
+    }
+    print(
+        &Inspected {
+            image: &image,
+            read,
+            facts: &plan.base.facts,
+            digest,
+            kernel: &plan.kernel,
+            memory: &plan.memory,
+        }
+        .to_string(),
+    )
+}
+
+/// The directory of packed images.
+fn images() -> Result<Cache> {
+    let cache = Search::from_env().cache;
+    let cache = cache.context("no cache directory; set RDVM_CACHE, XDG_CACHE_HOME or HOME")?;
+    Ok(Cache::below(&cache))
+}
+
+fn cache(verb: CacheVerb) -> Result<u8> {
+    let images = images()?;
+    let failed = || shown(images.directory()).clone();
+    match verb {
+        CacheVerb::List => {
+            let entries = images.list().with_context(failed)?;
+            let lines = entries.iter().map(|entry| {
+                let unused = entry.used.elapsed().unwrap_or_default().as_secs();
+                let days = unused / (24 * 60 * 60);
+                format!(
+                    "{:>10}  used {days} days ago  {}\n",
+                    entry.size.to_string(),
+                    entry.name
+                )
+            });
+            print(&lines.collect::<String>())
+        }
+        CacheVerb::Prune { to } => {
+            let pruned = images.prune(to, None).with_context(failed)?;
+            print(&format!(
+                "removed {} images, {}\n",
+                pruned.entries, pruned.bytes
+            ))
+        }
+    }
 }
 
 fn build_kernel(args: BuildArgs) -> Result<u8> {
@@ -238,6 +311,7 @@ fn report_error(path: &Path, error: &std::io::Error) -> anyhow::Error {
 
 /// One line of ours on stderr.
 fn say(text: &str) {
+    progress::clear();
     let _ = writeln!(std::io::stderr(), "rdvm: {}", without_errno(text));
 }
 

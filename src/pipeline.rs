@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use crate::base::{self, Base, Body};
+use crate::cache::Cache;
 use crate::cmdline;
+use crate::command;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::escape::{escaped, shown};
@@ -18,7 +21,6 @@ use crate::guest::control::Control;
 use crate::guest::ending::Ending;
 use crate::guest::outlet::Outlet;
 use crate::guest::{Listener, Moments};
-use crate::image;
 use crate::initrd::attributes::Loss;
 use crate::initrd::layout::Layout;
 use crate::initrd::{self, Epoch, Initrd, account, attributes, payload};
@@ -33,44 +35,53 @@ use crate::watch::Watch;
 /// What an image needs, before anything is written or booted.
 #[derive(Debug)]
 pub struct Plan {
-    /// The image.
-    pub tree: image::tree::Tree,
+    /// The image, laid out.
+    pub base: Base,
     /// The kernel.
     pub kernel: Kernel,
-    /// What the initrd will hold, and where.
-    pub places: initrd::Places,
     /// RAM.
     pub memory: MemoryPlan,
 }
 
-/// Reads the image's tree and finds the kernel, both at once, and plans the RAM.
+/// Reads the image and finds the kernel, both at once, and plans the RAM.
 ///
-/// Errors: the image or the kernel cannot be used, or the memory wished for is too little.
+/// Errors: the image or the kernel cannot be used, the image is not the one agreed on, or the memory wished for is too
+/// little.
 pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -> Result<Plan> {
+    plan_with(image, kernel, cpus, wish, false)
+}
+
+fn plan_with(
+    image: &ImageRef,
+    kernel: &KernelWish,
+    cpus: u8,
+    wish: MemoryWish,
+    keep: bool,
+) -> Result<Plan> {
     let search = Search::from_env();
+    let cache = search.cache.as_deref().filter(|_| keep).map(Cache::below);
+    let epoch = Epoch::from_env_or_last()?;
     let image_boot = image.path.join("boot");
-    let (kernel, tree) = thread::scope(|scope| {
+    let (kernel, base) = thread::scope(|scope| {
         let kernel = scope.spawn(|| kernel::open(kernel, Some(&image_boot), &search));
-        let tree = image::open(image).map(|image| image.tree);
-        (kernel.join(), tree)
+        let base = base::open(image, epoch, cache.as_ref());
+        (kernel.join(), base)
     });
     // The image's faults first: it is what the user named.
-    let tree = tree?;
+    let base = base?;
     let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let places = Layout::of(&tree, Epoch::from_env()?)?.into_places();
     let memory = memory::plan(
         &Needs {
-            contents: places.contents(),
+            contents: base.facts.contents,
             kernel: ByteSize(kernel.memory_bytes()),
             cpus,
-            attributes: tree.entries().iter().any(|entry| entry.xattrs.is_some()),
+            attributes: base.facts.attributes.is_some(),
         },
         wish,
     )?;
     Ok(Plan {
-        tree,
+        base,
         kernel,
-        places,
         memory,
     })
 }
@@ -78,8 +89,8 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
 impl Plan {
     /// What went less well than it should and is no reason to stop, one line each.
     pub fn warnings(&self) -> Vec<String> {
-        let tree = self.tree.warnings().iter().map(ToString::to_string);
-        tree.chain(self.kernel.warnings.iter().cloned()).collect()
+        let image = self.base.facts.warnings.iter();
+        image.chain(&self.kernel.warnings).cloned().collect()
     }
 }
 
@@ -94,6 +105,8 @@ pub struct Ready {
     pub warnings: Vec<String>,
     /// The table of extended attributes that the guest gets.
     attributes: Option<Arc<[u8]>>,
+    /// What runs, as the user knows it.
+    command_name: String,
     engine: Engine,
     facts: MachineFacts,
     began: Instant,
@@ -105,13 +118,19 @@ pub struct Ready {
 pub fn prepare(request: &Request) -> Result<Ready> {
     let began = Instant::now();
     let (engine, why) = Engine::choose(request.engine)?;
-    let plan = plan(
+    let plan = plan_with(
         &request.image,
         &request.kernel,
         request.cpus,
         request.memory,
+        // PID 1 of the user's own is told of nothing that is kept besides the archive.
+        request.cache && request.rdinit.is_none(),
     )?;
-    let name = payload::name(&plan.tree);
+    let mut warnings: Vec<String> = why.into_iter().chain(plan.warnings()).collect();
+    let Base { facts: base, body } = plan.base;
+    let name = base.init;
+    let command = command::over(&request.command, &base.config);
+    let command_name = command_name(&command);
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{name}"),
         root: plan.memory.root,
@@ -119,19 +138,24 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         engine: &engine.cmdline(),
         append: request.append.as_deref(),
     })?;
-    let table = attributes::table(&plan.tree)?;
-    let mut warnings: Vec<String> = why.into_iter().chain(plan.warnings()).collect();
+    let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
     let own = match &request.rdinit {
         Some(path) => {
-            warnings.extend(attributes::left_out(&plan.tree, OWN_INIT_SETS_NONE));
+            if let Body::Read(image, _) = &body {
+                warnings.extend(attributes::left_out(&image.tree, OWN_INIT_SETS_NONE));
+            }
             payload::own_init(&name, own_init(path)?)
         }
         None => {
-            let account = account::account(&plan.tree, request.command.user.as_ref())
-                .map_err(initrd::Error::from)?;
+            let files = match (&body, &command.user) {
+                (Body::Read(image, _), Some(_)) => account::Files::read(&image.tree),
+                _ => Ok(base.accounts),
+            };
+            let account = files.and_then(|files| account::account(&files, command.user.as_ref()));
+            let account = account.map_err(initrd::Error::from)?;
             payload::segment(
                 &name,
-                &request.command,
+                &command,
                 &account,
                 plan.memory.root,
                 request.timings,
@@ -146,12 +170,15 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         memory: plan.memory.total.0,
         memory_needed: plan.memory.need.0,
         cpus: request.cpus,
-        entries: plan.places.contents().entries,
-        initrd: plan.places.contents().packed_bytes + own_places.contents().packed_bytes,
+        entries: base.contents.entries,
+        initrd: base.contents.packed_bytes + own_places.contents().packed_bytes,
         counts: None,
     };
     let mut initrd = Initrd::default();
-    initrd.push(plan.tree, plan.places);
+    match body {
+        Body::Read(image, places) => initrd.push(image.tree, places),
+        Body::Kept(packed) => initrd.push_made(packed.file, packed.size),
+    }
     initrd.push(own, own_places);
     let machine = Machine {
         kernel: plan.kernel,
@@ -165,6 +192,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         memory: plan.memory,
         warnings,
         attributes: table,
+        command_name,
         engine,
         facts,
         began,
@@ -248,7 +276,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let (table, root) = (ready.attributes, ready.memory.root);
     let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
     let timings = timings(ready.began, listener.moments());
-    let name = command_name(&request.command);
+    let name = ready.command_name;
     let mut report = Report::of(&ending, &name, &memory);
     // A user's own init sends a code and nothing else.
     report.guest = report.guest.filter(|_| request.rdinit.is_none());

@@ -63,11 +63,20 @@ pub fn add(bytes: u64) {
 pub fn finish() {
     let mut stage = METER.stage();
     stage.over = true;
+    erase(&mut stage);
+    METER.changed.notify_all();
+}
+
+/// Takes the bar away until it is drawn again: a line is about to be written to the terminal.
+pub fn clear() {
+    erase(&mut METER.stage());
+}
+
+fn erase(stage: &mut Stage) {
     if std::mem::take(&mut stage.shown) {
         // A terminal that has gone away needs no erasing.
         let _ = std::io::stderr().write_all(ERASE.as_bytes());
     }
-    METER.changed.notify_all();
 }
 
 /// The bar, as long as this is not dropped and [`finish`] is not called; nothing where standard error is no terminal.

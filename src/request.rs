@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Digest;
 use crate::units::ByteSize;
 
@@ -35,6 +37,8 @@ pub struct Request {
     pub console: ConsoleWish,
     /// Whether the guest is to say when its kernel unpacked the initrd.
     pub timings: bool,
+    /// Whether an archive, once packed, is kept for the next run.
+    pub cache: bool,
 }
 
 impl Request {
@@ -61,6 +65,7 @@ impl Request {
             timeout: None,
             console: ConsoleWish::default(),
             timings: false,
+            cache: false,
         }
     }
 }
@@ -159,7 +164,9 @@ pub struct OwnerRange {
 /// The command and its surroundings.
 #[derive(Debug, Clone, Default)]
 pub struct Command {
-    /// Program and arguments; empty means `/init` without arguments.
+    /// Program in the place of the image's own.
+    pub entrypoint: Option<OsString>,
+    /// Arguments, or program and arguments where there is no entrypoint; empty means what the image says, or `/init`.
     pub argv: Vec<OsString>,
     /// `NAME=VALUE` entries, later ones win.
     pub env: Vec<OsString>,
@@ -172,7 +179,7 @@ pub struct Command {
 }
 
 /// `-u USER[:GROUP]`, numbers or names of the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserWish {
     /// User.
     pub user: Id,
@@ -201,7 +208,7 @@ impl fmt::Display for Id {
 }
 
 /// A number, or a name to be looked up in the image's own `/etc/passwd` or `/etc/group`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Id {
     /// A number.
     Number(u32),

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::image::stdin_once;
 use super::{Error, ImageArgs};
 use crate::environment;
 use crate::output::{Compression, Form, Label, Order, Settings, Tag};
-use crate::request::ImageRef;
+use crate::request::{Expectation, ImageRef};
 
 /// Arguments of `pack`.
 #[derive(Debug, Args)]
@@ -56,7 +57,7 @@ pub struct PackArgs {
     /// File to write; - is standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: PathBuf,
-    /// The image: a directory
+    /// A directory, an archive, or - for one on standard input
     #[arg(value_hint = ValueHint::AnyPath)]
     path: PathBuf,
 }
@@ -156,21 +157,40 @@ impl PackArgs {
         given.map(|(option, _)| *option)
     }
 
-    /// What is below, then the image; for an image of layers each layer on it by itself, else all at once.
+    /// What is below, then the image; for an image of layers each layer on it by itself, else all at once. What has to
+    /// be a certain image is the whole stack, and what the project has agreed on below it.
     fn steps(&self, is_image: bool) -> Result<Vec<ImageRef>, Error> {
         let mut steps = Vec::new();
         if let Some(base) = &self.base {
-            steps.push(self.image.to_ref(base.clone())?);
+            let base = self.image.to_ref(base.clone())?;
+            steps.push(ImageRef {
+                expect: match base.expect {
+                    Expectation::Digest(_) => Expectation::Lock,
+                    expect => expect,
+                },
+                ..base
+            });
         }
-        let fewest = if is_image { 0 } else { self.layer.len() };
-        for count in fewest..=self.layer.len() {
+        let all = self.layer.len();
+        let fewest = if is_image { 0 } else { all };
+        for count in fewest..=all {
             let image = self.image.to_ref(self.path.clone())?;
             steps.push(ImageRef {
                 layers: self.layer[..count].to_vec(),
                 is_layer: is_image,
+                expect: if count == all {
+                    image.expect
+                } else {
+                    Expectation::Nothing
+                },
                 ..image
             });
         }
+        stdin_once(
+            steps
+                .iter()
+                .flat_map(|step| std::iter::once(&step.path).chain(&step.layers)),
+        )?;
         Ok(steps)
     }
 

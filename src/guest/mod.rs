@@ -16,6 +16,7 @@ use rdinit::protocol::{AttributesLost, Event};
 use self::console::Console;
 use self::control::Control;
 use self::outlet::Outlet;
+use crate::progress;
 
 /// The guest's ports, in the order in which a host that sees several ready should read them: the status port first,
 /// since it says what the bytes on the other two are.
@@ -132,6 +133,8 @@ impl Listener {
     /// Takes note that the machine has been loaded and starts.
     pub fn machine_starts(&mut self) {
         self.moments.loaded = Some(Instant::now());
+        // From now on the terminal is the guest's.
+        progress::finish();
     }
 
     /// When what happened.

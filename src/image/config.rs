@@ -3,14 +3,14 @@
 //! Takes the document's bytes, gives values that are known to be usable: what the options of `rdvm run` could not
 //! say either is an error here. Knows nothing of where the document was.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::escape::escaped;
 use crate::request::{Id, UserWish};
 
 /// How an image is to be run; all empty for images that do not say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The program and its first arguments.
     pub entrypoint: Vec<String>,

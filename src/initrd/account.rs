@@ -1,5 +1,7 @@
 //! Users and groups as the image knows them: its own `/etc/passwd` and `/etc/group`, never the host's.
 
+use serde::{Deserialize, Serialize};
+
 use super::body::Bodies;
 use crate::escape::escaped;
 use crate::image::tree::{Kind, Tree};
@@ -47,6 +49,25 @@ pub enum Error {
     Unreadable(Box<super::Error>),
 }
 
+/// An image's account files as text, empty where there are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    passwd: String,
+    group: String,
+}
+
+impl Files {
+    /// Those of `tree`.
+    ///
+    /// Errors: they cannot be read, or are too large to be what they should be.
+    pub fn read(tree: &Tree) -> Result<Self, Error> {
+        Ok(Self {
+            passwd: read(tree, PASSWD)?,
+            group: read(tree, GROUP)?,
+        })
+    }
+}
+
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
@@ -56,7 +77,7 @@ const GROUP: &str = "/etc/group";
 /// not know the user.
 ///
 /// Errors: a name that the image's files do not have, or files that cannot be read.
-pub fn account(tree: &Tree, wish: Option<&UserWish>) -> Result<Account, Error> {
+pub fn account(files: &Files, wish: Option<&UserWish>) -> Result<Account, Error> {
     let Some(wish) = wish else {
         return Ok(Account {
             uid: 0,
@@ -65,8 +86,8 @@ pub fn account(tree: &Tree, wish: Option<&UserWish>) -> Result<Account, Error> {
             home: "/root".to_owned(),
         });
     };
-    let passwd = read(tree, PASSWD)?;
-    let known = lines(&passwd).find(|fields| match &wish.user {
+    let passwd = &files.passwd;
+    let known = lines(passwd).find(|fields| match &wish.user {
         Id::Name(name) => fields.first() == Some(&name.as_str()),
         Id::Number(uid) => number(fields, 2) == Some(*uid),
     });
@@ -80,10 +101,10 @@ pub fn account(tree: &Tree, wish: Option<&UserWish>) -> Result<Account, Error> {
                 name: escaped(name.as_bytes()),
             })?,
     };
-    let group_file = read(tree, GROUP)?;
+    let group_file = &files.group;
     let gid = match &wish.group {
         Some(Id::Number(gid)) => *gid,
-        Some(Id::Name(name)) => lines(&group_file)
+        Some(Id::Name(name)) => lines(group_file)
             .find(|fields| fields.first() == Some(&name.as_str()))
             .and_then(|fields| number(&fields, 2))
             .ok_or_else(|| Error::Unknown {
@@ -98,7 +119,7 @@ pub fn account(tree: &Tree, wish: Option<&UserWish>) -> Result<Account, Error> {
     let name = known.as_ref().and_then(|fields| fields.first().copied());
     // A group given by hand stands alone.
     let groups = match name.filter(|_| wish.group.is_none()) {
-        Some(name) => lines(&group_file)
+        Some(name) => lines(group_file)
             .filter(|fields| {
                 fields
                     .get(3)

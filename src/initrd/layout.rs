@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::OsString;
 
+use serde::{Deserialize, Serialize};
+
 use super::Error;
 use super::newc::{self, HEADER, Header, TRAILER};
 use crate::image::tree::{Entry, FileBody, Kind, LinkId, Tree};
@@ -28,6 +30,11 @@ impl Epoch {
         std::env::var_os("SOURCE_DATE_EPOCH").map_or(Ok(Self(0)), Self::parse)
     }
 
+    /// From `SOURCE_DATE_EPOCH`, or the last that can be written where that is not set: times stay what they are.
+    pub fn from_env_or_last() -> Result<Self, Error> {
+        std::env::var_os("SOURCE_DATE_EPOCH").map_or(Ok(Self(u32::MAX)), Self::parse)
+    }
+
     pub(super) fn parse(value: OsString) -> Result<Self, Error> {
         let digits = value
             .to_str()
@@ -45,7 +52,7 @@ impl Epoch {
 }
 
 /// What an archive holds, summed up for the memory plan.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// Number of records without the trailer: names of any kind.
     pub entries: u64,

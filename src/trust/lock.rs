@@ -22,6 +22,23 @@ pub fn find(here: &Path) -> Option<PathBuf> {
     candidates.find(|path| path.is_file())
 }
 
+/// Writes an image's digest into the lock file that counts here, or into a new one.
+///
+/// Errors: the image cannot be kept there; the file cannot be read or written.
+pub fn keep(image: &Path, digest: Digest) -> Result<(), Error> {
+    let failed = |source| Error::LockFile {
+        path: NAME.into(),
+        source,
+    };
+    let here = std::env::current_dir().map_err(failed)?;
+    let mut lock = match find(&here) {
+        Some(path) => Lock::read(&path)?,
+        None => Lock::new(here.join(NAME)),
+    };
+    lock.set(&here, image, digest)?;
+    lock.write()
+}
+
 /// A lock file's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {

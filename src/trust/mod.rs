@@ -13,23 +13,59 @@ use crate::escape::shown;
 use crate::image::tree::Tree;
 use crate::request::{Expectation, ImageRef};
 
-/// What the image's digest has to be, and who says so; `None` where nobody does.
+/// What the image's digest has to be, and who says so; `None` where nobody does. With layers on top it is the digest of
+/// all together, and only `--expect` can say; what the lock file says of its parts, [`check_parts`] looks at.
 ///
 /// Errors: the lock file cannot be read or understood.
 pub fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
     match &image.expect {
-        Expectation::Nothing => Ok(None),
         Expectation::Digest(digest) => Ok(Some(Wanted {
             digest: *digest,
             by: "--expect".to_owned(),
         })),
-        Expectation::Lock => {
-            let here = std::env::current_dir().unwrap_or_default();
-            match lock::find(&here) {
-                Some(path) => Ok(lock::Lock::read(&path)?.wanted(&here, &image.path)),
-                None => Ok(None),
-            }
+        Expectation::Lock if image.layers.is_empty() => by_lock(&image.path),
+        _ => Ok(None),
+    }
+}
+
+/// Whether the image and the layers on top of it are each what the lock file says; those that it knows are read for that,
+/// one by one. Without layers [`wanted`] is all there is.
+///
+/// Errors: one is not, or cannot be read.
+pub fn check_parts(image: &ImageRef) -> Result<(), crate::error::Error> {
+    if image.expect != Expectation::Lock || image.layers.is_empty() {
+        return Ok(());
+    }
+    for path in std::iter::once(&image.path).chain(&image.layers) {
+        if let Some(wanted) = by_lock(path)? {
+            let part = ImageRef {
+                path: path.clone(),
+                layers: Vec::new(),
+                ..image.clone()
+            };
+            let digest = digest::of(&crate::image::open(&part)?.tree).map_err(Error::from)?;
+            wanted.check(path, digest)?;
         }
+    }
+    Ok(())
+}
+
+/// Whether an image that was read is the one agreed on. Reads its contents, if anybody asks for that.
+///
+/// Errors: it is not; its contents cannot be read.
+pub fn check(image: &ImageRef, tree: &Tree) -> Result<(), crate::error::Error> {
+    check_parts(image)?;
+    match wanted(image)? {
+        Some(wanted) => Ok(wanted.check(&image.path, digest::of(tree).map_err(Error::from)?)?),
+        None => Ok(()),
+    }
+}
+
+fn by_lock(image: &Path) -> Result<Option<Wanted>, Error> {
+    let here = std::env::current_dir().unwrap_or_default();
+    match lock::find(&here) {
+        Some(path) => Ok(lock::Lock::read(&path)?.wanted(&here, image)),
+        None => Ok(None),
     }
 }
 
@@ -43,11 +79,10 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Whether `tree` is what is wanted; reads all contents.
+    /// Whether an image's digest is what is wanted.
     ///
-    /// Errors: it is not; a file cannot be read.
-    pub fn check(&self, image: &Path, tree: &Tree) -> Result<(), Error> {
-        let digest = digest::of(tree)?;
+    /// Errors: it is not.
+    pub fn check(&self, image: &Path, digest: Digest) -> Result<(), Error> {
         match digest == self.digest {
             true => Ok(()),
             false => Err(Error::Other {

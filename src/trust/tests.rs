@@ -192,9 +192,12 @@ fn another_image_than_the_one_wanted_is_refused_with_both_digests() {
         digest: of(&tree()).unwrap(),
         by: "--expect".into(),
     };
-    wanted.check(dir.path(), &tree()).unwrap();
+    wanted.check(dir.path(), of(&tree()).unwrap()).unwrap();
     fs::write(dir.path().join("f"), vec![6; 600 << 10]).unwrap();
-    let error = wanted.check(dir.path(), &tree()).unwrap_err().to_string();
+    let error = wanted
+        .check(dir.path(), of(&tree()).unwrap())
+        .unwrap_err()
+        .to_string();
     let now = of(&tree()).unwrap();
     assert!(
         error.contains(&wanted.digest.to_string()) && error.contains(&now.to_string()),

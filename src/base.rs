@@ -1,0 +1,184 @@
+//! IMAGE as the path after it needs it: its tree laid out for the initrd, or packed on an earlier run; and the little that
+//! has to be known of it besides.
+
+use std::fs::File;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::cache::{Cache, DEFAULT_LIMIT, Packed, Recipe};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::image::config::Config;
+use crate::image::{self, Image};
+use crate::initrd::account::Files;
+use crate::initrd::{self, Contents, Epoch, Layout, Places, attributes, payload};
+use crate::request::ImageRef;
+use crate::trust;
+
+/// An image, ready to be put into an initrd.
+#[derive(Debug)]
+pub struct Base {
+    /// What is known of it.
+    pub facts: Facts,
+    /// Its bytes.
+    pub body: Body,
+}
+
+/// Where the image's bytes come from.
+#[derive(Debug)]
+pub enum Body {
+    /// From the image: what was read, and where it is to stand.
+    Read(Box<Image>, Places),
+    /// From the cache.
+    Kept(Packed),
+}
+
+/// What is known of an image besides its packed bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    /// What the archive holds, summed up.
+    pub contents: Contents,
+    /// The name that PID 1 gets.
+    pub init: String,
+    /// The table of extended attributes.
+    pub attributes: Option<Vec<u8>>,
+    /// How it is to be run.
+    pub config: Config,
+    /// Its users and groups, where they can be needed.
+    pub accounts: Files,
+    /// Its content digest, where it was asked for.
+    pub digest: Option<Digest>,
+    /// What was left out while it was read, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the image, checks that it is the one agreed on, and lays it out; or takes it from `cache`, when it is there.
+///
+/// Errors: the image cannot be read, or is another one.
+pub fn open(image: &ImageRef, epoch: Epoch, cache: Option<&Cache>) -> Result<Base> {
+    let recipe = cache.and_then(|cache| Some((cache, recipe(image, epoch)?)));
+    trust::check_parts(image)?;
+    let wanted = trust::wanted(image)?;
+    if let Some((cache, recipe)) = &recipe
+        && let Some(packed) = cache.find(recipe)
+        && let Ok(facts) = serde_json::from_slice::<Facts>(&packed.facts)
+        && let Some(digest) = facts.digest
+        && facts.contents.packed_bytes == packed.size
+    {
+        if let Some(wanted) = &wanted {
+            wanted.check(&image.path, digest)?;
+        }
+        return Ok(Base {
+            facts,
+            body: Body::Kept(packed),
+        });
+    }
+    let read = image::open(image)?;
+    let digest = match wanted.is_some() || recipe.is_some() {
+        true => Some(trust::digest::of(&read.tree).map_err(trust::Error::from)?),
+        false => None,
+    };
+    if let Some((wanted, digest)) = wanted.zip(digest) {
+        wanted.check(&image.path, digest)?;
+    }
+    let places = Layout::of(&read.tree, epoch)?.into_places();
+    let mut facts = Facts {
+        contents: places.contents(),
+        init: payload::name(&read.tree),
+        attributes: attributes::table(&read.tree)?.map(|table| table.to_vec()),
+        config: read.config.clone(),
+        accounts: Files::default(),
+        digest,
+        warnings: read
+            .tree
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    };
+    if let Some(((cache, recipe), digest)) = recipe.zip(digest) {
+        facts.accounts = Files::read(&read.tree).map_err(initrd::Error::from)?;
+        match keep(cache, &recipe, digest, &facts, &read, &places, epoch) {
+            Ok(packed) => {
+                return Ok(Base {
+                    facts,
+                    body: Body::Kept(packed),
+                });
+            }
+            Err(Failed::Cache(error)) => facts.warnings.push(format!(
+                "--cache: {}: {error}; the packed image is not kept",
+                cache.directory().display()
+            )),
+            Err(Failed::Contents(error)) => return Err(error.into()),
+        }
+    }
+    Ok(Base {
+        facts,
+        body: Body::Read(Box::new(read), places),
+    })
+}
+
+/// What the packed image depends on; `None` for what a file's state does not tell: directories and pipes.
+fn recipe(image: &ImageRef, epoch: Epoch) -> Option<Recipe> {
+    let options = format!(
+        "{} {:?} {:?} {} {:?} {epoch:?}",
+        env!("CARGO_PKG_VERSION"),
+        image.format,
+        image.owner,
+        image.is_layer,
+        image.tag,
+    );
+    let mut recipe = Recipe::new(&options);
+    let files = std::iter::once(&image.path).chain(&image.layers);
+    for path in files.chain(&image.fakeroot) {
+        recipe.file(path).ok()?;
+    }
+    Some(recipe)
+}
+
+/// Why an image was not kept.
+enum Failed {
+    Cache(io::Error),
+    Contents(initrd::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Cache(error)
+    }
+}
+
+impl From<initrd::Error> for Failed {
+    fn from(error: initrd::Error) -> Self {
+        match error {
+            // The cache's file system is full, or the like.
+            initrd::Error::Write { source, .. } => Self::Cache(source),
+            error => Self::Contents(error),
+        }
+    }
+}
+
+fn keep(
+    cache: &Cache,
+    recipe: &Recipe,
+    digest: Digest,
+    facts: &Facts,
+    image: &Image,
+    places: &Places,
+    epoch: Epoch,
+) -> std::result::Result<Packed, Failed> {
+    // The content digest has no times, the archive has.
+    let mut key = Sha256::new_with_prefix(digest.0);
+    for entry in image.tree.entries() {
+        key.update(epoch.clamp(entry.mtime).to_le_bytes());
+    }
+    let key = Digest(key.finalize().into());
+    let facts = serde_json::to_vec(facts).map_err(io::Error::other)?;
+    let size = places.contents().packed_bytes;
+    cache.insert(recipe, &key, size, &facts, DEFAULT_LIMIT, |file: &File| {
+        places.of(&image.tree).write(file, 0)?;
+        Ok(initrd::unchanged(&image.tree)?)
+    })
+}

@@ -1,0 +1,139 @@
+//! Options that say how an image is read.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::Error;
+use crate::digest::Digest;
+use crate::request::{Expectation, Format, ImageRef, Limits, Ownership};
+use crate::units::ByteSize;
+
+/// What all verbs that read images have.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// Who owns a directory's files in the guest: root, keep (as on the host), or ranges HOST:GUEST:COUNT[,...]
+    #[arg(long, value_name = "root|keep|MAP", default_value = "root")]
+    owner: Ownership,
+    /// Owners, modes and devices from a save file of fakeroot -s
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    fakeroot: Option<PathBuf>,
+    /// Refuse an archive that unpacks to more; half of this machine's memory when not given
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<ByteSize>,
+    /// Refuse archives with more members
+    #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
+    max_entries: u64,
+    /// Refuse any image but the one with this content digest, which inspect prints
+    #[arg(long, value_name = "DIGEST")]
+    expect: Option<Digest>,
+    /// Take any image, whatever --expect and rdvm.lock say
+    #[arg(long)]
+    no_expect: bool,
+}
+
+/// What verbs have that read one image as it stands.
+#[derive(Debug, Args)]
+pub struct StackArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// What IMAGE is, where its content is not to be asked
+    #[arg(long, value_enum, value_name = "FORM")]
+    format: Option<FormatArg>,
+    /// Put another image on top, a directory or an archive; repeatable, and its whiteouts count
+    #[arg(long = "layer", value_name = "IMAGE", value_hint = ValueHint::AnyPath)]
+    layers: Vec<PathBuf>,
+    /// Which image of an archive that holds several: its name, or its manifest's digest
+    #[arg(long, value_name = "NAME")]
+    tag: Option<String>,
+}
+
+/// `--format` of images that are read.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatArg {
+    /// A directory that holds a root file system
+    Dir,
+    /// A tar archive of one
+    Tar,
+    /// What docker save writes
+    Docker,
+    /// An OCI image layout, as a directory or in a tar archive
+    Oci,
+    /// A newc archive, as initrds are
+    Cpio,
+}
+
+impl ImageArgs {
+    /// The image at `path`, by itself.
+    ///
+    /// Errors: [`Error::Image`].
+    pub(super) fn to_ref(&self, path: PathBuf) -> Result<ImageRef, Error> {
+        if path.as_os_str().is_empty() {
+            return Err(Error::Image);
+        }
+        Ok(ImageRef {
+            path,
+            owner: self.owner.clone(),
+            fakeroot: self.fakeroot.clone(),
+            limits: Limits {
+                unpacked: self.max_size,
+                entries: self.max_entries,
+            },
+            expect: match (self.no_expect, self.expect) {
+                (true, _) => Expectation::Nothing,
+                (false, Some(digest)) => Expectation::Digest(digest),
+                (false, None) => Expectation::Lock,
+            },
+            ..ImageRef::default()
+        })
+    }
+}
+
+impl StackArgs {
+    /// The image at `path` with its layers, and what it has to be.
+    ///
+    /// Errors: [`Error::Image`]; standard input more than once.
+    pub(super) fn into_ref(self, path: PathBuf) -> Result<ImageRef, Error> {
+        stdin_once(std::iter::once(&path).chain(&self.layers))?;
+        Ok(ImageRef {
+            format: self.format.map(Format::from),
+            layers: self.layers,
+            tag: self.tag,
+            ..self.image.to_ref(path)?
+        })
+    }
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Dir => Self::Dir,
+            FormatArg::Tar => Self::Tar,
+            FormatArg::Docker => Self::Docker,
+            FormatArg::Oci => Self::Oci,
+            FormatArg::Cpio => Self::Cpio,
+        }
+    }
+}
+
+/// Whether standard input is one image at most.
+///
+/// Errors: it is more.
+pub(super) fn stdin_once<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<(), Error> {
+    let stdin = paths.filter(|path| path.as_os_str() == OsStr::new("-"));
+    match stdin.count() {
+        0 | 1 => Ok(()),
+        _ => Err(Error::StdinTwice),
+    }
+}
+
+/// The first of the words that end `run`'s command line, and the rest without one `--`.
+pub(super) fn image_and_command(words: Vec<OsString>) -> (PathBuf, Vec<OsString>) {
+    let mut words = words.into_iter();
+    // clap has seen to it that there is one.
+    let path = PathBuf::from(words.next().unwrap_or_default());
+    let mut words = words.peekable();
+    words.next_if(|word| word == "--");
+    (path, words.collect())
+}

@@ -1,0 +1,96 @@
+//! What runs, and as whom: the options over what the image says of itself, by docker's rules.
+
+use std::ffi::OsString;
+
+use crate::image::config::Config;
+use crate::request::Command;
+
+/// The command with everything that the options leave open taken from the image.
+///
+/// A given entrypoint replaces the image's and drops its arguments; given arguments replace only those. Variables of
+/// the options come later, and later ones win.
+pub fn over(wish: &Command, image: &Config) -> Command {
+    let words = |list: &[String]| list.iter().map(OsString::from).collect::<Vec<_>>();
+    let given = !wish.argv.is_empty();
+    let mut argv = match &wish.entrypoint {
+        Some(program) => vec![program.clone()],
+        None => words(&image.entrypoint),
+    };
+    match (given, &wish.entrypoint) {
+        (true, _) => argv.extend_from_slice(&wish.argv),
+        (false, None) => argv.extend(words(&image.cmd)),
+        (false, Some(_)) => {}
+    }
+    let mut env = words(&image.env);
+    env.extend_from_slice(&wish.env);
+    let or = |wish: &Option<OsString>, image: &Option<String>| {
+        let image = || image.as_ref().filter(|text| !text.is_empty());
+        wish.clone().or_else(|| image().map(OsString::from))
+    };
+    Command {
+        entrypoint: None,
+        argv,
+        env,
+        workdir: or(&wish.workdir, &image.workdir),
+        user: wish.user.clone().or_else(|| image.user.clone()),
+        hostname: or(&wish.hostname, &image.hostname),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(entrypoint: &[&str], cmd: &[&str]) -> Config {
+        let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+        Config {
+            entrypoint: words(entrypoint),
+            cmd: words(cmd),
+            env: words(&["A=image", "B=image"]),
+            workdir: Some("/srv".to_owned()),
+            hostname: Some(String::new()),
+            ..Config::default()
+        }
+    }
+
+    fn wish(entrypoint: Option<&str>, argv: &[&str]) -> Command {
+        Command {
+            entrypoint: entrypoint.map(OsString::from),
+            argv: argv.iter().map(OsString::from).collect(),
+            ..Command::default()
+        }
+    }
+
+    #[test]
+    fn options_and_image_are_put_together_as_docker_does() {
+        let both = config(&["serve"], &["--port", "80"]);
+        let cases: [(&Config, Command, &[&str]); 8] = [
+            (&both, wish(None, &[]), &["serve", "--port", "80"]),
+            (&both, wish(None, &["-v"]), &["serve", "-v"]),
+            (&both, wish(Some("sh"), &[]), &["sh"]),
+            (&both, wish(Some("sh"), &["-c", "x"]), &["sh", "-c", "x"]),
+            (&config(&[], &["sh"]), wish(None, &[]), &["sh"]),
+            (&config(&[], &["sh"]), wish(None, &["ls"]), &["ls"]),
+            (&config(&["e"], &[]), wish(None, &[]), &["e"]),
+            (&Config::default(), wish(None, &[]), &[]),
+        ];
+        for (image, wish, argv) in cases {
+            assert_eq!(over(&wish, image).argv, argv, "{wish:?}");
+        }
+    }
+
+    #[test]
+    fn surroundings_come_from_the_image_unless_given() {
+        let image = config(&[], &[]);
+        let given = Command {
+            env: vec!["B=mine".into()],
+            workdir: Some("/".into()),
+            ..Command::default()
+        };
+        let command = over(&given, &image);
+        assert_eq!(command.env, ["A=image", "B=image", "B=mine"]);
+        assert_eq!(command.workdir.unwrap(), "/");
+        assert_eq!(command.hostname, None);
+        assert_eq!(over(&Command::default(), &image).workdir.unwrap(), "/srv");
+    }
+}
