@@ -28,6 +28,8 @@ test_programs='make make
 cpio cpio
 bsdtar libarchive-tools
 fakeroot fakeroot
+skopeo skopeo
+umoci umoci
 strace strace
 xz xz-utils
 lz4 lz4

@@ -1,4 +1,4 @@
-//! The command line: clap's definition of it, and its translation into [`Request`]. The only file that knows flag
+//! The command line: clap's definition of it, and its translation into [`Request`]. The only place that knows flag
 //! names; completions and man pages are made from the same definition.
 
 use std::ffi::{OsStr, OsString};
@@ -9,12 +9,18 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::environment;
+use crate::escape::{escaped, shown};
 use crate::kernel::build::Order;
+use crate::output;
 use crate::request::{
     Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Ownership, Request,
     UserWish,
 };
 use crate::units::{ByteSize, parse_span};
+
+mod pack;
+
+pub use pack::{PackArgs, Packing};
 
 /// Run a root file system as its own hardware-isolated machine, as if it were a local command.
 #[derive(Debug, Parser)]
@@ -39,8 +45,8 @@ pub struct Cli {
 pub enum Verb {
     /// Run a command in an image, in a machine of its own
     Run(Box<RunArgs>),
-    /// Write an image as a cpio archive, the same bytes for the same tree
-    Pack(PackArgs),
+    /// Write an image as cpio, tar, docker or OCI archive, the same bytes for the same tree
+    Pack(Box<PackArgs>),
     /// Show what is in an image and the RAM it needs
     Inspect(InspectArgs),
     /// The kernels that can boot
@@ -176,19 +182,6 @@ pub struct RunArgs {
     rest: Vec<OsString>,
 }
 
-/// Arguments of `pack`.
-#[derive(Debug, Args)]
-pub struct PackArgs {
-    #[command(flatten)]
-    image: ImageArgs,
-    /// File to write; - is standard output
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub output: PathBuf,
-    /// The image: a directory
-    #[arg(value_hint = ValueHint::AnyPath)]
-    path: PathBuf,
-}
-
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
@@ -238,6 +231,35 @@ pub enum Error {
     Image {
         /// What was written.
         name: String,
+    },
+    /// A variable that JSON cannot hold.
+    #[error("--env: \"{}\" is no UTF-8, and an image's configuration is; write other text", escaped(entry.as_bytes()))]
+    EnvText {
+        /// What was written, or is in the environment.
+        entry: OsString,
+    },
+    /// An option for images, and no image is written.
+    #[error(
+        "{option}: cpio and tar archives have no place for it; add --format docker or --format oci"
+    )]
+    NoImage {
+        /// Its name.
+        option: &'static str,
+    },
+    /// `--base` for cpio.
+    #[error("--base: a cpio archive cannot say what is gone; add --format tar")]
+    CpioLayer,
+    /// A compression that nothing reads layers in.
+    #[error("--compress lz4: {}", output::Error::Lz4Layer)]
+    Lz4Layer,
+    /// An image to be named as if it were compressed as a whole.
+    #[error(
+        "{}: an image's archive is not compressed as a whole; name it .tar, and compress its layers with --compress",
+        shown(path)
+    )]
+    CompressedName {
+        /// As given.
+        path: PathBuf,
     },
 }
 
@@ -297,7 +319,7 @@ impl RunArgs {
             hostname: self.hostname,
         };
         Ok(Request {
-            image: self.image.into_ref(path)?,
+            image: self.image.to_ref(path)?,
             command,
             memory: self.memory,
             cpus: self.cpus,
@@ -320,7 +342,7 @@ impl RunArgs {
 }
 
 impl ImageArgs {
-    fn into_ref(self, path: PathBuf) -> Result<ImageRef, Error> {
+    fn to_ref(&self, path: PathBuf) -> Result<ImageRef, Error> {
         if path == OsStr::new("-") || path.as_os_str().is_empty() {
             return Err(Error::Image {
                 name: path.display().to_string(),
@@ -328,19 +350,10 @@ impl ImageArgs {
         }
         Ok(ImageRef {
             path,
-            owner: self.owner,
-            fakeroot: self.fakeroot,
+            owner: self.owner.clone(),
+            fakeroot: self.fakeroot.clone(),
             ..ImageRef::default()
         })
-    }
-}
-
-impl PackArgs {
-    /// The image, and where it goes.
-    ///
-    /// Errors: [`Error::Image`].
-    pub fn into_parts(self) -> Result<(ImageRef, PathBuf), Error> {
-        Ok((self.image.into_ref(self.path)?, self.output))
     }
 }
 
@@ -350,7 +363,7 @@ impl InspectArgs {
     /// Errors: [`Error::Image`].
     pub fn into_parts(self) -> Result<(ImageRef, KernelWish, u8), Error> {
         Ok((
-            self.image.into_ref(self.path)?,
+            self.image.to_ref(self.path)?,
             kernel_wish(self.kernel),
             self.cpus,
         ))

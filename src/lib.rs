@@ -41,6 +41,8 @@ pub mod trust;
 
 pub mod initrd;
 
+pub mod output;
+
 pub mod memory;
 
 pub mod kernel;

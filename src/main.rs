@@ -11,7 +11,8 @@ use rdvm::atomic::Draft;
 use rdvm::cli::{BuildArgs, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
-use rdvm::initrd::{Epoch, attributes};
+use rdvm::image::tree::Tree;
+use rdvm::initrd::Epoch;
 use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
 fn act(verb: Verb) -> Result<u8> {
     match verb {
         Verb::Run(args) => run(*args),
-        Verb::Pack(args) => pack(args),
+        Verb::Pack(args) => pack(*args),
         Verb::Inspect(args) => inspect(args),
         Verb::Kernel(KernelVerb::List { image }) => {
             let image_boot = image.map(|image| image.join("boot"));
@@ -178,19 +179,30 @@ impl Voice {
 }
 
 fn pack(args: PackArgs) -> Result<u8> {
-    let (image, output) = args.into_parts()?;
+    let packing = args.into_packing()?;
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
-    let tree = ManuallyDrop::new(rdvm::image::open(&image)?.tree);
-    tree.warnings()
-        .iter()
-        .for_each(|warning| say(&warning.to_string()));
-    if let Some(warning) = attributes::left_out(&tree, "a cpio archive has no place for them") {
-        say(&warning);
+    let mut images = ManuallyDrop::new(Vec::new());
+    for step in &packing.steps {
+        let image = rdvm::image::open(step)?;
+        let warnings = image.tree.warnings().iter();
+        warnings.for_each(|warning| say(&warning.to_string()));
+        images.push(image);
     }
-    match rdvm::initrd::write_archive(&tree, Epoch::from_env()?, &output) {
+    let steps: Vec<&Tree> = images.iter().map(|image| &image.tree).collect();
+    let order = match images.last() {
+        Some(image) => packing.order.over(&image.config),
+        None => packing.order,
+    };
+    match rdvm::output::write(&steps, &order, Epoch::from_env()?) {
         // Like any local command whose reader has gone away.
         Err(error) if error.is_broken_pipe() => Ok(BY_SIGPIPE),
-        result => result.map(|()| 0).map_err(Into::into),
+        result => {
+            let warnings = result?;
+            warnings
+                .iter()
+                .for_each(|warning| say(&warning.to_string()));
+            Ok(0)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here is a string that still has to be understood. Knows no flag names.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct ImageRef {
     pub path: PathBuf,
     /// What it is, where the content is not to be asked.
     pub format: Option<Format>,
+    /// A tar archive is the lowest layer of an image: names that begin with `.wh.` are whiteouts there too, of nothing.
+    pub is_layer: bool,
     /// Directories and archives to put on top of it, in this order.
     pub layers: Vec<PathBuf>,
     /// Which image of an archive that holds several: a name with tag, or a digest.
@@ -175,6 +178,26 @@ pub struct UserWish {
     pub user: Id,
     /// Group; the user's own when not given.
     pub group: Option<Id>,
+}
+
+impl fmt::Display for UserWish {
+    /// As it is written: `USER` or `USER:GROUP`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.user)?;
+        match &self.group {
+            Some(group) => write!(f, ":{group}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 /// A number, or a name to be looked up in the image's own `/etc/passwd` or `/etc/group`.

@@ -175,6 +175,9 @@ impl<'a> Reading<'a> {
     /// it is known to be none of the others; the file system then is their index of members.
     fn tar(&mut self, region: &Region, image: &ImageRef) -> Result<Part, Error> {
         let mut system = FileSystem::new(self.image.limits.entries);
+        if image.is_layer {
+            system.begin_layer(Rules::Layer);
+        }
         read_tar(region, &mut system, &self.members)?;
         if image.format == Some(Format::Tar) {
             self.system = system;

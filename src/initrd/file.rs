@@ -186,7 +186,7 @@ pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Err
 }
 
 /// Whether the archives that were read are what they were when the tree was made.
-fn unchanged(tree: &Tree) -> Result<(), Error> {
+pub(crate) fn unchanged(tree: &Tree) -> Result<(), Error> {
     tree.check_unchanged()
         .map_err(|shown| Error::Changed { shown })
 }

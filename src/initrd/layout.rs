@@ -39,7 +39,7 @@ impl Epoch {
     }
 
     /// A time from the image as it is written.
-    fn clamp(self, mtime: i64) -> u32 {
+    pub(crate) fn clamp(self, mtime: i64) -> u32 {
         mtime.clamp(0, i64::from(self.0)) as u32
     }
 }

@@ -15,7 +15,8 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use body::Bodies;
+pub(crate) use body::{Bodies, Piece};
+pub(crate) use file::unchanged;
 pub use file::{Initrd, write_archive};
 pub use layout::{Contents, Epoch, Layout, Places};
 pub use write::Stopped;

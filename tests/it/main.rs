@@ -6,6 +6,10 @@ mod cli;
 
 mod pack;
 
+mod differential;
+
+mod outputs;
+
 mod archives;
 
 mod memory;

@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, missing};
 
 /// One of everything that a file system can hold.
-fn one_of_everything() -> Image {
+pub(crate) fn one_of_everything() -> Image {
     let image = Image::busybox()
         .program("walk", "walk")
         .file("usr/plain", 0o644, "contents\n")
@@ -65,7 +65,7 @@ fn one_of_everything() -> Image {
     image
 }
 
-fn walked_outside(image: &Path) -> String {
+pub(crate) fn walked_outside(image: &Path) -> String {
     let output = Command::new(image.join("walk"))
         .arg("root")
         .current_dir(image)

@@ -26,6 +26,7 @@ const USES: &[(&str, &[&str])] = &[
             "error",
             "image",
             "kernel",
+            "output",
             "request",
             "units",
         ],
@@ -45,6 +46,7 @@ const USES: &[(&str, &[&str])] = &[
         &["atomic", "digest", "error", "image", "initrd", "request"],
     ),
     ("cache", &["atomic", "digest", "units"]),
+    ("output", &["atomic", "image", "initrd"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     ("kernel", &["atomic", "error", "request", "units", "watch"]),

@@ -1,0 +1,361 @@
+//! `rdvm pack`: its arguments, and what they come to.
+//!
+//! Which images are read, and what is written of them, is decided here, before anything is opened.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::{Error, ImageArgs};
+use crate::environment;
+use crate::output::{Compression, Form, Label, Order, Settings, Tag};
+use crate::request::ImageRef;
+
+/// Arguments of `pack`.
+#[derive(Debug, Args)]
+pub struct PackArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// What to write; without it, what FILE's name says (.tar, .tar.gz, .cpio.zst), else cpio
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<FormArg>,
+    /// Compress it: all of a cpio or tar archive, each layer of a docker or OCI image
+    #[arg(long, value_enum, value_name = "HOW")]
+    compress: Option<CompressArg>,
+    /// Write only what differs from this image: as a tar layer with whiteouts, or as a layer on top of it in a docker or
+    /// OCI image
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath)]
+    base: Option<PathBuf>,
+    /// Put this on top, in a docker or OCI image as a layer of its own; repeatable
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath)]
+    layer: Vec<PathBuf>,
+    /// Name of the docker or OCI image; repeatable
+    #[arg(long, value_name = "NAME[:TAG]")]
+    tag: Vec<Tag>,
+    /// Program that the image runs: words, or a JSON array of strings
+    #[arg(long, value_name = "WORDS|JSON", value_parser = parse_words)]
+    entrypoint: Option<Words>,
+    /// What it runs by default, or gives to its entry point: words, or a JSON array of strings
+    #[arg(long, value_name = "WORDS|JSON", value_parser = parse_words)]
+    cmd: Option<Words>,
+    /// Set a variable in the image, or pass on the one of this name; repeatable
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<OsString>,
+    /// Working directory of the image
+    #[arg(short, long, value_name = "DIR", value_parser = parse_workdir)]
+    workdir: Option<String>,
+    /// Who runs the image's program: numbers, or names of the image
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Set a label of the image; repeatable
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = parse_label)]
+    label: Vec<(String, String)>,
+    /// File to write; - is standard output
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    output: PathBuf,
+    /// The image: a directory
+    #[arg(value_hint = ValueHint::AnyPath)]
+    path: PathBuf,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormArg {
+    /// An initrd
+    Cpio,
+    /// A root file system, or with --base a layer
+    Tar,
+    /// What docker load reads
+    Docker,
+    /// An OCI image layout in a tar archive
+    Oci,
+}
+
+/// `--compress`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CompressArg {
+    /// Not at all
+    None,
+    /// gzip, of which rsync finds what did not change
+    Gzip,
+    /// zstd
+    Zstd,
+    /// lz4; of cpio in the old format that kernels read
+    Lz4,
+}
+
+/// An argument of several words, kept apart from [`Vec`] so that clap takes it for one value.
+type Words = Vec<String>;
+
+/// What `pack` is to do.
+#[derive(Debug)]
+pub struct Packing {
+    /// The images to read, in order; each has more than the one before.
+    pub steps: Vec<ImageRef>,
+    /// What to write of them.
+    pub order: Order,
+}
+
+impl PackArgs {
+    /// What is to be done.
+    ///
+    /// Errors: options that do not go together; an image or a variable that cannot be used.
+    pub fn into_packing(self) -> Result<Packing, Error> {
+        let (named_form, named_compression) = by_name(&self.output);
+        let form = self.format.or(named_form).unwrap_or(FormArg::Cpio);
+        let is_image = matches!(form, FormArg::Docker | FormArg::Oci);
+        if is_image && self.compress.is_none() && named_compression.is_some() {
+            return Err(Error::CompressedName { path: self.output });
+        }
+        let compress = self.compress.or(named_compression);
+        let compression = match (compress, form) {
+            (None | Some(CompressArg::None), _) => Compression::None,
+            (Some(CompressArg::Gzip), _) => Compression::Gzip,
+            (Some(CompressArg::Zstd), _) => Compression::Zstd,
+            (Some(CompressArg::Lz4), FormArg::Cpio) => Compression::Lz4Legacy,
+            (Some(CompressArg::Lz4), FormArg::Tar) => Compression::Lz4,
+            (Some(CompressArg::Lz4), _) => return Err(Error::Lz4Layer),
+        };
+        if self.base.is_some() && form == FormArg::Cpio {
+            return Err(Error::CpioLayer);
+        }
+        if !is_image && let Some(option) = self.image_option() {
+            return Err(Error::NoImage { option });
+        }
+        let steps = self.steps(is_image)?;
+        let target = self.output.clone();
+        let form = match form {
+            FormArg::Cpio => Form::Cpio,
+            FormArg::Tar => Form::Tar,
+            FormArg::Docker => Form::Docker(self.into_label()?),
+            FormArg::Oci => Form::Oci(self.into_label()?),
+        };
+        let order = Order {
+            form,
+            compression,
+            target,
+        };
+        Ok(Packing { steps, order })
+    }
+
+    /// The first option that only an image has a place for.
+    fn image_option(&self) -> Option<&'static str> {
+        let options = [
+            ("--tag", self.tag.is_empty()),
+            ("--entrypoint", self.entrypoint.is_none()),
+            ("--cmd", self.cmd.is_none()),
+            ("--env", self.env.is_empty()),
+            ("--workdir", self.workdir.is_none()),
+            ("--user", self.user.is_none()),
+            ("--label", self.label.is_empty()),
+        ];
+        let given = options.iter().find(|(_, is_absent)| !is_absent);
+        given.map(|(option, _)| *option)
+    }
+
+    /// What is below, then the image; for an image of layers each layer on it by itself, else all at once.
+    fn steps(&self, is_image: bool) -> Result<Vec<ImageRef>, Error> {
+        let mut steps = Vec::new();
+        if let Some(base) = &self.base {
+            steps.push(self.image.to_ref(base.clone())?);
+        }
+        let fewest = if is_image { 0 } else { self.layer.len() };
+        for count in fewest..=self.layer.len() {
+            let image = self.image.to_ref(self.path.clone())?;
+            steps.push(ImageRef {
+                layers: self.layer[..count].to_vec(),
+                is_layer: is_image,
+                ..image
+            });
+        }
+        Ok(steps)
+    }
+
+    fn into_label(self) -> Result<Label, Error> {
+        let text = |entry: OsString| {
+            entry
+                .into_string()
+                .map_err(|entry| Error::EnvText { entry })
+        };
+        let env = environment::collect(&[], &self.env)?;
+        Ok(Label {
+            settings: Settings {
+                entrypoint: self.entrypoint,
+                cmd: self.cmd,
+                env: env.into_iter().map(text).collect::<Result<_, _>>()?,
+                workdir: self.workdir,
+                user: self.user,
+                labels: BTreeMap::from_iter(self.label),
+            },
+            tags: self.tag,
+        })
+    }
+}
+
+/// What a file's name says of its form and compression; only names that can mean nothing else.
+fn by_name(path: &Path) -> (Option<FormArg>, Option<CompressArg>) {
+    let name = path.as_os_str().as_bytes();
+    let endings: [(&[u8], Option<CompressArg>); 4] = [
+        (b"", None),
+        (b".gz", Some(CompressArg::Gzip)),
+        (b".zst", Some(CompressArg::Zstd)),
+        (b".lz4", Some(CompressArg::Lz4)),
+    ];
+    for (ending, compression) in endings {
+        let Some(stem) = name.strip_suffix(ending) else {
+            continue;
+        };
+        for (ending, form) in [(&b".tar"[..], FormArg::Tar), (b".cpio", FormArg::Cpio)] {
+            if stem.ends_with(ending) {
+                return (Some(form), compression);
+            }
+        }
+    }
+    match name.ends_with(b".tgz") {
+        true => (Some(FormArg::Tar), Some(CompressArg::Gzip)),
+        false => (None, None),
+    }
+}
+
+/// Words between blanks, or a JSON array. A shell's quotes are refused, not misread.
+fn parse_words(text: &str) -> Result<Words, String> {
+    if text.trim_start().starts_with('[') {
+        return serde_json::from_str(text)
+            .map_err(|error| format!("no JSON array of strings: {error}"));
+    }
+    if text.contains(['"', '\'', '\\']) {
+        let way_out = r#"write a JSON array, as in '["sh", "-c", "echo hello"]'"#;
+        return Err(format!(
+            "words are parted at blanks, and quotes do not keep them together; {way_out}"
+        ));
+    }
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+fn parse_workdir(text: &str) -> Result<String, String> {
+    match text.starts_with('/') {
+        true => Ok(text.to_owned()),
+        false => Err("write it from the root on, as in /work".to_owned()),
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    match name {
+        "" => Err("has no name before the \"=\"; write NAME=VALUE".to_owned()),
+        name => Ok((name.to_owned(), value.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Verb, parse};
+
+    fn pack(words: &[&str]) -> Result<Packing, String> {
+        let words = ["rdvm", "pack"].iter().chain(words);
+        match parse(words.map(OsString::from))
+            .map_err(|e| e.to_string())?
+            .verb
+        {
+            Verb::Pack(args) => args.into_packing().map_err(|e| e.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_name_says_the_form_where_it_can_mean_nothing_else() {
+        use Compression::{Gzip, Lz4, Lz4Legacy, None, Zstd};
+        for (words, form, compression) in [
+            (&["-o", "x"][..], Form::Cpio, None),
+            (&["-o", "-"], Form::Cpio, None),
+            (&["-o", "x.gz"], Form::Cpio, None),
+            (&["-o", "d.tar/x"], Form::Cpio, None),
+            (&["-o", "x.tar"], Form::Tar, None),
+            (&["-o", "x.tgz"], Form::Tar, Gzip),
+            (&["-o", "x.tar.zst"], Form::Tar, Zstd),
+            (&["-o", "x.tar.lz4"], Form::Tar, Lz4),
+            (&["-o", "x.cpio.lz4"], Form::Cpio, Lz4Legacy),
+            (&["-o", "x.tar.gz", "--format", "cpio"], Form::Cpio, Gzip),
+            (&["-o", "x.tar.gz", "--compress", "none"], Form::Tar, None),
+            (
+                &["-o", "x.tar", "--format", "oci"],
+                Form::Oci(Label::default()),
+                None,
+            ),
+        ] {
+            let order = pack(&[words, &["img"]].concat()).unwrap().order;
+            assert_eq!(
+                (order.form, order.compression),
+                (form, compression),
+                "{words:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_with_a_way_out() {
+        for (words, way_out) in [
+            (&["-o", "x.tar", "--tag", "a"][..], "--format docker"),
+            (&["-o", "x", "--cmd", "a"], "--format docker"),
+            (&["-o", "x", "--base", "b"], "--format tar"),
+            (
+                &["-o", "x", "--format", "docker", "--compress", "lz4"],
+                "gzip or zstd",
+            ),
+            (&["-o", "x.tar.gz", "--format", "docker"], "--compress"),
+            (
+                &["-o", "x", "--format", "oci", "--cmd", "sh -c 'a b'"],
+                "JSON",
+            ),
+            (&["-o", "x", "--format", "oci", "--cmd", "[1]"], "JSON"),
+            (&["-o", "x", "--format", "oci", "--workdir", "tmp"], "/work"),
+            (
+                &["-o", "x", "--format", "oci", "--label", "=x"],
+                "NAME=VALUE",
+            ),
+            (&["-o", "x", "--format", "oci", "--tag", "A"], "lower case"),
+            (&["-o", "x", "--format", "oci", "--env", "=x"], "NAME=VALUE"),
+        ] {
+            let error = pack(&[words, &["img"]].concat()).expect_err(way_out);
+            assert!(error.contains(way_out), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_layer_of_an_image_is_a_step_and_anything_else_has_them_at_once() {
+        let steps = |words: &[&str]| -> Vec<Vec<PathBuf>> {
+            let packing = pack(words).unwrap();
+            let paths = |step: ImageRef| [vec![step.path], step.layers].concat();
+            packing.steps.into_iter().map(paths).collect()
+        };
+        let words = [
+            "--layer", "m", "--layer", "n", "--base", "b", "-o", "x", "i", "--format",
+        ];
+        let list = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(
+            steps(&[&words[..], &["oci"]].concat()),
+            [
+                list(&["b"]),
+                list(&["i"]),
+                list(&["i", "m"]),
+                list(&["i", "m", "n"])
+            ]
+        );
+        assert_eq!(
+            steps(&[&words[..], &["tar"]].concat()),
+            [list(&["b"]), list(&["i", "m", "n"])]
+        );
+    }
+
+    #[test]
+    fn words_are_parted_at_blanks_and_arrays_are_taken_as_they_are() {
+        let words = |text| parse_words(text).unwrap();
+        assert_eq!(words("  a  b\tc "), ["a", "b", "c"]);
+        assert_eq!(words(r#" ["a b", "", "\"c\""]"#), ["a b", "", "\"c\""]);
+        assert_eq!(words(""), [""; 0]);
+    }
+}

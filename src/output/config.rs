@@ -1,0 +1,248 @@
+//! What a container of the image runs, and the image's configuration that says so.
+//!
+//! Takes what the options said, typed; gives JSON, the same bytes for the same options. Format: OCI image
+//! specification, "Image Configuration", which docker's own is a superset of.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+
+use crate::image::config::Config;
+use crate::initrd::Epoch;
+
+/// The only machine that rdvm runs.
+pub(super) const ARCHITECTURE: &str = "amd64";
+/// The system of all of its guests.
+pub(super) const OS: &str = "linux";
+
+/// What the options set; `None` and empty lists leave what the image says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Program and first arguments. Setting it drops the image's own command, as docker does.
+    pub entrypoint: Option<Vec<String>>,
+    /// The arguments that follow, or the program and its arguments where there is no entry point.
+    pub cmd: Option<Vec<String>>,
+    /// `NAME=VALUE`, later ones win.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub workdir: Option<String>,
+    /// `USER[:GROUP]`, numbers or names.
+    pub user: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl From<&Config> for Settings {
+    /// What an image that was read says of itself.
+    fn from(config: &Config) -> Self {
+        let some = |words: &Vec<String>| (!words.is_empty()).then(|| words.clone());
+        Self {
+            entrypoint: some(&config.entrypoint),
+            cmd: some(&config.cmd),
+            env: config.env.clone(),
+            workdir: config.workdir.clone(),
+            user: config.user.as_ref().map(ToString::to_string),
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// What is left to say when these settings are made on top of `image`'s own.
+    pub fn over(self, image: Self) -> Self {
+        let cmd = match (&self.cmd, &self.entrypoint) {
+            (None, None) => image.cmd,
+            _ => self.cmd,
+        };
+        let mut labels = image.labels;
+        labels.extend(self.labels);
+        Self {
+            entrypoint: self.entrypoint.or(image.entrypoint),
+            cmd,
+            env: image.env.into_iter().chain(self.env).collect(),
+            workdir: self.workdir.or(image.workdir),
+            user: self.user.or(image.user),
+            labels,
+        }
+    }
+
+    /// The variables, each name once: where it came first, with what it was last set to.
+    fn variables(&self) -> Vec<&str> {
+        let mut places = HashMap::new();
+        let mut variables: Vec<&str> = Vec::new();
+        for entry in &self.env {
+            let name = entry.split('=').next();
+            match places.insert(name, variables.len()) {
+                Some(place) => {
+                    variables[place] = entry;
+                    places.insert(name, place);
+                }
+                None => variables.push(entry),
+            }
+        }
+        variables
+    }
+}
+
+#[derive(Serialize)]
+struct Image<'a> {
+    created: &'a str,
+    architecture: &'a str,
+    os: &'a str,
+    config: Run<'a>,
+    rootfs: RootFs<'a>,
+    history: Vec<Step<'a>>,
+}
+
+#[derive(Serialize)]
+struct Run<'a> {
+    #[serde(rename = "User", skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(rename = "Env", skip_serializing_if = "Vec::is_empty")]
+    env: Vec<&'a str>,
+    #[serde(rename = "Entrypoint", skip_serializing_if = "<[_]>::is_empty")]
+    entrypoint: &'a [String],
+    #[serde(rename = "Cmd", skip_serializing_if = "<[_]>::is_empty")]
+    cmd: &'a [String],
+    #[serde(rename = "WorkingDir", skip_serializing_if = "Option::is_none")]
+    workdir: Option<&'a str>,
+    #[serde(rename = "Labels", skip_serializing_if = "BTreeMap::is_empty")]
+    labels: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct RootFs<'a> {
+    r#type: &'a str,
+    diff_ids: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Step<'a> {
+    created: &'a str,
+    created_by: &'a str,
+}
+
+/// The configuration as JSON. `diff_ids` are the digests of the uncompressed layers, lowest first.
+///
+/// Errors: none that these types can have.
+pub(super) fn json(
+    settings: &Settings,
+    diff_ids: &[String],
+    epoch: Epoch,
+) -> serde_json::Result<Vec<u8>> {
+    let created = timestamp(epoch);
+    let step = |_| Step {
+        created: &created,
+        created_by: "rdvm pack",
+    };
+    serde_json::to_vec(&Image {
+        created: &created,
+        architecture: ARCHITECTURE,
+        os: OS,
+        config: Run {
+            user: settings.user.as_deref(),
+            env: settings.variables(),
+            entrypoint: settings.entrypoint.as_deref().unwrap_or_default(),
+            cmd: settings.cmd.as_deref().unwrap_or_default(),
+            workdir: settings.workdir.as_deref(),
+            labels: &settings.labels,
+        },
+        rootfs: RootFs {
+            r#type: "layers",
+            diff_ids,
+        },
+        history: diff_ids.iter().map(step).collect(),
+    })
+}
+
+/// RFC 3339, in UTC.
+fn timestamp(epoch: Epoch) -> String {
+    let seconds = epoch.0;
+    let (time, mut days) = (seconds % 86_400, seconds / 86_400);
+    let is_leap = |year: u32| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while days >= 365 + u32::from(is_leap(year)) {
+        days -= 365 + u32::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u32::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    format!(
+        "{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z",
+        days + 1,
+        time / 3600,
+        time / 60 % 60,
+        time % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_date() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (978_307_199, "2000-12-31T23:59:59Z"),
+            (1_709_251_200, "2024-03-01T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (u32::MAX, "2106-02-07T06:28:15Z"),
+        ] {
+            assert_eq!(timestamp(Epoch(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn options_go_before_the_image_and_an_entry_point_drops_its_command() {
+        let words = |words: &[&str]| Some(words.iter().map(|&word| word.to_owned()).collect());
+        let image = Settings {
+            entrypoint: words(&["/old"]),
+            cmd: words(&["serve"]),
+            env: vec!["A=1".into(), "B=2".into()],
+            ..Settings::default()
+        };
+        let over = |settings: Settings| settings.over(image.clone());
+        assert_eq!(over(Settings::default()), image);
+        let entry = over(Settings {
+            entrypoint: words(&["/new"]),
+            env: vec!["A=3".into(), "AB=4".into(), "A=5".into()],
+            ..Settings::default()
+        });
+        assert_eq!(
+            (entry.entrypoint.clone(), entry.cmd.clone()),
+            (words(&["/new"]), None)
+        );
+        assert_eq!(entry.variables(), ["A=5", "B=2", "AB=4"]);
+        let cmd = over(Settings {
+            cmd: words(&["check"]),
+            ..Settings::default()
+        });
+        assert_eq!(
+            (cmd.entrypoint, cmd.cmd),
+            (words(&["/old"]), words(&["check"]))
+        );
+    }
+
+    #[test]
+    fn what_is_not_set_is_not_there() {
+        let json = json(&Settings::default(), &["sha256:1".into()], Epoch(0)).unwrap();
+        assert_eq!(
+            String::from_utf8(json).unwrap(),
+            "{\"created\":\"1970-01-01T00:00:00Z\",\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{},\
+             \"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"sha256:1\"]},\
+             \"history\":[{\"created\":\"1970-01-01T00:00:00Z\",\"created_by\":\"rdvm pack\"}]}"
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! The `manifest.json` of `docker save`: which blobs make which image, and its names.
+//!
+//! Docker from version 25 on writes it into an OCI layout; older ones, podman and skopeo read it there just as well,
+//! since it says by path where everything is.
+
+use serde::Serialize;
+
+use super::oci::blob_path;
+use super::tag::Tag;
+
+#[derive(Serialize)]
+struct Image {
+    #[serde(rename = "Config")]
+    config: String,
+    #[serde(rename = "RepoTags")]
+    tags: Vec<String>,
+    #[serde(rename = "Layers")]
+    layers: Vec<String>,
+}
+
+/// The file for an image of these blobs, by digest: its configuration and its layers, lowest first.
+///
+/// Errors: none that these types can have.
+pub(super) fn manifest<'a>(
+    config: &str,
+    tags: &[Tag],
+    layers: impl Iterator<Item = &'a str>,
+) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&[Image {
+        config: blob_path(config),
+        tags: tags.iter().map(Tag::familiar).collect(),
+        layers: layers.map(blob_path).collect(),
+    }])
+}

@@ -1,0 +1,277 @@
+//! Trees → the archives that others read: tar, docker and OCI images, and cpio compressed.
+//!
+//! Takes trees that were read already, gives a file or a stream, the same bytes for the same trees. Knows nothing of
+//! the forms that images come in.
+
+pub mod compress;
+pub mod config;
+pub mod layer;
+pub mod tag;
+
+mod cut;
+mod docker;
+mod gzip;
+mod header;
+mod oci;
+mod tar;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::MemfdFlags;
+
+pub use compress::Compression;
+pub use config::Settings;
+pub use layer::Layer;
+pub use tag::Tag;
+
+use crate::atomic::Draft;
+use crate::escape::{escaped, shown};
+use crate::image::config::Config;
+use crate::image::tree::{ImagePath, Tree};
+use crate::initrd::{self, Epoch, Layout, attributes};
+
+/// What is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// In which form.
+    pub form: Form,
+    /// How it is compressed: all of a cpio or tar archive, or every layer of an image.
+    pub compression: Compression,
+    /// Where to; `-` is standard output.
+    pub target: PathBuf,
+}
+
+/// The form of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form {
+    /// An initrd.
+    Cpio,
+    /// A tar archive of a tree, or of a layer where there is something below it.
+    Tar,
+    /// What `docker save` writes.
+    Docker(Label),
+    /// An OCI image layout in a tar archive.
+    Oci(Label),
+}
+
+/// What an image says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Label {
+    /// What runs in it.
+    pub settings: Settings,
+    /// Its names.
+    pub tags: Vec<Tag>,
+}
+
+impl Order {
+    /// The same, with what an image that was read says of itself wherever the order does not say otherwise.
+    pub fn over(mut self, image: &Config) -> Self {
+        if let Form::Docker(label) | Form::Oci(label) = &mut self.form {
+            label.settings = std::mem::take(&mut label.settings).over(image.into());
+        }
+        self
+    }
+}
+
+/// Writes what was ordered. `steps` are trees, each of which has one layer more than the one before: an image gets a
+/// layer of its own for each of them, a tar archive has what the last one adds to the one before it. cpio is the last
+/// one as it is. Gives what was left out, for the user to know.
+///
+/// Errors: those of the trees' contents and of the file system; nothing is left at the target then, and what was there
+/// stays.
+pub fn write(steps: &[&Tree], order: &Order, epoch: Epoch) -> Result<Vec<Warning>, Error> {
+    let Some((last, below)) = steps.split_last() else {
+        return Ok(Vec::new());
+    };
+    match &order.form {
+        Form::Cpio => {
+            write_cpio(last, order, epoch)?;
+            let lost = attributes::left_out(last, "a cpio archive has no place for them");
+            Ok(lost.into_iter().map(Warning::Attributes).collect())
+        }
+        Form::Tar => {
+            let layer = match below.last() {
+                Some(base) => Layer::diff(base, last, epoch)?,
+                None => Layer::plain(last),
+            };
+            to_stream(&order.target, |out| {
+                compress::through(order.compression, out, |out| tar::write(&layer, epoch, out))
+            })?;
+            Ok(warnings(std::slice::from_ref(&layer)))
+        }
+        Form::Docker(label) => write_image(steps, oci::Form::Docker, label, order, epoch),
+        Form::Oci(label) => write_image(steps, oci::Form::Oci, label, order, epoch),
+    }
+}
+
+fn write_cpio(tree: &Tree, order: &Order, epoch: Epoch) -> Result<(), Error> {
+    if order.compression == Compression::None {
+        return Ok(initrd::write_archive(tree, epoch, &order.target)?);
+    }
+    let layout = Layout::of(tree, epoch)?;
+    to_stream(&order.target, |out| {
+        compress::through(order.compression, out, |mut out| {
+            layout.stream(&mut out)?;
+            Ok(initrd::unchanged(tree)?)
+        })
+    })
+}
+
+fn write_image(
+    steps: &[&Tree],
+    form: oci::Form,
+    label: &Label,
+    order: &Order,
+    epoch: Epoch,
+) -> Result<Vec<Warning>, Error> {
+    let mut layers = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        layers.push(match index.checked_sub(1) {
+            Some(below) => Layer::diff(steps[below], step, epoch)?,
+            None => Layer::whole(step)?,
+        });
+    }
+    let plan = oci::Plan {
+        form,
+        compression: order.compression,
+        settings: &label.settings,
+        tags: &label.tags,
+        epoch,
+    };
+    to_places(&order.target, |file| oci::write(&layers, &plan, file))?;
+    Ok(warnings(&layers))
+}
+
+fn warnings(layers: &[Layer<'_>]) -> Vec<Warning> {
+    let last = layers.last().into_iter();
+    let sockets = last.flat_map(Layer::left_out);
+    sockets
+        .map(|path| Warning::Socket { path: path.clone() })
+        .collect()
+}
+
+/// Has `write` write to the target from start to end.
+fn to_stream(
+    target: &Path,
+    write: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if target == Path::new("-") {
+        return write(&mut io::stdout());
+    }
+    let output = output_error(target);
+    let draft = Draft::beside(target).map_err(&output)?;
+    write(&mut draft.file())?;
+    match draft.is_seekable() {
+        true => draft.put_in_place().map_err(&output),
+        false => Ok(()),
+    }
+}
+
+/// Has `write` write to the target in any order, and say how long it came to be. A target that is a stream gets it from
+/// memory when it is whole.
+fn to_places(target: &Path, write: impl FnOnce(&File) -> Result<u64, Error>) -> Result<(), Error> {
+    let output = output_error(target);
+    let memory = || -> io::Result<File> {
+        let file = rustix::fs::memfd_create("rdvm-image", MemfdFlags::CLOEXEC)?;
+        Ok(file.into())
+    };
+    let copy = |file: &File, length: u64, out: &mut dyn Write| {
+        let mut file = io::Read::take(file, length);
+        let copied = io::copy(&mut file, out).and_then(|_| out.flush());
+        copied.map_err(|source| Error::Write { source })
+    };
+    if target == Path::new("-") {
+        let file = memory().map_err(&output)?;
+        let length = write(&file)?;
+        return copy(&file, length, &mut io::stdout());
+    }
+    let draft = Draft::beside(target).map_err(&output)?;
+    if !draft.is_seekable() {
+        let file = memory().map_err(&output)?;
+        let length = write(&file)?;
+        return copy(&file, length, &mut draft.file());
+    }
+    let length = write(draft.file())?;
+    draft.file().set_len(length).map_err(&output)?;
+    draft.put_in_place().map_err(&output)
+}
+
+fn output_error(target: &Path) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Output {
+        path: target.to_owned(),
+        source,
+    }
+}
+
+/// Something left out on purpose, to be shown to the user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// A socket.
+    #[error(
+        "{}: is a socket, which a tar archive cannot hold; left out",
+        escaped(path)
+    )]
+    Socket {
+        /// In the image.
+        path: ImagePath,
+    },
+    /// Extended attributes.
+    #[error("{0}")]
+    Attributes(
+        /// How many, and whose.
+        String,
+    ),
+}
+
+/// Why an archive was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tree's contents, or an initrd.
+    #[error(transparent)]
+    Contents(#[from] initrd::Error),
+    /// A file that a layer would make a whiteout of.
+    #[error(
+        "{}: in a layer this name says that another file is gone; rename it, or write it as plain tar or cpio",
+        escaped(path)
+    )]
+    WhiteoutName {
+        /// In the image.
+        path: ImagePath,
+    },
+    /// A compression that nothing reads layers in.
+    #[error("images have no layers in lz4; take gzip or zstd")]
+    Lz4Layer,
+    /// The bytes cannot be written.
+    #[error("the archive cannot be written: {source}; see that there is room for it")]
+    Write {
+        /// Why.
+        source: io::Error,
+    },
+    /// The file that the archive is to go to cannot be had.
+    #[error(
+        "{}: {source}; name a file in a directory that you may write to",
+        shown(path)
+    )]
+    Output {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Whether the reader of the archive has gone away.
+    pub fn is_broken_pipe(&self) -> bool {
+        match self {
+            Self::Contents(error) => error.is_broken_pipe(),
+            Self::Write { source } => source.kind() == io::ErrorKind::BrokenPipe,
+            _ => false,
+        }
+    }
+}
