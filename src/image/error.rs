@@ -12,7 +12,7 @@ use crate::escape::shown;
 pub enum Error {
     /// There is nothing at the path.
     #[error(
-        "{}: no such file or directory; give the path of a directory that holds a root file system",
+        "{}: no such file or directory; give the path of an image, a directory or an archive",
         shown(path)
     )]
     Missing {

@@ -1033,3 +1033,43 @@ fn archives_of_skopeo_and_layouts_of_umoci_are_the_same_image() {
     let theirs = bench.read(&bench.path("bundle/rootfs"), |_| {}).unwrap();
     assert_eq!(listing(&theirs.tree), BOTH);
 }
+
+#[test]
+fn an_archive_that_is_cut_off_is_never_taken_for_a_whole_one() {
+    let bench = Bench::new();
+    let path = bench.path("app.tar");
+    for parts in [docker(), oci()] {
+        let whole = tar(&parts.0);
+        for length in (0..whole.len() - 1024).step_by(37) {
+            fs::write(&path, &whole[..length]).unwrap();
+            told(bench.read(&path, |_| {}));
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config {
+        cases: 400, failure_persistence: None, ..Default::default()
+    })]
+
+    /// Whatever is in it, there is a tree or an error: no panic, and no other tree than the whole archive's.
+    #[test]
+    fn no_damage_is_too_strange(
+        is_docker: bool, damage in proptest::collection::vec((0usize..1 << 20, 0u8..=255), 1..6)
+    ) {
+        let bench = Bench::new();
+        let parts = if is_docker { docker() } else { oci() };
+        let whole = bench.open(&parts).unwrap();
+        let mut bytes = tar(&parts.0);
+        for (at, byte) in damage {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        fs::write(bench.path("app.tar"), bytes).unwrap();
+        if let Ok(image) = bench.read(&bench.path("app.tar"), |_| {})
+            && !image.layers.is_empty()
+        {
+            proptest::prop_assert_eq!(listing(&image.tree), listing(&whole.tree));
+        }
+    }
+}
