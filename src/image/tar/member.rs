@@ -145,12 +145,12 @@ impl Reader<'_> {
     /// programs wrote the file's size and no data, so a size without a PAX header is none to GNU tar. bsdtar looks
     /// at the archive's other headers, so here both must come to the same.
     fn link_data(&self, head: &Head<'_>) -> Result<u64, Flaw> {
+        let what = "hard link";
         match (head.records.size, head.header.size()?) {
+            // To bsdtar this is a directory, which has none.
+            (Some(bytes @ 1..), _) if head.name.ends_with(b"/") => Err(Flaw::Data { what, bytes }),
             (Some(bytes), _) => Ok(bytes),
-            (None, bytes @ 1..) if self.has_pax => Err(Flaw::Data {
-                what: "hard link",
-                bytes,
-            }),
+            (None, bytes @ 1..) if self.has_pax => Err(Flaw::Data { what, bytes }),
             (None, _) => Ok(0),
         }
     }

@@ -456,6 +456,11 @@ fn data_are_where_all_programs_look_for_them() {
     let x = || pax(b'x', &[("size", "600")]);
     assert_eq!(names(&[x(), link(0).build(&data), file("f", "")]), "l f");
     assert_eq!(names(&[x(), link(600).build(&data), file("f", "")]), "l f");
+    let dir = Draft::new("l/", b'1', 0).build(&data);
+    assert!(matches!(
+        flaw(&[x(), dir, file("f", "")]),
+        Flaw::Data { .. }
+    ));
     let other = pax(b'x', &[("comment", "hi")]);
     assert!(matches!(
         flaw(&[other, link(600).build(b""), file("f", "")]),
