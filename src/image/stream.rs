@@ -15,6 +15,7 @@ mod zstd;
 mod tests;
 
 use std::io::{self, Read};
+use std::thread;
 
 use super::limit::{self, Budget};
 use super::store::{Region, Store};
@@ -75,7 +76,7 @@ impl Compression {
 /// Unpacks `input` to its end.
 ///
 /// `shown` is what it is called in messages, escaped. `tap` sees all bytes that come out, in order, in pieces of one
-/// chunk.
+/// chunk, and perhaps on another thread than the caller's.
 ///
 /// Errors: the input cannot be read, ends early, is damaged, is followed by something else (zeros may follow gzip
 /// and xz, as for the programs of these names), or comes to more than the budget.
@@ -84,34 +85,28 @@ pub fn unpack(
     compression: Compression,
     shown: &str,
     budget: &Budget,
-    tap: &mut dyn FnMut(&[u8]),
+    tap: &mut (dyn FnMut(&[u8]) + Send),
 ) -> Result<Store, Error> {
+    if compression == Compression::Bzip2 {
+        let shown = shown.to_owned();
+        return Err(Error::Unsupported { shown });
+    }
     let mut input = Input::new(input);
-    let mut chunks = Chunks::new(shown, budget, tap);
-    let unpacked = match compression {
-        Compression::None => copy(&mut input, &mut chunks),
-        Compression::Gzip => gzip::unpack(&mut input, &mut chunks),
-        Compression::Zstd => zstd::unpack(&mut input, &mut chunks),
-        Compression::Xz => xz::unpack(&mut input, &mut chunks),
-        Compression::Lz4 => lz4::unpack(&mut input, &mut chunks),
-        Compression::Bzip2 => {
-            return Err(Error::Unsupported {
-                shown: shown.to_owned(),
-            });
-        }
-    };
+    let (unpacked, store) = thread::scope(|scope| {
+        let mut chunks = Chunks::new(scope, shown, budget, tap);
+        let unpacked = decode(&mut input, compression, &mut chunks);
+        (unpacked, chunks.finish())
+    });
     // The libraries wrap what their input or output told them into errors of their own; the first cause counts.
-    let Err(what) = unpacked.and_then(|()| chunks.settle()) else {
-        return Ok(chunks.finish());
-    };
-    let (shown, name) = (shown.to_owned(), compression.name());
     if let Some(source) = input.take_failure() {
+        let shown = shown.to_owned();
         return Err(Error::Read { shown, source });
     }
-    if let Some(error) = chunks.take_failure() {
-        return Err(error);
-    }
-    let at = input.position();
+    let store = store?;
+    let Err(what) = unpacked else {
+        return Ok(store);
+    };
+    let (shown, name, at) = (shown.to_owned(), compression.name(), input.position());
     Err(match input.is_at_end() {
         true => Error::Truncated { shown, name, at },
         false => Error::Damaged {
@@ -123,9 +118,28 @@ pub fn unpack(
     })
 }
 
-fn copy(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> io::Result<()> {
-    while input.read_into(chunks.room()?)? > 0 {}
-    Ok(())
+fn decode(
+    input: &mut Input<impl Read>,
+    compression: Compression,
+    chunks: &mut Chunks<'_, '_, '_>,
+) -> io::Result<()> {
+    match compression {
+        Compression::None => copy(input, chunks),
+        Compression::Gzip => gzip::unpack(input, chunks),
+        Compression::Zstd => zstd::unpack(input, chunks),
+        Compression::Xz => xz::unpack(input, chunks),
+        Compression::Lz4 => lz4::unpack(input, chunks),
+        Compression::Bzip2 => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+fn copy(input: &mut Input<impl Read>, chunks: &mut Chunks<'_, '_, '_>) -> io::Result<()> {
+    loop {
+        match input.read_directly(chunks.room()?)? {
+            0 => return Ok(()),
+            count => chunks.advance(count),
+        }
+    }
 }
 
 /// After a stream's end: zeros are padding, anything else does not belong there.

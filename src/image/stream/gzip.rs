@@ -11,7 +11,10 @@ use super::skip_zeros;
 /// The largest window there is, as a power of two; others fit into it.
 const WINDOW_BITS: u8 = 15;
 
-pub(super) fn unpack(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> io::Result<()> {
+pub(super) fn unpack(
+    input: &mut Input<impl Read>,
+    chunks: &mut Chunks<'_, '_, '_>,
+) -> io::Result<()> {
     loop {
         member(input, chunks)?;
         match input.fill()? {
@@ -22,21 +25,23 @@ pub(super) fn unpack(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> i
     }
 }
 
-fn member(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> io::Result<()> {
+fn member(input: &mut Input<impl Read>, chunks: &mut Chunks<'_, '_, '_>) -> io::Result<()> {
     let mut inflate = Decompress::new_gzip(WINDOW_BITS);
     loop {
-        // Room first: at the end of the input the decoder may still hold back bytes.
+        // Also at the end of the input: the decoder may hold back bytes.
         let room = chunks.room()?;
         let bytes = input.fill()?;
-        let (had, made) = (bytes.len(), room.len());
-        let before = inflate.total_in();
-        let status = inflate.decompress_vec(bytes, room, FlushDecompress::None)?;
-        let used = (inflate.total_in() - before) as usize;
-        let stuck = used == 0 && room.len() == made;
+        let is_end = bytes.is_empty();
+        let before = (inflate.total_in(), inflate.total_out());
+        let status = inflate.decompress(bytes, room, FlushDecompress::None)?;
+        let used = (inflate.total_in() - before.0) as usize;
+        let made = (inflate.total_out() - before.1) as usize;
+        let stuck = used == 0 && made == 0;
+        chunks.advance(made);
         input.consume(used);
         match status {
             Status::StreamEnd => return Ok(()),
-            _ if had == 0 && stuck => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ if stuck && is_end => return Err(io::ErrorKind::UnexpectedEof.into()),
             _ if stuck => return Err(io::Error::other("no progress")),
             _ => {}
         }

@@ -2,8 +2,6 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use crate::image::store::CHUNK;
-
 /// Bytes to read at once: many enough that a decoder is seldom interrupted, few enough for a CPU's cache.
 const BUFFER: usize = 128 << 10;
 
@@ -80,16 +78,17 @@ impl<R: Read> Input<R> {
         Ok(bytes)
     }
 
-    /// Fills up a chunk as far as the input goes, without a buffer between; gives the number of bytes.
-    pub(super) fn read_into(&mut self, chunk: &mut Vec<u8>) -> io::Result<usize> {
-        let room = (CHUNK - chunk.len()) as u64;
-        let read = self.inner.by_ref().take(room).read_to_end(chunk);
-        match read {
-            Ok(count) => {
-                self.position += count as u64;
-                Ok(count)
+    /// Reads some bytes without a buffer between, if there are as many; gives their number, 0 at the end.
+    pub(super) fn read_directly(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.inner.read(room) {
+                Ok(count) => {
+                    self.position += count as u64;
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.fail(error)),
             }
-            Err(error) => Err(self.fail(error)),
         }
     }
 

@@ -18,7 +18,10 @@ const OLD_BLOCK: usize = 8 << 20;
 /// How far a match reaches back, which is what blocks that depend on each other have to keep.
 const WINDOW: usize = 64 << 10;
 
-pub(super) fn unpack(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> io::Result<()> {
+pub(super) fn unpack(
+    input: &mut Input<impl Read>,
+    chunks: &mut Chunks<'_, '_, '_>,
+) -> io::Result<()> {
     let mut decoder = Decoder::default();
     let mut magic = u32::from_le_bytes(input.take()?);
     loop {
@@ -66,7 +69,11 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn frame(&mut self, input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> io::Result<()> {
+    fn frame(
+        &mut self,
+        input: &mut Input<impl Read>,
+        chunks: &mut Chunks<'_, '_, '_>,
+    ) -> io::Result<()> {
         let header = header(input)?;
         let mut sum = XxHash32::with_seed(0);
         let mut length = 0;
@@ -118,7 +125,7 @@ impl Decoder {
     fn old_frame(
         &mut self,
         input: &mut Input<impl Read>,
-        chunks: &mut Chunks<'_>,
+        chunks: &mut Chunks<'_, '_, '_>,
     ) -> io::Result<Option<u32>> {
         loop {
             if input.fill()?.is_empty() {

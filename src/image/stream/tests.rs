@@ -90,9 +90,15 @@ const PACKERS: [(&str, Compression); 17] = [
 
 #[test]
 fn what_programs_pack_comes_out_again() {
-    for length in [0, 1, 1000, CHUNK, 2 * CHUNK + 12345] {
+    // More than one of all formats' blocks; that takes long where packing is thorough.
+    let long = 9 * CHUNK + 12345;
+    for length in [0, 1, 1000, CHUNK, long] {
         let bytes = sample(length);
         for (command, expected) in PACKERS {
+            let thorough = ["-9", "-19", "-22", "--x86"];
+            if length == long && thorough.iter().any(|option| command.contains(option)) {
+                continue;
+            }
             let Some(packed) = pipe(command, &bytes) else {
                 continue;
             };
@@ -176,7 +182,7 @@ fn damage_is_noticed_where_there_is_a_checksum_and_never_panics() {
             .iter()
             .any(|option| command.contains(option));
         for at in 0..packed.len() {
-            for flip in [0x01, 0x41, 0xff] {
+            for flip in [0x01, 0xc0] {
                 let mut damaged = packed.clone();
                 damaged[at] ^= flip;
                 if let Ok(unpacked) = unpack_all(&damaged, *format) {

@@ -1,6 +1,6 @@
 //! xz: streams one behind the other, multiples of four zeros may follow each. The library does all of it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use super::chunks::Chunks;
 use super::input::Input;
@@ -9,16 +9,15 @@ use super::input::Input;
 /// says.
 const MEMORY_KIB: u32 = 256 << 10;
 
-/// Bytes that are copied at a time, which is nothing beside the work of unpacking them.
-const PIECE: usize = 32 << 10;
-
-pub(super) fn unpack(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> io::Result<()> {
+pub(super) fn unpack(
+    input: &mut Input<impl Read>,
+    chunks: &mut Chunks<'_, '_, '_>,
+) -> io::Result<()> {
     let mut decoder = lzma_rust2::XzReader::new_mem_limit(&mut *input, true, MEMORY_KIB);
-    let mut piece = vec![0; PIECE];
     loop {
-        match decoder.read(&mut piece)? {
+        match decoder.read(chunks.room()?)? {
             0 => return Ok(()),
-            count => chunks.write_all(&piece[..count])?,
+            count => chunks.advance(count),
         }
     }
 }

@@ -13,7 +13,10 @@ use super::input::Input;
 /// what has a larger one.
 const WINDOW: u64 = 128 << 20;
 
-pub(super) fn unpack(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> io::Result<()> {
+pub(super) fn unpack(
+    input: &mut Input<impl Read>,
+    chunks: &mut Chunks<'_, '_, '_>,
+) -> io::Result<()> {
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(WINDOW);
     // An input without a single frame is not zstd; the first one may not be missing.
@@ -35,7 +38,7 @@ pub(super) fn unpack(input: &mut Input<impl Read>, chunks: &mut Chunks<'_>) -> i
 fn frame(
     decoder: &mut FrameDecoder,
     input: &mut Input<impl Read>,
-    chunks: &mut Chunks<'_>,
+    chunks: &mut Chunks<'_, '_, '_>,
 ) -> io::Result<()> {
     let mut length = 0;
     while !decoder.is_finished() {

@@ -7,7 +7,7 @@ use super::error::{Error, Flaw};
 use super::header::{BLOCK, Dialect, Header};
 use super::pax::Records;
 use super::sparse::{self, Map, Stop};
-use super::{Pending, Reader, none, read_error};
+use super::{Pending, Reader, no_data, read_error};
 use crate::escape::escaped;
 use crate::image::member::{FileContent, Member, What};
 use crate::image::store::Span;
@@ -32,7 +32,7 @@ impl Reader<'_> {
         let Pending { name, link, pax } = pending;
         let known = name.clone().unwrap_or_else(|| header.name());
         let mut records = self.globals.clone();
-        let added = pax.map_or(Ok(()), |bytes| records.add(&bytes, false));
+        let added = pax.map_or(Ok(()), |bytes| records.add(&bytes));
         added.map_err(|flaw| self.named(offset, &known, flaw))?;
         let path = records.sparse.name.clone().or(records.path.take());
         let name = one_of(path, name, "name").map_err(|flaw| self.named(offset, &known, flaw))?;
@@ -57,9 +57,11 @@ impl Reader<'_> {
     fn fields(&mut self, head: &mut Head<'_>) -> Result<Member, Stop> {
         let (header, records) = (head.header, &head.records);
         let mode = header.mode()?;
-        let uid = records.uid.map_or_else(|| header.uid(), Ok)?;
-        let gid = records.gid.map_or_else(|| header.gid(), Ok)?;
-        let mtime = records.mtime.map_or_else(|| header.mtime(), Ok)?;
+        // Also where a PAX record counts, the header has to be right.
+        let (uid, gid, mtime) = (header.uid()?, header.gid()?, header.mtime()?);
+        let uid = records.uid.unwrap_or(uid);
+        let gid = records.gid.unwrap_or(gid);
+        let mtime = records.mtime.unwrap_or(mtime);
         let what = self.what(head)?;
         let xattrs = mem::take(&mut head.records.xattrs);
         Ok(Member {
@@ -76,7 +78,8 @@ impl Reader<'_> {
     /// What the member is, and where its data end.
     fn what(&mut self, head: &mut Head<'_>) -> Result<What, Stop> {
         let header = head.header;
-        let size = head.records.size.map_or_else(|| header.size(), Ok);
+        let plain = header.size()?;
+        let size = head.records.size.unwrap_or(plain);
         let data = head.offset + BLOCK as u64;
         self.at = data;
         if head.records.sparse.is_there() && !matches!(header.kind(), b'0' | 0 | b'7') {
@@ -88,47 +91,50 @@ impl Reader<'_> {
                 What::HardLink(mem::take(&mut head.link))
             }
             b'2' => {
-                none(size, "symbolic link")?;
+                no_data(size, "symbolic link")?;
                 What::Symlink(mem::take(&mut head.link))
             }
             b'3' => {
-                none(size, "device")?;
+                no_data(size, "device")?;
                 let (major, minor) = header.device()?;
                 What::CharDevice { major, minor }
             }
             b'4' => {
-                none(size, "device")?;
+                no_data(size, "device")?;
                 let (major, minor) = header.device()?;
                 What::BlockDevice { major, minor }
             }
             b'5' => {
-                none(size, "directory")?;
+                no_data(size, "directory")?;
                 What::Directory
             }
             b'6' => {
-                none(size, "named pipe")?;
+                no_data(size, "named pipe")?;
                 What::Fifo
             }
             // The data are a list of the directory's contents, for incremental backups.
             b'D' => {
-                self.at = self.skip(data, size?)?;
+                self.at = self.skip(data, size)?;
                 What::Directory
             }
-            b'S' => self.old_sparse(head, size?)?,
+            b'S' => self.old_sparse(head, size)?,
             b'M' => return Err(Flaw::Volumes.into()),
-            // Solaris: ACLs, extended attributes; star: inodes; GNU tar long ago: names.
-            kind @ (b'A' | b'E' | b'I' | b'N') => {
+            // How v7 writes directories.
+            b'0' | 0 | b'7' if head.name.ends_with(b"/") => {
+                no_data(size, "directory")?;
+                What::Directory
+            }
+            b'0' | 0 | b'7' if head.records.sparse.is_there() => {
+                self.pax_sparse(head, data, size)?
+            }
+            // Solaris: ACLs, extended attributes; star: inodes; GNU tar long ago: names. Programs differ in whether an
+            // unknown type with a slash at the end of its name is a directory.
+            kind if b"AEIN".contains(&kind) || is_unknown_directory(kind, &head.name) => {
                 let shown = escaped(&[kind]);
                 return Err(Flaw::Type { shown }.into());
             }
-            // POSIX has all other types read as regular files, and a name's trailing slash is how v7 writes directories.
-            _ if head.name.ends_with(b"/") => {
-                none(size, "directory")?;
-                What::Directory
-            }
-            _ if head.records.sparse.is_there() => self.pax_sparse(head, data, size?)?,
+            // POSIX has all other types read as regular files.
             _ => {
-                let size = size?;
                 self.at = self.skip(data, size)?;
                 self.file(size, data)
             }
@@ -139,12 +145,12 @@ impl Reader<'_> {
     /// programs wrote the file's size and no data, so a size without a PAX header is none to GNU tar. bsdtar looks
     /// at the archive's other headers, so here both must come to the same.
     fn link_data(&self, head: &Head<'_>) -> Result<u64, Flaw> {
+        let what = "hard link";
         match (head.records.size, head.header.size()?) {
+            // To bsdtar this is a directory, which has none.
+            (Some(bytes @ 1..), _) if head.name.ends_with(b"/") => Err(Flaw::Data { what, bytes }),
             (Some(bytes), _) => Ok(bytes),
-            (None, bytes @ 1..) if self.has_pax => Err(Flaw::Data {
-                what: "hard link",
-                bytes,
-            }),
+            (None, bytes @ 1..) if self.has_pax => Err(Flaw::Data { what, bytes }),
             (None, _) => Ok(0),
         }
     }
@@ -206,6 +212,10 @@ impl Reader<'_> {
             _ => Err(Flaw::Cut { what: "its data" }),
         }
     }
+}
+
+fn is_unknown_directory(kind: u8, name: &[u8]) -> bool {
+    !matches!(kind, b'0' | 0 | b'7') && name.ends_with(b"/")
 }
 
 fn sparse_flaw(what: &'static str) -> Flaw {

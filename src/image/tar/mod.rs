@@ -111,13 +111,14 @@ impl Reader<'_> {
                 }
                 b'g' => {
                     let records = self.record(header, offset, "PAX header")?;
-                    let added = self.globals.add(&records, true);
+                    let added = self.globals.add_for_all(&records);
                     added.map_err(|flaw| self.error(offset, flaw))?;
                     self.has_pax = true;
                 }
                 // A name for the archive itself.
                 b'V' if pending.is_empty() => {
-                    let empty = none(header.size(), "volume label");
+                    let size = header.size();
+                    let empty = size.and_then(|size| no_data(size, "volume label"));
                     empty.map_err(|flaw| self.named(offset, &header.name(), flaw))?;
                     self.at += BLOCK as u64;
                 }
@@ -215,8 +216,8 @@ fn read_error(region: &Region, offset: u64, errno: Errno) -> Error {
 }
 
 /// For what has no data.
-fn none(size: Result<u64, Flaw>, what: &'static str) -> Result<(), Flaw> {
-    match size? {
+fn no_data(size: u64, what: &'static str) -> Result<(), Flaw> {
+    match size {
         0 => Ok(()),
         bytes => Err(Flaw::Data { what, bytes }),
     }

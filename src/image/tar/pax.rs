@@ -5,7 +5,7 @@
 //! libarchive's manual pages for `SCHILY.*` and `LIBARCHIVE.*`. Keywords not listed here (times of access, names of
 //! users, comments, charsets) are passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::acl;
 use super::error::Flaw;
@@ -23,6 +23,8 @@ pub(super) struct Records {
     /// By name with its namespace.
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) sparse: Sparse,
+    /// A header for all members has set some of these.
+    is_for_all: bool,
 }
 
 /// The records that GNU tar writes of a sparse file.
@@ -45,18 +47,11 @@ impl Sparse {
 }
 
 impl Records {
-    /// Adds a header's records; a later one of the same keyword counts. An empty value takes back an earlier one.
-    ///
-    /// `of_all`: they are of a global header, which cannot say what no two members have in common.
-    pub(super) fn add(&mut self, mut rest: &[u8], of_all: bool) -> Result<(), Flaw> {
+    /// Adds the records of the header that belongs to one member; a later one of the same keyword counts. POSIX lets
+    /// an empty value take back an earlier one; GNU tar refuses it, and so do we.
+    pub(super) fn add(&mut self, mut rest: &[u8]) -> Result<(), Flaw> {
         while !rest.is_empty() {
             let (keyword, value) = split(&mut rest)?;
-            let own = matches!(keyword, b"path" | b"linkpath" | b"size")
-                || keyword.starts_with(b"GNU.sparse.");
-            if own && of_all {
-                let what = format!("a {} for all members", shown(keyword));
-                return Err(Flaw::pax(what));
-            }
             self.set(keyword, value)?;
         }
         match self.sparse.offset {
@@ -67,14 +62,38 @@ impl Records {
         }
     }
 
-    fn set(&mut self, keyword: &[u8], value: &[u8]) -> Result<(), Flaw> {
+    /// Takes over the records of a header for all members that follow.
+    ///
+    /// GNU tar takes the first of two records of one keyword here, and with a further header it forgets the one
+    /// before, neither of which POSIX says: both are refused, unless they are of keywords that do not matter. What no
+    /// two members have in common is refused as well.
+    pub(super) fn add_for_all(&mut self, mut rest: &[u8]) -> Result<(), Flaw> {
+        let mut seen = BTreeSet::new();
+        let what = "global PAX header";
+        while !rest.is_empty() {
+            let (keyword, value) = split(&mut rest)?;
+            let own = matches!(keyword, b"path" | b"linkpath" | b"size");
+            if own || keyword.starts_with(b"GNU.sparse.") {
+                let what = format!("a {} for all members", shown(keyword));
+                return Err(Flaw::pax(what));
+            }
+            if self.is_for_all || (self.set(keyword, value)? && !seen.insert(keyword)) {
+                return Err(Flaw::Twice { what });
+            }
+        }
+        self.is_for_all = !seen.is_empty();
+        Ok(())
+    }
+
+    /// Gives whether the keyword matters.
+    fn set(&mut self, keyword: &[u8], value: &[u8]) -> Result<bool, Flaw> {
         match keyword {
-            b"path" => self.path = name(keyword, value)?,
-            b"linkpath" => self.link = name(keyword, value)?,
-            b"size" => self.size = number(keyword, value)?,
-            b"uid" => self.uid = id(value, "uid")?,
-            b"gid" => self.gid = id(value, "gid")?,
-            b"mtime" => self.mtime = seconds(value)?,
+            b"path" => self.path = Some(name(keyword, value)?),
+            b"linkpath" => self.link = Some(name(keyword, value)?),
+            b"size" => self.size = Some(number(keyword, value)?),
+            b"uid" => self.uid = Some(id(value, "uid")?),
+            b"gid" => self.gid = Some(id(value, "gid")?),
+            b"mtime" => self.mtime = Some(seconds(value)?),
             b"SCHILY.acl.access" => self.acl(b"system.posix_acl_access", value, true)?,
             b"SCHILY.acl.default" => self.acl(b"system.posix_acl_default", value, false)?,
             b"RHT.security.selinux" => self.xattr(b"security.selinux".to_vec(), value.to_vec())?,
@@ -92,10 +111,12 @@ impl Records {
                     }
                 } else if let Some(field) = keyword.strip_prefix(b"GNU.sparse.") {
                     self.sparse(keyword, field, value)?;
+                } else {
+                    return Ok(false);
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Result<(), Flaw> {
@@ -115,14 +136,13 @@ impl Records {
 
     fn sparse(&mut self, keyword: &[u8], field: &[u8], value: &[u8]) -> Result<(), Flaw> {
         let sparse = &mut self.sparse;
-        let want = |number: Option<u64>| number.ok_or_else(|| malformed(keyword));
         match field {
-            b"name" => sparse.name = name(keyword, value)?,
-            b"size" | b"realsize" => sparse.size = number(keyword, value)?,
-            b"major" => sparse.version.0 = want(number(keyword, value)?)?,
-            b"minor" => sparse.version.1 = want(number(keyword, value)?)?,
+            b"name" => sparse.name = Some(name(keyword, value)?),
+            b"size" | b"realsize" => sparse.size = Some(number(keyword, value)?),
+            b"major" => sparse.version.0 = number(keyword, value)?,
+            b"minor" => sparse.version.1 = number(keyword, value)?,
             b"offset" => {
-                let offset = want(number(keyword, value)?)?;
+                let offset = number(keyword, value)?;
                 if sparse.offset.replace(offset).is_some() {
                     return Err(Flaw::Sparse {
                         what: "an offset without a length",
@@ -130,7 +150,7 @@ impl Records {
                 }
             }
             b"numbytes" => {
-                let length = want(number(keyword, value)?)?;
+                let length = number(keyword, value)?;
                 let offset = sparse.offset.take().ok_or(Flaw::Sparse {
                     what: "a length without an offset",
                 })?;
@@ -141,8 +161,8 @@ impl Records {
                 let mut numbers = value.split(|&byte| byte == b',');
                 while let Some(offset) = numbers.next() {
                     let length = numbers.next().ok_or_else(|| malformed(keyword))?;
-                    let offset = want(number(keyword, offset)?)?;
-                    map.add(offset, want(number(keyword, length)?)?)?;
+                    let offset = number(keyword, offset)?;
+                    map.add(offset, number(keyword, length)?)?;
                 }
                 sparse.map = Some(map);
             }
@@ -180,11 +200,10 @@ fn malformed(keyword: &[u8]) -> Flaw {
     Flaw::pax(format!("the value of {}", shown(keyword)))
 }
 
-fn name(keyword: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, Flaw> {
-    match value {
-        [] => Ok(None),
-        _ if value.contains(&0) => Err(malformed(keyword)),
-        _ => Ok(Some(value.to_vec())),
+fn name(keyword: &[u8], value: &[u8]) -> Result<Vec<u8>, Flaw> {
+    match value.is_empty() || value.contains(&0) {
+        true => Err(malformed(keyword)),
+        false => Ok(value.to_vec()),
     }
 }
 
@@ -199,32 +218,23 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-fn number(keyword: &[u8], value: &[u8]) -> Result<Option<u64>, Flaw> {
-    match value {
-        [] => Ok(None),
-        _ => Ok(Some(decimal(value).ok_or_else(|| malformed(keyword))?)),
-    }
+fn number(keyword: &[u8], value: &[u8]) -> Result<u64, Flaw> {
+    decimal(value).ok_or_else(|| malformed(keyword))
 }
 
-fn id(value: &[u8], what: &'static str) -> Result<Option<u32>, Flaw> {
+fn id(value: &[u8], what: &'static str) -> Result<u32, Flaw> {
     let (digits, sign) = match value {
-        [] => return Ok(None),
         [b'-', digits @ ..] => (digits, -1),
         _ => (value, 1),
     };
-    let number = decimal(digits).ok_or_else(|| malformed(what.as_bytes()))?;
-    let number = sign * i128::from(number);
-    match u32::try_from(number) {
-        Ok(id) => Ok(Some(id)),
-        Err(_) => Err(Flaw::out_of_range(what, number)),
-    }
+    let number = sign * i128::from(number(what.as_bytes(), digits)?);
+    u32::try_from(number).map_err(|_| Flaw::out_of_range(what, number))
 }
 
 /// Whole seconds, rounded down.
-fn seconds(value: &[u8]) -> Result<Option<i64>, Flaw> {
+fn seconds(value: &[u8]) -> Result<i64, Flaw> {
     let bad = || malformed(b"mtime");
     let (text, negative) = match value {
-        [] => return Ok(None),
         [b'-', text @ ..] => (text, true),
         _ => (value, false),
     };
@@ -237,10 +247,7 @@ fn seconds(value: &[u8]) -> Result<Option<i64>, Flaw> {
     let up = negative && fraction.iter().any(|&digit| digit != b'0');
     let whole = i128::from(whole) + i128::from(up);
     let whole = if negative { -whole } else { whole };
-    match i64::try_from(whole) {
-        Ok(seconds) => Ok(Some(seconds)),
-        Err(_) => Err(Flaw::out_of_range("mtime", whole)),
-    }
+    i64::try_from(whole).map_err(|_| Flaw::out_of_range("mtime", whole))
 }
 
 /// GNU tar writes `=` and `%` of an attribute's name as %3D and %25, and nothing else.
