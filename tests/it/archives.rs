@@ -152,7 +152,6 @@ fn a_docker_archive_runs_without_being_unpacked() {
 }
 
 #[test]
-#[ignore = "the command line does not take - yet"]
 fn an_oci_archive_runs_from_a_pipe() {
     let archive = archive(&oci(&layers()));
     for engine in engines() {
@@ -279,7 +278,6 @@ fn one_image_packs_to_the_same_bytes_in_whatever_form_it_came() {
 }
 
 #[test]
-#[ignore = "the command line does not take - yet"]
 fn standard_input_may_be_a_file_or_a_pipe() {
     let Some(forms) = Forms::new() else { return };
     for path in forms.paths().filter(|path| path.is_file()) {

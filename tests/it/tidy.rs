@@ -22,6 +22,7 @@ const USES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "digest",
             "environment",
             "error",
             "image",
@@ -46,6 +47,13 @@ const USES: &[(&str, &[&str])] = &[
         &["atomic", "digest", "error", "image", "initrd", "request"],
     ),
     ("cache", &["atomic", "digest", "units"]),
+    ("command", &["image", "request"]),
+    (
+        "base",
+        &[
+            "cache", "digest", "error", "image", "initrd", "request", "trust",
+        ],
+    ),
     ("output", &["atomic", "image", "initrd"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
@@ -59,18 +67,20 @@ const USES: &[(&str, &[&str])] = &[
             "cmdline", "error", "guest", "initrd", "kernel", "machine", "request", "units", "watch",
         ],
     ),
-    ("guest", &["error"]),
+    ("guest", &["error", "progress"]),
     ("report", &["error", "guest", "initrd"]),
     ("doctor", &["engine", "error", "kernel", "units"]),
     (
         "inspect",
-        &["error", "image", "pipeline", "request", "units"],
+        &[
+            "base", "digest", "error", "image", "kernel", "memory", "request", "units",
+        ],
     ),
     (
         "pipeline",
         &[
-            "cmdline", "engine", "error", "guest", "image", "initrd", "kernel", "machine",
-            "memory", "report", "request", "units", "watch",
+            "base", "cache", "cmdline", "command", "engine", "error", "guest", "image", "initrd",
+            "kernel", "machine", "memory", "report", "request", "units", "watch",
         ],
     ),
 ];
