@@ -101,11 +101,13 @@ fn an_image_that_cannot_be_used_is_named_and_nothing_boots() {
         );
         assert_eq!(text.lines().count(), 1, "{text}");
     }
-    for name in ["-", ""] {
-        rdvm(&["run", name, "true"])
-            .exits(125)
-            .says("rdvm: IMAGE: ");
-    }
+    rdvm(&["run", "", "true"])
+        .exits(125)
+        .says("rdvm: IMAGE: is empty");
+    rdvm(&["run", "-", "true"]).exits(125).says("rdvm: -: ");
+    rdvm(&["run", "--layer", "-", "-", "true"])
+        .exits(125)
+        .says("rdvm: -: standard input can be one image only");
 }
 
 #[test]

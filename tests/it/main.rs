@@ -8,6 +8,8 @@ mod pack;
 
 mod differential;
 
+mod cookbook;
+
 mod outputs;
 
 mod archives;
