@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::tree::NAME_LIMIT;
 use crate::escape::escaped;
 use crate::request::Limits;
 use crate::units::ByteSize;
@@ -72,7 +73,7 @@ impl Counter {
             false => Err(Error::Members {
                 shown: shown.to_owned(),
                 limit: self.limit,
-                name: escaped(name),
+                name: shortened(name),
             }),
         }
     }
@@ -80,6 +81,15 @@ impl Counter {
     /// How many have been counted.
     pub fn counted(&self) -> u64 {
         self.counted.load(Ordering::Relaxed)
+    }
+}
+
+/// What an archive calls something, for messages: escaped, and no more than the length of a file's name of it, since
+/// archives have names of megabytes.
+pub(super) fn shortened(name: &[u8]) -> String {
+    match name.split_at_checked(NAME_LIMIT) {
+        Some((start, [_, ..])) => escaped(start) + "...",
+        _ => escaped(name),
     }
 }
 
@@ -152,6 +162,12 @@ mod tests {
             error.to_string(),
             "x: \\u{1b}c is one more than 2 members; raise the limit with --max-entries"
         );
+    }
+
+    #[test]
+    fn a_name_of_megabytes_is_not_repeated_in_a_message() {
+        assert_eq!(shortened(&[b'n'; 255]), "n".repeat(255));
+        assert_eq!(shortened(&[b'n'; 1 << 20]), "n".repeat(255) + "...");
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use rustix::io::Errno;
 
-use crate::escape::escaped;
-use crate::image::limit;
+use crate::image::limit::{self, shortened};
 use crate::image::store::Region;
 use crate::image::stream;
 
@@ -122,7 +121,7 @@ impl Flaw {
     pub(super) fn of(self, region: &Region, name: &[u8], offset: u64) -> Error {
         Error::Member {
             shown: region.store.shown().to_owned(),
-            name: escaped(name),
+            name: shortened(name),
             offset,
             flaw: self,
         }

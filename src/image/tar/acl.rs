@@ -3,6 +3,9 @@
 //! Sources: acl(5) for the text, with the numeric id behind a name as star and bsdtar write it; Linux's
 //! `include/uapi/linux/posix_acl_xattr.h` for the value.
 
+use super::pax::decimal;
+use crate::image::limit::shortened;
+
 /// `ACL_UNDEFINED_ID`.
 const NOBODY: u32 = u32::MAX;
 /// `POSIX_ACL_XATTR_VERSION`.
@@ -49,7 +52,7 @@ pub(super) fn encode(text: &[u8], of_access: bool) -> Result<Option<Vec<u8>>, St
 }
 
 fn parse(entry: &[u8]) -> Result<(u16, u32, u16), String> {
-    let bad = || format!("the ACL entry {}", crate::escape::escaped(entry));
+    let bad = || format!("the ACL entry {}", shortened(entry));
     let fields: Vec<&[u8]> = entry.split(|&byte| byte == b':').collect();
     let (tag, name, permissions, number) = match fields[..] {
         [tag, permissions] => (tag, &b""[..], permissions, None),
@@ -68,10 +71,10 @@ fn parse(entry: &[u8]) -> Result<(u16, u32, u16), String> {
     };
     let id = match tag {
         USER | GROUP => {
-            let id = |text| super::pax::decimal(text).and_then(|id| u32::try_from(id).ok());
+            let id = |text| decimal(text).and_then(|id| u32::try_from(id).ok());
             let known = number.and_then(id).or_else(|| id(name));
             known.ok_or_else(|| {
-                let entry = crate::escape::escaped(entry);
+                let entry = shortened(entry);
                 format!("the ACL entry {entry} has no number (GNU tar: --numeric-owner)")
             })?
         }

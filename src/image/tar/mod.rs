@@ -21,11 +21,10 @@ pub use error::{Error, Flaw};
 use header::{BLOCK, Header, text};
 use pax::Records;
 
-use super::limit::Counter;
+use super::limit::{Counter, shortened};
 use super::member::Member;
 use super::store::Region;
 use super::window::Window;
-use crate::escape::escaped;
 
 /// The longest PAX header or long name in bytes.
 pub const RECORD_LIMIT: u64 = 1 << 20;
@@ -200,7 +199,7 @@ impl Reader<'_> {
     fn named(&self, offset: u64, name: &[u8], flaw: Flaw) -> Error {
         Error::Member {
             shown: self.region.store.shown().to_owned(),
-            name: escaped(name),
+            name: shortened(name),
             offset,
             flaw,
         }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::acl;
 use super::error::Flaw;
 use super::sparse::Map;
+use crate::image::limit::shortened;
 
 /// What the records of one member come to, with those of global headers below them.
 #[derive(Debug, Clone, Default)]
@@ -65,16 +66,15 @@ impl Records {
     /// Takes over the records of a header for all members that follow.
     ///
     /// GNU tar takes the first of two records of one keyword here, and with a further header it forgets the one
-    /// before, neither of which POSIX says: both are refused, unless they are of keywords that do not matter. What no
-    /// two members have in common is refused as well.
+    /// before, neither of which POSIX says: both are refused, unless they are of keywords that do not matter. So is what
+    /// no two members have in common, and attributes, which each member would get a copy of.
     pub(super) fn add_for_all(&mut self, mut rest: &[u8]) -> Result<(), Flaw> {
         let mut seen = BTreeSet::new();
         let what = "global PAX header";
         while !rest.is_empty() {
             let (keyword, value) = split(&mut rest)?;
-            let own = matches!(keyword, b"path" | b"linkpath" | b"size");
-            if own || keyword.starts_with(b"GNU.sparse.") {
-                let what = format!("a {} for all members", shown(keyword));
+            if is_of_one(keyword) {
+                let what = format!("a {} for all members", shortened(keyword));
                 return Err(Flaw::pax(what));
             }
             if self.is_for_all || (self.set(keyword, value)? && !seen.insert(keyword)) {
@@ -173,6 +173,19 @@ impl Records {
     }
 }
 
+/// Whether it makes no sense for all members at once.
+fn is_of_one(keyword: &[u8]) -> bool {
+    const STARTS: [&[u8]; 5] = [
+        b"GNU.sparse.",
+        b"SCHILY.xattr.",
+        b"SCHILY.acl.",
+        b"LIBARCHIVE.xattr.",
+        b"RHT.security.",
+    ];
+    matches!(keyword, b"path" | b"linkpath" | b"size")
+        || STARTS.iter().any(|start| keyword.starts_with(start))
+}
+
 /// The first record's keyword and value; `rest` goes on to what comes after it.
 fn split<'a>(rest: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Flaw> {
     let blank = rest.iter().take(20).position(|&byte| byte == b' ');
@@ -192,12 +205,8 @@ fn split<'a>(rest: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Flaw> {
     }
 }
 
-fn shown(keyword: &[u8]) -> String {
-    crate::escape::escaped(keyword)
-}
-
 fn malformed(keyword: &[u8]) -> Flaw {
-    Flaw::pax(format!("the value of {}", shown(keyword)))
+    Flaw::pax(format!("the value of {}", shortened(keyword)))
 }
 
 fn name(keyword: &[u8], value: &[u8]) -> Result<Vec<u8>, Flaw> {

@@ -1,0 +1,50 @@
+//! Any bytes as a cpio archive, or several. Begins with what GNU cpio writes of a small directory.
+
+#![no_main]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use libfuzzer_sys::fuzz_target;
+use rdvm::image::cpio::{self, Error};
+
+#[path = "archive.rs"]
+mod archive;
+
+fuzz_target!(init: write_seeds(), |bytes: &[u8]| {
+    let (counter, budget) = archive::limits();
+    let region = archive::region(bytes);
+    let read = cpio::read(&region, &counter, &budget, &mut |member| {
+        archive::check(&member);
+        assert!(member.name.len() <= 4095 && !member.name.contains(&0));
+        Ok::<(), Error>(())
+    });
+    if let Err(error) = read {
+        assert!(!error.to_string().contains(char::is_control));
+    }
+});
+
+fn write_seeds() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/cpio");
+    fs::create_dir_all(&corpus).unwrap();
+    let script = r#"
+        set -e
+        dir=$(mktemp -d)
+        trap 'rm -rf "$dir"' EXIT
+        cd "$dir"
+        mkdir -p d/e
+        echo hello >d/file
+        ln d/file d/link
+        ln -s file d/symlink
+        mkfifo d/fifo
+        find d | cpio -o -H newc --quiet >"$0/newc"
+        find d | cpio -o -H crc --quiet >"$0/crc"
+        find d | cpio -o -H odc --quiet >"$0/odc"
+        cat "$0/newc" "$0/crc" >"$0/two"
+        (cat "$0/newc"; gzip -9n <"$0/crc") >"$0/gzip"
+        (cat "$0/newc"; zstd -q <"$0/crc") >"$0/zstd"
+    "#;
+    let made = Command::new("bash").args(["-c", script]).arg(corpus).status();
+    assert!(made.unwrap().success());
+}
