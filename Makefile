@@ -13,7 +13,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-kvm-native test-big test-quick check-speed soak fuzz bench bench-kvm bench-memory
+.PHONY: all build demo test test-kvm test-kvm-native test-big test-quick check-speed soak fuzz bench bench-kvm bench-images bench-memory
 .PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
@@ -48,8 +48,10 @@ test-big: ## an initrd of two GiB on KVM, some minutes
 test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
 	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)
 
-soak: ## a million exits of a fuzzed guest instead of ten thousand
+soak: ## a million exits of a fuzzed guest, and a hundred thousand random archives against GNU tar; some hours
 	RDVM_SOAK_EXITS=1000000 $(CARGO) test --release --test it stubs::a_guest_that_does_anything
+	RDVM_SOAK_ARCHIVES=100000 PROPTEST_CASES=10000 $(CARGO) test --release --lib image::
+	RDVM_TEST_FIXTURES=10000 $(CARGO) test --release --test it differential::
 
 check-speed: ## the KVM engine's speed against benches/kvm.tsv, in counted instructions
 	scripts/rig.sh check
@@ -69,6 +71,10 @@ bench: build ## compare packing and whole runs with the usual tools, side by sid
 bench-kvm: ## compare rdvm and QEMU on KVM, in counted instructions
 	scripts/install-deps.sh test
 	scripts/rig.sh bench
+
+bench-images: build ## compare reading archives with skopeo, umoci, tar and cpio, side by side; as root
+	scripts/install-deps.sh test
+	RDVM=$(rdvm) scripts/bench-images.sh
 
 bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test
