@@ -207,6 +207,8 @@ const CASES: &[&[&str]] = &[
     &["f y one", "h x = y", "f y two", "h z = y"],
     &["d r", "f r/y text", "s l -> r", "h x = l/y", "h l/z = x"],
     &["f c/a text", "s a -> ../c", "h a = a/a"],
+    &["d a", "s m -> a", "s l -> m/gone", "f l/x text"],
+    &["d a", "s m -> a", "s l -> m", "f l/new/x text"],
     &["p pipe", "h other = pipe"],
     // Replaced by another kind (a7).
     &["f x text", "d 700 x", "f x/y text"],
@@ -535,6 +537,22 @@ fn files_with_one_number_are_one_file_wherever_the_bytes_are() {
         let expected = ["f 644 a text", "f 644 b text = a", "f 644 c text = a"];
         assert_eq!(listing(&system.into_tree().unwrap()), expected);
     }
+}
+
+#[test]
+fn numbers_of_files_are_those_of_one_layer() {
+    let mut system = FileSystem::new(PLENTY);
+    for line in ["f a 1", "f b 2"] {
+        system.begin_layer(Rules::Layer);
+        let mut member = member(line);
+        let What::File { link, .. } = &mut member.what else {
+            unreachable!()
+        };
+        *link = 7;
+        system.put(member).unwrap();
+    }
+    let tree = system.into_tree().unwrap();
+    assert_eq!(listing(&tree), ["f 644 a 1", "f 644 b 2"]);
 }
 
 /// The cases of the image specification's chapter on layers, and those of row a6.
