@@ -12,6 +12,8 @@ mod outputs;
 
 mod archives;
 
+mod expected;
+
 mod memory;
 
 mod kernel;
