@@ -14,6 +14,8 @@ mod archives;
 
 mod expected;
 
+mod kept;
+
 mod memory;
 
 mod kernel;
