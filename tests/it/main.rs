@@ -16,6 +16,8 @@ mod expected;
 
 mod kept;
 
+mod roundtrip;
+
 mod memory;
 
 mod kernel;
