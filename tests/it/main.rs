@@ -14,6 +14,12 @@ mod outputs;
 
 mod archives;
 
+mod expected;
+
+mod kept;
+
+mod roundtrip;
+
 mod memory;
 
 mod kernel;

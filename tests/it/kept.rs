@@ -1,0 +1,429 @@
+//! `--cache`: an archive that was packed once is not read again, a changed one is, and no accident makes the cache lie.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{XattrFlags, lsetxattr};
+use rustix::process::geteuid;
+use tempfile::TempDir;
+
+use crate::support::{Image, RDVM, Run, busybox, engines, missing, note_run};
+
+/// What is too young is not remembered: its stamp could be the same after a change (`SETTLED` in src/cache/mod.rs).
+const SETTLED: Duration = Duration::from_secs(12);
+
+/// An error that comes after the image was read and kept, and before anything boots.
+const NO_USER: &str = "nobody-of-this-name";
+
+/// A cache of its own, and archives.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `rdvm WORDS` with the cache, not yet started.
+    fn rdvm(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(RDVM);
+        command.args(words).stdin(Stdio::null());
+        // The kernel that a user's own cache has; ours has none.
+        command.env("RDVM_CACHE", self.path("cache"));
+        command.env("RDVM_KERNEL", kernel());
+        command
+    }
+
+    /// Packs `image` to `name`.
+    fn archive(&self, name: &str, image: &Path, words: &[&str]) -> String {
+        let path = self.path(name).to_str().unwrap().to_owned();
+        let mut command = self.rdvm(&["pack", "--owner", "keep", "-o", &path]);
+        Run(command.args(words).arg(image).output().unwrap()).exits(0);
+        path
+    }
+
+    /// How often a run with `--cache` opens `archive`; it ends before it boots.
+    fn opens(&self, archive: &str, words: &[&str]) -> usize {
+        let log = self.path("log");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"]);
+        command.arg(&log).arg(RDVM).args(["run", "--cache"]);
+        command.args(["--user", NO_USER, "--engine", engines()[0]]);
+        command.args(words).args([archive, "sh"]);
+        command.env("RDVM_CACHE", self.path("cache"));
+        command.env("RDVM_KERNEL", kernel());
+        let output = command.stdin(Stdio::null()).output();
+        let output = output.expect("strace is installed");
+        Run(output).exits(125).says(NO_USER);
+        let calls = fs::read_to_string(log).unwrap();
+        // By its whole name: whether it is a directory with a kernel in boot/ is asked in any case.
+        let name = format!("\"{archive}\"");
+        calls.lines().filter(|call| call.contains(&name)).count()
+    }
+
+    /// Names of the entries, and of all else that is there.
+    fn kept(&self) -> (Vec<String>, Vec<String>) {
+        let list = fs::read_dir(self.path("cache/images"));
+        let list = list.into_iter().flatten();
+        let names = list.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.partition(|name| name.ends_with(".initrd"))
+    }
+}
+
+/// The kernel that runs take by themselves, as `inspect` says it.
+fn kernel() -> &'static Path {
+    static KERNEL: OnceLock<PathBuf> = OnceLock::new();
+    KERNEL.get_or_init(|| {
+        let mut inspect = Command::new(RDVM);
+        let output = inspect.arg("inspect").arg(busybox().path()).output();
+        let page = Run(output.unwrap()).exits(0).stdout();
+        let line = page.lines().find_map(|line| line.strip_prefix("kernel"));
+        let (path, _) = line.unwrap().trim().rsplit_once(" (").unwrap();
+        path.into()
+    })
+}
+
+/// Waits until a file has been left alone for long enough; nobody can set the time that counts.
+fn settle(path: &str) {
+    let changed = fs::metadata(path).unwrap().ctime();
+    let until = SystemTime::UNIX_EPOCH + Duration::from_secs(changed as u64) + SETTLED;
+    std::thread::sleep(
+        until
+            .duration_since(SystemTime::now())
+            .unwrap_or(Duration::ZERO),
+    );
+}
+
+fn has_strace() -> bool {
+    let is_here = Command::new("strace").arg("-V").output().is_ok();
+    if !is_here {
+        missing("strace");
+    }
+    is_here
+}
+
+#[test]
+fn the_second_run_of_an_archive_does_not_open_it() {
+    if !has_strace() {
+        return;
+    }
+    let image = Image::busybox().file("etc/word", 0o644, "word");
+    let place = Place::new();
+    let archives = [
+        place.archive("a.tar", image.path(), &[]),
+        place.archive("a.tar.gz", image.path(), &[]),
+        place.archive("docker", image.path(), &["--format", "docker"]),
+        place.archive("oci", image.path(), &["--format", "oci"]),
+        place.archive("a.cpio", image.path(), &[]),
+    ];
+    settle(&archives[4]);
+    for (at, archive) in archives.iter().enumerate() {
+        assert!(place.opens(archive, &[]) > 0, "{archive}");
+        // One tree in all forms is one entry; each archive has a link to it.
+        let (entries, links) = place.kept();
+        assert_eq!((entries.len(), links.len()), (1, at + 1), "{archive}");
+        assert_eq!(place.opens(archive, &[]), 0, "{archive}");
+    }
+}
+
+#[test]
+fn other_options_and_a_changed_archive_are_read_again() {
+    if !has_strace() {
+        return;
+    }
+    let image = Image::busybox().file("etc/word", 0o644, "word");
+    let top = Image::empty().file("etc/top", 0o644, "top");
+    let place = Place::new();
+    let base = place.archive("a.tar", image.path(), &[]);
+    let layer = place.archive("layer.tar", top.path(), &[]);
+    settle(&layer);
+    assert!(place.opens(&base, &[]) > 0);
+    assert_eq!(place.opens(&base, &[]), 0);
+    for words in [
+        &["--layer", &layer][..],
+        &["--format", "tar"],
+        &["--owner", "keep"],
+    ] {
+        assert!(place.opens(&base, words) > 0, "{words:?}");
+        assert_eq!(place.opens(&base, words), 0, "{words:?}");
+    }
+    // A layer's file counts as well as the image's.
+    assert!(place.opens(&layer, &["--layer", &base]) > 0);
+    assert_eq!(place.opens(&base, &[]), 0);
+    // Without the option nothing is looked up, and a digest that is asked for is the kept one's.
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let refused = place
+        .rdvm(&["run", "--cache", "--expect", &wrong, &base, "sh"])
+        .output();
+    Run(refused.unwrap()).exits(125).says("and --expect wants");
+
+    // Another word of the same length, and the old time of change.
+    let meta = fs::metadata(&base).unwrap();
+    let mut bytes = fs::read(&base).unwrap();
+    let at = bytes
+        .windows(512)
+        .position(|block| block.starts_with(b"word\0") && block[5..].iter().all(|&byte| byte == 0));
+    bytes[at.unwrap()] = b'W';
+    fs::write(&base, bytes).unwrap();
+    let file = fs::File::options().write(true).open(&base).unwrap();
+    file.set_modified(meta.modified().unwrap()).unwrap();
+    drop(file);
+    assert!(place.opens(&base, &[]) > 0);
+    // Too young to be remembered.
+    assert!(place.opens(&base, &[]) > 0);
+    settle(&base);
+    assert!(place.opens(&base, &[]) > 0);
+    assert_eq!(place.opens(&base, &[]), 0);
+    for engine in engines() {
+        note_run(engine);
+        let words = ["run", "--cache", "--engine", engine, &base];
+        let mut run = place.rdvm(&words);
+        run.args(["sh", "-c", "cat /etc/word"]);
+        Run(run.output().unwrap()).exits(0).prints("Word");
+    }
+}
+
+#[test]
+fn directories_and_standard_input_are_not_kept() {
+    let place = Place::new();
+    let run = |image: &str, input: Stdio| {
+        let words = [
+            "run",
+            "--cache",
+            "--user",
+            NO_USER,
+            "--engine",
+            engines()[0],
+        ];
+        let mut rdvm = place.rdvm(&words);
+        let output = rdvm.args([image, "sh"]).stdin(input).output();
+        Run(output.unwrap()).exits(125).says(NO_USER);
+    };
+    let directory = busybox().path();
+    run(directory.to_str().unwrap(), Stdio::null());
+    let archive = place.archive("a.tar", directory, &[]);
+    run("-", fs::File::open(archive).unwrap().into());
+    assert_eq!(place.kept(), (vec![], vec![]));
+}
+
+#[test]
+fn what_is_kept_is_listed_and_pruned_to_a_size() {
+    let place = Place::new();
+    let cache = |words: &[&str]| {
+        let output = place.rdvm(&[&["cache"], words].concat()).output();
+        Run(output.unwrap()).exits(0).says_only("").stdout()
+    };
+    assert_eq!(cache(&["list"]), "");
+    for word in ["1", "2", "3"] {
+        let image = Image::busybox().file("etc/word", 0o644, word);
+        let archive = place.archive("a.tar", image.path(), &[]);
+        let words = [
+            "run",
+            "--cache",
+            "--user",
+            NO_USER,
+            "--engine",
+            engines()[0],
+        ];
+        let output = place.rdvm(&words).args([&archive, "sh"]).output();
+        Run(output.unwrap()).exits(125).says(NO_USER);
+    }
+    let list = cache(&["list"]);
+    assert_eq!(list.lines().count(), 3, "{list}");
+    for line in list.lines() {
+        assert!(line.contains("  used 0 days ago  "), "{line}");
+        let (_, name) = line.rsplit_once(' ').unwrap();
+        let file = place.path("cache/images").join(name);
+        // Nobody else looks into images.
+        assert_eq!(fs::metadata(file).unwrap().mode() & 0o777, 0o600);
+    }
+    let one = fs::metadata(place.path("cache/images").join(&place.kept().0[0])).unwrap();
+    let size = (one.len() * 2 + one.len() / 2).to_string();
+    assert!(cache(&["prune", "--to", &size]).starts_with("removed 1 images, "));
+    assert_eq!(cache(&["list"]).lines().count(), 2);
+    assert!(cache(&["prune", "--to", "0"]).starts_with("removed 2 images, "));
+    assert_eq!(place.kept(), (vec![], vec![]));
+}
+
+#[test]
+fn on_a_full_disk_the_run_goes_on_with_a_warning() {
+    if !geteuid().is_root() {
+        return missing("root, for a small file system,");
+    }
+    let place = Place::new();
+    let archive = place.archive("a.tar", busybox().path(), &[]);
+    fs::create_dir(place.path("cache")).unwrap();
+    for engine in engines() {
+        note_run(engine);
+        let run = place.rdvm(&["run", "--cache", "--engine", engine, &archive]);
+        // In a name space of its own, so that the file system goes with the run.
+        let output = Command::new("unshare")
+            .args(["-m", "sh", "-c"])
+            .arg("mount -t tmpfs -o size=256k none \"$RDVM_CACHE\" && \"$@\"; echo $?; find \"$RDVM_CACHE\" -type f")
+            .args(["sh", RDVM])
+            .args(run.get_args())
+            .args(["sh", "-c", "echo on"])
+            .env("RDVM_CACHE", place.path("cache"))
+            .env("RDVM_KERNEL", kernel())
+            .stdin(Stdio::null())
+            .output();
+        Run(output.unwrap())
+            .prints("on\n0\n")
+            .says("rdvm: --cache: ")
+            .says("/images: No space left on device; the packed image is not kept\n");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_is_no_reason_to_stop() {
+    let place = Place::new();
+    let archive = place.archive("a.tar", busybox().path(), &[]);
+    fs::write(place.path("cache"), "a file").unwrap();
+    for engine in engines() {
+        note_run(engine);
+        let mut run = place.rdvm(&["run", "--cache", "--engine", engine, &archive]);
+        run.args(["sh", "-c", "echo on"]);
+        Run(run.output().unwrap())
+            .exits(0)
+            .prints("on\n")
+            .says("/cache/images: Not a directory; the packed image is not kept\n");
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_while_it_keeps_an_image_leaves_nothing_that_counts() {
+    if !has_strace() {
+        return;
+    }
+    let place = Place::new();
+    let archive = place.archive("a.tar", busybox().path(), &[]);
+    settle(&archive);
+    // Before anything is in the file, in the middle of it, before it has a name, its last name, and a link to it.
+    for (call, at) in [
+        ("ftruncate", 1),
+        ("pwrite64", 2),
+        ("linkat", 1),
+        ("rename", 1),
+        ("symlink", 1),
+    ] {
+        let killed = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+            .arg(format!("trace={call}"))
+            .arg("-e")
+            .arg(format!("inject={call}:signal=KILL:when={at}"))
+            .args([RDVM, "run", "--cache", "--user", NO_USER])
+            .args(["--engine", engines()[0], &archive, "sh"])
+            .env("RDVM_CACHE", place.path("cache"))
+            .env("RDVM_KERNEL", kernel())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(killed.status.signal(), Some(9), "{call}: {killed:?}");
+        // Nothing that leads to a part of an image: it is read again.
+        assert!(place.opens(&archive, &[]) > 0, "{call}");
+        assert_eq!(place.opens(&archive, &[]), 0, "{call}");
+        let (entries, _) = place.kept();
+        assert_eq!(entries.len(), 1, "{call}");
+        fs::remove_dir_all(place.path("cache")).unwrap();
+    }
+}
+
+#[test]
+fn four_runs_at_once_on_a_cold_cache_all_work() {
+    let place = Place::new();
+    let archive = place.archive("a.tar", busybox().path(), &[]);
+    settle(&archive);
+    for engine in engines() {
+        let start = || {
+            note_run(engine);
+            let mut run = place.rdvm(&["run", "--cache", "--engine", engine, &archive]);
+            run.args(["sh", "-c", "echo on"]);
+            run.stdout(Stdio::piped()).stderr(Stdio::piped());
+            run.spawn().unwrap()
+        };
+        let children = [start(), start(), start(), start()];
+        for child in children {
+            Run(child.wait_with_output().unwrap())
+                .exits(0)
+                .prints("on\n")
+                .says_only("");
+        }
+        let (entries, links) = place.kept();
+        assert_eq!((entries.len(), links.len()), (1, 1), "{links:?}");
+        fs::remove_dir_all(place.path("cache")).unwrap();
+    }
+}
+
+/// Everything that travels beside the archive: how it is run, by whom, and extended attributes.
+#[test]
+fn a_kept_image_is_run_as_it_was_at_first() {
+    if !has_strace() {
+        return;
+    }
+    let image = Image::busybox()
+        .program("bin/attributes", "attributes")
+        .file(
+            "etc/passwd",
+            0o644,
+            "root:x:0:0::/:/bin/sh\napp:x:1000:100::/srv:/bin/sh\n",
+        )
+        .file("etc/group", 0o644, "extra:x:2000:root,app\n")
+        .file("etc/word", 0o640, "")
+        .directory("srv", 0o755);
+    let attribute = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let file = image.path().join("bin/attributes");
+    let set = lsetxattr(file, "security.capability", &attribute, XattrFlags::empty());
+    if set.is_err() {
+        return missing("root, who may set file capabilities,");
+    }
+    let script = "echo $0 $A; id -u; id -G; pwd; stat -c %a /etc/word; \
+                  /bin/attributes /bin/attributes security.capability";
+    let entrypoint = serde_json::json!(["sh", "-c", script]).to_string();
+    let words = [
+        "--format",
+        "docker",
+        "--entrypoint",
+        &entrypoint,
+        "--cmd",
+        "zero",
+    ];
+    let more = ["--env", "A=kept", "--workdir", "/srv", "--user", "app"];
+    let place = Place::new();
+    let archive = place.archive("docker", image.path(), &[words, more].concat());
+    settle(&archive);
+    let expected =
+        "zero kept\n1000\n100 2000\n/srv\n640\n0100000200040000000000000000000000000000\n";
+    for engine in engines() {
+        for _ in ["cold", "warm"] {
+            note_run(engine);
+            let run = place.rdvm(&["run", "--cache", "--engine", engine, &archive]);
+            let mut run = run;
+            Run(run.output().unwrap())
+                .exits(0)
+                .prints(expected)
+                .says_only("");
+        }
+        // Names of users that nobody asked for at first, and the options' words over the image's.
+        note_run(engine);
+        let words = ["run", "--cache", "--engine", engine, "--user", "root"];
+        let more = ["--entrypoint", "sh", "--workdir", "/", "--env", "A=mine"];
+        let command = [&archive, "-c", "echo $A; id -u; id -G; pwd"];
+        let mut run = place.rdvm(&[&words[..], &more].concat());
+        Run(run.args(command).output().unwrap())
+            .exits(0)
+            .prints("mine\n0\n0 2000\n/\n");
+        assert_eq!(place.opens(&archive, &[]), 0, "it was kept all the time");
+        fs::remove_dir_all(place.path("cache")).unwrap();
+    }
+}
