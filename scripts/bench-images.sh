@@ -21,7 +21,7 @@ layers() {
 	local number=0 size=0 file length
 	rm -rf "$work/layers"
 	mkdir -p "$work/layers"
-	find /usr/lib /usr/bin /usr/share -xdev -type f -size -20000k -printf '%s %p\n' | sort -k2 | while read -r length file; do
+	while read -r length file; do
 		mkdir -p "$work/layers/$number${file%/*}"
 		cp -p "$file" "$work/layers/$number$file"
 		size=$((size + length))
@@ -29,7 +29,7 @@ layers() {
 			size=0 number=$((number + 1))
 			if [ "$number" = 8 ]; then break; fi
 		fi
-	done
+	done < <(find /usr/lib /usr/bin /usr/share -xdev -type f -size -20000k -printf '%s %p\n' | sort -k2)
 	rm -rf "$work/layers/8"
 }
 

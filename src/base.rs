@@ -3,6 +3,8 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -16,6 +18,9 @@ use crate::initrd::account::Files;
 use crate::initrd::{self, Contents, Epoch, Layout, Places, attributes, payload};
 use crate::request::ImageRef;
 use crate::trust;
+
+/// The form of what is kept; a change of what an image comes to, or of [`Facts`], needs a new one.
+const FORM: u32 = 1;
 
 /// An image, ready to be put into an initrd.
 #[derive(Debug)]
@@ -50,6 +55,8 @@ pub struct Facts {
     pub accounts: Files,
     /// Its content digest, where it was asked for.
     pub digest: Option<Digest>,
+    /// The sha256 of the packed archive, where that is kept.
+    pub packed: Option<Digest>,
     /// What was left out while it was read, one line each.
     pub warnings: Vec<String>,
 }
@@ -66,6 +73,8 @@ pub fn open(image: &ImageRef, epoch: Epoch, cache: Option<&Cache>) -> Result<Bas
         && let Ok(facts) = serde_json::from_slice::<Facts>(&packed.facts)
         && let Some(digest) = facts.digest
         && facts.contents.packed_bytes == packed.size
+        // Who asks for a certain image gets no bytes that nobody looked at.
+        && (wanted.is_none() || sum(&packed.file, packed.size).ok() == facts.packed)
     {
         if let Some(wanted) = &wanted {
             wanted.check(&image.path, digest)?;
@@ -91,6 +100,7 @@ pub fn open(image: &ImageRef, epoch: Epoch, cache: Option<&Cache>) -> Result<Bas
         config: read.config.clone(),
         accounts: Files::default(),
         digest,
+        packed: None,
         warnings: read
             .tree
             .warnings()
@@ -123,7 +133,7 @@ pub fn open(image: &ImageRef, epoch: Epoch, cache: Option<&Cache>) -> Result<Bas
 /// What the packed image depends on; `None` for what a file's state does not tell: directories and pipes.
 fn recipe(image: &ImageRef, epoch: Epoch) -> Option<Recipe> {
     let options = format!(
-        "{} {:?} {:?} {} {:?} {epoch:?}",
+        "{FORM} {} {:?} {:?} {} {:?} {epoch:?}",
         env!("CARGO_PKG_VERSION"),
         image.format,
         image.owner,
@@ -131,11 +141,33 @@ fn recipe(image: &ImageRef, epoch: Epoch) -> Option<Recipe> {
         image.tag,
     );
     let mut recipe = Recipe::new(&options);
-    let files = std::iter::once(&image.path).chain(&image.layers);
-    for path in files.chain(&image.fakeroot) {
-        recipe.file(path).ok()?;
+    let layers = image.layers.iter().map(|path| ("layer", path));
+    let fakeroot = image.fakeroot.iter().map(|path| ("fakeroot", path));
+    for (role, path) in std::iter::once(("image", &image.path))
+        .chain(layers)
+        .chain(fakeroot)
+    {
+        // Standard input, and not a file of that name.
+        if path == Path::new("-") {
+            return None;
+        }
+        recipe.file(role, path).ok()?;
     }
     Some(recipe)
+}
+
+/// The sha256 of a file's first `size` bytes.
+fn sum(file: &File, size: u64) -> io::Result<Digest> {
+    let mut sum = Sha256::new();
+    let mut piece = vec![0; 256 << 10];
+    let mut at = 0;
+    while at < size {
+        let piece = &mut piece[..(size - at).min(256 << 10) as usize];
+        file.read_exact_at(piece, at)?;
+        sum.update(&*piece);
+        at += piece.len() as u64;
+    }
+    Ok(Digest(sum.finalize().into()))
 }
 
 /// Why an image was not kept.
@@ -169,16 +201,21 @@ fn keep(
     places: &Places,
     epoch: Epoch,
 ) -> std::result::Result<Packed, Failed> {
-    // The content digest has no times, the archive has.
+    // The content digest has neither times nor what runs, the entry has both.
     let mut key = Sha256::new_with_prefix(digest.0);
     for entry in image.tree.entries() {
         key.update(epoch.clamp(entry.mtime).to_le_bytes());
     }
+    key.update(serde_json::to_vec(&facts).map_err(io::Error::other)?);
     let key = Digest(key.finalize().into());
-    let facts = serde_json::to_vec(facts).map_err(io::Error::other)?;
     let size = places.contents().packed_bytes;
-    cache.insert(recipe, &key, size, &facts, DEFAULT_LIMIT, |file: &File| {
+    cache.insert(recipe, &key, size, DEFAULT_LIMIT, |file: &File| {
         places.of(&image.tree).write(file, 0)?;
-        Ok(initrd::unchanged(&image.tree)?)
+        initrd::unchanged(&image.tree)?;
+        let facts = Facts {
+            packed: Some(sum(file, size)?),
+            ..facts.clone()
+        };
+        Ok(serde_json::to_vec(&facts).map_err(io::Error::other)?)
     })
 }

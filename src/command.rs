@@ -13,6 +13,8 @@ pub fn over(wish: &Command, image: &Config) -> Command {
     let words = |list: &[String]| list.iter().map(OsString::from).collect::<Vec<_>>();
     let given = !wish.argv.is_empty();
     let mut argv = match &wish.entrypoint {
+        // As docker: an empty one clears the image's.
+        Some(program) if program.is_empty() => Vec::new(),
         Some(program) => vec![program.clone()],
         None => words(&image.entrypoint),
     };
@@ -64,7 +66,8 @@ mod tests {
     #[test]
     fn options_and_image_are_put_together_as_docker_does() {
         let both = config(&["serve"], &["--port", "80"]);
-        let cases: [(&Config, Command, &[&str]); 8] = [
+        let cases: [(&Config, Command, &[&str]); 9] = [
+            (&both, wish(Some(""), &["ls"]), &["ls"]),
             (&both, wish(None, &[]), &["serve", "--port", "80"]),
             (&both, wish(None, &["-v"]), &["serve", "-v"]),
             (&both, wish(Some("sh"), &[]), &["sh"]),

@@ -24,10 +24,8 @@ pub struct Inspected<'a> {
     pub facts: &'a Facts,
     /// Its content digest.
     pub digest: Digest,
-    /// The kernel that a run would take.
-    pub kernel: &'a Kernel,
-    /// The RAM it needs.
-    pub memory: &'a MemoryPlan,
+    /// The kernel that a run would take, and the RAM with it; or why there is none, which is no fault of the image's.
+    pub machine: Result<(&'a Kernel, MemoryPlan), String>,
 }
 
 /// A page about an image: what is in it, what it runs, and the RAM it needs as a sum.
@@ -78,12 +76,14 @@ impl Display for Inspected<'_> {
         if let Some(user) = &config.user {
             line("user", &escaped(user.to_string().as_bytes()))?;
         }
-        let kernel = self.kernel;
-        line(
-            "kernel",
-            &format!("{} ({})", kernel.path.display(), kernel.origin),
-        )?;
-        line("memory", self.memory)
+        match &self.machine {
+            Ok((kernel, memory)) => {
+                let path = kernel.path.display();
+                line("kernel", &format!("{path} ({})", kernel.origin))?;
+                line("memory", memory)
+            }
+            Err(why) => line("kernel", &format!("none: {why}")),
+        }
     }
 }
 

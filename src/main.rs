@@ -13,6 +13,7 @@ use rdvm::cache::Cache;
 use rdvm::cli::{BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
+use rdvm::image::config::Config;
 use rdvm::image::tree::Tree;
 use rdvm::initrd::Epoch;
 use rdvm::inspect::Inspected;
@@ -197,7 +198,9 @@ fn pack(args: PackArgs) -> Result<u8> {
         images.push(image);
     }
     let steps: Vec<&Tree> = images.iter().map(|image| &image.tree).collect();
-    let order = match images.last() {
+    let says = |image: &&rdvm::image::Image| image.config != Config::default();
+    // IMAGE's own word, which the steps after it share; else that of what is below.
+    let order = match images.iter().rev().find(says) {
         Some(image) => packing.order.over(&image.config),
         None => packing.order,
     };
@@ -218,19 +221,16 @@ fn inspect(args: InspectArgs) -> Result<u8> {
     let lock = args.lock;
     let (image, kernel, cpus) = args.into_parts()?;
     let bar = progress::show();
-    let plan = pipeline::plan(&image, &kernel, cpus, rdvm::request::MemoryWish::FromImage)?;
-    let Body::Read(read, _) = &plan.base.body else {
-        anyhow::bail!(
-            "{}: came from the cache, which is not asked",
-            shown(&image.path)
-        );
+    let (base, machine) = pipeline::look(&image, &kernel, cpus)?;
+    let Body::Read(read, _) = &base.body else {
+        anyhow::bail!("{}: was not read", shown(&image.path));
     };
-    let digest = match plan.base.facts.digest {
+    let digest = match base.facts.digest {
         Some(digest) => digest,
         None => rdvm::trust::digest::of(&read.tree)?,
     };
     drop(bar);
-    plan.warnings().iter().for_each(|warning| say(warning));
+    base.facts.warnings.iter().for_each(|warning| say(warning));
     if lock {
         anyhow::ensure!(
             image.layers.is_empty(),
@@ -238,14 +238,20 @@ fn inspect(args: InspectArgs) -> Result<u8> {
         );
         rdvm::trust::lock::keep(&image.path, digest)?;
     }
+    let machine = match &machine {
+        Ok((kernel, memory)) => {
+            kernel.warnings.iter().for_each(|warning| say(warning));
+            Ok((kernel, memory.clone()))
+        }
+        Err(error) => Err(error.to_string()),
+    };
     print(
         &Inspected {
             image: &image,
             read,
-            facts: &plan.base.facts,
+            facts: &base.facts,
             digest,
-            kernel: &plan.kernel,
-            memory: &plan.memory,
+            machine,
         }
         .to_string(),
     )

@@ -70,20 +70,38 @@ fn plan_with(
     // The image's faults first: it is what the user named.
     let base = base?;
     let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let memory = memory::plan(
-        &Needs {
-            contents: base.facts.contents,
-            kernel: ByteSize(kernel.memory_bytes()),
-            cpus,
-            attributes: base.facts.attributes.is_some(),
-        },
-        wish,
-    )?;
+    let memory = memory::plan(&needs(&base, &kernel, cpus), wish)?;
     Ok(Plan {
         base,
         kernel,
         memory,
     })
+}
+
+fn needs(base: &Base, kernel: &Kernel, cpus: u8) -> Needs {
+    Needs {
+        contents: base.facts.contents,
+        kernel: ByteSize(kernel.memory_bytes()),
+        cpus,
+        attributes: base.facts.attributes.is_some(),
+    }
+}
+
+/// Reads the image, and plans a run of it as far as there is a kernel for one.
+///
+/// Errors: the image cannot be used, or is not the one agreed on; the second result's is why there is no plan.
+pub fn look(
+    image: &ImageRef,
+    kernel: &KernelWish,
+    cpus: u8,
+) -> Result<(Base, Result<(Kernel, MemoryPlan)>)> {
+    let base = base::open(image, Epoch::from_env_or_last()?, None)?;
+    let kernel = kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
+    let machine = kernel.map_err(Error::from).and_then(|kernel| {
+        let memory = memory::plan(&needs(&base, &kernel, cpus), MemoryWish::FromImage)?;
+        Ok((kernel, memory))
+    });
+    Ok((base, machine))
 }
 
 impl Plan {

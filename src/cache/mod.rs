@@ -76,10 +76,12 @@ impl Recipe {
         }
     }
 
-    /// Adds the state of a file: which it is, its length and its times.
+    /// Adds the state of a file, and what it is there for: which it is, its length and its times.
     ///
     /// Errors: it is not there; it is not a regular file, whose state its times do not tell.
-    pub fn file(&mut self, path: &Path) -> io::Result<()> {
+    pub fn file(&mut self, role: &str, path: &Path) -> io::Result<()> {
+        self.hash.update(role.as_bytes());
+        self.hash.update([0]);
         let meta = fs::metadata(path)?;
         if !meta.is_file() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -144,7 +146,7 @@ impl Cache {
         Some(packed)
     }
 
-    /// Keeps an archive of `size` bytes, which `write` writes to an empty file, and `facts` with it; gives it back open.
+    /// Keeps an archive of `size` bytes, which `write` writes to an empty file, and the facts that it gives; gives it back open.
     /// Then removes what has not been used for longest until at most `limit` bytes are kept.
     ///
     /// Errors: those of `write`; whatever the file system says. Nothing is left behind then.
@@ -153,11 +155,11 @@ impl Cache {
         recipe: &Recipe,
         key: &Digest,
         size: u64,
-        facts: &[u8],
         limit: ByteSize,
-        write: impl FnOnce(&File) -> Result<(), E>,
+        write: impl FnOnce(&File) -> Result<Vec<u8>, E>,
     ) -> Result<Packed, E> {
-        fits_limit(size.saturating_add(facts.len() as u64 + 16))?;
+        // The facts and the end are little.
+        fits_limit(size.saturating_add(FACTS_LIMIT))?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -169,10 +171,10 @@ impl Cache {
             .file()
             .set_permissions(Permissions::from_mode(0o600))?;
         draft.file().set_len(size)?;
-        write(draft.file())?;
+        let facts = write(draft.file())?;
         let mut end = draft.file();
         end.seek(io::SeekFrom::Start(size))?;
-        end.write_all(facts)?;
+        end.write_all(&facts)?;
         end.write_all(&(facts.len() as u64).to_le_bytes())?;
         end.write_all(&END)?;
         draft.put_in_place()?;

@@ -33,15 +33,12 @@ impl Place {
 
     fn insert(&self, recipe: &Recipe, key: u8, bytes: &[u8]) -> io::Result<Packed> {
         let digest = Digest([key; 32]);
-        let write = |file: &File| file.write_all_at(bytes, 0);
-        self.cache.insert(
-            recipe,
-            &digest,
-            bytes.len() as u64,
-            b"facts",
-            NO_LIMIT,
-            write,
-        )
+        let write = |file: &File| {
+            file.write_all_at(bytes, 0)?;
+            Ok(b"facts".to_vec())
+        };
+        self.cache
+            .insert(recipe, &digest, bytes.len() as u64, NO_LIMIT, write)
     }
 
     fn names(&self) -> Vec<String> {
@@ -56,7 +53,7 @@ impl Place {
 /// The recipe of a file, as if it had been left alone for long.
 fn recipe(path: &Path) -> Recipe {
     let mut recipe = Recipe::new("options");
-    recipe.file(path).unwrap();
+    recipe.file("image", path).unwrap();
     recipe.newest -= Duration::from_secs(3600);
     recipe
 }
@@ -84,14 +81,14 @@ fn what_was_kept_is_found_by_the_state_of_its_files_and_by_nothing_else() {
     );
 
     let mut other_options = Recipe::new("other options");
-    other_options.file(&source).unwrap();
+    other_options.file("image", &source).unwrap();
     assert!(place.cache.find(&other_options).is_none());
     fs::write(&source, "changed").unwrap();
     assert!(place.cache.find(&recipe(&source)).is_none());
-    assert!(Recipe::new("").file(place.dir.path()).is_err());
+    assert!(Recipe::new("").file("image", place.dir.path()).is_err());
     assert!(
         Recipe::new("")
-            .file(&place.dir.path().join("missing"))
+            .file("image", &place.dir.path().join("missing"))
             .is_err()
     );
 }
@@ -101,7 +98,7 @@ fn a_file_that_was_just_changed_is_not_remembered() {
     let place = place();
     let source = place.source("a.tar");
     let mut fresh = Recipe::new("options");
-    fresh.file(&source).unwrap();
+    fresh.file("image", &source).unwrap();
     place.insert(&fresh, 1, b"archive").unwrap();
     assert!(place.cache.find(&fresh).is_none());
     assert_eq!(place.cache.list().unwrap().len(), 1);
@@ -145,7 +142,7 @@ fn a_writer_that_fails_leaves_nothing() {
     let inserted: io::Result<Packed> =
         place
             .cache
-            .insert(&recipe(&source), &Digest([1; 32]), 5, b"", NO_LIMIT, full);
+            .insert(&recipe(&source), &Digest([1; 32]), 5, NO_LIMIT, full);
     assert_eq!(inserted.unwrap_err().kind(), io::ErrorKind::StorageFull);
     assert_eq!(place.names(), [""; 0]);
 }

@@ -57,9 +57,9 @@ pub struct PackArgs {
     /// File to write; - is standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: PathBuf,
-    /// A directory, an archive, or - for one on standard input
-    #[arg(value_hint = ValueHint::AnyPath)]
-    path: PathBuf,
+    /// A directory, an archive, or - for one on standard input; without it the first --layer is the lowest
+    #[arg(required_unless_present = "layer", value_hint = ValueHint::AnyPath)]
+    path: Option<PathBuf>,
 }
 
 /// `--format`.
@@ -171,17 +171,23 @@ impl PackArgs {
                 ..base
             });
         }
-        let all = self.layer.len();
-        let fewest = if is_image { 0 } else { all };
-        for count in fewest..=all {
-            let image = self.image.to_ref(self.path.clone())?;
+        // A layer that is the lowest is still read as a layer: its whiteouts say that something is gone.
+        let (path, layers, is_layer) = match (&self.path, &self.layer[..]) {
+            (Some(path), layers) => (path, layers, false),
+            (None, [first, layers @ ..]) => (first, layers, true),
+            (None, []) => return Err(Error::Image),
+        };
+        let fewest = if is_image { 0 } else { layers.len() };
+        for count in fewest..=layers.len() {
+            let image = self.image.to_ref(path.clone())?;
             steps.push(ImageRef {
-                layers: self.layer[..count].to_vec(),
-                is_layer: is_image,
-                expect: if count == all {
-                    image.expect
-                } else {
-                    Expectation::Nothing
+                layers: layers[..count].to_vec(),
+                is_layer,
+                expect: match image.expect {
+                    // Its digest is that of an image, which a layer with whiteouts is not.
+                    Expectation::Lock if is_layer => Expectation::Nothing,
+                    expect if count == layers.len() => expect,
+                    _ => Expectation::Nothing,
                 },
                 ..image
             });

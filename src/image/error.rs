@@ -165,6 +165,15 @@ pub enum Error {
         /// The host's number.
         number: u32,
     },
+    /// A save file, and no directory that it could be about.
+    #[error(
+        "--fakeroot: {}: is no directory, and an archive says itself who owns its files; leave it out",
+        shown(path)
+    )]
+    FakerootOfArchive {
+        /// As given.
+        path: PathBuf,
+    },
     /// The save file cannot be read.
     #[error(
         "{}: the fakeroot save file cannot be read: {source}; write one with fakeroot -s FILE",

@@ -3,7 +3,7 @@
 //! What is not compressed stays where it is. Knows neither docker nor OCI, only regions and what their digests have to
 //! be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -97,6 +97,7 @@ pub(super) fn apply(
 ) -> Result<Vec<(LayerFacts, Region)>, Error> {
     let total = layers.iter().map(|layer| layer.region.length).sum();
     progress::stage("reading", Some(total));
+    let first = first_of_each(layers);
     let next = AtomicUsize::new(0);
     let stopped = AtomicBool::new(false);
     let work = |sender: mpsc::Sender<_>| {
@@ -105,8 +106,10 @@ pub(super) fn apply(
             let Some(layer) = layers.get(index) else {
                 return;
             };
-            // The receiver only leaves when somebody failed.
-            let _ = sender.send((index, load(layer, shown, budget)));
+            if first[index] == index {
+                // The receiver only leaves when somebody failed.
+                let _ = sender.send((index, load(layer, shown, budget)));
+            }
         }
     };
     thread::scope(|scope| {
@@ -117,10 +120,18 @@ pub(super) fn apply(
         }
         drop(sender);
         let mut loaded = BTreeMap::new();
-        let mut applied = Vec::with_capacity(layers.len());
+        let mut applied: Vec<(LayerFacts, Region)> = Vec::with_capacity(layers.len());
         for (index, result) in receiver {
             loaded.insert(index, result);
-            while let Some(result) = loaded.remove(&applied.len()) {
+            while let Some(&same) = first.get(applied.len()) {
+                let result = match applied.get(same) {
+                    // Listed again: it was read and checked then.
+                    Some((_, region)) => Ok(region.clone()),
+                    None => match loaded.remove(&same) {
+                        Some(result) => result,
+                        None => break,
+                    },
+                };
                 let number = applied.len() + 1;
                 let done = result.and_then(|region| {
                     let members = put(&region, system, members).map_err(|source| Error::Layer {
@@ -145,6 +156,21 @@ pub(super) fn apply(
         }
         Ok(applied)
     })
+}
+
+/// For each layer the place of the first that is the same bytes with the same digests: layers may be listed twice.
+fn first_of_each(layers: &[Layer]) -> Vec<usize> {
+    let mut seen = HashMap::new();
+    let key = |layer: &Layer| {
+        let region = &layer.region;
+        let store = Arc::as_ptr(&region.store) as usize;
+        let digests = (layer.digest.map(|digest| digest.0), layer.diff_id.0);
+        (store, region.offset, region.length, digests)
+    };
+    let layers = layers.iter().enumerate();
+    layers
+        .map(|(index, layer)| *seen.entry(key(layer)).or_insert(index))
+        .collect()
 }
 
 /// Applies one layer's members, and counts them.

@@ -20,6 +20,12 @@ use crate::request::{Format, ImageRef};
 
 /// Reads the image that `image` names, with its layers on top.
 pub(super) fn open(image: &ImageRef) -> Result<Image, Error> {
+    let paths = std::iter::once(&image.path).chain(&image.layers);
+    if image.fakeroot.is_some() && !paths.into_iter().any(|path| path.is_dir()) {
+        return Err(Error::FakerootOfArchive {
+            path: image.path.clone(),
+        });
+    }
     let budget = Budget::new(&image.limits);
     let mut reading = Reading {
         image,

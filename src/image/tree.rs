@@ -5,7 +5,7 @@
 //! are read once, when the initrd is written. Knows nothing of cpio.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -224,6 +224,39 @@ impl Tree {
         Some(&self.entries[index])
     }
 
+    /// The entry that a process in the image finds at this path: links are followed, inside the tree, forty of them at most.
+    pub fn find(&self, path: &[u8]) -> Option<&Entry> {
+        /// As many as Linux follows for one name (`MAXSYMLINKS`).
+        const HOPS: usize = 40;
+        let mut hops = 0;
+        let mut rest: VecDeque<Vec<u8>> = components(path).collect();
+        let mut at: Vec<Vec<u8>> = Vec::new();
+        let mut found = None;
+        while let Some(name) = rest.pop_front() {
+            if name == b".." {
+                at.pop();
+                continue;
+            }
+            at.push(name);
+            let entry = self.get(&at.join(&b'/'))?;
+            if let Kind::Symlink(target) = &entry.kind {
+                hops += 1;
+                if hops > HOPS {
+                    return None;
+                }
+                match target.first() {
+                    Some(b'/') => at.clear(),
+                    _ => drop(at.pop()),
+                }
+                for name in components(target).rev() {
+                    rest.push_front(name);
+                }
+            }
+            found = self.get(&at.join(&b'/'));
+        }
+        found
+    }
+
     /// What was left out on purpose while the image was read.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
@@ -242,6 +275,13 @@ pub enum Warning {
         /// Where, in the image.
         path: ImagePath,
     },
+}
+
+/// A path's components but `.`, each by itself.
+fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    let parts = path.split(|&byte| byte == b'/');
+    let parts = parts.filter(|part| !part.is_empty() && *part != b".");
+    parts.map(<[u8]>::to_vec)
 }
 
 /// The order of a tree: by components. Equal to comparing bytes if `/` were the smallest of all.
@@ -380,6 +420,27 @@ mod tests {
                 good,
                 "{length}"
             );
+        }
+    }
+
+    #[test]
+    fn links_are_followed_inside_the_tree_when_asked_for() {
+        let link = |target: &str| Kind::Symlink(target.into());
+        let tree = tree(&[
+            ("etc", link("/usr/./etc")),
+            ("usr", Directory),
+            ("usr/etc", Directory),
+            ("usr/etc/passwd", link("../../../../data//p")),
+            ("data", Directory),
+            ("data/p", Fifo),
+            ("loop", link("loop/x")),
+        ]);
+        let tree = tree.unwrap();
+        let found = |path: &str| tree.find(path.as_bytes()).map(|entry| entry.path.clone());
+        assert_eq!(found("/etc/passwd"), Some(b"data/p".to_vec()));
+        assert_eq!(found("data/../data/p"), Some(b"data/p".to_vec()));
+        for missing in ["/etc/group", "loop", "data/p/x", "nothing/../data"] {
+            assert_eq!(found(missing), None, "{missing}");
         }
     }
 

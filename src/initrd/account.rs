@@ -44,6 +44,12 @@ pub enum Error {
         /// Its size.
         size: u64,
     },
+    /// The number that means none.
+    #[error("--user: {number} is no user or group; give a number below it")]
+    NoUser {
+        /// The number.
+        number: u32,
+    },
     /// The file cannot be read.
     #[error(transparent)]
     Unreadable(Box<super::Error>),
@@ -116,6 +122,12 @@ pub fn account(files: &Files, wish: Option<&UserWish>) -> Result<Account, Error>
             .and_then(|fields| number(fields, 3))
             .unwrap_or(0),
     };
+    for number in [uid, gid] {
+        // To setuid and its kin this number says "leave it as it is", and that is root.
+        if number == u32::MAX {
+            return Err(Error::NoUser { number });
+        }
+    }
     let name = known.as_ref().and_then(|fields| fields.first().copied());
     // A group given by hand stands alone.
     let groups = match name.filter(|_| wish.group.is_none()) {
@@ -152,7 +164,7 @@ fn number(fields: &[&str], at: usize) -> Option<u32> {
 
 /// The text of one of the image's files; empty where there is no such file.
 fn read(tree: &Tree, file: &'static str) -> Result<String, Error> {
-    let Some(entry) = tree.get(&file.as_bytes()[1..]) else {
+    let Some(entry) = tree.find(file.as_bytes()) else {
         return Ok(String::new());
     };
     let Kind::File(body) = &entry.kind else {

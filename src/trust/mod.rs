@@ -36,11 +36,18 @@ pub fn check_parts(image: &ImageRef) -> Result<(), crate::error::Error> {
     if image.expect != Expectation::Lock || image.layers.is_empty() {
         return Ok(());
     }
-    for path in std::iter::once(&image.path).chain(&image.layers) {
+    for (index, path) in std::iter::once(&image.path)
+        .chain(&image.layers)
+        .enumerate()
+    {
         if let Some(wanted) = by_lock(path)? {
+            let is_base = index == 0;
             let part = ImageRef {
                 path: path.clone(),
                 layers: Vec::new(),
+                // Said of IMAGE only.
+                format: image.format.filter(|_| is_base),
+                tag: image.tag.clone().filter(|_| is_base),
                 ..image.clone()
             };
             let digest = digest::of(&crate::image::open(&part)?.tree).map_err(Error::from)?;
@@ -62,6 +69,9 @@ pub fn check(image: &ImageRef, tree: &Tree) -> Result<(), crate::error::Error> {
 }
 
 fn by_lock(image: &Path) -> Result<Option<Wanted>, Error> {
+    if image == Path::new("-") {
+        return Ok(None);
+    }
     let here = std::env::current_dir().unwrap_or_default();
     match lock::find(&here) {
         Some(path) => Ok(lock::Lock::read(&path)?.wanted(&here, image)),

@@ -11,6 +11,7 @@ mod whiteout;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 pub use error::{Error, HOPS};
@@ -72,6 +73,8 @@ pub struct FileSystem {
     hidden: Vec<Node>,
     /// Directories in which this layer has nothing left to hide.
     cleared: HashSet<Node>,
+    /// Bytes of links' targets that were followed so far.
+    followed: Cell<u64>,
     warnings: Vec<tree::Warning>,
 }
 
@@ -88,6 +91,7 @@ impl FileSystem {
             links: HashMap::new(),
             hidden: Vec::new(),
             cleared: HashSet::new(),
+            followed: Cell::new(0),
             warnings: Vec::new(),
         }
     }
@@ -149,7 +153,12 @@ impl FileSystem {
             What::Socket => (Kind::Socket, 0),
         };
         let facts = Facts {
-            mode,
+            // Linux has no other for links, and archives say this or that.
+            mode: if matches!(kind, Kind::Symlink(_)) {
+                0o777
+            } else {
+                mode
+            },
             uid,
             gid,
             mtime,

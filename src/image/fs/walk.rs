@@ -141,6 +141,12 @@ impl FileSystem {
             let Some(hops) = walk.hops.checked_sub(1) else {
                 return Stop::Loop;
             };
+            // Forty links for a name are little, forty long ones for each of many names are not.
+            let steps = self.followed.get().saturating_add(target.len() as u64);
+            self.followed.set(steps);
+            if steps > FOLLOWED {
+                return Stop::Loop;
+            }
             let rest = &walk.path[walk.done..];
             let path = [target, &b"/"[..], rest].concat();
             *walk = Walk {
@@ -158,6 +164,10 @@ impl FileSystem {
         Stop::End
     }
 }
+
+/// How many bytes of links' targets are followed for all names of an image together: as many as four million names through a
+/// link of 64 bytes each.
+const FOLLOWED: u64 = 256 << 20;
 
 impl Error {
     fn looping(name: &[u8], hops: usize) -> Self {
