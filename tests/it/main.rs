@@ -18,6 +18,8 @@ mod kept;
 
 mod roundtrip;
 
+mod hostile;
+
 mod memory;
 
 mod kernel;
