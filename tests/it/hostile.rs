@@ -427,6 +427,82 @@ fn inspect_opens_nothing_that_an_archive_names_and_writes_nothing() {
     assert_eq!(fs::read(canary.join("file")).unwrap(), b"untouched");
 }
 
+/// Numbers that overlayfs makes of a layer's and a file's, so that the files of two layers differ above bit 32 only.
+#[test]
+fn files_whose_numbers_differ_above_bit_32_are_not_one_file() {
+    let place = Place::new();
+    let script =
+        "cd \"$1\" && mkdir a b m && mount -t tmpfs none a && mount -t tmpfs none b || exit 77
+        for d in a b; do echo $d > $d/$d && ln $d/$d $d/$d-too; done
+        mount -t overlay -o xino=on,lowerdir=a:b none m || exit 77
+        stat -c %i m/a m/b && shift && exec \"$@\" m";
+    let output = place.0.path().join("out.tar");
+    let run = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .args([place.0.path(), Path::new(RDVM)])
+        .args(["pack", "-o"])
+        .arg(&output)
+        .output()
+        .unwrap();
+    if matches!(run.status.code(), Some(1 | 77)) {
+        return missing("the right to mount an overlay (root)");
+    }
+    let run = Run(run).exits(0).says_only("").stdout();
+    let numbers: Vec<u64> = run.lines().map(|line| line.parse().unwrap()).collect();
+    let [one, other] = numbers[..] else {
+        panic!("{run}")
+    };
+    assert!(one != other && one as u32 == other as u32, "{one} {other}");
+    let listed = Command::new("tar").arg("-tvf").arg(output).output();
+    let listed = Run(listed.unwrap()).exits(0).stdout();
+    for link in ["a-too link to a\n", "b-too link to b\n"] {
+        assert!(listed.contains(link), "{listed}");
+    }
+    assert_eq!(listed.matches(" link to ").count(), 2, "{listed}");
+}
+
+/// A newc archive has 32 bits for the seconds since 1970.
+#[test]
+fn times_before_1970_and_after_2106_become_the_nearest_there_is() {
+    let place = Place::new();
+    let dir = place.0.path().join("d");
+    fs::create_dir(&dir).unwrap();
+    for (name, date) in [("old", "1960-01-01"), ("new", "2200-01-01")] {
+        let touched = Command::new("touch")
+            .args(["-d", date])
+            .arg(dir.join(name))
+            .status();
+        assert!(touched.unwrap().success());
+    }
+    let tar = place.0.path().join("d.tar");
+    let made = Command::new("tar")
+        .args(["--format=pax", "-cf"])
+        .arg(&tar)
+        .arg("-C")
+        .arg(&dir)
+        .arg(".")
+        .status();
+    assert!(made.unwrap().success());
+    for image in [dir, tar] {
+        let run = Command::new(RDVM)
+            .args(["pack", "-o", "-"])
+            .arg(&image)
+            // Without it all times are 0.
+            .env("SOURCE_DATE_EPOCH", u32::MAX.to_string())
+            .output();
+        let archive = Run(run.unwrap()).exits(0).says_only("").0.stdout;
+        for (name, seconds) in [("old\0", "00000000"), ("new\0", "ffffffff")] {
+            let at = archive
+                .windows(4)
+                .position(|bytes| bytes == name.as_bytes())
+                .unwrap();
+            // The sixth of 13 fields of eight digits, which stand before the name.
+            let field = &archive[at - (13 - 5) * 8..][..8];
+            assert_eq!(field.to_ascii_lowercase(), seconds.as_bytes(), "{name}");
+        }
+    }
+}
+
 /// A run of an image on standard input that is not the one expected, so that nothing boots.
 fn slow(words: &[&str], stderr: Stdio) -> Child {
     note_run(engines()[0]);
