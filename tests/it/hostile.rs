@@ -601,3 +601,45 @@ fn without_a_terminal_or_when_told_to_be_quiet_there_is_no_bar() {
         assert!(!said.contains('\x1b'), "{said:?}");
     }
 }
+
+/// All files of Rust below a directory.
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let (dirs, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let below = dirs.iter().flat_map(|dir| sources(dir));
+    let all = files.into_iter().chain(below);
+    all.filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+#[test]
+fn every_row_of_the_list_of_hostile_images_has_its_tests() {
+    let document = fs::read_to_string("docs/testing.md").unwrap();
+    let files: Vec<_> = [Path::new("src"), Path::new("tests/it")]
+        .into_iter()
+        .flat_map(sources)
+        .map(|path| (path.with_extension(""), fs::read_to_string(path).unwrap()))
+        .collect();
+    for row in 1..=24 {
+        let start = format!("| a{row} |");
+        let line = document.lines().find(|line| line.starts_with(&start));
+        let line = line.unwrap_or_else(|| panic!("docs/testing.md has no row a{row}"));
+        let names = line.split('`').filter_map(|word| word.split_once("::"));
+        let mut found = 0;
+        for (module, name) in names {
+            let test = format!("#[test]\nfn {name}(");
+            let unindented = |text: &str| text.replace("\n    fn ", "\nfn ");
+            let is_there = files.iter().any(|(path, text)| {
+                path.iter().any(|part| part == module) && unindented(text).contains(&test)
+            });
+            assert!(
+                is_there,
+                "a{row} names {module}::{name}, which is not there"
+            );
+            found += 1;
+        }
+        assert!(found > 0, "a{row} has no test");
+    }
+}
