@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{Image, RDVM, Rdvm, busybox, engines, missing, note_run};
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -34,7 +34,7 @@ fn layer(dir: &Path) -> Vec<u8> {
 }
 
 /// Files in a tar archive.
-fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in files {
         let mut header = tar::Header::new_gnu();
@@ -55,7 +55,7 @@ fn config(layers: &[Vec<u8>]) -> String {
 }
 
 /// What `docker save` makes of layers.
-fn docker(layers: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn docker(layers: &[Vec<u8>]) -> Vec<u8> {
     let config = config(layers);
     let name = format!("{}.json", &sha(config.as_bytes())[7..]);
     let place = |layer: &Vec<u8>| format!("{}/layer.tar", &sha(layer)[7..]);

@@ -20,6 +20,8 @@ mod kept;
 
 mod roundtrip;
 
+mod hostile;
+
 mod memory;
 
 mod kernel;

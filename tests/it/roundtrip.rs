@@ -260,3 +260,29 @@ fn a_stack_of_directories_becomes_an_image_of_layers_that_runs_from_a_pipe() {
         }
     }
 }
+
+/// Nothing of an image's words is on the kernel's command line.
+#[test]
+fn words_that_a_kernel_or_a_shell_would_take_for_theirs_arrive_as_they_are() {
+    let image = served();
+    let dir = TempDir::new().unwrap();
+    let words = ["init=/bin/none", " -- ", "two\nlines", "\"", "panic=1"];
+    let entrypoint = [
+        &["sh", "-c", "printf '<%s>' \"$@\" \"$A\"", "sh"][..],
+        &words,
+    ]
+    .concat();
+    let entrypoint = serde_json::json!(entrypoint).to_string();
+    let options = ["--entrypoint", &entrypoint, "--env", "A=init=/x -- \n1"];
+    for format in ["docker", "oci"] {
+        let words = [&["--format", format][..], &options].concat();
+        let archive = chain(&dir, image.path(), &[(format, &words)]);
+        for engine in engines() {
+            Rdvm::on(engine)
+                .image(&archive)
+                .run()
+                .exits(0)
+                .prints("<init=/bin/none>< -- ><two\nlines><\"><panic=1><init=/x -- \n1>");
+        }
+    }
+}

@@ -19,7 +19,7 @@ const PLENTY: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Both ends of a terminal: that of the window, and that of the programs in it.
-fn terminal() -> (std::fs::File, OwnedFd) {
+pub(crate) fn terminal() -> (std::fs::File, OwnedFd) {
     let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&window).unwrap();
     unlockpt(&window).unwrap();
