@@ -97,7 +97,8 @@ build() {
 	strip -o "$image/rig/it" "$it"
 	strip -o "$image$rdvm" "$rdvm" # where the tests look for it
 	ln -s "$rdvm" "$image/bin/rdvm"
-	add_libraries "$it" "$rdvm"
+	cp "$(command -v strace)" "$image/bin/strace"
+	add_libraries "$it" "$rdvm" "$image/bin/strace"
 	for program in tests/programs/*.c; do
 		name=${program##*/} name=${name%.c}
 		gcc -static -Os -s -o "$image/programs/$name" "$program"
@@ -153,7 +154,7 @@ outer() {
 	return "$status"
 }
 
-# scenarios [FILTER]: the tests that loop over the engines, themselves or by a helper. Those of pack and readme need more
+# scenarios [FILTER]: the tests that loop over the engines, themselves or by a helper. Those of pack, readme and cookbook need more
 # tools than are inside.
 scenarios() {
 	awk '/^#\[test\]/ { mark = 1 }
@@ -161,7 +162,7 @@ scenarios() {
 		test && /in engines\(\)|while_sleeping\(/ {
 			file = FILENAME; gsub(/.*\/|\.rs$/, "", file); print file "::" name
 		}' tests/it/*.rs |
-		grep -v -E '^(pack|readme|support)::' | sort -u | grep -F -- "${1:-}" ||
+		grep -v -E '^(pack|readme|cookbook|support)::' | sort -u | grep -F -- "${1:-}" ||
 		die "no scenario's name has '${1:-}' in it"
 }
 
