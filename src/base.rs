@@ -153,7 +153,8 @@ fn recipe(image: &ImageRef, epoch: Epoch) -> Option<Recipe> {
         }
         recipe.file(role, path).ok()?;
     }
-    Some(recipe)
+    // What was made just now is read again, and kept the next time.
+    recipe.is_settled().then_some(recipe)
 }
 
 /// The sha256 of a file's first `size` bytes.

@@ -103,7 +103,9 @@ impl Recipe {
         Ok(())
     }
 
-    fn is_settled(&self) -> bool {
+    /// Whether all files have been left alone for so long that a further change must show in their times. Without that an
+    /// entry could not be found again.
+    pub fn is_settled(&self) -> bool {
         let age = SystemTime::now().duration_since(self.newest);
         age.is_ok_and(|age| age > SETTLED)
     }

@@ -225,9 +225,12 @@ fn what_is_kept_is_listed_and_pruned_to_a_size() {
         Run(output.unwrap()).exits(0).says_only("").stdout()
     };
     assert_eq!(cache(&["list"]), "");
-    for word in ["1", "2", "3"] {
+    let archives = ["1", "2", "3"].map(|word| {
         let image = Image::busybox().file("etc/word", 0o644, word);
-        let archive = place.archive("a.tar", image.path(), &[]);
+        place.archive(&format!("{word}.tar"), image.path(), &[])
+    });
+    for archive in archives {
+        settle(&archive);
         let words = [
             "run",
             "--cache",
@@ -236,7 +239,7 @@ fn what_is_kept_is_listed_and_pruned_to_a_size() {
             "--engine",
             engines()[0],
         ];
-        let output = place.rdvm(&words).args([&archive, "sh"]).output();
+        let output = place.rdvm(&words).args([&*archive, "sh"]).output();
         Run(output.unwrap()).exits(125).says(NO_USER);
     }
     let list = cache(&["list"]);
@@ -263,6 +266,7 @@ fn on_a_full_disk_the_run_goes_on_with_a_warning() {
     }
     let place = Place::new();
     let archive = place.archive("a.tar", busybox().path(), &[]);
+    settle(&archive);
     fs::create_dir(place.path("cache")).unwrap();
     for engine in engines() {
         note_run(engine);
@@ -292,6 +296,7 @@ fn on_a_full_disk_the_run_goes_on_with_a_warning() {
 fn a_cache_that_cannot_be_is_no_reason_to_stop() {
     let place = Place::new();
     let archive = place.archive("a.tar", busybox().path(), &[]);
+    settle(&archive);
     fs::write(place.path("cache"), "a file").unwrap();
     for engine in engines() {
         note_run(engine);
