@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use super::acl;
+
 /// Headers and contents fill blocks of this length.
 pub(super) const BLOCK: usize = 512;
 
@@ -123,6 +125,10 @@ impl<'a> Header<'a> {
             }
         }
         for (name, value) in self.xattrs.into_iter().flatten() {
+            // Lists go twice: other tars put back the text, and only some of them the attribute.
+            if let Some((keyword, text)) = acl::record(name, value) {
+                record(&mut out, keyword, text.as_bytes());
+            }
             record(&mut out, &xattr_keyword(name), value);
         }
         out

@@ -8,6 +8,7 @@ pub mod config;
 pub mod layer;
 pub mod tag;
 
+mod acl;
 mod cut;
 mod docker;
 mod gzip;

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use rustix::fs::{XattrFlags, lgetxattr, lsetxattr};
 use tempfile::TempDir;
 
 use crate::pack::{one_of_everything, walked_outside};
@@ -87,6 +88,31 @@ fn gnu_tar_and_bsdtar_unpack_to_the_same_tree() {
         if let Some(output) = tool(unpacker, &[&"-dc", &compressed]) {
             assert!(output.stdout == fs::read(&plain).unwrap(), "{name}");
         }
+    }
+}
+
+#[test]
+fn access_control_lists_come_out_of_gnu_tar_and_bsdtar() {
+    // `u::rw-,u:1000:r--,g::r--,m::r--,o::---` (`linux/posix_acl_xattr.h`).
+    const LIST: &[u8] = b"\x02\0\0\0\
+        \x01\0\x06\0\xff\xff\xff\xff\x02\0\x04\0\xe8\x03\0\0\x04\0\x04\0\xff\xff\xff\xff\
+        \x10\0\x04\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+    let name = "system.posix_acl_access";
+    let image = Image::busybox().file("f", 0o640, "text");
+    if let Err(errno) = lsetxattr(image.path().join("f"), name, LIST, XattrFlags::empty()) {
+        eprintln!("SKIPPED: access control lists: {errno} in the directory for temporary files");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let archive = packed(&dir, "a.tar", &["--format", "tar"], image.path());
+    for (program, how) in [("tar", "--acls"), ("bsdtar", "--acls")] {
+        let place = tempfile::tempdir_in(dir.path()).unwrap();
+        if tool(program, &[&"-C", &place.path(), &how, &"-xpf", &archive]).is_none() {
+            continue;
+        }
+        let mut list = [0; 100];
+        let length = lgetxattr(place.path().join("f"), name, &mut list[..]).unwrap_or(0);
+        assert_eq!(&list[..length], LIST, "{program}");
     }
 }
 
