@@ -75,7 +75,7 @@ fn parse(entry: &[u8]) -> Result<(u16, u32, u16), String> {
             let known = number.and_then(id).or_else(|| id(name));
             known.ok_or_else(|| {
                 let entry = shortened(entry);
-                format!("the ACL entry {entry} has no number (GNU tar: --numeric-owner)")
+                format!("the ACL entry {entry} has no number; write the archive with tar --acls --xattrs --xattrs-include=*, which keeps it")
             })?
         }
         _ => NOBODY,

@@ -24,6 +24,8 @@ pub(super) struct Records {
     /// By name with its namespace.
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) sparse: Sparse,
+    /// The attributes of access control lists whose text cannot be used, and why.
+    bad_acls: Vec<(&'static [u8], String)>,
     /// A header for all members has set some of these.
     is_for_all: bool,
 }
@@ -54,6 +56,12 @@ impl Records {
         while !rest.is_empty() {
             let (keyword, value) = split(&mut rest)?;
             self.set(keyword, value)?;
+        }
+        // GNU tar writes names that only its host knows, and where it was asked for attributes the list itself beside them.
+        for (name, why) in self.bad_acls.drain(..) {
+            if !self.xattrs.contains_key(name) {
+                return Err(Flaw::pax(why));
+            }
         }
         match self.sparse.offset {
             Some(_) => Err(Flaw::Sparse {
@@ -94,8 +102,8 @@ impl Records {
             b"uid" => self.uid = Some(id(value, "uid")?),
             b"gid" => self.gid = Some(id(value, "gid")?),
             b"mtime" => self.mtime = Some(seconds(value)?),
-            b"SCHILY.acl.access" => self.acl(b"system.posix_acl_access", value, true)?,
-            b"SCHILY.acl.default" => self.acl(b"system.posix_acl_default", value, false)?,
+            b"SCHILY.acl.access" => self.acl(b"system.posix_acl_access", value, true),
+            b"SCHILY.acl.default" => self.acl(b"system.posix_acl_default", value, false),
             b"RHT.security.selinux" => self.xattr(b"security.selinux".to_vec(), value.to_vec())?,
             b"GNU.volume.filename" | b"GNU.volume.size" | b"GNU.volume.offset" => {
                 return Err(Flaw::Volumes);
@@ -127,11 +135,12 @@ impl Records {
         Ok(())
     }
 
-    fn acl(&mut self, name: &[u8], text: &[u8], of_access: bool) -> Result<(), Flaw> {
-        if let Some(value) = acl::encode(text, of_access).map_err(Flaw::pax)? {
-            self.xattrs.insert(name.to_vec(), value);
+    fn acl(&mut self, name: &'static [u8], text: &[u8], of_access: bool) {
+        match acl::encode(text, of_access) {
+            Ok(Some(value)) => drop(self.xattrs.insert(name.to_vec(), value)),
+            Ok(None) => {}
+            Err(why) => self.bad_acls.push((name, why)),
         }
-        Ok(())
     }
 
     fn sparse(&mut self, keyword: &[u8], field: &[u8], value: &[u8]) -> Result<(), Flaw> {

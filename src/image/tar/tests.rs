@@ -694,7 +694,18 @@ fn access_control_lists_become_what_linux_has() {
         assert!(read(bad).is_err(), "{bad}");
     }
     let named = read("user::rw-,user:lisa:rw-,group::r--,mask::rw-,other::r--");
-    assert!(named.unwrap_err().to_string().contains("--numeric-owner"));
+    assert!(named.unwrap_err().to_string().contains("--xattrs"));
+    // The list itself beside its text: names do not matter then.
+    let mut records = record(
+        "SCHILY.acl.access",
+        b"user::rw-,user:somebody:r--,group::r--,mask::r--,other::---",
+    );
+    records.extend(record("SCHILY.xattr.system.posix_acl_access", b"the list"));
+    let both = xattrs(&[meta(b'x', &records), file("f", "")]);
+    assert_eq!(
+        both.get(&b"system.posix_acl_access"[..]),
+        Some(&b"the list".to_vec())
+    );
 }
 
 #[test]
