@@ -49,7 +49,9 @@ pub(super) fn open(path: &Path, budget: &Budget) -> Result<Source, Error> {
         true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
         false => File::open(path),
     };
-    // A pipe that nobody writes to is not even opened.
+    // What a shell has opened for us: `rdvm run <(docker save app)`.
+    let is_open = is_stdin || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
+    // Any other pipe could be one that nobody writes to, and is not even opened.
     let facts = match is_stdin {
         true => opened().and_then(|file| file.metadata()),
         false => std::fs::metadata(path),
@@ -57,7 +59,7 @@ pub(super) fn open(path: &Path, budget: &Budget) -> Result<Source, Error> {
     let kind = facts.map_err(unreadable)?.file_type();
     let what = match kind {
         _ if kind.is_dir() && !is_stdin => return Ok(Source::Directory),
-        _ if kind.is_file() || is_stdin && (kind.is_fifo() || kind.is_socket()) => {
+        _ if kind.is_file() || is_open && (kind.is_fifo() || kind.is_socket()) => {
             let file = opened().map_err(unreadable)?;
             return read(file, path, kind.is_file(), budget).map_err(|error| match error {
                 Error::Archive { source, .. } => unreadable(source),

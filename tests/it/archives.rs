@@ -278,6 +278,28 @@ fn one_image_packs_to_the_same_bytes_in_whatever_form_it_came() {
 }
 
 #[test]
+fn a_pipe_that_the_shell_has_opened_is_read_and_one_that_nobody_has_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("a.tar");
+    let packed = Rdvm::verb("pack").option("-o").option(&archive);
+    packed.image(busybox().path()).run().exits(0);
+    let inspect = r#""$0" inspect <(cat "$1") | grep '^kind'"#;
+    let output = std::process::Command::new("bash")
+        .args(["-c", inspect, RDVM])
+        .arg(&archive)
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "kind        tar archive\n"
+    );
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+    let run = Rdvm::verb("inspect").image(&fifo).run();
+    run.exits(125).says("is a named pipe");
+}
+
+#[test]
 fn standard_input_may_be_a_file_or_a_pipe() {
     let Some(forms) = Forms::new() else { return };
     for path in forms.paths().filter(|path| path.is_file()) {
