@@ -28,8 +28,6 @@ test_programs='make make
 cpio cpio
 bsdtar libarchive-tools
 fakeroot fakeroot
-skopeo skopeo
-umoci umoci
 strace strace
 xz xz-utils
 lz4 lz4
@@ -43,8 +41,7 @@ python3 python3
 skopeo skopeo
 umoci umoci
 setcap libcap2-bin
-ld binutils
-xz xz-utils'
+ld binutils'
 
 # missing_programs LIST: the packages of those that are not here.
 missing_programs() {
