@@ -42,7 +42,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A command in the image at `image`, a directory, with everything else as `rdvm run` has it by default.
+    /// A command in the image at `image`, a directory or an archive, with everything else as `rdvm run` has it by default.
     pub fn new<W: Into<OsString>>(
         image: impl Into<PathBuf>,
         argv: impl IntoIterator<Item = W>,

@@ -12,7 +12,7 @@ use crate::escape::shown;
 pub enum Error {
     /// There is nothing at the path.
     #[error(
-        "{}: no such file or directory; give the path of an image, a directory or an archive",
+        "{}: no such file or directory; give the path of a directory or an archive, or for an image of docker's: docker save NAME | rdvm run -",
         shown(path)
     )]
     Missing {

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use super::host::Stamp;
 use crate::escape::shown;
 
-/// Length of a chunk in bytes: large enough for the host to back it with huge pages two at a time, small enough that
-/// what stands between two files of zeros is not lost.
+/// Length of a chunk in bytes: large enough that their number does not count, small enough that a stretch of zeros mostly
+/// has whole ones in it.
 pub const CHUNK: usize = 1 << 20;
 
 /// Where bytes are.
