@@ -133,12 +133,14 @@ pub fn open(image: &ImageRef, epoch: Epoch, cache: Option<&Cache>) -> Result<Bas
 /// What the packed image depends on; `None` for what a file's state does not tell: directories and pipes.
 fn recipe(image: &ImageRef, epoch: Epoch) -> Option<Recipe> {
     let options = format!(
-        "{FORM} {} {:?} {:?} {} {:?} {epoch:?}",
+        "{FORM} {} {:?} {:?} {} {:?} {:?} {epoch:?}",
         env!("CARGO_PKG_VERSION"),
         image.format,
         image.owner,
         image.is_layer,
         image.tag,
+        // What was kept under wide limits is no answer under narrow ones.
+        image.limits,
     );
     let mut recipe = Recipe::new(&options);
     let layers = image.layers.iter().map(|path| ("layer", path));

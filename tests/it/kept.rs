@@ -154,6 +154,7 @@ fn other_options_and_a_changed_archive_are_read_again() {
         &["--layer", &layer][..],
         &["--format", "tar"],
         &["--owner", "keep"],
+        &["--max-entries", "1000"],
     ] {
         assert!(place.opens(&base, words) > 0, "{words:?}");
         assert_eq!(place.opens(&base, words), 0, "{words:?}");
