@@ -4,25 +4,23 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::environment;
 use crate::escape::{escaped, shown};
 use crate::kernel::build::Order;
 use crate::output;
-use crate::request::{
-    Command, ConsoleWish, EngineWish, Id, ImageRef, KernelWish, MemoryWish, Request, UserWish,
-};
-use crate::units::{ByteSize, parse_span};
+use crate::request::{ImageRef, KernelWish};
+use crate::units::ByteSize;
 
 mod image;
 mod pack;
+mod run;
 
-use image::image_and_command;
 pub use image::{ImageArgs, StackArgs};
 pub use pack::{PackArgs, Packing};
+pub use run::RunArgs;
 
 /// Run a root file system as its own hardware-isolated machine, as if it were a local command.
 #[derive(Debug, Parser)]
@@ -90,96 +88,6 @@ pub struct BuildArgs {
     force: bool,
 }
 
-/// Arguments of `run`.
-#[derive(Debug, Args)]
-#[command(override_usage = "rdvm run [OPTIONS] IMAGE [--] [CMD [ARG]...]")]
-pub struct RunArgs {
-    #[command(flatten)]
-    image: StackArgs,
-    /// Keep an archive's packed image for later runs, and take it from there (rdvm cache)
-    #[arg(long)]
-    cache: bool,
-    /// RAM of the guest, as in 512m; auto is what the image needs
-    #[arg(short, long, alias = "mem", value_name = "SIZE|auto", default_value = "auto", value_parser = parse_memory)]
-    memory: Memory,
-    /// Number of CPUs, 1 to 16
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
-    cpus: u8,
-    /// Set a variable, or pass on the one of this name; repeatable
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    env: Vec<OsString>,
-    /// Variables from a file, one NAME[=VALUE] a line; repeatable
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    env_file: Vec<PathBuf>,
-    /// Working directory in the guest; made where it is missing
-    #[arg(short, long, value_name = "DIR")]
-    workdir: Option<OsString>,
-    /// Who runs the command: numbers, or names of the image
-    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = parse_user)]
-    user: Option<UserWish>,
-    /// Program to run; CMD and ARGs become its arguments
-    #[arg(long, value_name = "PROGRAM")]
-    entrypoint: Option<OsString>,
-    /// Host name in the guest
-    #[arg(long, value_name = "NAME")]
-    hostname: Option<OsString>,
-    /// Network of the guest: only none so far
-    #[arg(long, value_name = "none", default_value = "none", value_parser = ["none"], hide_possible_values = true)]
-    network: String,
-    /// Accepted for docker's sake; names nothing
-    #[arg(long, value_name = "NAME", hide = true)]
-    name: Option<String>,
-    /// Accepted for docker's sake; a machine never outlives its command
-    #[arg(long, hide = true)]
-    rm: bool,
-    /// Kernel to boot: a file, or a release found in /boot
-    #[arg(short, long, value_name = "PATH|NAME", value_hint = ValueHint::FilePath)]
-    kernel: Option<OsString>,
-    /// Words for the end of the kernel command line
-    #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
-    append: Option<String>,
-    /// What runs the machine
-    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
-    engine: EngineArg,
-    /// PID 1 of your own instead of rdvm's; it prints the exit code on /dev/ttyS2
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    rdinit: Option<PathBuf>,
-    /// Stop the machine after so long (90s, 10m, 2h) and exit with 124
-    #[arg(long, value_name = "TIME", value_parser = parse_span)]
-    timeout: Option<Duration>,
-    /// Write what happened to this file, as JSON
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub report: Option<PathBuf>,
-    /// Say on stderr where the time went
-    #[arg(long)]
-    pub timings: bool,
-    /// Also write everything on the console to this file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    console: Option<PathBuf>,
-    /// Let the kernel speak, and show it on stderr
-    #[arg(long)]
-    show_boot: bool,
-    /// Show the plan and boot nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Nothing of rdvm's own on stderr but errors
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Say on stderr what was chosen
-    #[arg(long)]
-    pub verbose: bool,
-    /// A directory, an archive or - for one on standard input; and the command with its arguments. Without CMD, what
-    /// the image says, or /init
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "IMAGE [CMD [ARG]...]"
-    )]
-    #[arg(value_hint = ValueHint::AnyPath)]
-    rest: Vec<OsString>,
-}
-
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
@@ -219,20 +127,6 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub json: bool,
 }
-
-/// `--engine`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum EngineArg {
-    /// KVM where it works, else QEMU
-    Auto,
-    /// KVM, in process
-    Kvm,
-    /// QEMU, in software
-    Qemu,
-}
-
-/// `-m`, kept apart from [`MemoryWish`] so that clap can print its default.
-type Memory = MemoryWish;
 
 /// What the command line says that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -311,44 +205,6 @@ fn is_option(word: &OsStr) -> bool {
     word.as_bytes().starts_with(b"-") && word != "-"
 }
 
-impl RunArgs {
-    /// The typed request.
-    ///
-    /// Errors: [`Error`], for what only shows when files and the environment are looked at.
-    pub fn into_request(self) -> Result<Request, Error> {
-        let (path, argv) = image_and_command(self.rest);
-        let command = Command {
-            entrypoint: self.entrypoint,
-            argv,
-            env: environment::collect(&self.env_file, &self.env)?,
-            workdir: self.workdir,
-            user: self.user,
-            hostname: self.hostname,
-        };
-        Ok(Request {
-            image: self.image.into_ref(path)?,
-            command,
-            memory: self.memory,
-            cpus: self.cpus,
-            kernel: kernel_wish(self.kernel),
-            append: self.append,
-            engine: match self.engine {
-                EngineArg::Auto => EngineWish::Auto,
-                EngineArg::Kvm => EngineWish::Kvm,
-                EngineArg::Qemu => EngineWish::Qemu,
-            },
-            rdinit: self.rdinit,
-            timeout: self.timeout,
-            console: ConsoleWish {
-                show_boot: self.show_boot,
-                file: self.console,
-            },
-            timings: self.timings || self.report.is_some(),
-            cache: self.cache,
-        })
-    }
-}
-
 impl InspectArgs {
     /// The image, the kernel and the number of CPUs.
     ///
@@ -376,35 +232,10 @@ fn kernel_wish(argument: Option<OsString>) -> KernelWish {
     argument.map_or(KernelWish::Search, KernelWish::Named)
 }
 
-fn parse_memory(text: &str) -> Result<MemoryWish, crate::units::ParseError> {
-    match text {
-        "auto" => Ok(MemoryWish::FromImage),
-        size => size.parse::<ByteSize>().map(MemoryWish::Exactly),
-    }
-}
-
-fn parse_user(text: &str) -> Result<UserWish, String> {
-    let id = |text: &str| match text {
-        "" => Err("a name or a number is missing; write USER or USER:GROUP".to_owned()),
-        text => Ok(text
-            .parse()
-            .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
-    };
-    match text.split_once(':') {
-        Some((user, group)) => Ok(UserWish {
-            user: id(user)?,
-            group: Some(id(group)?),
-        }),
-        None => Ok(UserWish {
-            user: id(text)?,
-            group: None,
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::{Id, UserWish};
 
     fn run(words: &[&str]) -> Result<RunArgs, clap::Error> {
         let words = ["rdvm", "run"].iter().chain(words);
@@ -450,7 +281,15 @@ mod tests {
 
     #[test]
     fn users_are_numbers_or_names() {
-        let user = |text| run(&["-u", text, "img"]).unwrap().user.unwrap();
+        let user = |text| {
+            run(&["-u", text, "img"])
+                .unwrap()
+                .into_request()
+                .unwrap()
+                .command
+                .user
+                .unwrap()
+        };
         assert_eq!(
             user("1000:100"),
             UserWish {

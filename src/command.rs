@@ -36,6 +36,7 @@ pub fn over(wish: &Command, image: &Config) -> Command {
         workdir: or(&wish.workdir, &image.workdir),
         user: wish.user.clone().or_else(|| image.user.clone()),
         hostname: or(&wish.hostname, &image.hostname),
+        ulimits: wish.ulimits.clone(),
     }
 }
 

@@ -47,6 +47,10 @@ pub mod initrd;
 
 pub mod output;
 
+pub mod copyin;
+
+pub mod copyout;
+
 pub mod memory;
 
 pub mod kernel;

@@ -265,6 +265,7 @@ pub fn exit_code(ending: &Ending) -> u8 {
         Ending::NotStarted {
             stage: Stage::Exec,
             errno: ENOENT,
+            ..
         } => NOT_FOUND,
         Ending::NotStarted {
             stage: Stage::Exec | Stage::Interpreter,
@@ -295,7 +296,11 @@ fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String
             )),
         ),
         Ending::Killed { .. } => (Outcome::Killed, None),
-        Ending::NotStarted { stage, errno } => not_started(*stage, *errno, name),
+        Ending::NotStarted {
+            stage,
+            errno,
+            which,
+        } => not_started(*stage, *errno, *which, name),
         Ending::Died {
             started,
             panic: Some(reason),
@@ -358,7 +363,7 @@ fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String
     }
 }
 
-fn not_started(stage: Stage, errno: i32, name: &str) -> (Outcome, Option<String>) {
+fn not_started(stage: Stage, errno: i32, which: u32, name: &str) -> (Outcome, Option<String>) {
     let error = std::io::Error::from_raw_os_error(errno);
     let (outcome, text) = match stage {
         Stage::Exec if errno == ENOENT && name == crate::initrd::payload::DEFAULT_COMMAND => (
@@ -386,6 +391,23 @@ fn not_started(stage: Stage, errno: i32, name: &str) -> (Outcome, Option<String>
         Stage::User => (
             Outcome::SetupFailed,
             format!("--user: the guest's kernel refused it: {error}"),
+        ),
+        Stage::CopyIn => (
+            Outcome::SetupFailed,
+            format!(
+                "--copy-in number {}: cannot be put in its place in the guest: {error}; name a path whose parents are directories",
+                which + 1
+            ),
+        ),
+        Stage::Limit => (
+            Outcome::SetupFailed,
+            format!("--ulimit: the guest's kernel refused limit {which}: {error}"),
+        ),
+        Stage::Terminal => (
+            Outcome::SetupFailed,
+            format!(
+                "--tty: the guest has no terminal: {error}; is CONFIG_UNIX98_PTYS in its kernel?"
+            ),
         ),
         Stage::Record | Stage::Ports | Stage::Pipes | Stage::Fork => {
             let step = format!("{stage:?}").to_lowercase();
@@ -423,28 +445,32 @@ mod tests {
         assert_eq!(
             code(Ending::NotStarted {
                 stage: Stage::Exec,
-                errno: ENOENT
+                errno: ENOENT,
+                which: 0
             }),
             127
         );
         assert_eq!(
             code(Ending::NotStarted {
                 stage: Stage::Exec,
-                errno: 13
+                errno: 13,
+                which: 0
             }),
             126
         );
         assert_eq!(
             code(Ending::NotStarted {
                 stage: Stage::Interpreter,
-                errno: ENOENT
+                errno: ENOENT,
+                which: 0
             }),
             126
         );
         assert_eq!(
             code(Ending::NotStarted {
                 stage: Stage::User,
-                errno: ENOENT
+                errno: ENOENT,
+                which: 0
             }),
             125
         );
@@ -480,6 +506,7 @@ mod tests {
             Ending::NotStarted {
                 stage: Stage::Fork,
                 errno: 0,
+                which: 0,
             },
             Ending::Killed {
                 signal: 0,

@@ -12,6 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::units::ByteSize;
 
+/// How long a command has to end once it has been told to.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How much `--copy-out` brings back at most.
+pub const COPY_OUT_LIMIT: ByteSize = ByteSize::mib(1024);
+
 /// Everything `rdvm run` was asked to do.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -31,8 +37,16 @@ pub struct Request {
     pub engine: EngineWish,
     /// The user's own init instead of ours (the status port is then read as text).
     pub rdinit: Option<PathBuf>,
+    /// What goes in before the command runs, and what comes out when it has ended.
+    pub copies: Copies,
+    /// What the command's standard input is.
+    pub stdin: Stdin,
     /// The machine is stopped when it has run for so long.
     pub timeout: Option<Duration>,
+    /// How long the command has to end by itself once it has been told to, before the machine is stopped.
+    pub stop_timeout: Duration,
+    /// How much the command may print, on standard output and on the console each.
+    pub max_output: Option<ByteSize>,
     /// What becomes of the console.
     pub console: ConsoleWish,
     /// Whether the guest is to say when its kernel unpacked the initrd.
@@ -62,7 +76,11 @@ impl Request {
             append: None,
             engine: EngineWish::Auto,
             rdinit: None,
+            copies: Copies::default(),
+            stdin: Stdin::default(),
             timeout: None,
+            stop_timeout: STOP_TIMEOUT,
+            max_output: None,
             console: ConsoleWish::default(),
             timings: false,
             cache: false,
@@ -176,6 +194,71 @@ pub struct Command {
     pub user: Option<UserWish>,
     /// Host name in the guest.
     pub hostname: Option<OsString>,
+    /// Resource limits, later ones of one resource win.
+    pub ulimits: Vec<Ulimit>,
+}
+
+/// A resource limit of the command, as `setrlimit(2)` takes it: `u64::MAX` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ulimit {
+    /// `RLIMIT_NOFILE` and the like.
+    pub resource: u32,
+    /// What the command starts with.
+    pub soft: u64,
+    /// What it may raise it to.
+    pub hard: u64,
+}
+
+/// The command's standard input, and whether it gets a terminal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stdin {
+    /// It is ours; empty otherwise.
+    pub interactive: bool,
+    /// The command gets a terminal of its own for all three streams.
+    pub tty: bool,
+}
+
+/// Files that go in and out.
+#[derive(Debug, Clone)]
+pub struct Copies {
+    /// Before the command runs.
+    pub into: Vec<CopyIn>,
+    /// What of it stays out, as lines of a `.gitignore`.
+    pub exclude: Vec<String>,
+    /// When the command has ended.
+    pub out: Vec<CopyOut>,
+    /// How many bytes come out at most, all files together.
+    pub limit: ByteSize,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self {
+            into: Vec::new(),
+            exclude: Vec::new(),
+            out: Vec::new(),
+            limit: COPY_OUT_LIMIT,
+        }
+    }
+}
+
+/// `--copy-in HOST:GUEST`. With a slash at its end GUEST is the directory to put it into, else what it becomes; a
+/// directory is merged into one that is there, a file goes into one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyIn {
+    /// A file or a directory.
+    pub host: PathBuf,
+    /// Where it goes; from the working directory when relative.
+    pub guest: OsString,
+}
+
+/// `--copy-out GUEST:HOST`, by the same rules the other way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyOut {
+    /// A file or a directory; from the working directory when relative.
+    pub guest: OsString,
+    /// Where it goes.
+    pub host: PathBuf,
 }
 
 /// `-u USER[:GROUP]`, numbers or names of the image.

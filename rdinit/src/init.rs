@@ -27,6 +27,7 @@ pub fn run(name: &[u8]) -> ! {
             &Event::Failed {
                 stage: failure.stage,
                 errno: failure.errno.0,
+                which: failure.which,
             },
         );
     }

@@ -1,18 +1,26 @@
 //! The host/guest contract: every byte that crosses between rdvm and rdinit, and nothing else.
 //!
 //! Host to guest: the start record ([`Start`]) and, where the image has any, extended attributes ([`Attributes`]), files
-//! in the last cpio segment. Guest to host: [`Event`] frames on the status port. [`VERSION`] changes whenever a byte of
-//! one of them changes. All numbers are little-endian.
+//! in the last cpio segment; [`Order`] frames on the status port; standard input as it is on the stdout port, never more
+//! than the guest has granted. Guest to host: [`Event`] frames on the status port; standard output as it is on the stdout
+//! port, and from [`Order::CopyOut`] on [`Parcel`] frames there. [`VERSION`] changes whenever a byte of one of them
+//! changes. All numbers are little-endian.
 
 /// Version of all formats.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 mod attributes;
 mod event;
+mod frame;
+mod order;
+mod parcel;
 mod start;
 
 pub use attributes::*;
 pub use event::*;
+pub use frame::{FrameError, crc32};
+pub use order::*;
+pub use parcel::*;
 pub use start::*;
 
 /// Takes numbers and strings from the front of a slice; `None` where there is too little.
@@ -29,6 +37,10 @@ impl<'a> Reader<'a> {
 
     fn u8(&mut self) -> Option<u8> {
         self.take(1).map(|b| b[0])
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take(2).map(|b| u16::from_le_bytes([b[0], b[1]]))
     }
 
     fn u32(&mut self) -> Option<u32> {

@@ -6,16 +6,29 @@ use crate::sys::{self, Errno};
 /// Used when the environment has no PATH, as docker does.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH_MAX: usize = 4096;
+/// Bytes by which a child says why it did not become the command: stage, errno, which.
+const VERDICT: usize = 9;
 
 /// What could not be done before the command ran.
 pub(crate) struct Failure {
     pub(crate) stage: Stage,
     pub(crate) errno: Errno,
+    /// Which of several, where there are several.
+    pub(crate) which: u32,
 }
 
 /// Turns an errno into a [`Failure`] of `stage`.
 pub(crate) fn at(stage: Stage) -> impl Fn(Errno) -> Failure {
-    move |errno| Failure { stage, errno }
+    at_one(stage, 0)
+}
+
+/// Turns an errno into a [`Failure`] of `stage` with the number of the one that failed.
+pub(crate) fn at_one(stage: Stage, which: u32) -> impl Fn(Errno) -> Failure {
+    move |errno| Failure {
+        stage,
+        errno,
+        which,
+    }
 }
 
 /// A running command.
@@ -36,18 +49,17 @@ pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Chi
     let (verdict, child_verdict) = sys::pipe().map_err(&pipes)?;
     let Some(pid) = sys::fork().map_err(at(Stage::Fork))? else {
         let failure = become_command(start, strings, &vectors, child_stdout, child_stderr);
-        let errno = failure.errno.0.to_le_bytes();
-        let _ = sys::write(
-            child_verdict,
-            &[failure.stage as u8, errno[0], errno[1], errno[2], errno[3]],
-        );
+        let mut report = [failure.stage as u8; VERDICT];
+        report[1..5].copy_from_slice(&failure.errno.0.to_le_bytes());
+        report[5..].copy_from_slice(&failure.which.to_le_bytes());
+        let _ = sys::write(child_verdict, &report);
         sys::exit(127);
     };
     for fd in [child_stdout, child_stderr, child_verdict] {
         sys::close(fd);
     }
     // The write end closes on exec: nothing to read means that the command runs.
-    let mut report = [0u8; 5];
+    let mut report = [0u8; VERDICT];
     let length = loop {
         match sys::read(verdict, &mut report) {
             Err(sys::EINTR) => continue,
@@ -56,13 +68,11 @@ pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Chi
     };
     sys::close(verdict);
     if length == report.len() {
-        let [stage, errno @ ..] = report;
-        let stage = [Stage::Workdir, Stage::User, Stage::Interpreter]
-            .into_iter()
-            .find(|s| *s as u8 == stage);
+        let [stage, a, b, c, d, which @ ..] = report;
         return Err(Failure {
-            stage: stage.unwrap_or(Stage::Exec),
-            errno: Errno(i32::from_le_bytes(errno)),
+            stage: Stage::from_byte(stage).unwrap_or(Stage::Exec),
+            errno: Errno(i32::from_le_bytes([a, b, c, d])),
+            which: u32::from_le_bytes(which),
         });
     }
     Ok(Child {
@@ -172,7 +182,7 @@ impl Vectors {
             }
         }
         let mut search = DEFAULT_PATH;
-        for (slot, string) in envp.iter_mut().zip(strings) {
+        for (slot, string) in envp.iter_mut().take(start.envc).zip(strings) {
             *slot = string.as_ptr() as usize;
             if let Some(value) = string.strip_prefix(b"PATH=") {
                 search = &value[..value.len() - 1];
@@ -197,6 +207,7 @@ impl Vectors {
         let mut best = Failure {
             stage: Stage::Exec,
             errno: sys::ENOENT,
+            which: 0,
         };
         let name = self.program;
         for directory in self.search.split(|&byte| byte == b':') {
@@ -240,5 +251,6 @@ fn explain(program: &[u8], errno: Errno) -> Failure {
             Stage::Exec
         },
         errno,
+        which: 0,
     }
 }

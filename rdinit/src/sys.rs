@@ -3,7 +3,13 @@
 //! Numbers and structures: `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/` of the Linux source.
 //! Every path argument is a byte string that ends in NUL; `path` checks that once.
 
+mod files;
+mod process;
+
 use core::arch::asm;
+
+pub use files::*;
+pub use process::*;
 
 /// A system call's refusal: the errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,6 +25,8 @@ pub enum Ending {
         stage: Stage,
         /// The guest kernel's answer.
         errno: i32,
+        /// Which of several: the index of a copy, the number of a limit.
+        which: u32,
     },
     /// The machine stopped and no well-formed exit event had come.
     Died {
@@ -54,8 +56,19 @@ impl Ending {
         match event {
             Event::Exited(code, totals) => Some(Self::Exited { code, totals }),
             Event::Killed(signal, totals) => Some(Self::Killed { signal, totals }),
-            Event::Failed { stage, errno } => Some(Self::NotStarted { stage, errno }),
-            Event::Ready { .. } | Event::AttributesLost(_) | Event::Started(_) => None,
+            Event::Failed {
+                stage,
+                errno,
+                which,
+            } => Some(Self::NotStarted {
+                stage,
+                errno,
+                which,
+            }),
+            Event::Ready { .. }
+            | Event::AttributesLost(_)
+            | Event::Started(_)
+            | Event::Granted(_) => None,
         }
     }
 }

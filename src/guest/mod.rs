@@ -186,6 +186,7 @@ impl Listener {
                     unpack_end,
                 });
             }
+            Event::Granted(_) => {}
             Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
             Event::Started(_) => {
                 self.moments.started = now;

@@ -98,6 +98,10 @@ fn record(command: &Command, account: &Account, root: RootFs, flags: u32) -> Vec
             .map_or(HOSTNAME, |name| name.as_bytes()),
         argv: if given.is_empty() { &default } else { &given },
         env: &env,
+        window: [0; 2],
+        limits: &[],
+        copies_in: &[],
+        copies_out: &[],
     }
     .encode()
 }

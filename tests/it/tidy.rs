@@ -55,6 +55,8 @@ const USES: &[(&str, &[&str])] = &[
         ],
     ),
     ("output", &["atomic", "image", "initrd"]),
+    ("copyin", &["image", "initrd", "request"]),
+    ("copyout", &["request", "units"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     ("kernel", &["atomic", "error", "request", "units", "watch"]),
@@ -67,8 +69,8 @@ const USES: &[(&str, &[&str])] = &[
             "cmdline", "error", "guest", "initrd", "kernel", "machine", "request", "units", "watch",
         ],
     ),
-    ("guest", &["error", "progress"]),
-    ("report", &["error", "guest", "initrd"]),
+    ("guest", &["copyout", "error", "progress", "request", "units"]),
+    ("report", &["copyout", "error", "guest", "initrd"]),
     ("doctor", &["engine", "error", "kernel", "units"]),
     (
         "inspect",
@@ -79,8 +81,8 @@ const USES: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "base", "cache", "cmdline", "command", "engine", "error", "guest", "image", "initrd",
-            "kernel", "machine", "memory", "report", "request", "units", "watch",
+            "base", "cache", "cmdline", "command", "copyin", "copyout", "engine", "error", "guest",
+            "image", "initrd", "kernel", "machine", "memory", "report", "request", "units", "watch",
         ],
     ),
 ];

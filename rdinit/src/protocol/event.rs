@@ -1,15 +1,12 @@
 //! Guest to host: what PID 1 says on the status port, in checked frames.
 
-use super::{Reader, VERSION};
+use super::Reader;
+use super::frame::{self, FrameError, HEAD, TAIL};
 
-/// First bytes of a frame; none of them is text, so that no stray message on the port looks like one.
+/// First bytes of an event's frame; none of them is text, so that no stray message on the port looks like one.
 pub const FRAME_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfe];
-/// Bytes before the payload: magic, version, kind, payload length.
-pub const FRAME_HEAD: usize = 7;
-/// Bytes after the payload: CRC-32 of everything between magic and checksum.
-pub const FRAME_TAIL: usize = 4;
-/// The longest frame.
-pub const FRAME_MAX: usize = FRAME_HEAD + PAYLOAD_MAX + FRAME_TAIL;
+/// The longest frame of an event.
+pub const FRAME_MAX: usize = HEAD + PAYLOAD_MAX + TAIL;
 const PAYLOAD_MAX: usize = 64;
 
 /// What the guest tells the host.
@@ -38,7 +35,11 @@ pub enum Event {
         stage: Stage,
         /// The kernel's answer.
         errno: i32,
+        /// Which of several: the index of a copy, the number of a limit; zero where there is one only.
+        which: u32,
     },
+    /// So many bytes of standard input may have been sent in all: there is room for them.
+    Granted(u64),
 }
 
 /// What had gone over the ports, and what was used, when the command had ended.
@@ -93,10 +94,17 @@ pub enum Stage {
     Exec = 7,
     /// The command's file is there, but what it needs to run (its interpreter or dynamic loader) is not.
     Interpreter = 8,
+    /// Putting a `--copy-in` in its place.
+    CopyIn = 9,
+    /// Setting a `--ulimit`.
+    Limit = 10,
+    /// Making the command's terminal.
+    Terminal = 11,
 }
 
 impl Stage {
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// The stage of this number.
+    pub fn from_byte(byte: u8) -> Option<Self> {
         [
             Self::Record,
             Self::Ports,
@@ -106,29 +114,22 @@ impl Stage {
             Self::User,
             Self::Exec,
             Self::Interpreter,
+            Self::CopyIn,
+            Self::Limit,
+            Self::Terminal,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)
     }
 }
 
-/// Why bytes on the status port are not an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrameError {
-    /// The frame may still become whole.
-    Incomplete,
-    /// It can never become one.
-    Malformed,
-    /// It is a frame of another version of this contract.
-    Version(u8),
-}
-
 impl Event {
     /// Writes the frame; gives the number of bytes used, at most [`FRAME_MAX`].
     pub fn encode(&self, out: &mut [u8; FRAME_MAX]) -> usize {
-        let mut w = Cursor { bytes: out, at: 0 };
-        w.put(&FRAME_MAGIC);
-        w.put(&[VERSION, self.kind(), 0]);
+        let mut w = Cursor {
+            bytes: out,
+            at: HEAD,
+        };
         match *self {
             Self::Ready {
                 init,
@@ -154,45 +155,28 @@ impl Event {
                 w.put(&totals.system_us.to_le_bytes());
                 w.put(&totals.max_rss_kib.to_le_bytes());
             }
-            Self::Failed { stage, errno } => {
+            Self::Failed {
+                stage,
+                errno,
+                which,
+            } => {
                 w.put(&[stage as u8]);
                 w.put(&errno.to_le_bytes());
+                w.put(&which.to_le_bytes());
             }
+            Self::Granted(total) => w.put(&total.to_le_bytes()),
         }
-        let end = w.at;
-        out[FRAME_HEAD - 1] = (end - FRAME_HEAD) as u8;
-        let sum = crc32(&out[FRAME_MAGIC.len()..end]);
-        out[end..end + FRAME_TAIL].copy_from_slice(&sum.to_le_bytes());
-        end + FRAME_TAIL
+        let length = w.at - HEAD;
+        frame::seal(out, FRAME_MAGIC, self.kind(), length)
     }
 
     /// Reads one frame from the start of `bytes`; gives it and its length.
     ///
     /// Errors: [`FrameError`]; only `Incomplete` may turn into a frame when more bytes follow.
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
-        let known = bytes.len().min(FRAME_MAGIC.len());
-        if bytes[..known] != FRAME_MAGIC[..known] {
-            return Err(FrameError::Malformed);
-        }
-        let Some(&[version, kind, length]) = bytes.get(FRAME_MAGIC.len()..FRAME_HEAD) else {
-            return Err(FrameError::Incomplete);
-        };
-        if version != VERSION {
-            return Err(FrameError::Version(version));
-        }
-        let end = FRAME_HEAD + usize::from(length);
-        if usize::from(length) > PAYLOAD_MAX {
-            return Err(FrameError::Malformed);
-        }
-        let Some(tail) = bytes.get(end..end + FRAME_TAIL) else {
-            return Err(FrameError::Incomplete);
-        };
-        if crc32(&bytes[FRAME_MAGIC.len()..end]).to_le_bytes() != *tail {
-            return Err(FrameError::Malformed);
-        }
-        let event =
-            Self::from_payload(kind, &bytes[FRAME_HEAD..end]).ok_or(FrameError::Malformed)?;
-        Ok((event, end + FRAME_TAIL))
+        let (kind, payload, length) = frame::open(bytes, FRAME_MAGIC, PAYLOAD_MAX)?;
+        let event = Self::from_payload(kind, payload).ok_or(FrameError::Malformed)?;
+        Ok((event, length))
     }
 
     fn kind(&self) -> u8 {
@@ -203,6 +187,7 @@ impl Event {
             Self::Killed(..) => 4,
             Self::Failed { .. } => 5,
             Self::AttributesLost(_) => 6,
+            Self::Granted(_) => 7,
         }
     }
 
@@ -221,7 +206,9 @@ impl Event {
             5 => Self::Failed {
                 stage: Stage::from_byte(r.u8()?)?,
                 errno: r.u32()? as i32,
+                which: r.u32()?,
             },
+            7 => Self::Granted(r.u64()?),
             6 => Self::AttributesLost(AttributesLost {
                 attributes: r.u32()?,
                 files: r.u32()?,
@@ -246,15 +233,6 @@ impl Totals {
             max_rss_kib: r.u64()?,
         })
     }
-}
-
-/// CRC-32 (IEEE 802.3, reflected), bit by bit: it runs over some fifty bytes a machine.
-pub fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |sum, &byte| {
-        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
-            (sum >> 1) ^ (0xedb8_8320 * (sum & 1))
-        })
-    })
 }
 
 struct Cursor<'a> {
@@ -305,7 +283,9 @@ mod tests {
             Event::Failed {
                 stage: Stage::Interpreter,
                 errno: -2,
+                which: 3,
             },
+            Event::Granted(1 << 50),
         ]
     }
 
@@ -339,10 +319,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn the_checksum_is_the_common_crc32() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
     }
 }

@@ -1,0 +1,163 @@
+//! File trees: looking at them for `--copy-out`, moving them into place for `--copy-in`.
+
+use super::{O_CLOEXEC, Result, call, call3, path};
+
+/// Do not follow a symbolic link.
+pub const O_NOFOLLOW: usize = 0o400000;
+/// Refuse what is no directory.
+pub const O_DIRECTORY: usize = 0o200000;
+
+/// The working directory, in the place of a directory's descriptor.
+pub const AT_CWD: i32 = -100;
+const AT_SYMLINK_NOFOLLOW: usize = 0x100;
+
+/// Type bits of a mode.
+pub const S_IFMT: u32 = 0o170000;
+/// A directory's.
+pub const S_IFDIR: u32 = 0o040000;
+/// A regular file's.
+pub const S_IFREG: u32 = 0o100000;
+/// A symbolic link's.
+pub const S_IFLNK: u32 = 0o120000;
+
+/// What is asked of `struct stat`.
+#[derive(Debug, Clone, Copy)]
+pub struct Stat {
+    /// Type and permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Length in bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub mtime: i64,
+    /// Nanoseconds on top.
+    pub mtime_ns: u32,
+}
+
+impl Stat {
+    fn of(words: [u64; 18]) -> Self {
+        Self {
+            mode: words[3] as u32,
+            uid: (words[3] >> 32) as u32,
+            gid: words[4] as u32,
+            size: words[6],
+            mtime: words[11] as i64,
+            mtime_ns: words[12] as u32,
+        }
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.mode & S_IFMT == S_IFDIR
+    }
+}
+
+/// What `name` below the open directory `at` is, links not followed.
+pub fn stat_at(at: i32, name: &[u8]) -> Result<Stat> {
+    let mut words = [0u64; 18];
+    let (name, to) = (path(name)?, words.as_mut_ptr() as usize);
+    call(262, [at as usize, name, to, AT_SYMLINK_NOFOLLOW, 0, 0])?;
+    Ok(Stat::of(words))
+}
+
+/// What `name` leads to, links followed.
+pub fn stat(name: &[u8]) -> Result<Stat> {
+    let mut words = [0u64; 18];
+    call3(4, path(name)?, words.as_mut_ptr() as usize, 0)?;
+    Ok(Stat::of(words))
+}
+
+/// Opens `name` below the open directory `at`, closed on exec.
+pub fn open_at(at: i32, name: &[u8], flags: usize) -> Result<i32> {
+    let name = path(name)?;
+    call(257, [at as usize, name, flags | O_CLOEXEC, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// The target of the link `name` below the open directory `at`; gives its length, cut to the buffer's.
+pub fn read_link_at(at: i32, name: &[u8], buffer: &mut [u8]) -> Result<usize> {
+    let (name, to) = (path(name)?, buffer.as_mut_ptr() as usize);
+    call(267, [at as usize, name, to, buffer.len(), 0, 0])
+}
+
+/// Reads names of an open directory into `buffer`; gives how many bytes of it are used, zero at the end. [`names`] takes
+/// them apart.
+pub fn read_directory(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+    call3(217, fd as usize, buffer.as_mut_ptr() as usize, buffer.len())
+}
+
+/// The names, each with its NUL, in what [`read_directory`] has read (`struct linux_dirent64`); not `.` and `..`.
+pub fn names(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const HEAD: usize = 19;
+    core::iter::from_fn(move || {
+        loop {
+            let length = usize::from(u16::from_le_bytes([*bytes.get(16)?, *bytes.get(17)?]));
+            let (entry, rest) = bytes.split_at_checked(length.max(HEAD))?;
+            bytes = rest;
+            let name = &entry[HEAD..];
+            let end = name.iter().position(|&byte| byte == 0)?;
+            let name = &name[..=end];
+            if name != b".\0" && name != b"..\0" {
+                return Some(name);
+            }
+        }
+    })
+}
+
+/// Gives what is called `from` the name `to`, in the place of what had it.
+pub fn rename(from: &[u8], to: &[u8]) -> Result<()> {
+    call3(82, path(from)?, path(to)?, 0).map(drop)
+}
+
+/// Removes an empty directory.
+pub fn remove_directory(name: &[u8]) -> Result<()> {
+    call3(84, path(name)?, 0, 0).map(drop)
+}
+
+/// Sets permissions, links followed.
+pub fn set_mode(name: &[u8], mode: u32) -> Result<()> {
+    call3(90, path(name)?, mode as usize & 0o7777, 0).map(drop)
+}
+
+/// Sets owner and group, links not followed.
+pub fn set_owner(name: &[u8], uid: u32, gid: u32) -> Result<()> {
+    call3(94, path(name)?, uid as usize, gid as usize).map(drop)
+}
+
+/// Sets both times to one, links not followed.
+pub fn set_time(name: &[u8], seconds: i64, nanoseconds: u32) -> Result<()> {
+    let times = [
+        seconds,
+        i64::from(nanoseconds),
+        seconds,
+        i64::from(nanoseconds),
+    ];
+    let (at, name, times) = (AT_CWD as usize, path(name)?, &raw const times as usize);
+    call(280, [at, name, times, AT_SYMLINK_NOFOLLOW, 0, 0]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn a_directory_of_this_machine_is_read() {
+        let fd = open_at(AT_CWD, b"src\0", super::super::O_RDONLY | O_DIRECTORY).unwrap();
+        let mut buffer = [0; 1024];
+        let mut found = Vec::new();
+        loop {
+            let length = read_directory(fd, &mut buffer).unwrap();
+            if length == 0 {
+                break;
+            }
+            found.extend(names(&buffer[..length]).map(<[u8]>::to_vec));
+        }
+        assert!(found.contains(&b"sys.rs\0".to_vec()) && !found.contains(&b"..\0".to_vec()));
+        let seen = stat_at(fd, b"sys\0").unwrap();
+        assert!(seen.is_directory() && seen.mtime > 1_500_000_000);
+        super::super::close(fd);
+    }
+}

@@ -1,0 +1,52 @@
+//! Limits, signals to others, and terminals.
+
+use super::{O_CLOEXEC, O_NOCTTY, O_RDWR, Result, call, call3, open};
+
+/// Sets a resource limit of this process and those it starts.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = [soft, hard];
+    call3(160, resource as usize, &raw const limit as usize, 0).map(drop)
+}
+
+/// Sends a signal to a process group.
+pub fn kill_group(leader: i32, signal: usize) -> Result<()> {
+    call3(62, leader.wrapping_neg() as usize, signal, 0).map(drop)
+}
+
+/// A new pseudoterminal: its master side, which closes on exec, and its slave side.
+pub fn pseudoterminal() -> Result<(i32, i32)> {
+    const TIOCSPTLCK: usize = 0x4004_5431;
+    const TIOCGPTPEER: usize = 0x5441;
+    let master = open(b"/dev/ptmx\0", O_RDWR | O_NOCTTY | O_CLOEXEC)?;
+    let unlocked = 0i32;
+    call3(
+        16,
+        master as usize,
+        TIOCSPTLCK,
+        &raw const unlocked as usize,
+    )?;
+    let slave = call3(
+        16,
+        master as usize,
+        TIOCGPTPEER,
+        O_RDWR | O_NOCTTY | O_CLOEXEC,
+    )?;
+    Ok((master, slave as i32))
+}
+
+/// Makes a terminal this session's own.
+pub fn take_terminal(fd: i32) -> Result<()> {
+    const TIOCSCTTY: usize = 0x540e;
+    call3(16, fd as usize, TIOCSCTTY, 0).map(drop)
+}
+
+/// Tells a terminal how large it is.
+pub fn set_window(fd: i32, [rows, columns]: [u16; 2]) -> Result<()> {
+    const TIOCSWINSZ: usize = 0x5414;
+    let size = [rows, columns, 0, 0];
+    call(
+        16,
+        [fd as usize, TIOCSWINSZ, &raw const size as usize, 0, 0, 0],
+    )
+    .map(drop)
+}

@@ -1,0 +1,356 @@
+//! `rdvm run`: its options, and the request they come to.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::image::image_and_command;
+use super::{Error, StackArgs, kernel_wish};
+use crate::environment;
+use crate::request::{
+    COPY_OUT_LIMIT, Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Id, MemoryWish,
+    Request, Stdin, Ulimit, UserWish,
+};
+use crate::units::{ByteSize, parse_span};
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(override_usage = "rdvm run [OPTIONS] IMAGE [--] [CMD [ARG]...]")]
+pub struct RunArgs {
+    #[command(flatten)]
+    image: StackArgs,
+    /// Keep an archive's packed image for later runs, and take it from there (rdvm cache)
+    #[arg(long)]
+    cache: bool,
+    /// RAM of the guest, as in 512m; auto is what the image needs
+    #[arg(short, long, alias = "mem", value_name = "SIZE|auto", default_value = "auto", value_parser = parse_memory)]
+    memory: Memory,
+    /// Number of CPUs, 1 to 16
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    cpus: u8,
+    /// Set a variable, or pass on the one of this name; repeatable
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<OsString>,
+    /// Variables from a file, one NAME[=VALUE] a line; repeatable
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    env_file: Vec<PathBuf>,
+    /// Working directory in the guest; made where it is missing
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<OsString>,
+    /// Who runs the command: numbers, or names of the image
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = parse_user)]
+    user: Option<UserWish>,
+    /// Program to run; CMD and ARGs become its arguments
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<OsString>,
+    /// Host name in the guest
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<OsString>,
+    /// A resource limit of the command, as in nofile=1024 or core=0:unlimited; repeatable
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", value_parser = parse_ulimit)]
+    ulimits: Vec<Ulimit>,
+    /// Give the command our standard input, byte by byte to its end; without it it has none
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the command a terminal; with -i ours is its. Three Ctrl-] within a second leave it
+    #[arg(short, long)]
+    tty: bool,
+    /// Copy a file or directory in before the command runs; repeatable
+    #[arg(long, value_name = "HOST:GUEST", value_parser = parse_copy_in())]
+    copy_in: Vec<CopyIn>,
+    /// What stays out of --copy-in, as a line of a .gitignore; repeatable, after the lines of HOST/.rdvmignore
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
+    copy_in_exclude: Vec<String>,
+    /// Copy a file or directory out when the command has ended, also when it failed; repeatable
+    #[arg(long, value_name = "GUEST:HOST", value_parser = parse_copy_out())]
+    copy_out: Vec<CopyOut>,
+    /// How much --copy-out may bring back in all
+    #[arg(long, value_name = "SIZE", default_value_t = COPY_OUT_LIMIT)]
+    copy_out_limit: ByteSize,
+    /// Network of the guest: only none so far
+    #[arg(long, value_name = "none", default_value = "none", value_parser = ["none"], hide_possible_values = true)]
+    network: String,
+    /// Accepted for docker's sake; names nothing
+    #[arg(long, value_name = "NAME", hide = true)]
+    name: Option<String>,
+    /// Accepted for docker's sake; a machine never outlives its command
+    #[arg(long, hide = true)]
+    rm: bool,
+    /// Kernel to boot: a file, or a release found in /boot
+    #[arg(short, long, value_name = "PATH|NAME", value_hint = ValueHint::FilePath)]
+    kernel: Option<OsString>,
+    /// Words for the end of the kernel command line
+    #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// What runs the machine
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    engine: EngineArg,
+    /// PID 1 of your own instead of rdvm's; it prints the exit code on /dev/ttyS2
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    rdinit: Option<PathBuf>,
+    /// Stop the command after so long (90s, 10m, 2h) and exit with 124
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    timeout: Option<Duration>,
+    /// How long the command has to end after its SIGTERM, before the machine goes
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "2s")]
+    stop_timeout: Duration,
+    /// Stop the command when it has printed more, on standard output or on standard error
+    #[arg(long, value_name = "SIZE")]
+    max_output: Option<ByteSize>,
+    /// Write what happened to this file, as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
+    /// Say on stderr where the time went
+    #[arg(long)]
+    pub timings: bool,
+    /// Also write everything on the console to this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    console: Option<PathBuf>,
+    /// Let the kernel speak, and show it on stderr
+    #[arg(long)]
+    show_boot: bool,
+    /// Show the plan and boot nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Nothing of rdvm's own on stderr but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say on stderr what was chosen
+    #[arg(long)]
+    pub verbose: bool,
+    /// A directory, an archive or - for one on standard input; and the command with its arguments. Without CMD, what
+    /// the image says, or /init
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE [CMD [ARG]...]"
+    )]
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(super) rest: Vec<OsString>,
+}
+
+/// `--engine`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EngineArg {
+    /// KVM where it works, else QEMU
+    Auto,
+    /// KVM, in process
+    Kvm,
+    /// QEMU, in software
+    Qemu,
+}
+
+/// `-m`, kept apart from [`MemoryWish`] so that clap can print its default.
+type Memory = MemoryWish;
+
+impl RunArgs {
+    /// The typed request.
+    ///
+    /// Errors: [`Error`], for what only shows when files and the environment are looked at.
+    pub fn into_request(self) -> Result<Request, Error> {
+        let (path, argv) = image_and_command(self.rest);
+        let command = Command {
+            entrypoint: self.entrypoint,
+            argv,
+            env: environment::collect(&self.env_file, &self.env)?,
+            workdir: self.workdir,
+            user: self.user,
+            hostname: self.hostname,
+            ulimits: self.ulimits,
+        };
+        Ok(Request {
+            image: self.image.into_ref(path)?,
+            command,
+            memory: self.memory,
+            cpus: self.cpus,
+            kernel: kernel_wish(self.kernel),
+            append: self.append,
+            engine: match self.engine {
+                EngineArg::Auto => EngineWish::Auto,
+                EngineArg::Kvm => EngineWish::Kvm,
+                EngineArg::Qemu => EngineWish::Qemu,
+            },
+            rdinit: self.rdinit,
+            copies: Copies {
+                into: self.copy_in,
+                exclude: self.copy_in_exclude,
+                out: self.copy_out,
+                limit: self.copy_out_limit,
+            },
+            stdin: Stdin {
+                interactive: self.interactive,
+                tty: self.tty,
+            },
+            timeout: self.timeout,
+            stop_timeout: self.stop_timeout,
+            max_output: self.max_output,
+            console: ConsoleWish {
+                show_boot: self.show_boot,
+                file: self.console,
+            },
+            timings: self.timings || self.report.is_some(),
+            cache: self.cache,
+        })
+    }
+}
+
+fn parse_memory(text: &str) -> Result<MemoryWish, crate::units::ParseError> {
+    match text {
+        "auto" => Ok(MemoryWish::FromImage),
+        size => size.parse::<ByteSize>().map(MemoryWish::Exactly),
+    }
+}
+
+fn parse_user(text: &str) -> Result<UserWish, String> {
+    let id = |text: &str| match text {
+        "" => Err("a name or a number is missing; write USER or USER:GROUP".to_owned()),
+        text => Ok(text
+            .parse()
+            .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
+    };
+    match text.split_once(':') {
+        Some((user, group)) => Ok(UserWish {
+            user: id(user)?,
+            group: Some(id(group)?),
+        }),
+        None => Ok(UserWish {
+            user: id(text)?,
+            group: None,
+        }),
+    }
+}
+
+/// The limits' names, as docker has them, and their numbers (`include/uapi/asm-generic/resource.h`).
+const ULIMITS: [(&str, u32); 16] = [
+    ("cpu", 0),
+    ("fsize", 1),
+    ("data", 2),
+    ("stack", 3),
+    ("core", 4),
+    ("rss", 5),
+    ("nproc", 6),
+    ("nofile", 7),
+    ("memlock", 8),
+    ("as", 9),
+    ("locks", 10),
+    ("sigpending", 11),
+    ("msgqueue", 12),
+    ("nice", 13),
+    ("rtprio", 14),
+    ("rttime", 15),
+];
+
+fn parse_ulimit(text: &str) -> Result<Ulimit, String> {
+    let unknown = || {
+        let names: Vec<&str> = ULIMITS.iter().map(|(name, _)| *name).collect();
+        format!("no limit of that name; write one of {}", names.join(", "))
+    };
+    let number = |text: &str| match text {
+        "unlimited" | "-1" => Ok(u64::MAX),
+        text => text
+            .parse()
+            .map_err(|_| format!("\"{text}\" is no limit; write a number or unlimited")),
+    };
+    let (name, values) = text
+        .split_once('=')
+        .ok_or("write NAME=SOFT or NAME=SOFT:HARD, as in nofile=1024")?;
+    let known = ULIMITS.iter().find(|(known, _)| *known == name);
+    let &(_, resource) = known.ok_or_else(unknown)?;
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    match soft <= hard {
+        true => Ok(Ulimit {
+            resource,
+            soft,
+            hard,
+        }),
+        false => Err(format!("{soft} is more than its own upper limit {hard}")),
+    }
+}
+
+fn parse_copy_in() -> impl TypedValueParser<Value = CopyIn> {
+    OsStringValueParser::new().try_map(|text| {
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().rposition(|&byte| byte == b':');
+        let (host, guest) = sides(bytes, colon, "HOST:GUEST, as in src:/src")?;
+        Ok::<_, String>(CopyIn {
+            host: host.into(),
+            guest,
+        })
+    })
+}
+
+fn parse_copy_out() -> impl TypedValueParser<Value = CopyOut> {
+    OsStringValueParser::new().try_map(|text| {
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().position(|&byte| byte == b':');
+        let (guest, host) = sides(bytes, colon, "GUEST:HOST, as in /src/out:out")?;
+        Ok::<_, String>(CopyOut {
+            guest,
+            host: host.into(),
+        })
+    })
+}
+
+fn sides(bytes: &[u8], colon: Option<usize>, form: &str) -> Result<(OsString, OsString), String> {
+    let (left, right) = colon
+        .map(|at| (&bytes[..at], &bytes[at + 1..]))
+        .filter(|(left, right)| !left.is_empty() && !right.is_empty())
+        .ok_or_else(|| format!("write {form}"))?;
+    let owned = |side: &[u8]| OsString::from_vec(side.to_vec());
+    match bytes.contains(&0) {
+        true => Err("a path has no NUL".to_owned()),
+        false => Ok((owned(left), owned(right))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ulimit_is_a_name_and_one_or_two_numbers() {
+        let limit = |resource, soft, hard| {
+            Ok(Ulimit {
+                resource,
+                soft,
+                hard,
+            })
+        };
+        assert_eq!(parse_ulimit("nofile=10"), limit(7, 10, 10));
+        assert_eq!(parse_ulimit("core=0:unlimited"), limit(4, 0, u64::MAX));
+        for bad in [
+            "nofile",
+            "files=1",
+            "nofile=",
+            "nofile=2:1",
+            "nofile=-1:5",
+            "cpu=1:x",
+        ] {
+            assert!(parse_ulimit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_copy_has_two_sides() {
+        let sides = |text: &str, first: bool| {
+            let bytes = text.as_bytes();
+            let colon = match first {
+                true => bytes.iter().position(|&byte| byte == b':'),
+                false => bytes.iter().rposition(|&byte| byte == b':'),
+            };
+            sides(bytes, colon, "X")
+        };
+        let pair = |a: &str, b: &str| Ok((a.into(), b.into()));
+        assert_eq!(sides("a:b:/c", false), pair("a:b", "/c"));
+        assert_eq!(sides("/c:b:a", true), pair("/c", "b:a"));
+        for bad in ["a", ":a", "a:", ""] {
+            assert!(sides(bad, true).is_err(), "{bad}");
+        }
+    }
+}
