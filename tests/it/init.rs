@@ -74,6 +74,10 @@ impl Guest {
             hostname: b"",
             argv,
             env,
+            window: [0; 2],
+            limits: &[],
+            copies_in: &[],
+            copies_out: &[],
         }
         .encode()
     }
@@ -239,7 +243,7 @@ fn commands_are_looked_up_in_path_and_what_is_wrong_with_them_is_told() {
     fs::write(guest.path("bin/plain"), "text").unwrap();
     let failed = |argv: &[&[u8]], env: &[&[u8]]| -> Option<(Stage, i32)> {
         match guest.run(argv, env, "/")?.events.last()? {
-            Event::Failed { stage, errno } => Some((*stage, *errno)),
+            Event::Failed { stage, errno, .. } => Some((*stage, *errno)),
             other => panic!("{other:?}"),
         }
     };
@@ -282,7 +286,8 @@ fn a_missing_working_directory_is_made_and_a_file_in_its_place_is_told() {
             said.events.last(),
             Some(Event::Failed {
                 stage: Stage::Workdir,
-                errno: 20
+                errno: 20,
+                which: 0,
             })
         ),
         "{:?}",

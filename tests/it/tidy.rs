@@ -69,7 +69,10 @@ const USES: &[(&str, &[&str])] = &[
             "cmdline", "error", "guest", "initrd", "kernel", "machine", "request", "units", "watch",
         ],
     ),
-    ("guest", &["copyout", "error", "progress", "request", "units"]),
+    (
+        "guest",
+        &["copyout", "error", "progress", "request", "units"],
+    ),
     ("report", &["copyout", "error", "guest", "initrd"]),
     ("doctor", &["engine", "error", "kernel", "units"]),
     (
@@ -82,7 +85,8 @@ const USES: &[(&str, &[&str])] = &[
         "pipeline",
         &[
             "base", "cache", "cmdline", "command", "copyin", "copyout", "engine", "error", "guest",
-            "image", "initrd", "kernel", "machine", "memory", "report", "request", "units", "watch",
+            "image", "initrd", "kernel", "machine", "memory", "report", "request", "units",
+            "watch",
         ],
     ),
 ];
