@@ -48,4 +48,10 @@ mod images;
 
 mod readme;
 
+mod guide;
+
+mod examples;
+
+mod reports;
+
 mod tidy;
