@@ -13,22 +13,26 @@ use crate::base::{self, Base, Body};
 use crate::cache::Cache;
 use crate::cmdline;
 use crate::command;
+use crate::copyout::Receiver;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::escape::{escaped, shown};
 use crate::guest::console::Console;
 use crate::guest::control::Control;
 use crate::guest::ending::Ending;
+use crate::guest::input::Input;
 use crate::guest::outlet::Outlet;
-use crate::guest::{Listener, Moments};
+use crate::guest::{Limits, Listener, Moments};
 use crate::initrd::attributes::Loss;
 use crate::initrd::layout::Layout;
+use crate::initrd::payload::Dealings;
 use crate::initrd::{self, Epoch, Initrd, account, attributes, payload};
 use crate::kernel::{self, Kernel, Search};
 use crate::machine::Machine;
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::report::{MachineFacts, Report, Timings, milliseconds, rounded};
-use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
+use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request, Stdin};
+use crate::terminal::{self, Terminal};
 use crate::units::ByteSize;
 use crate::watch::Watch;
 
@@ -126,6 +130,7 @@ pub struct Ready {
     /// What runs, as the user knows it.
     command_name: String,
     engine: Engine,
+    receiver: Option<Receiver>,
     facts: MachineFacts,
     began: Instant,
 }
@@ -136,6 +141,11 @@ pub struct Ready {
 pub fn prepare(request: &Request) -> Result<Ready> {
     let began = Instant::now();
     let (engine, why) = Engine::choose(request.engine)?;
+    // What would fail at the end of a long run fails now.
+    let receiver = match request.copies.out.is_empty() {
+        true => None,
+        false => Some(Receiver::open(&request.copies)?),
+    };
     let plan = plan_with(
         &request.image,
         &request.kernel,
@@ -176,7 +186,18 @@ pub fn prepare(request: &Request) -> Result<Ready> {
                 &command,
                 &account,
                 plan.memory.root,
-                request.timings,
+                &Dealings {
+                    stdin: request.stdin,
+                    window: request
+                        .stdin
+                        .tty
+                        .then(terminal::window)
+                        .flatten()
+                        .unwrap_or_default(),
+                    copies: &request.copies,
+                    orders: takes_orders(request),
+                    timings: request.timings,
+                },
                 table.clone(),
             )
         }
@@ -212,6 +233,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         attributes: table,
         command_name,
         engine,
+        receiver,
         facts,
         began,
     })
@@ -231,9 +253,18 @@ impl fmt::Display for Ready {
     }
 }
 
-/// Where the guest's output goes.
+/// Whether anything can come up that PID 1 must be told.
+fn takes_orders(request: &Request) -> bool {
+    let Stdin { interactive, tty } = request.stdin;
+    let ends = request.timeout.is_some() || request.max_output.is_some();
+    request.rdinit.is_none() && (interactive || tty || ends || !request.copies.out.is_empty())
+}
+
+/// Where the guest's input comes from, and where its output goes.
 #[derive(Debug)]
 pub struct Streams {
+    /// The command's standard input, where it is to have any.
+    pub stdin: Option<OwnedFd>,
     /// The command's standard output.
     pub stdout: OwnedFd,
     /// The console: the command's standard error.
@@ -246,6 +277,7 @@ impl Streams {
     /// Errors: no descriptors left.
     pub fn inherited() -> io::Result<Self> {
         Ok(Self {
+            stdin: Some(io::stdin().as_fd().try_clone_to_owned()?),
             stdout: io::stdout().as_fd().try_clone_to_owned()?,
             stderr: io::stderr().as_fd().try_clone_to_owned()?,
         })
@@ -288,8 +320,25 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     } else {
         Control::frames()
     };
-    let listener = Listener::new(Outlet::new(streams.stdout), console, control);
     let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
+    let mut listener = Listener::new(Outlet::new(streams.stdout), console, control);
+    if takes_orders(request) {
+        listener = listener.with_limits(Limits {
+            stop_timeout: request.stop_timeout,
+            max_output: request.max_output,
+        });
+    }
+    let Stdin { interactive, tty } = request.stdin;
+    let terminal = tty
+        .then(|| Terminal::of_process(interactive, &watch))
+        .transpose();
+    let terminal = terminal.map_err(host(|| "--tty".to_owned()))?;
+    let typed = terminal.as_ref().is_some_and(Terminal::is_typed);
+    let input = Input::new(streams.stdin.filter(|_| interactive), typed);
+    listener = listener.with_input(input, terminal);
+    if let Some(receiver) = ready.receiver {
+        listener = listener.with_receiver(receiver);
+    }
     let memory = ready.machine.memory.to_string();
     let (table, root) = (ready.attributes, ready.memory.root);
     let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
@@ -314,6 +363,10 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
             true => listener.console().last_lines(LAST_LINES),
             false => Vec::new(),
         };
+    if let Some(receiver) = listener.into_receiver() {
+        let unanswered = report.message.clone();
+        report.add_copies(receiver.finish(unanswered.as_deref()));
+    }
     Ok(Finished { report, last_lines })
 }
 

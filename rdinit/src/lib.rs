@@ -22,6 +22,10 @@ mod mounts;
 
 mod spawn;
 
+mod collect;
+
+mod input;
+
 mod relay;
 
 mod timeline;

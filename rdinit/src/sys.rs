@@ -65,6 +65,17 @@ pub struct PollFd {
     pub revents: i16,
 }
 
+impl PollFd {
+    /// Waits for `events` on `fd`.
+    pub fn new(fd: i32, events: i16) -> Self {
+        Self {
+            fd,
+            events,
+            revents: 0,
+        }
+    }
+}
+
 /// The parts of `struct rusage` that are reported.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {

@@ -5,7 +5,6 @@
 pub mod kvm;
 pub mod probe;
 pub mod qemu;
-mod stop;
 
 use std::fmt;
 

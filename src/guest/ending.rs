@@ -42,6 +42,10 @@ pub enum Ending {
         /// Whether the command ran.
         started: bool,
     },
+    /// It printed more than it was allowed to.
+    OutputLimit,
+    /// The user left the machine's terminal.
+    Left,
     /// We were told to stop by this signal.
     Interrupted(i32),
     /// Nobody reads our standard output any more.

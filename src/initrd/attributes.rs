@@ -247,8 +247,18 @@ mod tests {
             groups: Vec::new(),
             home: "/".to_owned(),
         };
-        let segment =
-            |table| payload::segment(".rdvm", &Command::default(), &account, TMPFS, false, table);
+        let copies = crate::request::Copies::default();
+        let dealings = payload::Dealings::none(&copies);
+        let segment = |table| {
+            payload::segment(
+                ".rdvm",
+                &Command::default(),
+                &account,
+                TMPFS,
+                &dealings,
+                table,
+            )
+        };
         let flags = |segment: &Tree| {
             let Kind::File(record) = &segment.get(b".rdvm.start").unwrap().kind else {
                 panic!("no record");

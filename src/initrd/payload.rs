@@ -8,13 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use rdinit::protocol::{
-    ATTRIBUTES_SUFFIX, HAS_ATTRIBUTES, MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL, Limit, MAKE_WORKDIR,
+    RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
 };
 
 use super::account::Account;
 use crate::image::tree::{Content, Entry, FileBody, Kind, Tree};
 use crate::memory::RootFs;
-use crate::request::Command;
+use crate::request::{Command, Copies, Stdin, Ulimit};
 
 /// rdinit: a static ELF for x86-64 Linux.
 pub const RDINIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rdinit"));
@@ -43,6 +44,34 @@ pub fn name(image: &Tree) -> String {
     names.find(free).unwrap_or_default()
 }
 
+/// What goes on between PID 1 and the host beside the command and its output.
+#[derive(Debug, Clone, Copy)]
+pub struct Dealings<'a> {
+    /// What the command's standard input is.
+    pub stdin: Stdin,
+    /// Rows and columns of its terminal; zero where not known.
+    pub window: [u16; 2],
+    /// Files that go in and out.
+    pub copies: &'a Copies,
+    /// Whether the host may have orders.
+    pub orders: bool,
+    /// Whether PID 1 is to say when the initrd was unpacked.
+    pub timings: bool,
+}
+
+impl<'a> Dealings<'a> {
+    /// Nothing but what `copies` say.
+    pub fn none(copies: &'a Copies) -> Self {
+        Self {
+            stdin: Stdin::default(),
+            window: [0; 2],
+            copies,
+            orders: false,
+            timings: false,
+        }
+    }
+}
+
 /// The segment for rdinit: itself, the record of what it is to do, and the table of the image's extended attributes
 /// ([`super::attributes::table`]) where there is one.
 pub fn segment(
@@ -50,17 +79,20 @@ pub fn segment(
     command: &Command,
     account: &Account,
     root: RootFs,
-    timings: bool,
+    dealings: &Dealings<'_>,
     attributes: Option<Arc<[u8]>>,
 ) -> Tree {
-    let mut flags = MAKE_WORKDIR;
-    if timings {
-        flags |= WANT_TIMELINE;
-    }
-    if attributes.is_some() {
-        flags |= HAS_ATTRIBUTES;
-    }
-    let record = record(command, account, root, flags);
+    let flags = [
+        (true, MAKE_WORKDIR),
+        (dealings.timings, WANT_TIMELINE),
+        (attributes.is_some(), HAS_ATTRIBUTES),
+        (dealings.stdin.interactive, HAS_STDIN),
+        (dealings.stdin.tty, HAS_TERMINAL),
+        (dealings.orders, HAS_ORDERS),
+    ];
+    let flags = flags.iter().filter(|(set, _)| *set);
+    let flags = flags.fold(0, |flags, (_, flag)| flags | flag);
+    let record = record(command, account, root, dealings, flags);
     let mut files = vec![
         (name.to_owned(), 0o700, RDINIT.into()),
         (format!("{name}{RECORD_SUFFIX}"), 0o600, record.into()),
@@ -74,7 +106,16 @@ pub fn own_init(name: &str, init: Vec<u8>) -> Tree {
     tree(vec![(name.to_owned(), 0o755, init.into())])
 }
 
-fn record(command: &Command, account: &Account, root: RootFs, flags: u32) -> Vec<u8> {
+fn record(
+    command: &Command,
+    account: &Account,
+    root: RootFs,
+    dealings: &Dealings<'_>,
+    flags: u32,
+) -> Vec<u8> {
+    let limits: Vec<Limit> = command.ulimits.iter().map(limit).collect();
+    let copies_out = dealings.copies.out.iter();
+    let copies_out: Vec<&[u8]> = copies_out.map(|copy| copy.guest.as_bytes()).collect();
     let default = [DEFAULT_COMMAND.as_bytes()];
     let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
     let root_limit = match root {
@@ -98,10 +139,10 @@ fn record(command: &Command, account: &Account, root: RootFs, flags: u32) -> Vec
             .map_or(HOSTNAME, |name| name.as_bytes()),
         argv: if given.is_empty() { &default } else { &given },
         env: &env,
-        window: [0; 2],
-        limits: &[],
+        window: dealings.window,
+        limits: &limits,
         copies_in: &[],
-        copies_out: &[],
+        copies_out: &copies_out,
     }
     .encode()
 }
@@ -128,6 +169,14 @@ fn environment(command: &Command, account: &Account) -> Vec<Vec<u8>> {
         }
     }
     entries
+}
+
+fn limit(limit: &Ulimit) -> Limit {
+    Limit {
+        resource: limit.resource,
+        soft: limit.soft,
+        hard: limit.hard,
+    }
 }
 
 fn tree(files: Vec<(String, u16, Arc<[u8]>)>) -> Tree {

@@ -42,7 +42,6 @@ use self::ram::{Ram, Registered};
 use self::session::Session;
 use self::vcpu::Vcpu;
 use crate::engine::probe::KvmState;
-use crate::engine::stop;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
 use crate::initrd;
@@ -71,7 +70,7 @@ pub(super) fn boot(
     let loaded = load::load(&mut ram, &mut machine, &|| watch.is_over());
     // Loading a large image takes its time; a part that cannot be loaded is still an error.
     if let Ok(_) | Err(Error::Initrd(initrd::Error::Stopped)) = loaded
-        && let Some(ending) = stop::ended(&mut listener, watch)
+        && let Some(ending) = listener.steer(watch)
     {
         return Ok((ending, listener));
     }

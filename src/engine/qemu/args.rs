@@ -10,8 +10,19 @@ use crate::units::ByteSize;
 pub(super) struct Fds {
     pub(super) kernel: RawFd,
     pub(super) initrd: RawFd,
-    /// Write ends: console, stdout, status.
-    pub(super) ports: [RawFd; 3],
+    /// Console, stdout, status.
+    pub(super) ports: [Line; 3],
+}
+
+/// What is at the other end of a serial port.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Line {
+    /// The write end of a pipe.
+    Out(RawFd),
+    /// QEMU's own standard input and output. Nothing else of it takes two pipes; its sockets cost twice as much a byte.
+    Stdio,
+    /// One end of a pair of sockets: for a port on which little is said.
+    Socket(RawFd),
 }
 
 /// What the machine is, beside its files.
@@ -58,9 +69,13 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         SANDBOX,
     ];
     args.extend(fixed.map(str::to_owned));
-    for (index, fd) in fds.ports.into_iter().enumerate() {
+    for (index, line) in fds.ports.into_iter().enumerate() {
         args.push("-chardev".into());
-        args.push(format!("file,id=port{index},path=/proc/self/fd/{fd}"));
+        args.push(match line {
+            Line::Out(fd) => format!("file,id=port{index},path=/proc/self/fd/{fd}"),
+            Line::Stdio => format!("stdio,id=port{index},signal=off"),
+            Line::Socket(fd) => format!("socket,id=port{index},fd={fd}"),
+        });
         args.push("-device".into());
         args.push(format!("isa-serial,chardev=port{index},index={index}"));
     }
@@ -86,7 +101,7 @@ mod tests {
             &Fds {
                 kernel: 7,
                 initrd: 8,
-                ports: [9, 10, 11],
+                ports: [Line::Out(9), Line::Out(10), Line::Socket(11)],
             },
         );
         let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
@@ -95,6 +110,7 @@ mod tests {
             "-M microvm,acpi=on,rtc=on",
             "-m size=153600k -smp 2",
             "-chardev file,id=port1,path=/proc/self/fd/10 -device isa-serial,chardev=port1,index=1",
+            "-chardev socket,id=port2,fd=11",
             "-kernel /proc/self/fd/7 -initrd /proc/self/fd/8",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");

@@ -3,6 +3,7 @@
 //! `args.rs` says what it is started with, `child.rs` owns the process, `session.rs` is the loop that watches it.
 
 mod args;
+mod cables;
 #[allow(unsafe_code)]
 mod child;
 mod session;
@@ -13,16 +14,15 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 
 use self::args::{Fds, Settings};
+use self::cables::Cables;
 use self::child::Process;
-use self::session::{Inlet, Session};
-use crate::engine::{probe, stop};
+use self::session::Session;
+use crate::engine::probe;
+use crate::guest::Listener;
 use crate::guest::ending::Ending;
-use crate::guest::{Listener, Port};
 use crate::initrd;
 use crate::kernel::{self, Boot};
 use crate::machine::Machine;
@@ -111,7 +111,7 @@ impl Qemu {
         let initrd = machine.initrd.to_file(&|| watch.is_over());
         // Writing a large image takes its time; one that cannot be written is still an error.
         if let Ok(_) | Err(initrd::Error::Stopped) = initrd
-            && let Some(ending) = stop::ended(&mut listener, watch)
+            && let Some(ending) = listener.steer(watch)
         {
             return Ok((ending, listener));
         }
@@ -132,37 +132,31 @@ impl Qemu {
                 source: errno.into(),
             }
         };
-        let mut ports = Vec::new();
-        let mut theirs = Vec::new();
-        for port in [Port::Console, Port::Stdout, Port::Status] {
-            let (read, write) =
-                rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(host("making a pipe"))?;
-            rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).map_err(host("setting up a pipe"))?;
-            ports.push(Inlet::new(port, read));
-            theirs.push(write);
-        }
+        let cables = Cables::lay(listener.speaks()).map_err(host("making pipes"))?;
         let fds = Fds {
             kernel: kernel.as_raw_fd(),
             initrd: initrd.as_raw_fd(),
-            ports: [
-                theirs[0].as_raw_fd(),
-                theirs[1].as_raw_fd(),
-                theirs[2].as_raw_fd(),
-            ],
+            ports: cables.lines(),
         };
-        let inherit = [fds.kernel, fds.initrd]
-            .into_iter()
-            .chain(fds.ports)
-            .collect();
+        let mut inherit = vec![fds.kernel, fds.initrd];
+        inherit.extend(cables.theirs.iter().map(AsRawFd::as_raw_fd));
         let start = |source| Error::Start {
             program: self.program.clone(),
             source,
         };
-        let mut process =
-            Process::start(&self.program, &args::args(&settings, &fds), inherit).map_err(start)?;
+        let args = args::args(&settings, &fds);
+        let Cables {
+            ports,
+            mouths,
+            theirs,
+            stdio,
+            ..
+        } = cables;
+        let mut process = Process::start(&self.program, &args, inherit, stdio).map_err(start)?;
         drop(theirs);
         let ending = Session {
             ports,
+            mouths,
             listener: &mut listener,
             watch,
         }
@@ -185,6 +179,9 @@ impl Qemu {
             return ending;
         }
         process.wait();
+        if let Some(ending) = listener.outcome() {
+            return Some(ending);
+        }
         let moments = listener.moments();
         let spoke = moments.ready.is_some() || !listener.console().last_lines(1).is_empty();
         let panic = listener.console().panic();
