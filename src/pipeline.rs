@@ -159,11 +159,12 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let name = base.init;
     let command = command::over(&request.command, &base.config);
     let command_name = command_name(&command);
+    let rings = wants_rings(request).then(|| engine.rings_at(plan.memory.total));
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{name}"),
         root: plan.memory.root,
         show_boot: request.console.show_boot,
-        engine: &engine.cmdline(),
+        engine: &engine.cmdline(rings),
         append: request.append.as_deref(),
     })?;
     let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
@@ -194,6 +195,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
                         .then(terminal::window)
                         .flatten()
                         .unwrap_or_default(),
+                    rings,
                     copies: &request.copies,
                     orders: takes_orders(request),
                     timings: request.timings,
@@ -225,6 +227,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         cmdline,
         memory: plan.memory.total,
         cpus: request.cpus,
+        rings: rings.is_some(),
     };
     Ok(Ready {
         machine,
@@ -258,6 +261,11 @@ fn takes_orders(request: &Request) -> bool {
     let Stdin { interactive, tty } = request.stdin;
     let ends = request.timeout.is_some() || request.max_output.is_some();
     request.rdinit.is_none() && (interactive || tty || ends || !request.copies.out.is_empty())
+}
+
+/// Whether more may go in or out than a serial port is made for.
+fn wants_rings(request: &Request) -> bool {
+    request.rdinit.is_none() && (request.stdin.interactive || !request.copies.out.is_empty())
 }
 
 /// Where the guest's input comes from, and where its output goes.

@@ -1,13 +1,14 @@
 //! PID 1's life, in order: record, the image's attributes, mounts, ports, command, end, reset.
 
 use crate::input::Orders;
+use crate::outlet::Outlet;
 use crate::protocol::{
     ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_ORDERS, Order,
-    RECORD_SUFFIX, Stage, Start, Strings, Totals, WANT_TIMELINE,
+    RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
 };
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at};
-use crate::sys::PollFd;
+use crate::sys::{PollFd, Shared};
 use crate::{attributes, collect, mounts, relay, sys, timeline};
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
@@ -96,6 +97,11 @@ fn live(
     {
         let _ = sys::sethostname(name);
     }
+    let rings = (start.rings > 0).then(|| Shared::map(start.rings, 2 * RING));
+    let rings = rings.and_then(Result::ok);
+    if rings.is_some() {
+        send(*status, &Event::Mapped);
+    }
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
     let child = spawn::spawn(&start, &strings)?;
     send(*status, &Event::Started(sys::boot_clock()));
@@ -104,6 +110,7 @@ fn live(
     let mut ports = Ports {
         console,
         stdout,
+        rings,
         orders: (start.flags & HAS_ORDERS != 0).then(|| Orders::new(*status)),
     };
     let end = relay::until_the_end(&child, children, &mut ports, |event| send(*status, event));
@@ -113,8 +120,9 @@ fn live(
     {
         // Asked for once the host has all the output: from then on the port carries the files.
         while orders.wait() != Order::CopyOut {}
-        collect::send(stdout, strings.copies_out);
-        relay::drain(stdout);
+        let mut outlet = Outlet::new(ports.rings.as_ref(), stdout, *status, orders);
+        collect::send(&mut outlet, strings.copies_out);
+        outlet.flush();
     }
     Ok(())
 }
@@ -148,7 +156,8 @@ fn open_port(name: &[u8]) -> sys::Result<i32> {
     Ok(fd)
 }
 
-fn send(port: i32, event: &Event) {
+/// Sends an event.
+pub(crate) fn send(port: i32, event: &Event) {
     let mut frame = [0u8; FRAME_MAX];
     let length = event.encode(&mut frame);
     let mut rest = &frame[..length];

@@ -3,13 +3,11 @@
 //! A serial port drops what nobody reads, so the host sends no more of standard input than was granted, and no more is
 //! granted than the kernel keeps for us (`TTYB_DEFAULT_MEM_LIMIT` in `drivers/tty/tty_buffer.c` is 64 KiB).
 
-use crate::protocol::{Event, FrameError, ORDER_MAX, Order};
-use crate::sys::{self, PollFd};
+use crate::protocol::{Event, FrameError, ORDER_MAX, Order, RING};
+use crate::sys::{self, PollFd, Shared};
 
-/// What is granted beyond what the command has been given.
+/// What is granted of a port beyond what the command has been given; of the ring it is all of it.
 const WINDOW: u64 = 16 << 10;
-/// How much of a grant is used before there is a new one.
-const STEP: u64 = WINDOW / 2;
 const BUFFER: usize = 4 << 10;
 /// What ends the input of a terminal: `VEOF` of `struct termios`, as every terminal starts out with it.
 const END_OF_TRANSMISSION: u8 = 4;
@@ -70,47 +68,72 @@ impl Orders {
 }
 
 /// The command's standard input.
-pub(crate) struct Stdin {
-    from: i32,
+pub(crate) struct Stdin<'a> {
     /// A pipe or the master side of a terminal; negative when it is closed.
     to: i32,
     terminal: bool,
-    buffer: [u8; BUFFER],
-    pending: core::ops::Range<usize>,
+    source: Source<'a>,
+    /// How many bytes have come, and how many of them the command was given.
     received: u64,
     given: u64,
+    /// Where in a port's buffer the rest stands.
+    at: usize,
     granted: u64,
     /// How many bytes there are in all, once the host has said so.
     total: Option<u64>,
 }
 
-impl Stdin {
-    /// From a port to a pipe or the master side of a terminal; negative where the command gets none.
-    pub(crate) fn new(from: i32, to: i32, terminal: bool) -> Self {
+/// Where it comes from.
+enum Source<'a> {
+    /// The inbound ring.
+    Ring(&'a Shared),
+    /// A port, and what was read of it and not yet given.
+    Port(i32, &'static mut [u8]),
+}
+
+impl<'a> Stdin<'a> {
+    /// From the ring, or where there is none from a port, to a pipe or the master side of a terminal; negative where the
+    /// command gets none.
+    pub(crate) fn new(rings: Option<&'a Shared>, port: i32, to: i32, terminal: bool) -> Self {
         if to >= 0 {
-            let _ = sys::set_nonblocking(from);
+            let _ = sys::set_nonblocking(port);
             let _ = sys::set_nonblocking(to);
         }
         Self {
-            from,
             to,
             terminal,
-            buffer: [0; BUFFER],
-            pending: 0..0,
+            source: match rings {
+                Some(rings) => Source::Ring(rings),
+                // Without a buffer the command sees no end of its input, and may still end by itself.
+                None => Source::Port(port, sys::allocate(BUFFER).unwrap_or(&mut [])),
+            },
             received: 0,
             given: 0,
+            at: 0,
             granted: 0,
             total: None,
         }
     }
 
-    /// What the host is to be told it may send, where that is news.
+    /// What the host is to be told it may send, where that is news: when half of a grant is used.
     pub(crate) fn grant(&mut self) -> Option<Event> {
-        if self.to < 0 || self.granted >= self.given + STEP {
+        let window = match self.source {
+            Source::Ring(_) => RING,
+            Source::Port(..) => WINDOW,
+        };
+        if self.to < 0 || self.granted > self.given + window / 2 {
             return None;
         }
-        self.granted = self.given + WINDOW;
+        self.granted = self.given + window;
         Some(Event::Granted(self.granted))
+    }
+
+    /// The host has put so many bytes into the ring in all.
+    pub(crate) fn arrived(&mut self, total: u64) {
+        if let Source::Ring(_) = self.source {
+            self.received = total.clamp(self.received, self.granted);
+        }
+        self.step();
     }
 
     /// The host says that there are so many bytes in all.
@@ -121,29 +144,39 @@ impl Stdin {
 
     /// What to wait for.
     pub(crate) fn wants(&self) -> PollFd {
-        match (self.to < 0, self.pending.is_empty()) {
-            (true, _) => PollFd::new(-1, 0),
-            (false, true) => PollFd::new(self.from, sys::POLLIN),
-            (false, false) => PollFd::new(self.to, sys::POLLOUT),
+        match self.source {
+            _ if self.to < 0 => PollFd::new(-1, 0),
+            _ if self.received > self.given => PollFd::new(self.to, sys::POLLOUT),
+            Source::Port(port, _) => PollFd::new(port, sys::POLLIN),
+            Source::Ring(_) => PollFd::new(-1, 0),
         }
     }
 
     /// Carries what can be carried without waiting.
     pub(crate) fn step(&mut self) {
-        if self.pending.is_empty() {
-            match sys::read(self.from, &mut self.buffer) {
-                Ok(length) => {
-                    self.pending = 0..length;
-                    self.received += length as u64;
-                }
-                Err(_) => return,
-            }
+        if let Source::Port(port, buffer) = &mut self.source
+            && self.received == self.given
+        {
+            self.received += sys::read(*port, buffer).unwrap_or(0) as u64;
         }
-        while self.to >= 0 && !self.pending.is_empty() {
-            match sys::write(self.to, &self.buffer[self.pending.clone()]) {
-                Ok(length) => {
-                    self.pending.start += length;
-                    self.given += length as u64;
+        while self.to >= 0 && self.received > self.given {
+            let waiting = (self.received - self.given) as usize;
+            let taken = match &self.source {
+                Source::Ring(rings) => {
+                    let at = (self.given % RING) as usize;
+                    rings.write_to(self.to, at, waiting.min(RING as usize - at))
+                }
+                // What was read stands at the buffer's start, and all of it is given before more is read.
+                Source::Port(_, buffer) => sys::write(self.to, &buffer[self.at..][..waiting]),
+            };
+            match taken {
+                Ok(count) => {
+                    self.given += count as u64;
+                    self.at = if self.given == self.received {
+                        0
+                    } else {
+                        self.at + count
+                    };
                 }
                 Err(sys::EAGAIN) => return,
                 Err(sys::EINTR) => {}
@@ -155,7 +188,7 @@ impl Stdin {
     }
 
     fn close_at_end(&mut self) {
-        if self.total != Some(self.received) || !self.pending.is_empty() {
+        if self.total != Some(self.given) || self.to < 0 {
             return;
         }
         // A terminal stays open for its output. Who reads lines from it sees the end by this character.

@@ -26,6 +26,8 @@ mod collect;
 
 mod input;
 
+mod outlet;
+
 mod relay;
 
 mod timeline;

@@ -7,7 +7,7 @@
 use crate::input::{Orders, Stdin};
 use crate::protocol::{Event, Order};
 use crate::spawn::Child;
-use crate::sys::{self, PollFd, Usage};
+use crate::sys::{self, PollFd, Shared, Usage};
 
 const BUFFER: usize = 1 << 16;
 
@@ -27,6 +27,8 @@ pub(crate) struct End {
 pub(crate) struct Ports {
     pub(crate) console: i32,
     pub(crate) stdout: i32,
+    /// Memory for what is too much for a port.
+    pub(crate) rings: Option<Shared>,
     /// What comes in on the status port, where the host has orders to give.
     pub(crate) orders: Option<Orders>,
 }
@@ -43,7 +45,12 @@ pub(crate) fn until_the_end(
         Lane::new(child.stdout, ports.stdout),
         Lane::new(child.stderr, ports.console),
     ];
-    let mut stdin = Stdin::new(ports.stdout, child.stdin, child.is_terminal());
+    let mut stdin = Stdin::new(
+        ports.rings.as_ref(),
+        ports.stdout,
+        child.stdin,
+        child.is_terminal(),
+    );
     let mut reaper = Reaper {
         main: child.pid,
         ended: None,
@@ -99,7 +106,7 @@ pub(crate) fn until_the_end(
     }
 }
 
-fn obey(order: Order, child: &Child, stdin: &mut Stdin) {
+fn obey(order: Order, child: &Child, stdin: &mut Stdin<'_>) {
     match order {
         Order::Signal(signal) if usize::from(signal) == sys::SIGKILL => {
             sys::kill_all_others(sys::SIGKILL);
@@ -110,9 +117,10 @@ fn obey(order: Order, child: &Child, stdin: &mut Stdin) {
         Order::Resize { rows, columns } if child.is_terminal() => {
             let _ = sys::set_window(child.stdout, [rows, columns]);
         }
+        Order::Put(total) => stdin.arrived(total),
         Order::StdinEnd(total) => stdin.ends_after(total),
         // The output is not all there yet: the host asks for the files when it is.
-        Order::Resize { .. } | Order::CopyOut => {}
+        Order::Resize { .. } | Order::CopyOut | Order::Taken(_) => {}
     }
 }
 

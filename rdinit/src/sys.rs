@@ -5,11 +5,14 @@
 
 mod files;
 mod process;
+#[allow(unsafe_code)]
+mod shared;
 
 use core::arch::asm;
 
 pub use files::*;
 pub use process::*;
+pub use shared::*;
 
 /// A system call's refusal: the errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

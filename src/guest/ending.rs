@@ -72,7 +72,9 @@ impl Ending {
             Event::Ready { .. }
             | Event::AttributesLost(_)
             | Event::Started(_)
-            | Event::Granted(_) => None,
+            | Event::Granted(_)
+            | Event::Mapped
+            | Event::Put(_) => None,
         }
     }
 }

@@ -9,9 +9,10 @@ use rdinit::protocol::{ORDER_MAX, Order};
 use rustix::io::Errno;
 
 use super::Port;
+use super::rings::Rings;
 
 /// As much as is read at once.
-const READ_MAX: u64 = 16 << 10;
+const READ_MAX: u64 = 64 << 10;
 
 /// Our standard input and the orders for PID 1.
 #[derive(Debug, Default)]
@@ -53,8 +54,8 @@ impl Input {
         self.source.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads once.
-    pub(super) fn take(&mut self) {
+    /// Reads once, into the ring where there is one.
+    pub(super) fn take(&mut self, rings: Option<&mut Rings>) {
         let Some(source) = self.wants() else {
             return;
         };
@@ -65,8 +66,14 @@ impl Input {
                 if let Some(escape) = &mut self.escape {
                     escape.look(&buffer, Instant::now());
                 }
+                match rings {
+                    Some(rings) => {
+                        rings.put(self.taken, &buffer);
+                        self.order(Order::Put(self.taken + length as u64));
+                    }
+                    None => self.stdin.push(&buffer),
+                }
                 self.taken += length as u64;
-                self.stdin.push(&buffer);
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             // A terminal that is gone says EIO: to the command that is the end as well.
@@ -178,7 +185,7 @@ mod tests {
         let mut input = Input::new(Some(read), false);
         assert!(input.wants().is_none(), "nothing is granted yet");
         input.granted(3);
-        input.take();
+        input.take(None);
         assert_eq!(input.pending(Port::Stdout), b"hel");
         assert!(input.wants().is_none());
         input.sent(Port::Stdout, 2);
@@ -187,11 +194,11 @@ mod tests {
         input.granted(2);
         assert!(input.wants().is_none(), "a grant is never taken back");
         input.granted(u64::MAX);
-        input.take();
+        input.take(None);
         assert_eq!(input.pending(Port::Stdout), b"lo");
         input.sent(Port::Stdout, 2);
         assert_eq!(input.pending(Port::Status), b"");
-        input.take();
+        input.take(None);
         let end = Order::decode(input.pending(Port::Status)).unwrap().0;
         assert_eq!((end, input.wants().is_none()), (Order::StdinEnd(5), true));
     }

@@ -9,13 +9,14 @@ pub mod control;
 pub mod ending;
 pub mod input;
 pub mod outlet;
+pub mod rings;
 
 mod course;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use rdinit::protocol::{AttributesLost, Event};
+use rdinit::protocol::{AttributesLost, Event, Order};
 
 pub use self::course::Limits;
 
@@ -24,6 +25,7 @@ use self::control::Control;
 use self::course::Course;
 use self::input::Input;
 use self::outlet::Outlet;
+use self::rings::Rings;
 use crate::copyout::Receiver;
 use crate::progress;
 use crate::terminal::Terminal;
@@ -86,6 +88,7 @@ pub struct Listener {
     input: Input,
     terminal: Option<Terminal>,
     receiver: Option<Receiver>,
+    rings: Option<Rings>,
     course: Course,
     moments: Moments,
     verdict: Option<Event>,
@@ -106,6 +109,7 @@ impl Listener {
             input: Input::default(),
             terminal: None,
             receiver: None,
+            rings: None,
             course: Course::default(),
             moments: Moments::default(),
             verdict: None,
@@ -134,6 +138,11 @@ impl Listener {
         self
     }
 
+    /// Takes the memory that the engine shares with the guest.
+    pub fn attach(&mut self, rings: Rings) {
+        self.rings = Some(rings);
+    }
+
     /// What took the files that were copied out.
     pub fn into_receiver(self) -> Option<Receiver> {
         self.receiver
@@ -144,7 +153,12 @@ impl Listener {
         match port {
             Port::Status => self.control.feed(bytes),
             Port::Stdout => match &mut self.receiver {
-                Some(receiver) if self.course.copies() => receiver.receive(bytes),
+                Some(receiver) if self.course.copies() => {
+                    // With rings nothing of the files comes this way.
+                    if !self.rings.as_ref().is_some_and(|rings| rings.mapped) {
+                        receiver.receive(bytes);
+                    }
+                }
                 _ => {
                     let printed = self.course.within(self.stdout_bytes, bytes);
                     self.stdout_bytes += bytes.len() as u64;
@@ -196,7 +210,8 @@ impl Listener {
 
     /// Reads input once. Call it when [`Self::input`] is readable.
     pub fn take_input(&mut self) {
-        self.input.take();
+        let mapped = |rings: &&mut Rings| rings.mapped;
+        self.input.take(self.rings.as_mut().filter(mapped));
     }
 
     /// Whether anything may be sent to the guest at all.
@@ -257,6 +272,9 @@ impl Listener {
     }
 
     fn note(&mut self, event: Event) {
+        if let Event::Put(total) = event {
+            self.take_files(total);
+        }
         // The first verdict stands: whatever a guest says after that is not believed.
         if self.verdict.is_some() {
             return;
@@ -275,6 +293,13 @@ impl Listener {
                     unpack_end,
                 });
             }
+            // Later they are no news, and earlier nothing can have been sent by the port instead.
+            Event::Mapped => {
+                if let Some(rings) = &mut self.rings {
+                    rings.mapped |= self.moments.started.is_none();
+                }
+            }
+            Event::Put(_) => {}
             Event::Granted(total) => self.input.granted(total),
             Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
             Event::Started(_) => {
@@ -288,6 +313,17 @@ impl Listener {
                 self.moments.ended = now;
                 self.verdict = Some(event);
             }
+        }
+    }
+
+    /// Takes what PID 1 has put into the ring, while it is asked for files.
+    fn take_files(&mut self, total: u64) {
+        if let (true, Some(receiver), Some(rings)) =
+            (self.course.copies(), &mut self.receiver, &mut self.rings)
+            && rings.mapped
+            && rings.take(total, |bytes| receiver.receive(bytes)).is_some()
+        {
+            self.input.order(Order::Taken(total));
         }
     }
 }

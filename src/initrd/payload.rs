@@ -51,6 +51,8 @@ pub struct Dealings<'a> {
     pub stdin: Stdin,
     /// Rows and columns of its terminal; zero where not known.
     pub window: [u16; 2],
+    /// The physical address of memory that is shared, where any is.
+    pub rings: Option<u64>,
     /// Files that go in and out.
     pub copies: &'a Copies,
     /// Whether the host may have orders.
@@ -65,6 +67,7 @@ impl<'a> Dealings<'a> {
         Self {
             stdin: Stdin::default(),
             window: [0; 2],
+            rings: None,
             copies,
             orders: false,
             timings: false,
@@ -140,6 +143,7 @@ fn record(
         argv: if given.is_empty() { &default } else { &given },
         env: &env,
         window: dealings.window,
+        rings: dealings.rings.unwrap_or(0),
         limits: &limits,
         copies_in: &[],
         copies_out: &copies_out,

@@ -98,6 +98,7 @@ const UNSAFE: &[&str] = &[
     "src/engine/qemu/child.rs",
     "src/engine/qemu/tsc.rs",
     "rdinit/src/sys.rs",
+    "rdinit/src/sys/shared.rs",
     "rdinit/src/main.rs",
 ];
 

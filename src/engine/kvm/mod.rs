@@ -52,6 +52,9 @@ use crate::watch::Watch;
 /// overwritten, as most of a large image's are.
 pub(super) const CMDLINE: &str = "pci=off init_on_alloc=0";
 
+/// Where the memory is that is shared with the guest.
+pub(super) const RINGS_AT: u64 = layout::RINGS;
+
 /// Tries of a call that a signal interrupted or that KVM asks to repeat.
 const TRIES: u32 = 100;
 
@@ -77,6 +80,10 @@ pub(super) fn boot(
     let start = loaded?;
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
+    // It goes with the listener, which comes back when no vCPU is left.
+    if machine.rings {
+        listener.attach(ram::share(&vm)?);
+    }
     let coalesces = coalesce(&vm)?;
     let package = Package {
         cpus: machine.cpus,

@@ -12,6 +12,8 @@ pub(super) struct Fds {
     pub(super) initrd: RawFd,
     /// Console, stdout, status.
     pub(super) ports: [Line; 3],
+    /// A file that is to be the guest's RAM, where some of that is shared.
+    pub(super) ram: Option<RawFd>,
 }
 
 /// What is at the other end of a serial port.
@@ -38,20 +40,25 @@ pub(super) struct Settings<'a> {
 /// CPU time, one of the debian image 19 % (docs/performance.md).
 const CPU: &str = "max,-erms,-fsrm";
 
+/// The clock (`rtc=on`) is there because a kernel that finds none waits a second for it.
+const MACHINE: &str = "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=off";
+
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The arguments.
 ///
 /// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry. CPUs and interrupts are
-/// described by ACPI: without it QEMU 7.2 says nothing of a second CPU. The clock (`rtc=on`) is there because a kernel
-/// that finds none waits a second for it.
+/// described by ACPI: without it QEMU 7.2 says nothing of a second CPU.
 pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     let mut args = vec![
         "-accel".into(),
         "tcg,thread=multi".into(),
         "-M".into(),
-        "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=off".into(),
+        match fds.ram {
+            None => MACHINE.into(),
+            Some(_) => format!("{MACHINE},memory-backend=ram"),
+        },
         "-cpu".into(),
         CPU.into(),
         "-m".into(),
@@ -59,6 +66,12 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-smp".into(),
         machine.cpus.to_string(),
     ];
+    if let Some(fd) = fds.ram {
+        let size = machine.memory.0 >> 10;
+        let path = format!("mem-path=/proc/self/fd/{fd},share=on");
+        args.push("-object".into());
+        args.push(format!("memory-backend-file,id=ram,size={size}k,{path}"));
+    }
     let fixed = [
         "-nodefaults",
         "-no-user-config",
@@ -101,6 +114,7 @@ mod tests {
             &Fds {
                 kernel: 7,
                 initrd: 8,
+                ram: Some(12),
                 ports: [Line::Out(9), Line::Out(10), Line::Socket(11)],
             },
         );
@@ -110,6 +124,7 @@ mod tests {
             "-M microvm,acpi=on,rtc=on",
             "-m size=153600k -smp 2",
             "-chardev file,id=port1,path=/proc/self/fd/10 -device isa-serial,chardev=port1,index=1",
+            "-object memory-backend-file,id=ram,size=153600k,mem-path=/proc/self/fd/12,share=on",
             "-chardev socket,id=port2,fd=11",
             "-kernel /proc/self/fd/7 -initrd /proc/self/fd/8",
         ] {
