@@ -15,7 +15,7 @@ const USES: &[(&str, &[&str])] = &[
     (
         "error",
         &[
-            "cmdline", "engine", "image", "initrd", "kernel", "memory", "trust",
+            "cmdline", "copyin", "engine", "image", "initrd", "kernel", "memory", "trust",
         ],
     ),
     ("atomic", &[]),
