@@ -20,6 +20,8 @@ mod attributes;
 
 mod mounts;
 
+mod place;
+
 mod spawn;
 
 mod collect;

@@ -161,6 +161,7 @@ fn become_command(
         .and_then(|()| {
             enter(strings.workdir, start.flags & MAKE_WORKDIR != 0).map_err(at(Stage::Workdir))
         })
+        .and_then(|()| set_limits(start))
         .and_then(|()| take_on_user(start).map_err(at(Stage::User)))
         .and_then(|()| sys::unblock_signals().map_err(at(Stage::Exec)));
     match prepared {
@@ -219,6 +220,15 @@ fn enter(workdir: &[u8], make: bool) -> sys::Result<()> {
         buffer[at] = byte;
     }
     sys::chdir(workdir)
+}
+
+/// Sets the limits that were asked for. Still as root: only that may raise them.
+fn set_limits(start: &Start<'_>) -> Result<(), Failure> {
+    for limit in start.limits() {
+        let at = at_one(Stage::Limit, limit.resource);
+        sys::set_limit(limit.resource, limit.soft, limit.hard).map_err(at)?;
+    }
+    Ok(())
 }
 
 fn take_on_user(start: &Start<'_>) -> sys::Result<()> {

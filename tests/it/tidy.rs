@@ -15,7 +15,8 @@ const USES: &[(&str, &[&str])] = &[
     (
         "error",
         &[
-            "cmdline", "copyout", "engine", "image", "initrd", "kernel", "memory", "trust",
+            "cmdline", "copyin", "copyout", "engine", "image", "initrd", "kernel", "memory",
+            "trust",
         ],
     ),
     ("atomic", &[]),
