@@ -13,22 +13,28 @@ use crate::base::{self, Base, Body};
 use crate::cache::Cache;
 use crate::cmdline;
 use crate::command;
+use crate::copyin::{self, Gathered};
+use crate::copyout::Receiver;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::escape::{escaped, shown};
 use crate::guest::console::Console;
 use crate::guest::control::Control;
 use crate::guest::ending::Ending;
+use crate::guest::input::Input;
 use crate::guest::outlet::Outlet;
-use crate::guest::{Listener, Moments};
+use crate::guest::{Limits, Listener, Moments};
+use crate::initrd::account::{self, Account};
 use crate::initrd::attributes::Loss;
 use crate::initrd::layout::Layout;
-use crate::initrd::{self, Epoch, Initrd, account, attributes, payload};
+use crate::initrd::payload::{self, Surroundings};
+use crate::initrd::{self, Epoch, Initrd, attributes};
 use crate::kernel::{self, Kernel, Search};
 use crate::machine::Machine;
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::report::{MachineFacts, Report, Timings, milliseconds, rounded};
-use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
+use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request, Stdin};
+use crate::terminal::{self, Terminal};
 use crate::units::ByteSize;
 use crate::watch::Watch;
 
@@ -48,16 +54,17 @@ pub struct Plan {
 /// Errors: the image or the kernel cannot be used, the image is not the one agreed on, or the memory wished for is too
 /// little.
 pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -> Result<Plan> {
-    plan_with(image, kernel, cpus, wish, false)
+    let (base, kernel) = read(image, kernel, false)?;
+    let memory = memory::plan(&needs(&base, &kernel, cpus), wish)?;
+    Ok(Plan {
+        base,
+        kernel,
+        memory,
+    })
 }
 
-fn plan_with(
-    image: &ImageRef,
-    kernel: &KernelWish,
-    cpus: u8,
-    wish: MemoryWish,
-    keep: bool,
-) -> Result<Plan> {
+/// The image and the kernel, both at once.
+fn read(image: &ImageRef, kernel: &KernelWish, keep: bool) -> Result<(Base, Kernel)> {
     let search = Search::from_env();
     let cache = search.cache.as_deref().filter(|_| keep).map(Cache::below);
     let epoch = Epoch::from_env_or_last()?;
@@ -70,12 +77,7 @@ fn plan_with(
     // The image's faults first: it is what the user named.
     let base = base?;
     let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let memory = memory::plan(&needs(&base, &kernel, cpus), wish)?;
-    Ok(Plan {
-        base,
-        kernel,
-        memory,
-    })
+    Ok((base, kernel))
 }
 
 fn needs(base: &Base, kernel: &Kernel, cpus: u8) -> Needs {
@@ -126,6 +128,7 @@ pub struct Ready {
     /// What runs, as the user knows it.
     command_name: String,
     engine: Engine,
+    receiver: Option<Receiver>,
     facts: MachineFacts,
     began: Instant,
 }
@@ -136,24 +139,47 @@ pub struct Ready {
 pub fn prepare(request: &Request) -> Result<Ready> {
     let began = Instant::now();
     let (engine, why) = Engine::choose(request.engine)?;
-    let plan = plan_with(
-        &request.image,
-        &request.kernel,
-        request.cpus,
-        request.memory,
-        // PID 1 of the user's own is told of nothing that is kept besides the archive.
-        request.cache && request.rdinit.is_none(),
-    )?;
+    // What would fail at the end of a long run fails now.
+    let receiver = match request.copies.out.is_empty() {
+        true => None,
+        false => Some(Receiver::open(&request.copies)?),
+    };
+    // PID 1 of the user's own is told of nothing that is kept besides the archive.
+    let keep = request.cache && request.rdinit.is_none();
+    let (base, kernel) = read(&request.image, &request.kernel, keep)?;
+    let command = command::over(&request.command, &base.facts.config);
+    let account = account_of(&base, &command, request)?;
+    let below = payload::copy_in_directory(&base.facts.init);
+    let copied = copyin::read(&request.copies, &below, account.uid, account.gid)?;
+    let copied = match copied {
+        Some(Gathered { tree, warnings }) => {
+            let places = Layout::of(&tree, Epoch::from_env_or_last()?)?.into_places();
+            Some((tree, places, warnings))
+        }
+        None => None,
+    };
+    let mut needs = needs(&base, &kernel, request.cpus);
+    if let Some((_, places, _)) = &copied {
+        needs.contents = needs.contents.and(places.contents());
+    }
+    let memory = memory::plan(&needs, request.memory)?;
+    let plan = Plan {
+        base,
+        kernel,
+        memory,
+    };
     let mut warnings: Vec<String> = why.into_iter().chain(plan.warnings()).collect();
     let Base { facts: base, body } = plan.base;
     let name = base.init;
-    let command = command::over(&request.command, &base.config);
     let command_name = command_name(&command);
+    let rings = request
+        .wants_rings()
+        .then(|| engine.rings_at(plan.memory.total));
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{name}"),
         root: plan.memory.root,
         show_boot: request.console.show_boot,
-        engine: &engine.cmdline(),
+        engine: &engine.cmdline(rings),
         append: request.append.as_deref(),
     })?;
     let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
@@ -165,20 +191,17 @@ pub fn prepare(request: &Request) -> Result<Ready> {
             payload::own_init(&name, own_init(path)?)
         }
         None => {
-            let files = match (&body, &command.user) {
-                (Body::Read(image, _), Some(_)) => account::Files::read(&image.tree),
-                _ => Ok(base.accounts),
+            let surroundings = Surroundings {
+                command: &command,
+                account: &account,
+                root: plan.memory.root,
+                window: match request.stdin.tty {
+                    true => terminal::window().unwrap_or_default(),
+                    false => [0; 2],
+                },
+                rings,
             };
-            let account = files.and_then(|files| account::account(&files, command.user.as_ref()));
-            let account = account.map_err(initrd::Error::from)?;
-            payload::segment(
-                &name,
-                &command,
-                &account,
-                plan.memory.root,
-                request.timings,
-                table.clone(),
-            )
+            payload::segment(&name, request, surroundings, table.clone())
         }
     };
     let own_places = Layout::of(&own, Epoch::from_env()?)?.into_places();
@@ -188,14 +211,18 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         memory: plan.memory.total.0,
         memory_needed: plan.memory.need.0,
         cpus: request.cpus,
-        entries: base.contents.entries,
-        initrd: base.contents.packed_bytes + own_places.contents().packed_bytes,
+        entries: needs.contents.entries,
+        initrd: needs.contents.packed_bytes + own_places.contents().packed_bytes,
         counts: None,
     };
     let mut initrd = Initrd::default();
     match body {
         Body::Read(image, places) => initrd.push(image.tree, places),
         Body::Kept(packed) => initrd.push_made(packed.file, packed.size),
+    }
+    if let Some((tree, places, left_out)) = copied {
+        warnings.extend(left_out);
+        initrd.push(tree, places);
     }
     initrd.push(own, own_places);
     let machine = Machine {
@@ -204,6 +231,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         cmdline,
         memory: plan.memory.total,
         cpus: request.cpus,
+        rings: rings.is_some(),
     };
     Ok(Ready {
         machine,
@@ -212,9 +240,21 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         attributes: table,
         command_name,
         engine,
+        receiver,
         facts,
         began,
     })
+}
+
+/// Who runs the command; PID 1 of the user's own is not told.
+fn account_of(base: &Base, command: &Command, request: &Request) -> Result<Account> {
+    let user = command.user.as_ref().filter(|_| request.rdinit.is_none());
+    let files = match (&base.body, user) {
+        (Body::Read(image, _), Some(_)) => account::Files::read(&image.tree),
+        _ => Ok(base.facts.accounts.clone()),
+    };
+    let account = files.and_then(|files| account::account(&files, user));
+    Ok(account.map_err(initrd::Error::from)?)
 }
 
 impl fmt::Display for Ready {
@@ -231,9 +271,11 @@ impl fmt::Display for Ready {
     }
 }
 
-/// Where the guest's output goes.
+/// Where the guest's input comes from, and where its output goes.
 #[derive(Debug)]
 pub struct Streams {
+    /// The command's standard input, where it is to have any.
+    pub stdin: Option<OwnedFd>,
     /// The command's standard output.
     pub stdout: OwnedFd,
     /// The console: the command's standard error.
@@ -246,6 +288,7 @@ impl Streams {
     /// Errors: no descriptors left.
     pub fn inherited() -> io::Result<Self> {
         Ok(Self {
+            stdin: Some(io::stdin().as_fd().try_clone_to_owned()?),
             stdout: io::stdout().as_fd().try_clone_to_owned()?,
             stderr: io::stderr().as_fd().try_clone_to_owned()?,
         })
@@ -288,8 +331,25 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     } else {
         Control::frames()
     };
-    let listener = Listener::new(Outlet::new(streams.stdout), console, control);
     let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
+    let mut listener = Listener::new(Outlet::new(streams.stdout), console, control);
+    if request.takes_orders() {
+        listener = listener.with_limits(Limits {
+            stop_timeout: request.stop_timeout,
+            max_output: request.max_output,
+        });
+    }
+    let Stdin { interactive, tty } = request.stdin;
+    let terminal = tty
+        .then(|| Terminal::of_process(interactive, &watch))
+        .transpose();
+    let terminal = terminal.map_err(host(|| "--tty".to_owned()))?;
+    let typed = terminal.as_ref().is_some_and(Terminal::is_typed);
+    let input = Input::new(streams.stdin.filter(|_| interactive), typed);
+    listener = listener.with_input(input, terminal);
+    if let Some(receiver) = ready.receiver {
+        listener = listener.with_receiver(receiver);
+    }
     let memory = ready.machine.memory.to_string();
     let (table, root) = (ready.attributes, ready.memory.root);
     let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
@@ -314,6 +374,10 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
             true => listener.console().last_lines(LAST_LINES),
             false => Vec::new(),
         };
+    if let Some(receiver) = listener.into_receiver() {
+        let unanswered = report.message.clone();
+        report.add_copies(receiver.finish(unanswered.as_deref()));
+    }
     Ok(Finished { report, last_lines })
 }
 

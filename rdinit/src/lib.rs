@@ -20,7 +20,15 @@ mod attributes;
 
 mod mounts;
 
+mod place;
+
 mod spawn;
+
+mod collect;
+
+mod input;
+
+mod outlet;
 
 mod relay;
 
