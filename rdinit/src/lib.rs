@@ -24,6 +24,8 @@ mod spawn;
 
 mod relay;
 
+mod collect;
+
 mod timeline;
 
 #[allow(unsafe_code)]
