@@ -4,7 +4,8 @@
 //! follows no link but a wish that is one itself. It uses no memory but what it says at the start.
 
 use crate::protocol::{
-    MOUNTED, PARCEL_DEPTH, PARCEL_HEAD, PARCEL_MAX, PARCEL_PATH, PARCEL_PAYLOAD, Parcel, Sent,
+    MOUNTED, PARCEL_DEPTH, PARCEL_HEAD, PARCEL_MAX, PARCEL_PATH, PARCEL_PAYLOAD, PARCEL_TARGET,
+    Parcel, Sent,
 };
 use crate::relay;
 use crate::sys::{self, Errno, PollFd, Stat};
@@ -21,7 +22,7 @@ const ENAMETOOLONG: Errno = Errno(36);
 /// Relative paths are from the working directory.
 ///
 /// Files that cannot be read are the host's to complain about. A port that is gone ends it.
-pub(crate) fn send(port: i32, wishes: &[u8], count: usize) {
+pub fn send(port: i32, wishes: &[u8], count: usize) {
     let Ok(buffer) = sys::allocate(BUFFER) else {
         return;
     };
@@ -137,7 +138,7 @@ fn send_file(out: &mut Outlet, fd: i32, stat: &Stat, path: &Path) -> Result<(), 
         loop {
             match sys::read(fd, out.room()?) {
                 Ok(0) => return out.put(&Parcel::FileEnd(0)),
-                Ok(length) => out.put_data(length)?,
+                Ok(length) => out.put_data(length),
                 Err(sys::EINTR) => {}
                 Err(Errno(errno)) => return out.put(&Parcel::FileEnd(errno)),
             }
@@ -242,7 +243,7 @@ impl Walk<'_> {
                 self.levels[self.depth] = Level::new(fd, &stat, path.length);
             }
             sys::S_IFLNK => {
-                let mut target = [0; PARCEL_PATH];
+                let mut target = [0; PARCEL_TARGET];
                 let length = sys::read_link_at(level.fd, name, &mut target)?;
                 out.put(&entry(&stat, path, &target[..length]))?;
             }
@@ -310,10 +311,9 @@ impl Outlet {
         Ok(&mut self.buffer[self.used + PARCEL_HEAD..][..PARCEL_PAYLOAD])
     }
 
-    fn put_data(&mut self, length: usize) -> Result<(), Gone> {
+    fn put_data(&mut self, length: usize) {
         let frame = &mut self.buffer[self.used..];
         self.used += Parcel::encode_data(frame, length).unwrap_or(0);
-        Ok(())
     }
 
     fn make_room(&mut self) -> Result<(), Gone> {

@@ -24,7 +24,7 @@ mod spawn;
 
 mod relay;
 
-mod collect;
+pub mod collect;
 
 mod timeline;
 

@@ -16,8 +16,10 @@ pub const PARCEL_PAYLOAD: usize = 64 << 10;
 pub const PARCEL_HEAD: usize = HEAD;
 /// The longest frame.
 pub const PARCEL_MAX: usize = HEAD + PARCEL_PAYLOAD + TAIL;
-/// The longest path below a wish, and the longest target of a link, in bytes (`PATH_MAX` with its NUL).
-pub const PARCEL_PATH: usize = 4095;
+/// The longest path below a wish in bytes: `PATH_MAX`, less what the host needs for names in front of it.
+pub const PARCEL_PATH: usize = 4000;
+/// The longest target of a link in bytes: `PATH_MAX` with its NUL.
+pub const PARCEL_TARGET: usize = 4095;
 /// The most components that a path below a wish has: PID 1 keeps each directory on the way open, and may have 1024
 /// descriptors.
 pub const PARCEL_DEPTH: usize = 900;
