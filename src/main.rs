@@ -11,6 +11,7 @@ use rdvm::atomic::Draft;
 use rdvm::base::Body;
 use rdvm::cache::Cache;
 use rdvm::cli::{BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
+use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
 use rdvm::image::config::Config;
@@ -185,13 +186,8 @@ impl Voice {
         if let Some(message) = &finished.report.message {
             say(message);
         }
-        for error in finished
-            .report
-            .copied
-            .iter()
-            .filter_map(|c| c.error.as_ref())
-        {
-            say(error);
+        for error in finished.report.copied.iter().filter_map(Copied::message) {
+            say(&error);
         }
         if let Some(phases) = finished.report.timings.filter(|_| self.timings) {
             say(&phases.to_line());

@@ -1,6 +1,7 @@
 //! Request → a machine about to run.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;

@@ -57,7 +57,7 @@ const USES: &[(&str, &[&str])] = &[
     ),
     ("output", &["atomic", "image", "initrd"]),
     ("copyin", &["image", "initrd", "request"]),
-    ("copyout", &["request", "units"]),
+    ("copyout", &["atomic", "request", "units"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     ("kernel", &["atomic", "error", "request", "units", "watch"]),
