@@ -20,7 +20,7 @@ use crate::request::ImageRef;
 use crate::trust;
 
 /// The form of what is kept; a change of what an image comes to, or of [`Facts`], needs a new one.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// An image, ready to be put into an initrd.
 #[derive(Debug)]

@@ -1,1 +1,265 @@
-//! `--copy-in`: files of the host → a tree of its own in the initrd, which PID 1 moves into its place.
+//! `--copy-in`: files of the host → a tree of their own, below the directory from which PID 1 moves them into place.
+//!
+//! Read as images are (`image::files`): one walk that follows no link, each file opened once, its bytes read once. Where
+//! it goes in the guest is PID 1's business.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::FileType;
+
+use crate::escape::{escaped, shown};
+use crate::image::files;
+use crate::image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree, Warning};
+use crate::initrd::payload;
+use crate::request::{Copies, CopyIn};
+
+mod exclude;
+
+use exclude::Exclude;
+
+/// Why a `--copy-in` was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// HOST itself cannot be looked at.
+    #[error(
+        "--copy-in: {}: {source}; name a file or a directory of the host",
+        shown(path)
+    )]
+    Host {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// HOST is neither file nor directory.
+    #[error(
+        "--copy-in: {}: is neither a file nor a directory; copy it into a file first",
+        shown(path)
+    )]
+    Kind {
+        /// As given.
+        path: PathBuf,
+    },
+    /// Something below cannot be read.
+    #[error(
+        "--copy-in: {shown}: cannot be read: {source}; run as a user who may, or leave it out with --copy-in-exclude"
+    )]
+    Unreadable {
+        /// Its path on the host, escaped.
+        shown: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something was written to meanwhile.
+    #[error(
+        "--copy-in: {shown}: changed while it was read; try again when nothing writes to it, or leave it out with --copy-in-exclude"
+    )]
+    Changed {
+        /// Its path on the host, escaped.
+        shown: String,
+    },
+    /// More than a record of the initrd holds.
+    #[error(
+        "--copy-in: {shown}: has {size} bytes, files of up to {} can be copied in; split it, or leave it out with --copy-in-exclude",
+        u32::MAX
+    )]
+    TooLarge {
+        /// Its path on the host, escaped.
+        shown: String,
+        /// In bytes.
+        size: u64,
+    },
+    /// Anything else that keeps files from being read.
+    #[error("--copy-in: {0}")]
+    Read(crate::image::Error),
+    /// `.rdvmignore` cannot be read.
+    #[error("{}: {source}; make it a text file, or remove it", shown(path))]
+    IgnoreFile {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line of `.rdvmignore`.
+    #[error("{}:{line}: {why}; write it as in a .gitignore", shown(path))]
+    IgnoreLine {
+        /// The file.
+        path: PathBuf,
+        /// From 1 on.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// `--copy-in-exclude`.
+    #[error("--copy-in-exclude: \"{}\": {why}; write it as in a .gitignore", escaped(pattern.as_bytes()))]
+    Pattern {
+        /// As given.
+        pattern: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// All of them together.
+    #[error("--copy-in-exclude: {why}; use fewer patterns")]
+    Patterns {
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What goes in.
+#[derive(Debug)]
+pub struct Gathered {
+    /// Below the directory, for each copy a directory with its number, and in that the file or directory itself.
+    pub tree: Tree,
+    /// What was left out, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Reads everything that is to be copied in, as files of `uid` and `gid` below the directory `below` of the guest's root;
+/// `None` where nothing is.
+///
+/// Errors: [`Error`]; nothing was changed anywhere.
+pub fn read(copies: &Copies, below: &str, uid: u32, gid: u32) -> Result<Option<Gathered>, Error> {
+    if copies.into.is_empty() {
+        return Ok(None);
+    }
+    let mut entries = vec![directory(below.into())];
+    let mut warnings = Vec::new();
+    let mut links = 0;
+    for (index, copy) in copies.into.iter().enumerate() {
+        let landing = payload::landing(below, index, &copy.host);
+        let (found, left_out) = gather(copy, &copies.exclude)?;
+        warnings.extend(left_out);
+        let parent = landing.iter().rposition(|&byte| byte == b'/');
+        entries.push(directory(landing[..parent.unwrap_or(0)].to_vec()));
+        let mut more = 0;
+        for entry in found {
+            let (entry, link) = moved(entry, &landing, links, (uid, gid));
+            more = more.max(link);
+            entries.push(entry);
+        }
+        links += more;
+    }
+    // A path that is too long with ours before it.
+    let tree = Tree::from_entries(entries).map_err(|error| Error::Read(error.into()))?;
+    Ok(Some(Gathered { tree, warnings }))
+}
+
+/// A directory of our own.
+fn directory(path: Vec<u8>) -> Entry {
+    Entry {
+        path,
+        mode: 0o700,
+        uid: 0,
+        gid: 0,
+        mtime: 0,
+        xattrs: None,
+        kind: Kind::Directory,
+    }
+}
+
+/// One HOST's files, by their paths below it, and what was left out.
+fn gather(copy: &CopyIn, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), Error> {
+    let host = &copy.host;
+    let failed = |source| Error::Host {
+        path: host.clone(),
+        source,
+    };
+    let kind = std::fs::metadata(host).map_err(failed)?.file_type();
+    let (entries, warnings) = match (kind.is_dir(), kind.is_file()) {
+        (true, _) => walk(host, patterns)?,
+        // It was named: patterns are for what was not.
+        (_, true) => (vec![files::one(host).map_err(read_error)?], Vec::new()),
+        _ => return Err(Error::Kind { path: host.clone() }),
+    };
+    for entry in &entries {
+        if let Kind::File(FileBody {
+            size,
+            content: Content::Host(file),
+            ..
+        }) = &entry.kind
+            && u32::try_from(*size).is_err()
+        {
+            return Err(Error::TooLarge {
+                shown: file.shown(),
+                size: *size,
+            });
+        }
+    }
+    Ok((entries, warnings))
+}
+
+fn walk(host: &Path, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), Error> {
+    let exclude = Exclude::of(host, patterns)?;
+    let left_out = Mutex::new(Vec::new());
+    let sieve = |path: &[u8], kind: FileType| {
+        if exclude.has(path, kind) {
+            return true;
+        }
+        let what = match kind {
+            FileType::Socket => "a socket",
+            FileType::CharacterDevice | FileType::BlockDevice => "a device",
+            _ => return false,
+        };
+        let path = host.join(OsStr::from_bytes(path));
+        let line = format!("--copy-in: {}: is {what}, and is left out", shown(&path));
+        left_out
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line);
+        true
+    };
+    let (entries, mounts) = files::below(host, &sieve).map_err(read_error)?;
+    let mut warnings = left_out
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    warnings.extend(mounts.iter().map(|Warning::MountPoint { path }| {
+        format!(
+            "--copy-in: {}: is a mount point, copied as an empty directory; name it in a --copy-in of its own",
+            shown(&host.join(OsStr::from_bytes(path)))
+        )
+    }));
+    warnings.sort();
+    Ok((entries, warnings))
+}
+
+/// The entry below `landing`, of another owner, with its link's number counted on from `links`; and that number before.
+fn moved(entry: Entry, landing: &[u8], links: u64, (uid, gid): (u32, u32)) -> (Entry, u64) {
+    let mut path = landing.to_vec();
+    if !entry.path.is_empty() {
+        path.push(b'/');
+        path.extend_from_slice(&entry.path);
+    }
+    let mut kind = entry.kind;
+    let mut number = 0;
+    if let Kind::File(FileBody {
+        link: Some(LinkId(link)),
+        ..
+    }) = &mut kind
+    {
+        number = *link;
+        *link += links;
+    }
+    let entry = Entry {
+        path,
+        uid,
+        gid,
+        kind,
+        ..entry
+    };
+    (entry, number)
+}
+
+fn read_error(error: crate::image::Error) -> Error {
+    use crate::image::Error as Image;
+    match error {
+        Image::Unreadable { shown, source } => Error::Unreadable { shown, source },
+        Image::Changed { shown } => Error::Changed { shown },
+        Image::Image { path, source } => Error::Host { path, source },
+        other => Error::Read(other),
+    }
+}

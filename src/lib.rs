@@ -61,6 +61,8 @@ pub mod machine;
 
 pub mod watch;
 
+pub mod terminal;
+
 pub mod engine;
 
 pub mod guest;

@@ -3,12 +3,12 @@
 //! Nothing changes under the walk, since nobody else runs. All the same it opens everything by directory and name and
 //! follows no link but a wish that is one itself. It uses no memory but what it says at the start.
 
+use crate::outlet::Outlet;
 use crate::protocol::{
     MOUNTED, PARCEL_DEPTH, PARCEL_HEAD, PARCEL_MAX, PARCEL_PATH, PARCEL_PAYLOAD, PARCEL_TARGET,
     Parcel, Sent,
 };
-use crate::relay;
-use crate::sys::{self, Errno, PollFd, Stat};
+use crate::sys::{self, Errno, Stat};
 
 /// A frame of full length always fits, and small ones gather to a write of as much.
 const BUFFER: usize = 2 * PARCEL_MAX;
@@ -18,24 +18,22 @@ const NAMES: usize = 4096;
 const ENOMEM: Errno = Errno(12);
 const ENAMETOOLONG: Errno = Errno(36);
 
-/// Sends all that the `count` paths of `wishes`, each with its NUL, lead to; then waits until the port has sent it.
-/// Relative paths are from the working directory.
+/// Sends all that the `count` paths of `wishes`, each with its NUL, lead to. Relative paths are from the working directory.
 ///
-/// Files that cannot be read are the host's to complain about. A port that is gone ends it.
-pub fn send(port: i32, wishes: &[u8], count: usize) {
+/// Files that cannot be read are the host's to complain about. A way out that is gone ends it.
+pub(crate) fn send(outlet: &mut Outlet<'_>, wishes: &[u8], count: usize) {
     let Ok(buffer) = sys::allocate(BUFFER) else {
         return;
     };
-    let mut out = Outlet {
-        port,
+    let mut out = Frames {
+        outlet,
         buffer,
         used: 0,
     };
     let _ = send_all(&mut out, wishes, count);
-    relay::drain(port);
 }
 
-fn send_all(out: &mut Outlet, wishes: &[u8], count: usize) -> Result<(), Gone> {
+fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(), Gone> {
     // Only as much of it is ever touched as the deepest directory needs.
     let names = sys::allocate(PARCEL_DEPTH * NAMES);
     let names = names.unwrap_or(&mut []);
@@ -79,7 +77,7 @@ impl From<Gone> for Trouble {
 }
 
 fn send_wish(
-    out: &mut Outlet,
+    out: &mut Frames<'_, '_>,
     wish: u32,
     name: &[u8],
     path: &mut Path,
@@ -133,7 +131,7 @@ fn unread(errno: i32, path: &Path) -> Parcel<'_> {
 }
 
 /// Sends a file to its end, wherever that is: the host compares it with the size. Closes it.
-fn send_file(out: &mut Outlet, fd: i32, stat: &Stat, path: &Path) -> Result<(), Gone> {
+fn send_file(out: &mut Frames<'_, '_>, fd: i32, stat: &Stat, path: &Path) -> Result<(), Gone> {
     let sent = out.put(&entry(stat, path, b"")).and_then(|()| {
         loop {
             match sys::read(fd, out.room()?) {
@@ -187,7 +185,7 @@ struct Walk<'n> {
 }
 
 impl Walk<'_> {
-    fn run(&mut self, out: &mut Outlet, path: &mut Path) -> Result<(), Trouble> {
+    fn run(&mut self, out: &mut Frames<'_, '_>, path: &mut Path) -> Result<(), Trouble> {
         loop {
             let level = &mut self.levels[self.depth];
             path.length = level.path;
@@ -220,7 +218,7 @@ impl Walk<'_> {
     }
 
     /// Sends what `path` leads to, which is in the directory that is being read; directories become the one that is.
-    fn send_named(&mut self, out: &mut Outlet, path: &Path) -> Result<(), Trouble> {
+    fn send_named(&mut self, out: &mut Frames<'_, '_>, path: &Path) -> Result<(), Trouble> {
         let level = self.levels[self.depth];
         let name = path.last(level.path);
         let open = |flags| {
@@ -290,14 +288,14 @@ impl Path {
     }
 }
 
-/// The port, and frames that have not been written to it.
-struct Outlet {
-    port: i32,
+/// The way out, and frames that have not been sent by it.
+struct Frames<'o, 'p> {
+    outlet: &'o mut Outlet<'p>,
     buffer: &'static mut [u8],
     used: usize,
 }
 
-impl Outlet {
+impl Frames<'_, '_> {
     fn put(&mut self, parcel: &Parcel<'_>) -> Result<(), Gone> {
         self.make_room()?;
         // Paths and targets are shorter than a frame's payload: everything fits.
@@ -324,23 +322,8 @@ impl Outlet {
     }
 
     fn flush(&mut self) -> Result<(), Gone> {
-        let mut rest = &self.buffer[..self.used];
-        while !rest.is_empty() {
-            match sys::write(self.port, rest) {
-                Ok(count) => rest = &rest[count..],
-                Err(sys::EINTR) => {}
-                Err(sys::EAGAIN) => {
-                    let mut set = [PollFd {
-                        fd: self.port,
-                        events: sys::POLLOUT,
-                        revents: 0,
-                    }];
-                    let _ = sys::poll(&mut set, -1);
-                }
-                Err(_) => return Err(Gone),
-            }
-        }
+        let sent = self.outlet.write(&self.buffer[..self.used]);
         self.used = 0;
-        Ok(())
+        sent.map_err(|_| Gone)
     }
 }

@@ -20,11 +20,17 @@ mod attributes;
 
 mod mounts;
 
+mod place;
+
 mod spawn;
+
+mod input;
+
+mod outlet;
 
 mod relay;
 
-pub mod collect;
+mod collect;
 
 mod timeline;
 

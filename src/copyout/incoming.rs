@@ -160,7 +160,7 @@ impl Incoming {
         let tree = std::mem::take(&mut self.tree);
         for (path, target, times) in tree.links() {
             let (dir, name) = self.place(to, path)?;
-            symlinkat(target, &dir, name)
+            symlinkat(target, dir, name)
                 .and_then(|()| utimensat(dir, name, &stamps(times), AtFlags::SYMLINK_NOFOLLOW))
                 .map_err(failed(to, path))?;
         }

@@ -1,19 +1,22 @@
 //! A directory of the host → entries: one walk, relative to open directories, that follows no symbolic link.
 //!
 //! Two threads take directories from one list, so depth costs no stack and only a few descriptors are open at a
-//! time. Stays on the image's file system. What a name becomes is decided in `entry.rs`.
+//! time. Stays on the image's file system. What a name becomes is decided in `entry.rs`. A user's own files, for
+//! `--copy-in`, are read the same way, past what a sieve leaves out.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustix::fs::{FileType, RawDir, fstat};
 use rustix::io::Errno;
 
 use super::Error;
-use super::entry::{Maker, UNNUMBERED, failed, look};
+use super::entry::{Maker, UNNUMBERED, failed, kind_of, look};
 use super::fakeroot::SaveFile;
+use super::files::Sieve;
 use super::host::{HostDir, HostRoot};
 use super::tree::{self, Content, Entry, FileBody, Kind, LinkId, PATH_LIMIT, Tree, Warning};
 use crate::request::ImageRef;
@@ -25,11 +28,22 @@ const WALKERS: usize = 2;
 pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
     let save = image.fakeroot.as_deref().map(SaveFile::read).transpose()?;
     let maker = Maker::new(&image.owner, save);
+    let (entries, warnings) = walk(&image.path, maker, None)?;
+    Ok(Tree::from_entries(entries)?.with_warnings(warnings))
+}
+
+/// Everything at and below the directory at `path` that `sieve` lets through, in the order of a tree, and what was left
+/// out for other reasons.
+pub(super) fn walk(
+    path: &Path,
+    maker: Maker<'_>,
+    sieve: Option<Sieve<'_>>,
+) -> Result<(Vec<Entry>, Vec<Warning>), Error> {
     let unreadable = |errno: Errno| Error::Image {
-        path: image.path.clone(),
+        path: path.to_owned(),
         source: errno.into(),
     };
-    let root = HostRoot::open(&image.path).map_err(unreadable)?;
+    let root = HostRoot::open(path).map_err(unreadable)?;
     let dir = Arc::new(HostDir::of_root(Arc::new(root)));
     let fd = dir.open().map_err(unreadable)?;
     let stat = fstat(&fd).map_err(unreadable)?;
@@ -44,6 +58,7 @@ pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
     };
     let walk = Walk {
         maker,
+        sieve,
         dev: stat.st_dev,
         list: Mutex::new(list),
         more: Condvar::new(),
@@ -65,12 +80,14 @@ pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
     warnings.sort_by(|Warning::MountPoint { path: a }, Warning::MountPoint { path: b }| a.cmp(b));
     let mut entries = in_order(found.listings);
     number_links(&mut entries);
-    Ok(Tree::from_entries(entries)?.with_warnings(warnings))
+    Ok((entries, warnings))
 }
 
 /// One walk: what is the same for all directories, and the list of those not yet read.
 struct Walk<'a> {
     maker: Maker<'a>,
+    /// What is not even looked at.
+    sieve: Option<Sieve<'a>>,
     dev: u64,
     list: Mutex<List>,
     more: Condvar,
@@ -172,7 +189,18 @@ impl Walk<'_> {
                     return Err(tree::Error::too_long(&path).into());
                 }
             }
-            let seen = look(&fd, name, guess).map_err(|errno| failed(dir, name, errno))?;
+            let failed = |errno| failed(dir, name, errno);
+            if let Some(sieve) = self.sieve {
+                let kind = match guess {
+                    // Not every file system says.
+                    FileType::Unknown => kind_of(&fd, name).map_err(failed)?,
+                    kind => kind,
+                };
+                if sieve(&dir.join(name), kind) {
+                    continue;
+                }
+            }
+            let seen = look(&fd, name, guess).map_err(failed)?;
             let facts = &seen.0;
             if facts.is_directory() && !facts.leaves(self.dev) {
                 below.push((
@@ -276,7 +304,7 @@ fn in_order(listings: Vec<Listing>) -> Vec<Entry> {
 }
 
 /// Gives names of one file one number, from 1 in the tree's order; a single name (the others are elsewhere) gets none.
-fn number_links(entries: &mut [Entry]) {
+pub(super) fn number_links(entries: &mut [Entry]) {
     fn names(entries: &mut [Entry]) -> impl Iterator<Item = ((u64, u64), &mut Option<LinkId>)> {
         entries
             .iter_mut()

@@ -93,7 +93,8 @@ pub(super) struct Maker<'a> {
     owner: &'a Ownership,
     save: Option<SaveFile>,
     kept: AtomicU64,
-    attributes: xattr::Reader,
+    /// `None` for files whose extended attributes are nobody's business.
+    attributes: Option<xattr::Reader>,
 }
 
 impl<'a> Maker<'a> {
@@ -102,8 +103,21 @@ impl<'a> Maker<'a> {
             owner,
             save,
             kept: AtomicU64::new(0),
-            attributes: xattr::Reader::default(),
+            attributes: Some(xattr::Reader::default()),
         }
+    }
+
+    /// For files that are no image: all root's, without extended attributes.
+    pub(super) fn plain() -> Self {
+        Self {
+            attributes: None,
+            ..Self::new(&Ownership::Root, None)
+        }
+    }
+
+    fn attributes(&self, file: &OwnedFd) -> Result<Found, Errno> {
+        let reader = self.attributes.as_ref();
+        reader.map_or_else(|| Ok(Found::default()), |reader| reader.read(file))
     }
 
     /// The entry of an open directory itself.
@@ -114,7 +128,7 @@ impl<'a> Maker<'a> {
     ) -> Result<(Entry, Facts), Error> {
         let seen = look(fd, b"", FileType::Directory).map_err(|errno| failed(dir, b"", errno))?;
         let facts = seen.0;
-        let found = self.attributes.read(fd);
+        let found = self.attributes(fd);
         let found = found.map_err(|errno| failed(dir, b"", errno))?;
         Ok((self.entry(dir, fd, b"", seen, found)?, facts))
     }
@@ -128,7 +142,7 @@ impl<'a> Maker<'a> {
         seen: Seen,
     ) -> Result<Entry, Error> {
         let found = match &seen {
-            (_, Some((file, _))) => self.attributes.read(file),
+            (_, Some((file, _))) => self.attributes(file),
             // A link or special file, or a directory that something is mounted on.
             (_, None) => Ok(Found::default()),
         };
@@ -311,6 +325,13 @@ pub(super) fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<Seen, E
         FileType::RegularFile => Ok((Facts::from(&stat), Some((file, Stamp::from(&stat))))),
         _ => Err(Errno::STALE),
     }
+}
+
+/// What kind of thing `name` in a directory is.
+pub(super) fn kind_of(fd: &OwnedFd, name: &[u8]) -> Result<FileType, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = statx(fd, name, flags, StatxFlags::TYPE)?;
+    Ok(FileType::from_raw_mode(stat.stx_mode.into()))
 }
 
 fn unmapped(dir: &HostDir, name: &[u8], (what, number): xattr::Unmapped) -> Error {

@@ -6,6 +6,7 @@ pub mod config;
 pub mod cpio;
 pub mod error;
 pub mod fakeroot;
+pub mod files;
 pub mod fs;
 pub mod host;
 pub mod layers;

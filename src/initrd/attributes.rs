@@ -180,7 +180,7 @@ mod tests {
     use crate::image::tree::{Content, LinkId};
     use crate::initrd::account::Account;
     use crate::initrd::payload;
-    use crate::request::Command;
+    use crate::request::Request;
     use crate::units::ByteSize;
 
     const TMPFS: RootFs = RootFs::Tmpfs {
@@ -247,8 +247,15 @@ mod tests {
             groups: Vec::new(),
             home: "/".to_owned(),
         };
-        let segment =
-            |table| payload::segment(".rdvm", &Command::default(), &account, TMPFS, false, table);
+        let request = Request::new("image", [""; 0]);
+        let surroundings = payload::Surroundings {
+            command: &request.command,
+            account: &account,
+            root: TMPFS,
+            window: [0, 0],
+            rings: None,
+        };
+        let segment = |table| payload::segment(".rdvm", &request, surroundings, table);
         let flags = |segment: &Tree| {
             let Kind::File(record) = &segment.get(b".rdvm.start").unwrap().kind else {
                 panic!("no record");
@@ -266,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_names_of_what_rdvm_adds_are_free_in_the_image() {
-        for taken in [".rdvm", ".rdvm.start", ".rdvm.xattrs"] {
+        for taken in [".rdvm", ".rdvm.start", ".rdvm.xattrs", ".rdvm.in"] {
             let image = Tree::from_entries(vec![entry(taken, Kind::Fifo, &[])]).unwrap();
             assert_eq!(payload::name(&image), ".rdvm1", "{taken}");
         }

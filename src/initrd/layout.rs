@@ -65,6 +65,18 @@ pub struct Contents {
     pub page_rounded_bytes: u64,
 }
 
+impl Contents {
+    /// What both archives hold together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            entries: self.entries + other.entries,
+            inodes: self.inodes + other.inodes,
+            packed_bytes: self.packed_bytes + other.packed_bytes,
+            page_rounded_bytes: self.page_rounded_bytes + other.page_rounded_bytes,
+        }
+    }
+}
+
 /// The archive of one tree: every record's place and numbers.
 #[derive(Debug)]
 pub struct Layout<'a> {

@@ -5,16 +5,18 @@
 //! the image does not have.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rdinit::protocol::{
-    ATTRIBUTES_SUFFIX, HAS_ATTRIBUTES, MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL, Limit,
+    MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
 };
 
 use super::account::Account;
 use crate::image::tree::{Content, Entry, FileBody, Kind, Tree};
 use crate::memory::RootFs;
-use crate::request::Command;
+use crate::request::{Command, CopyIn, Request, Ulimit};
 
 /// rdinit: a static ELF for x86-64 Linux.
 pub const RDINIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rdinit"));
@@ -35,7 +37,7 @@ const HOSTNAME: &[u8] = b"rdvm";
 pub fn name(image: &Tree) -> String {
     let taken = |path: String| image.get(path.as_bytes()).is_some();
     let free = |name: &String| {
-        let mut suffixes = ["", RECORD_SUFFIX, ATTRIBUTES_SUFFIX].into_iter();
+        let mut suffixes = ["", RECORD_SUFFIX, ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX].into_iter();
         !suffixes.any(|suffix| taken(format!("{name}{suffix}")))
     };
     let mut names =
@@ -43,24 +45,40 @@ pub fn name(image: &Tree) -> String {
     names.find(free).unwrap_or_default()
 }
 
+/// What PID 1 has to know besides the request.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// What runs, the image's word counted.
+    pub command: &'a Command,
+    /// As whom.
+    pub account: &'a Account,
+    /// In what.
+    pub root: RootFs,
+    /// Rows and columns of the terminal; zero where there is none or it does not say.
+    pub window: [u16; 2],
+    /// The physical address of memory that is shared, where any is.
+    pub rings: Option<u64>,
+}
+
 /// The segment for rdinit: itself, the record of what it is to do, and the table of the image's extended attributes
-/// ([`super::attributes::table`]) where there is one.
+/// ([`super::attributes::table`]) where there is one. What is copied in ([`landing`]) is not in it.
 pub fn segment(
     name: &str,
-    command: &Command,
-    account: &Account,
-    root: RootFs,
-    timings: bool,
+    request: &Request,
+    surroundings: Surroundings<'_>,
     attributes: Option<Arc<[u8]>>,
 ) -> Tree {
-    let mut flags = MAKE_WORKDIR;
-    if timings {
-        flags |= WANT_TIMELINE;
-    }
-    if attributes.is_some() {
-        flags |= HAS_ATTRIBUTES;
-    }
-    let record = record(command, account, root, flags);
+    let flags = [
+        (true, MAKE_WORKDIR),
+        (request.timings, WANT_TIMELINE),
+        (attributes.is_some(), HAS_ATTRIBUTES),
+        (request.stdin.interactive, HAS_STDIN),
+        (request.stdin.tty, HAS_TERMINAL),
+        (request.takes_orders(), HAS_ORDERS),
+    ];
+    let flags = flags.iter().filter(|(is_set, _)| *is_set);
+    let flags = flags.fold(0, |all, (_, flag)| all | flag);
+    let record = record(name, request, surroundings, flags);
     let mut files = vec![
         (name.to_owned(), 0o700, RDINIT.into()),
         (format!("{name}{RECORD_SUFFIX}"), 0o600, record.into()),
@@ -69,12 +87,81 @@ pub fn segment(
     tree(files)
 }
 
+/// The directory, beside PID 1 called `name`, that everything copied in lands in.
+pub fn copy_in_directory(name: &str) -> String {
+    format!("{name}{COPY_IN_SUFFIX}")
+}
+
+/// Where in the guest the copy of `host` lands that is number `index`, from the root directory: below `below`, under its
+/// own name if it has one. (`..` has none.)
+pub fn landing(below: &str, index: usize, host: &Path) -> Vec<u8> {
+    let mut path = format!("{below}/{index}/").into_bytes();
+    path.extend_from_slice(own_name(host).unwrap_or(b"files"));
+    path
+}
+
+/// The last name of a path; `None` for one that ends in a dot or two, and for the root.
+fn own_name(path: &Path) -> Option<&[u8]> {
+    let names = path.as_os_str().as_bytes().split(|&byte| byte == b'/');
+    let last = names.rev().find(|name| !name.is_empty());
+    last.filter(|name| !matches!(*name, b"." | b".."))
+}
+
+/// A path of the guest as an option has it, from the root.
+fn from_root(guest: &[u8], workdir: &[u8]) -> Vec<u8> {
+    let mut path = Vec::new();
+    if !guest.starts_with(b"/") {
+        if !workdir.starts_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend_from_slice(workdir);
+        path.push(b'/');
+    }
+    path.extend_from_slice(guest);
+    path
+}
+
+/// Where a copy goes. What has no name cannot be put into a directory under it: then a slash at the end says nothing.
+fn target(copy: &CopyIn, workdir: &[u8]) -> Vec<u8> {
+    let mut path = from_root(copy.guest.as_bytes(), workdir);
+    if own_name(&copy.host).is_none() && path.ends_with(b"/") {
+        path.push(b'.');
+    }
+    path
+}
+
+/// The last limit for each resource.
+fn limits(ulimits: &[Ulimit]) -> Vec<Limit> {
+    let mut limits: Vec<Limit> = Vec::new();
+    for &Ulimit {
+        resource,
+        soft,
+        hard,
+    } in ulimits
+    {
+        limits.retain(|limit| limit.resource != resource);
+        limits.push(Limit {
+            resource,
+            soft,
+            hard,
+        });
+    }
+    limits
+}
+
 /// The segment for the user's own init.
 pub fn own_init(name: &str, init: Vec<u8>) -> Tree {
     tree(vec![(name.to_owned(), 0o755, init.into())])
 }
 
-fn record(command: &Command, account: &Account, root: RootFs, flags: u32) -> Vec<u8> {
+fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: u32) -> Vec<u8> {
+    let Surroundings {
+        command,
+        account,
+        root,
+        window,
+        rings,
+    } = surroundings;
     let default = [DEFAULT_COMMAND.as_bytes()];
     let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
     let root_limit = match root {
@@ -83,6 +170,22 @@ fn record(command: &Command, account: &Account, root: RootFs, flags: u32) -> Vec
     };
     let env = environment(command, account);
     let env: Vec<&[u8]> = env.iter().map(Vec::as_slice).collect();
+    let workdir = command
+        .workdir
+        .as_ref()
+        .map_or(&b"/"[..], |dir| dir.as_bytes());
+    let copies = &request.copies;
+    let below = copy_in_directory(name);
+    let numbered = copies.into.iter().enumerate();
+    let copies_in: Vec<[Vec<u8>; 2]> = numbered
+        .map(|(index, copy)| [landing(&below, index, &copy.host), target(copy, workdir)])
+        .collect();
+    let copies_in: Vec<[&[u8]; 2]> = copies_in.iter().map(|[a, b]| [&a[..], b]).collect();
+    let out = copies.out.iter();
+    let copies_out: Vec<Vec<u8>> = out
+        .map(|copy| from_root(copy.guest.as_bytes(), workdir))
+        .collect();
+    let copies_out: Vec<&[u8]> = copies_out.iter().map(Vec::as_slice).collect();
     StartRecord {
         flags,
         uid: account.uid,
@@ -91,17 +194,18 @@ fn record(command: &Command, account: &Account, root: RootFs, flags: u32) -> Vec
         root_limit,
         linger_ms: LINGER_MS,
         ports: PORTS,
-        workdir: command.workdir.as_ref().map_or(b"/", |dir| dir.as_bytes()),
+        workdir,
         hostname: command
             .hostname
             .as_ref()
             .map_or(HOSTNAME, |name| name.as_bytes()),
         argv: if given.is_empty() { &default } else { &given },
         env: &env,
-        window: [0; 2],
-        limits: &[],
-        copies_in: &[],
-        copies_out: &[],
+        window,
+        rings: rings.unwrap_or(0),
+        limits: &limits(&command.ulimits),
+        copies_in: &copies_in,
+        copies_out: &copies_out,
     }
     .encode()
 }
@@ -146,4 +250,55 @@ fn tree(files: Vec<(String, u16, Arc<[u8]>)>) -> Tree {
     });
     // Plain names of our own making in the root directory: no rule of the tree can refuse them.
     Tree::from_entries(entries.collect()).expect("plain names make a tree")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_lands_under_its_own_name_if_it_has_one() {
+        let landed = |host: &str| String::from_utf8(landing("x.in", 3, Path::new(host))).unwrap();
+        for (host, name) in [
+            ("src", "src"),
+            ("a/b//", "b"),
+            (".", "files"),
+            ("a/.", "files"),
+            ("..", "files"),
+            ("/", "files"),
+            ("...", "..."),
+        ] {
+            assert_eq!(landed(host), format!("x.in/3/{name}"), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_place_in_the_guest_is_from_the_working_directory() {
+        let target = |host: &str, guest: &str, workdir: &str| {
+            let copy = CopyIn {
+                host: host.into(),
+                guest: guest.into(),
+            };
+            String::from_utf8(target(&copy, workdir.as_bytes())).unwrap()
+        };
+        assert_eq!(target("a", "b", "/"), "//b");
+        assert_eq!(target("a", "b/", "/w"), "/w/b/");
+        assert_eq!(target("a", "/b", "/w"), "/b");
+        assert_eq!(target("a", ".", "w"), "/w/.");
+        assert_eq!(target(".", "b/", "/w"), "/w/b/.");
+        assert_eq!(target("a/..", "/", "/w"), "/.");
+        assert_eq!(target(".", "b", "/w"), "/w/b");
+    }
+
+    #[test]
+    fn the_last_limit_of_a_resource_counts() {
+        let limit = |resource, soft| Ulimit {
+            resource,
+            soft,
+            hard: 9,
+        };
+        let limits = limits(&[limit(7, 1), limit(2, 5), limit(7, 3)]);
+        let seen: Vec<_> = limits.iter().map(|l| (l.resource, l.soft)).collect();
+        assert_eq!(seen, [(2, 5), (7, 3)]);
+    }
 }

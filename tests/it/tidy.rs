@@ -15,7 +15,8 @@ const USES: &[(&str, &[&str])] = &[
     (
         "error",
         &[
-            "cmdline", "engine", "image", "initrd", "kernel", "memory", "trust",
+            "cmdline", "copyin", "copyout", "engine", "image", "initrd", "kernel", "memory",
+            "trust",
         ],
     ),
     ("atomic", &[]),
@@ -98,6 +99,7 @@ const UNSAFE: &[&str] = &[
     "src/engine/qemu/child.rs",
     "src/engine/qemu/tsc.rs",
     "rdinit/src/sys.rs",
+    "rdinit/src/sys/shared.rs",
     "rdinit/src/main.rs",
 ];
 

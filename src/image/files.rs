@@ -1,0 +1,53 @@
+//! Files of the user's that are no image, for `--copy-in`: read like one, without owners and extended attributes.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::Error;
+use super::dir;
+use super::entry::{Maker, failed, look};
+use super::host::{HostDir, HostRoot};
+use super::tree::{Entry, Warning};
+
+/// Says of a path below the directory that is read, and of its kind, that it stays out. A directory that does is not
+/// looked into.
+pub type Sieve<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
+
+/// Everything at and below the directory at `path` that `sieve` lets through, in the order of a tree and with its root,
+/// all of it root's; and what was left out because something else is mounted there.
+///
+/// Errors: as for an image.
+pub fn below(path: &Path, sieve: Sieve<'_>) -> Result<(Vec<Entry>, Vec<Warning>), Error> {
+    dir::walk(path, Maker::plain(), Some(sieve))
+}
+
+/// The regular file at `path`, as an entry without a path. Links are followed; by the time it is read none may be left.
+///
+/// Errors: as for an image.
+pub fn one(path: &Path) -> Result<Entry, Error> {
+    let unreadable = |source| Error::Image {
+        path: path.to_owned(),
+        source,
+    };
+    let real = path.canonicalize().map_err(unreadable)?;
+    let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else {
+        return Err(unreadable(Errno::ISDIR.into()));
+    };
+    let root = HostRoot::open(parent).map_err(|errno| unreadable(errno.into()))?;
+    let dir = Arc::new(HostDir::of_root(Arc::new(root)));
+    let name = name.as_bytes();
+    let failed = |errno| failed(&dir, name, errno);
+    let fd = dir.open().map_err(failed)?;
+    let seen = look(&fd, name, FileType::RegularFile).map_err(failed)?;
+    let mut entry = [Maker::plain().named(&dir, &fd, name, seen)?];
+    dir::number_links(&mut entry);
+    let [entry] = entry;
+    Ok(Entry {
+        path: Vec::new(),
+        ..entry
+    })
+}
