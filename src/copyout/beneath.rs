@@ -30,7 +30,9 @@ pub(super) fn directory(dir: impl AsFd, path: &[u8]) -> Result<OwnedFd> {
 /// The names in a directory, `.` and `..` left out.
 pub(super) fn names(dir: impl AsFd) -> Result<Vec<CString>> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
+    // A descriptor for paths only cannot be read.
+    let dir = open(dir, b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for entry in Dir::new(dir)? {
         let name = entry?.file_name().to_owned();
         if ![&b"."[..], b".."].contains(&name.as_bytes()) {
             names.push(name);
