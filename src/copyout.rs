@@ -1,55 +1,58 @@
 //! `--copy-out`: frames of the guest's → files of the host, staged and moved into position when they are whole.
+//!
+//! The guest is not believed. Its names are checked one by one; whatever it sends is first put below a directory of our
+//! own, beside where it is to go; from there it is moved by names below descriptors that are held since before the
+//! machine ran, through no link and to no other file system. Who decides what may come is `docs/copies.md`.
+
+mod beneath;
+mod destination;
+mod fault;
+mod incoming;
+mod place;
+mod receiver;
+mod stage;
+mod tree;
 
 use serde::Serialize;
 
-use crate::request::Copies;
+pub use self::destination::Error;
+pub use self::receiver::Receiver;
 
-/// Takes what the guest sends.
-#[derive(Debug)]
-pub struct Receiver {
-    over: bool,
-    bytes: u64,
-}
+/// How many files, directories, links and other things may come at most.
+pub const ENTRIES: u64 = 1_000_000;
+/// How many bytes the paths of directories and links, which have to be kept until the end, may have together.
+pub const NAMES: u64 = 64 << 20;
 
-/// What came of one wish.
-#[derive(Debug, Clone, Serialize)]
+/// What became of one `--copy-out`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Copied {
-    /// Why not.
+    /// What was asked for, fit to be shown.
+    pub guest: String,
+    /// Where it was to go, fit to be shown.
+    pub host: String,
+    /// Regular files that have come.
+    pub files: u64,
+    /// Directories, the one asked for included.
+    pub directories: u64,
+    /// Symbolic links.
+    pub links: u64,
+    /// Bytes in the files.
+    pub bytes: u64,
+    /// Devices, pipes and sockets that were left out, and directories whose content was, since something is mounted on
+    /// them in the guest.
+    pub left_out: u64,
+    /// Why it is not there; then nothing of it is, unless the text says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Why nothing can be received.
-#[derive(Debug, thiserror::Error)]
-#[error("--copy-out")]
-pub struct Error;
-
-impl Receiver {
-    /// Looks at the destinations.
-    pub fn open(_: &Copies) -> Result<Self, Error> {
-        Ok(Self {
-            over: false,
-            bytes: 0,
-        })
-    }
-
-    /// Takes bytes.
-    pub fn receive(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        self.over |= bytes.len() > 4;
-    }
-
-    /// Whether everything is here.
-    pub fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// How much.
-    pub fn progress(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Moves it into position.
-    pub fn finish(self, _unanswered: Option<&str>) -> Vec<Copied> {
-        Vec::new()
+impl Copied {
+    /// The error as a line for the user.
+    pub fn message(&self) -> Option<String> {
+        let error = self.error.as_ref()?;
+        Some(format!("--copy-out: {}: {error}", self.guest))
     }
 }
+
+#[cfg(test)]
+mod tests;

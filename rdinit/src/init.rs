@@ -123,7 +123,7 @@ fn live(
         // Asked for once the host has all the output: from then on the port carries the files.
         while orders.wait() != Order::CopyOut {}
         let mut outlet = Outlet::new(ports.rings.as_ref(), stdout, *status, orders);
-        collect::send(&mut outlet, strings.copies_out);
+        collect::send(&mut outlet, strings.copies_out, start.copies_out);
         outlet.flush();
     }
     Ok(())

@@ -24,13 +24,13 @@ mod place;
 
 mod spawn;
 
-mod collect;
-
 mod input;
 
 mod outlet;
 
 mod relay;
+
+pub mod collect;
 
 mod timeline;
 

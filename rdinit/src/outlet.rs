@@ -42,7 +42,9 @@ impl<'a> Outlet<'a> {
     }
 
     /// Sends all of `bytes`.
-    pub(crate) fn write(&mut self, mut bytes: &[u8]) {
+    ///
+    /// Errors: the port is gone.
+    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> sys::Result<()> {
         match self {
             Self::Port(port) => {
                 while !bytes.is_empty() {
@@ -52,7 +54,7 @@ impl<'a> Outlet<'a> {
                         Err(sys::EAGAIN) => {
                             let _ = sys::poll(&mut [PollFd::new(*port, sys::POLLOUT)], -1);
                         }
-                        Err(_) => return,
+                        Err(errno) => return Err(errno),
                     }
                 }
             }
@@ -88,6 +90,7 @@ impl<'a> Outlet<'a> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Sees to it that everything is on its way.

@@ -36,6 +36,10 @@ mod endings;
 
 mod surroundings;
 
+mod copy_in;
+
+mod profile;
+
 mod xattrs;
 
 mod machine;
