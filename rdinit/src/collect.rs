@@ -33,6 +33,12 @@ pub(crate) fn send(outlet: &mut Outlet<'_>, wishes: &[u8], count: usize) {
     let _ = send_all(&mut out, wishes, count);
 }
 
+/// What [`send`] does with a serial port, for the host's tests.
+#[cfg(not(freestanding))]
+pub fn send_to(port: i32, wishes: &[u8], count: usize) {
+    send(&mut Outlet::Port(port), wishes, count);
+}
+
 fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(), Gone> {
     // Only as much of it is ever touched as the deepest directory needs.
     let names = sys::allocate(PARCEL_DEPTH * NAMES);

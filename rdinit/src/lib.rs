@@ -30,7 +30,7 @@ mod outlet;
 
 mod relay;
 
-mod collect;
+pub mod collect;
 
 mod timeline;
 

@@ -36,6 +36,8 @@ mod endings;
 
 mod surroundings;
 
+mod copy_out;
+
 mod xattrs;
 
 mod machine;
