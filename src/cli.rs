@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
@@ -11,6 +11,7 @@ use crate::environment;
 use crate::escape::{escaped, shown};
 use crate::kernel::build::Order;
 use crate::output;
+use crate::profile::{self, Profile};
 use crate::request::{ImageRef, KernelWish};
 use crate::units::ByteSize;
 
@@ -137,6 +138,25 @@ pub enum Error {
     /// Nothing where an image should be.
     #[error("IMAGE: is empty; name a directory or an archive")]
     Image,
+    /// `-` for an image and the command.
+    #[error("--interactive: standard input is the image already; write that to a file")]
+    StdinTaken,
+    /// Options that rdinit carries out.
+    #[error(
+        "{option}: goes not with --rdinit, whose program is told nothing; leave one of them out"
+    )]
+    OwnInit {
+        /// Its name.
+        option: &'static str,
+    },
+    /// A profile.
+    #[error(transparent)]
+    Profile(#[from] profile::Error),
+    /// No image anywhere.
+    #[error(
+        "IMAGE: neither the profile nor the command line names one; add image = \"PATH\" to the profile"
+    )]
+    NoImageInProfile,
     /// `-` for two images.
     #[error("-: standard input can be one image only; write the other to a file")]
     StdinTwice,
@@ -171,34 +191,93 @@ pub enum Error {
     },
 }
 
-/// Parses the command line.
+/// What is to be said of a command line that is none.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// By clap, among them `--help` and `--version`.
+    #[error(transparent)]
+    Line(Box<clap::Error>),
+    /// What it refers to.
+    #[error(transparent)]
+    Cannot(#[from] Error),
+}
+
+impl From<clap::Error> for Refused {
+    fn from(error: clap::Error) -> Self {
+        Self::Line(Box::new(error))
+    }
+}
+
+/// Parses the command line, with the options of the profile that it names before its own.
 ///
+/// Errors: [`Refused`].
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
+    let mut words: Vec<OsString> = words.into_iter().collect();
+    let mut cli = Cli::try_parse_from(&words)?;
+    let Verb::Run(args) = &mut cli.verb else {
+        return Ok(cli);
+    };
+    // What is left for IMAGE and the command are the last words, whatever they are.
+    let first = words.len().saturating_sub(args.rest.len());
+    let dashed = words[..first].last().is_some_and(|word| word == "--");
+    let Some(name) = args.profile.as_ref() else {
+        check_image(args, words)?;
+        return Ok(cli);
+    };
+    let profile = profile(name, args.config.as_deref())?;
+    if !dashed {
+        check_image(args, words.clone())?;
+    }
+    let shown = shown_words(&profile.options);
+    // Behind "rdvm run".
+    words.splice(2..2, profile.options.iter().cloned());
+    cli = Cli::try_parse_from(&words)?;
+    if let Verb::Run(args) = &mut cli.verb {
+        args.complete(profile, dashed)?;
+        args.from_profile = Some(shown);
+    }
+    Ok(cli)
+}
+
+/// The profile of a file, or of the nearest.
+fn profile(name: &str, file: Option<&Path>) -> Result<Profile, Error> {
+    let path = match file {
+        Some(path) => path.to_owned(),
+        None => std::env::current_dir()
+            .ok()
+            .and_then(|here| profile::find(&here))
+            .ok_or(profile::Error::NoFile)?,
+    };
+    let mut cli = Cli::command();
+    cli.build();
+    let run = cli.find_subcommand("run").cloned().unwrap_or_default();
+    Ok(profile::read(&path, name, &run)?)
+}
+
+fn shown_words(words: &[OsString]) -> String {
+    let words = words.iter().map(|word| escaped(word.as_bytes()));
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// `run` takes everything from IMAGE on as it stands, so a mistyped option before IMAGE would be taken for IMAGE: such
 /// lines are parsed once more by rules under which clap finds the mistake itself, with its suggestion.
-///
-/// Errors: clap's, among them `--help` and `--version`.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let words: Vec<OsString> = words.into_iter().collect();
-    let cli = Cli::try_parse_from(&words)?;
-    match &cli.verb {
-        Verb::Run(args) if args.rest.first().is_some_and(|image| is_option(image)) => {
-            let strict =
-                |run: clap::Command| run.mut_arg("rest", |rest| rest.allow_hyphen_values(false));
-            Err(Cli::command()
-                .mut_subcommand("run", strict)
-                .try_get_matches_from(words)
-                .map_or_else(
-                    |error| error,
-                    |_| {
-                        Cli::command().error(
-                            clap::error::ErrorKind::UnknownArgument,
-                            "an option stands in the place of IMAGE",
-                        )
-                    },
-                ))
-        }
-        _ => Ok(cli),
+fn check_image(args: &RunArgs, words: Vec<OsString>) -> Result<(), clap::Error> {
+    if !args.rest.first().is_some_and(|image| is_option(image)) {
+        return Ok(());
     }
+    let strict = |run: clap::Command| run.mut_arg("rest", |rest| rest.allow_hyphen_values(false));
+    Err(Cli::command()
+        .mut_subcommand("run", strict)
+        .try_get_matches_from(words)
+        .map_or_else(
+            |error| error,
+            |_| {
+                Cli::command().error(
+                    clap::error::ErrorKind::UnknownArgument,
+                    "an option stands in the place of IMAGE",
+                )
+            },
+        ))
 }
 
 fn is_option(word: &OsStr) -> bool {
@@ -237,7 +316,7 @@ mod tests {
     use super::*;
     use crate::request::{Id, UserWish};
 
-    fn run(words: &[&str]) -> Result<RunArgs, clap::Error> {
+    fn run(words: &[&str]) -> Result<RunArgs, Refused> {
         let words = ["rdvm", "run"].iter().chain(words);
         match parse(words.map(OsString::from))?.verb {
             Verb::Run(args) => Ok(*args),

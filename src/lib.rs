@@ -33,6 +33,8 @@ pub mod cli;
 
 pub mod environment;
 
+pub mod profile;
+
 pub mod request;
 
 pub mod image;

@@ -10,7 +10,9 @@ use clap::CommandFactory;
 use rdvm::atomic::Draft;
 use rdvm::base::Body;
 use rdvm::cache::Cache;
-use rdvm::cli::{BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, Verb};
+use rdvm::cli::{
+    BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, Refused, RunArgs, Verb,
+};
 use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
@@ -27,11 +29,15 @@ use rdvm::request::Request;
 fn main() -> ExitCode {
     let cli = match rdvm::cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(Refused::Line(error)) => {
             let asked_for = !error.use_stderr();
             // Nowhere left to say that the message could not be printed.
             let _ = error.print();
             return ExitCode::from(if asked_for { 0 } else { FAILED });
+        }
+        Err(Refused::Cannot(error)) => {
+            say(&error.to_string());
+            return ExitCode::from(FAILED);
         }
     };
     // A panic ends us without unwinding, and the terminal may be the guest's.
@@ -102,6 +108,9 @@ fn run(args: RunArgs) -> Result<u8> {
         timings: args.timings,
     };
     let (report_to, dry_run) = (args.report.clone(), args.dry_run);
+    if let Some(words) = args.from_profile.as_ref().filter(|_| args.verbose) {
+        say(&format!("the profile's options: {words}"));
+    }
     // Before anything runs: a report that cannot be written must not cost the command's exit code.
     let draft = report_to.as_deref().map(report_draft).transpose()?;
     let finished =

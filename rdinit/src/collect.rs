@@ -33,10 +33,11 @@ pub(crate) fn send(outlet: &mut Outlet<'_>, wishes: &[u8], count: usize) {
     let _ = send_all(&mut out, wishes, count);
 }
 
-/// What [`send`] does with a serial port, for the host's tests.
-#[cfg(not(freestanding))]
-pub fn send_to(port: i32, wishes: &[u8], count: usize) {
-    send(&mut Outlet::Port(port), wishes, count);
+/// The same by a serial port, or whatever else the descriptor is, for who has no machine around it.
+pub fn send_by_port(port: i32, wishes: &[u8], count: usize) {
+    let mut outlet = Outlet::Port(port);
+    send(&mut outlet, wishes, count);
+    outlet.flush();
 }
 
 fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(), Gone> {

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::image::image_and_command;
 use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
+use crate::profile::Profile;
 use crate::request::{
     Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Id, MemoryWish, Request, Stdin,
     Ulimit, UserWish,
@@ -20,9 +21,20 @@ use crate::units::{ByteSize, parse_span};
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 #[command(override_usage = "rdvm run [OPTIONS] IMAGE [--] [CMD [ARG]...]")]
+// As docker: of an option that is given twice and has one value, the last counts. Profiles are made of this.
+#[command(args_override_self = true)]
 pub struct RunArgs {
     #[command(flatten)]
     image: StackArgs,
+    /// Take options, and IMAGE and CMD where they are not given, from [profile.NAME] of the nearest rdvm.toml
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Take the profile from this file
+    #[arg(long, value_name = "FILE", requires = "profile", value_hint = ValueHint::FilePath)]
+    pub(super) config: Option<PathBuf>,
+    /// What the profile came to.
+    #[arg(skip)]
+    pub from_profile: Option<String>,
     /// Keep an archive's packed image for later runs, and take it from there (rdvm cache)
     #[arg(long)]
     cache: bool,
@@ -117,15 +129,15 @@ pub struct RunArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Nothing of rdvm's own on stderr but errors
-    #[arg(short, long, conflicts_with = "verbose")]
+    #[arg(short, long, overrides_with = "verbose")]
     pub quiet: bool,
     /// Say on stderr what was chosen
-    #[arg(long)]
+    #[arg(long, overrides_with = "quiet")]
     pub verbose: bool,
     /// A directory, an archive or - for one on standard input; and the command with its arguments. Without CMD, what
     /// the image says, or /init
     #[arg(
-        required = true,
+        required_unless_present = "profile",
         trailing_var_arg = true,
         allow_hyphen_values = true,
         value_name = "IMAGE [CMD [ARG]...]"
@@ -153,6 +165,7 @@ impl RunArgs {
     ///
     /// Errors: [`Error`], for what only shows when files and the environment are looked at.
     pub fn into_request(self) -> Result<Request, Error> {
+        self.check_own_init()?;
         let (path, argv) = image_and_command(self.rest);
         let command = Command {
             entrypoint: self.entrypoint,
@@ -163,8 +176,13 @@ impl RunArgs {
             hostname: self.hostname,
             ulimits: self.ulimits,
         };
+        let image = self.image.into_ref(path)?;
+        let mut images = std::iter::once(&image.path).chain(&image.layers);
+        if self.interactive && images.any(|path| path.as_os_str() == "-") {
+            return Err(Error::StdinTaken);
+        }
         Ok(Request {
-            image: self.image.into_ref(path)?,
+            image,
             command,
             memory: self.memory,
             cpus: self.cpus,
@@ -196,6 +214,44 @@ impl RunArgs {
             timings: self.timings || self.report.is_some(),
             cache: self.cache,
         })
+    }
+
+    /// PID 1 of the user's own is told nothing, so nothing that PID 1 does can be asked for.
+    fn check_own_init(&self) -> Result<(), Error> {
+        let asked = [
+            ("--interactive", self.interactive),
+            ("--tty", self.tty),
+            ("--copy-in", !self.copy_in.is_empty()),
+            ("--copy-out", !self.copy_out.is_empty()),
+            ("--ulimit", !self.ulimits.is_empty()),
+        ];
+        let mut asked = asked.into_iter().filter(|(_, is_asked)| *is_asked);
+        match (&self.rdinit, asked.next()) {
+            (Some(_), Some((option, _))) => Err(Error::OwnInit { option }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a profile's IMAGE and command where none are given. `dashed`: what is given stands behind `--`, so that it is a
+    /// command if the profile has an image.
+    ///
+    /// Errors: there is no IMAGE.
+    pub(super) fn complete(&mut self, profile: Profile, dashed: bool) -> Result<(), Error> {
+        let is_command = dashed && profile.image.is_some();
+        let given = std::mem::take(&mut self.rest);
+        let (image, command) = match given.is_empty() || is_command {
+            true => (profile.image.ok_or(Error::NoImageInProfile)?, given),
+            false => {
+                let (image, command) = image_and_command(given);
+                (image.into(), command)
+            }
+        };
+        let command = match command.is_empty() {
+            true => profile.command,
+            false => command,
+        };
+        self.rest = [image, "--".into()].into_iter().chain(command).collect();
+        Ok(())
     }
 }
 

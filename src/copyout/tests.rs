@@ -157,7 +157,7 @@ fn collected(wishes: &[&Path]) -> Vec<u8> {
         paths.extend_from_slice(wish.as_os_str().as_bytes());
         paths.push(0);
     }
-    rdinit::collect::send_to(port.as_file().as_raw_fd(), &paths, wishes.len());
+    rdinit::collect::send_by_port(port.as_file().as_raw_fd(), &paths, wishes.len());
     fs::read(port.path()).unwrap()
 }
 

@@ -36,7 +36,11 @@ mod endings;
 
 mod surroundings;
 
+mod copy_in;
+
 mod copy_out;
+
+mod profile;
 
 mod xattrs;
 

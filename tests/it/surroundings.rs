@@ -214,6 +214,48 @@ fn directory_host_name_and_user_are_as_asked() {
 }
 
 #[test]
+fn limits_are_the_commands_own_whoever_runs_it() {
+    let show = "ulimit -S -n; ulimit -H -n; ulimit -S -c; ulimit -H -c; ulimit -S -u; ulimit -H -s";
+    for engine in engines() {
+        for user in ["0", "77:78"] {
+            let rdvm = Rdvm::on(engine).option("-u").option(user);
+            let limits = [
+                "nofile=9",
+                "nofile=100000:200000",
+                "core=0:unlimited",
+                "nproc=55",
+                "stack=1048576",
+            ];
+            let rdvm = limits
+                .iter()
+                .fold(rdvm, |rdvm, limit| rdvm.option("--ulimit").option(limit));
+            let run = rdvm.image(busybox().path()).sh(show).run();
+            run.exits(0)
+                .prints("100000\n200000\n0\nunlimited\n55\n1024\n");
+        }
+        // More than fs.nr_open.
+        let rdvm = Rdvm::on(engine)
+            .option("--ulimit")
+            .option("nofile=unlimited");
+        let run = rdvm.image(busybox().path()).sh("echo ran").run();
+        run.exits(125)
+            .prints("")
+            .says("rdvm: --ulimit: the guest's kernel refused");
+    }
+}
+
+#[test]
+fn a_program_in_the_place_of_the_images_own_gets_the_arguments() {
+    for engine in engines() {
+        let rdvm = Rdvm::on(engine)
+            .option("--entrypoint")
+            .option("/bin/busybox");
+        let run = rdvm.image(busybox().path()).command(&["echo", "-n", "x y"]);
+        run.run().exits(0).prints("x y");
+    }
+}
+
+#[test]
 fn the_guest_sees_nothing_of_rdvm_in_the_image() {
     for engine in engines() {
         let run = Rdvm::on(engine)
