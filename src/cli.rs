@@ -192,11 +192,13 @@ pub enum Error {
 }
 
 /// What is to be said of a command line that is none.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// By clap, among them `--help` and `--version`.
+    #[error("{0}")]
     Line(Box<clap::Error>),
     /// What it refers to.
+    #[error(transparent)]
     Cannot(Error),
 }
 
@@ -318,7 +320,7 @@ fn kernel_wish(argument: Option<OsString>) -> KernelWish {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Id, UserWish};
+    use crate::request::{Id, Request, UserWish};
 
     fn run(words: &[&str]) -> Result<RunArgs, Refused> {
         let words = ["rdvm", "run"].iter().chain(words);
@@ -336,6 +338,13 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_a_request() {
+        let (typed, made) = (run(&["img"]).unwrap(), Request::new("img", [""; 0]));
+        let typed = typed.into_request().unwrap();
+        assert_eq!(format!("{typed:?}"), format!("{made:?}"));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
-    COPY_OUT_LIMIT, Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Id, MemoryWish,
-    Request, Stdin, Ulimit, UserWish,
+    Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Id, MemoryWish, Request, Stdin,
+    Ulimit, UserWish,
 };
 use crate::units::{ByteSize, parse_span};
 
@@ -81,7 +81,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "GUEST:HOST", value_parser = parse_copy_out())]
     copy_out: Vec<CopyOut>,
     /// How much --copy-out may bring back in all
-    #[arg(long, value_name = "SIZE", default_value_t = COPY_OUT_LIMIT)]
+    #[arg(long, value_name = "SIZE", default_value = "1g")]
     copy_out_limit: ByteSize,
     /// Network of the guest: only none so far
     #[arg(long, value_name = "none", default_value = "none", value_parser = ["none"], hide_possible_values = true)]
