@@ -166,6 +166,7 @@ fn works(image: &Path, script: &str, memory: ByteSize) -> bool {
         &request,
         ready,
         Streams {
+            stdin: None,
             stdout: null(),
             stderr: null(),
         },

@@ -195,22 +195,16 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// By clap, among them `--help` and `--version`.
-    #[error("{0}")]
+    #[error(transparent)]
     Line(Box<clap::Error>),
     /// What it refers to.
     #[error(transparent)]
-    Cannot(Error),
+    Cannot(#[from] Error),
 }
 
 impl From<clap::Error> for Refused {
     fn from(error: clap::Error) -> Self {
         Self::Line(Box::new(error))
-    }
-}
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self::Cannot(error)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The crate's error: one variant per stage, each wrapping that stage's own.
 
-use crate::{cmdline, copyin, engine, image, initrd, kernel, memory, trust};
+use crate::{cmdline, copyin, copyout, engine, image, initrd, kernel, memory, trust};
 
 /// What kept a run from happening. The text is one line: subject, what went wrong, way out.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,9 @@ pub enum Error {
     /// Tree → initrd.
     #[error(transparent)]
     Initrd(#[from] initrd::Error),
+    /// Where files are to be copied out to.
+    #[error(transparent)]
+    CopyOut(#[from] copyout::Error),
     /// What is copied in.
     #[error(transparent)]
     CopyIn(#[from] copyin::Error),

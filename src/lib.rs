@@ -63,6 +63,8 @@ pub mod machine;
 
 pub mod watch;
 
+pub mod terminal;
+
 pub mod engine;
 
 pub mod guest;

@@ -17,4 +17,6 @@ pub struct Machine {
     pub memory: ByteSize,
     /// Number of vCPUs, 1 to 16.
     pub cpus: u8,
+    /// Whether memory is shared with the guest (`guest::rings`), at the place that the engine says.
+    pub rings: bool,
 }

@@ -13,6 +13,7 @@ use rdvm::cache::Cache;
 use rdvm::cli::{
     BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, Refused, RunArgs, Verb,
 };
+use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
 use rdvm::image::config::Config;
@@ -39,6 +40,12 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    // A panic ends us without unwinding, and the terminal may be the guest's.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        rdvm::terminal::restore();
+        hook(panic);
+    }));
     match act(cli.verb) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -187,6 +194,9 @@ impl Voice {
         }
         if let Some(message) = &finished.report.message {
             say(message);
+        }
+        for error in finished.report.copied.iter().filter_map(Copied::message) {
+            say(&error);
         }
         if let Some(phases) = finished.report.timings.filter(|_| self.timings) {
             say(&phases.to_line());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdinit::protocol::{Stage, Totals};
 use serde::Serialize;
 
+use crate::copyout::Copied;
 use crate::guest::Counts;
 use crate::guest::ending::Ending;
 use crate::initrd::attributes::Loss;
@@ -23,7 +24,9 @@ pub const NOT_FOUND: u8 = 127;
 pub const BY_SIGNAL: u8 = 128;
 
 const ENOENT: i32 = 2;
+const SIGINT: i32 = 2;
 const SIGPIPE: i32 = 13;
+const SIGXFSZ: i32 = 25;
 /// What a command exits with whose reader has gone away.
 pub const BY_SIGPIPE: u8 = BY_SIGNAL + SIGPIPE as u8;
 
@@ -56,6 +59,9 @@ pub struct Report {
     /// Extended attributes of the image that the guest's kernel would not have, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attributes_lost: Option<Loss>,
+    /// What was copied out, one for each wish in its order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copied: Vec<Copied>,
     /// The machine, where one was planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineFacts>,
@@ -86,7 +92,9 @@ pub enum Outcome {
     MachineDied,
     /// `--timeout` passed.
     TimedOut,
-    /// rdvm was told to stop by a signal.
+    /// The command printed more than `--max-output`.
+    OutputLimit,
+    /// rdvm was told to stop by a signal, or the user left the machine's terminal.
     Interrupted,
     /// Nobody read standard output any more.
     OutputClosed,
@@ -183,6 +191,7 @@ impl Report {
             message,
             guest,
             attributes_lost: None,
+            copied: Vec::new(),
             machine: None,
             timings: None,
         }
@@ -200,9 +209,19 @@ impl Report {
             message,
             guest: None,
             attributes_lost: None,
+            copied: Vec::new(),
             machine: None,
             timings: None,
         }
+    }
+
+    /// Adds what was copied out. A wish that was not met makes a run fail that did not fail otherwise.
+    pub fn add_copies(&mut self, copied: Vec<Copied>) {
+        let failed = copied.iter().any(|copied| copied.error.is_some());
+        if failed && self.exit_code == 0 {
+            self.exit_code = FAILED;
+        }
+        self.copied = copied;
     }
 
     /// The JSON text, ending in a newline.
@@ -274,6 +293,9 @@ pub fn exit_code(ending: &Ending) -> u8 {
         Ending::NotStarted { .. } | Ending::Died { .. } | Ending::OutputFailed(_) => FAILED,
         Ending::TimedOut { .. } => TIMED_OUT,
         Ending::Interrupted(signal) => by_signal(signal),
+        Ending::Left => by_signal(SIGINT),
+        // As a command is killed that writes more than `ulimit -f` to a file.
+        Ending::OutputLimit => by_signal(SIGXFSZ),
         Ending::OutputClosed => by_signal(SIGPIPE),
     }
 }
@@ -347,6 +369,16 @@ fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String
                 )),
             )
         }
+        Ending::OutputLimit => (
+            Outcome::OutputLimit,
+            Some(format!(
+                "{name}: printed more than --max-output; the machine was stopped"
+            )),
+        ),
+        Ending::Left => (
+            Outcome::Interrupted,
+            Some("Ctrl-] three times: the machine was stopped".to_owned()),
+        ),
         Ending::Interrupted(signal) => (
             Outcome::Interrupted,
             Some(format!("signal {signal}: the machine was stopped")),

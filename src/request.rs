@@ -88,6 +88,20 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Whether anything can come up that PID 1 must be told while the command runs. One of the user's own listens to nobody.
+    pub fn takes_orders(&self) -> bool {
+        let Stdin { interactive, tty } = self.stdin;
+        let ends = self.timeout.is_some() || self.max_output.is_some();
+        self.rdinit.is_none() && (interactive || tty || ends || !self.copies.out.is_empty())
+    }
+
+    /// Whether more may go in or out than a serial port is made for.
+    pub fn wants_rings(&self) -> bool {
+        self.rdinit.is_none() && (self.stdin.interactive || !self.copies.out.is_empty())
+    }
+}
+
 /// The IMAGE argument, and what is stacked on it.
 #[derive(Debug, Clone, Default)]
 pub struct ImageRef {

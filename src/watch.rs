@@ -1,10 +1,10 @@
 //! What ends a run from outside: a deadline, and the signals that ask us to stop.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -17,6 +17,7 @@ pub const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
 pub struct Watch {
     deadline: Option<Instant>,
     wake: UnixStream,
+    notify: UnixStream,
     signal: Arc<AtomicUsize>,
 }
 
@@ -36,8 +37,25 @@ impl Watch {
         Ok(Self {
             deadline: timeout.map(|span| Instant::now() + span),
             wake,
+            notify,
             signal,
         })
+    }
+
+    /// A flag that is set when this signal comes, which also makes [`Self::fd`] readable. It ends nothing.
+    ///
+    /// Errors: no descriptors left.
+    pub fn notice(&self, signal: i32) -> io::Result<Arc<AtomicBool>> {
+        let flag = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+        signal_hook::low_level::pipe::register(signal, self.notify.try_clone()?)?;
+        Ok(flag)
+    }
+
+    /// Makes [`Self::fd`] wait for the next signal.
+    pub fn seen(&self) {
+        // It does not block: what is not there is not waited for.
+        let _ = (&self.wake).read(&mut [0; 64]);
     }
 
     /// The signal that came, if one did.

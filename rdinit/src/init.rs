@@ -1,11 +1,15 @@
 //! PID 1's life, in order: record, the image's attributes, mounts, ports, command, end, reset.
 
+use crate::input::Orders;
+use crate::outlet::Outlet;
 use crate::protocol::{
-    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, RECORD_SUFFIX, Stage,
-    Start, Strings, Totals, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_ORDERS, Order,
+    RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
 };
+use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
-use crate::{attributes, mounts, place, relay, sys, timeline};
+use crate::sys::{PollFd, Shared};
+use crate::{attributes, collect, mounts, place, relay, sys, timeline};
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
 pub fn run(name: &[u8]) -> ! {
@@ -41,7 +45,7 @@ pub fn run(name: &[u8]) -> ! {
 }
 
 /// The record, and which of the image's attributes could not be set.
-type Orders = (Start<'static>, Strings<'static>, AttributesLost);
+type Task = (Start<'static>, Strings<'static>, AttributesLost);
 
 /// Lets the root file system grow to its limit and gives its files their extended attributes.
 fn finish_root(name: &[u8], start: &Start<'_>) -> sys::Result<AttributesLost> {
@@ -59,7 +63,7 @@ fn finish_root(name: &[u8], start: &Start<'_>) -> sys::Result<AttributesLost> {
 }
 
 fn live(
-    orders: sys::Result<Orders>,
+    orders: sys::Result<Task>,
     born: u64,
     status: &mut i32,
     linger_ms: &mut u32,
@@ -93,6 +97,11 @@ fn live(
     {
         let _ = sys::sethostname(name);
     }
+    let rings = (start.rings > 0).then(|| Shared::map(start.rings, 2 * RING));
+    let rings = rings.and_then(Result::ok);
+    if rings.is_some() {
+        send(*status, &Event::Mapped);
+    }
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
     place::place(strings.copies_in, start.copies_in)
         .map_err(|(which, errno)| at_one(Stage::CopyIn, which)(errno))?;
@@ -100,8 +109,23 @@ fn live(
     send(*status, &Event::Started(sys::boot_clock()));
     // Sent before the command's first byte, so that the host never takes its stderr for the kernel's words.
     relay::drain(*status);
-    let end = relay::until_the_end(&child, children, stdout, console);
+    let mut ports = Ports {
+        console,
+        stdout,
+        rings,
+        orders: (start.flags & HAS_ORDERS != 0).then(|| Orders::new(*status)),
+    };
+    let end = relay::until_the_end(&child, children, &mut ports, |event| send(*status, event));
     send(*status, &ending(&end));
+    if let Some(orders) = &mut ports.orders
+        && start.copies_out > 0
+    {
+        // Asked for once the host has all the output: from then on the port carries the files.
+        while orders.wait() != Order::CopyOut {}
+        let mut outlet = Outlet::new(ports.rings.as_ref(), stdout, *status, orders);
+        collect::send(&mut outlet, strings.copies_out, start.copies_out);
+        outlet.flush();
+    }
     Ok(())
 }
 
@@ -134,7 +158,8 @@ fn open_port(name: &[u8]) -> sys::Result<i32> {
     Ok(fd)
 }
 
-fn send(port: i32, event: &Event) {
+/// Sends an event.
+pub(crate) fn send(port: i32, event: &Event) {
     let mut frame = [0u8; FRAME_MAX];
     let length = event.encode(&mut frame);
     let mut rest = &frame[..length];
@@ -142,6 +167,10 @@ fn send(port: i32, event: &Event) {
         match sys::write(port, rest) {
             Ok(count) => rest = &rest[count..],
             Err(sys::EINTR) => {}
+            // The port does not wait for us where orders are read from it.
+            Err(sys::EAGAIN) => {
+                let _ = sys::poll(&mut [PollFd::new(port, sys::POLLOUT)], -1);
+            }
             Err(_) => return,
         }
     }

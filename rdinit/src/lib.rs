@@ -24,7 +24,13 @@ mod place;
 
 mod spawn;
 
+mod input;
+
+mod outlet;
+
 mod relay;
+
+pub mod collect;
 
 mod timeline;
 

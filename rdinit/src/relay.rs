@@ -4,8 +4,10 @@
 //! cannot change how the ports treat bytes. A port that does not take any (the host's reader sleeps) stops its own
 //! pipe and nothing else.
 
+use crate::input::{Orders, Stdin};
+use crate::protocol::{Event, Order};
 use crate::spawn::Child;
-use crate::sys::{self, PollFd, Usage};
+use crate::sys::{self, PollFd, Shared, Usage};
 
 const BUFFER: usize = 1 << 16;
 
@@ -21,33 +23,54 @@ pub(crate) struct End {
     pub(crate) stderr: u64,
 }
 
-/// Carries output and reaps until the command and all that it left behind are gone and everything is sent.
+/// The ports as PID 1 has them open, and what comes in by them.
+pub(crate) struct Ports {
+    pub(crate) console: i32,
+    pub(crate) stdout: i32,
+    /// Memory for what is too much for a port.
+    pub(crate) rings: Option<Shared>,
+    /// What comes in on the status port, where the host has orders to give.
+    pub(crate) orders: Option<Orders>,
+}
+
+/// Carries output and input and reaps until the command and all that it left behind are gone and everything is sent.
+/// What the host must know meanwhile goes to `tell`.
 pub(crate) fn until_the_end(
     child: &Child,
     children: i32,
-    stdout_port: i32,
-    console_port: i32,
+    ports: &mut Ports,
+    mut tell: impl FnMut(&Event),
 ) -> End {
     let mut lanes = [
-        Lane::new(child.stdout, stdout_port),
-        Lane::new(child.stderr, console_port),
+        Lane::new(child.stdout, ports.stdout),
+        Lane::new(child.stderr, ports.console),
     ];
+    let mut stdin = Stdin::new(
+        ports.rings.as_ref(),
+        ports.stdout,
+        child.stdin,
+        child.is_terminal(),
+    );
     let mut reaper = Reaper {
         main: child.pid,
         ended: None,
         alone: false,
     };
     loop {
+        if let Some(granted) = stdin.grant() {
+            tell(&granted);
+        }
         let idle = lanes.iter().all(|lane| lane.finished());
         if reaper.alone && idle {
             break;
         }
         let mut set = [
-            PollFd {
-                fd: children,
-                events: sys::POLLIN,
-                revents: 0,
-            },
+            PollFd::new(children, sys::POLLIN),
+            ports
+                .orders
+                .as_ref()
+                .map_or(PollFd::new(-1, 0), Orders::wants),
+            stdin.wants(),
             lanes[0].wants(),
             lanes[1].wants(),
         ];
@@ -57,7 +80,15 @@ pub(crate) fn until_the_end(
             let _ = sys::read(children, &mut discard);
             reaper.reap();
         }
-        for (lane, ready) in lanes.iter_mut().zip(&set[1..]) {
+        if set[1].revents != 0 {
+            while let Some(order) = ports.orders.as_mut().and_then(Orders::next) {
+                obey(order, child, &mut stdin);
+            }
+        }
+        if set[2].revents != 0 {
+            stdin.step();
+        }
+        for (lane, ready) in lanes.iter_mut().zip(&set[3..]) {
             if ready.revents != 0 {
                 lane.step();
             }
@@ -72,6 +103,24 @@ pub(crate) fn until_the_end(
         usage,
         stdout: lanes[0].sent,
         stderr: lanes[1].sent,
+    }
+}
+
+fn obey(order: Order, child: &Child, stdin: &mut Stdin<'_>) {
+    match order {
+        Order::Signal(signal) if usize::from(signal) == sys::SIGKILL => {
+            sys::kill_all_others(sys::SIGKILL);
+        }
+        Order::Signal(signal) => {
+            let _ = sys::kill_group(child.pid, signal.into());
+        }
+        Order::Resize { rows, columns } if child.is_terminal() => {
+            let _ = sys::set_window(child.stdout, [rows, columns]);
+        }
+        Order::Put(total) => stdin.arrived(total),
+        Order::StdinEnd(total) => stdin.ends_after(total),
+        // The output is not all there yet: the host asks for the files when it is.
+        Order::Resize { .. } | Order::CopyOut | Order::Taken(_) => {}
     }
 }
 
@@ -94,8 +143,10 @@ struct Lane {
 
 impl Lane {
     fn new(from: i32, to: i32) -> Self {
-        let _ = sys::set_nonblocking(from);
         let _ = sys::set_nonblocking(to);
+        if from >= 0 {
+            let _ = sys::set_nonblocking(from);
+        }
         // Without a buffer nothing can be carried; the command then blocks or ends, which is still an end.
         let buffer = sys::allocate(BUFFER).unwrap_or(&mut []);
         Self {
@@ -103,7 +154,8 @@ impl Lane {
             to,
             buffer,
             pending: 0..0,
-            ended: false,
+            // With a terminal there is one stream only.
+            ended: from < 0,
             sent: 0,
         }
     }
@@ -113,15 +165,10 @@ impl Lane {
     }
 
     fn wants(&self) -> PollFd {
-        let (fd, events) = match (self.pending.is_empty(), self.ended) {
-            (false, _) => (self.to, sys::POLLOUT),
-            (true, false) => (self.from, sys::POLLIN),
-            (true, true) => (-1, 0),
-        };
-        PollFd {
-            fd,
-            events,
-            revents: 0,
+        match (self.pending.is_empty(), self.ended) {
+            (false, _) => PollFd::new(self.to, sys::POLLOUT),
+            (true, false) => PollFd::new(self.from, sys::POLLIN),
+            (true, true) => PollFd::new(-1, 0),
         }
     }
 

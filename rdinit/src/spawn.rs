@@ -1,6 +1,6 @@
 //! The one command: its pipes, its user, its place, and what is said when it cannot be run.
 
-use crate::protocol::{MAKE_WORKDIR, Stage, Start, Strings};
+use crate::protocol::{HAS_STDIN, HAS_TERMINAL, MAKE_WORKDIR, Stage, Start, Strings};
 use crate::sys::{self, Errno};
 
 /// Used when the environment has no PATH, as docker does.
@@ -34,30 +34,99 @@ pub(crate) fn at_one(stage: Stage, which: u32) -> impl Fn(Errno) -> Failure {
 /// A running command.
 pub(crate) struct Child {
     pub(crate) pid: i32,
-    /// Read end of its stdout.
+    /// Write end of its stdin; negative where it has none.
+    pub(crate) stdin: i32,
+    /// Read end of its stdout, or the master side of its terminal.
     pub(crate) stdout: i32,
-    /// Read end of its stderr.
+    /// Read end of its stderr; negative where that is the terminal.
     pub(crate) stderr: i32,
+}
+
+impl Child {
+    /// Whether its streams are a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.stderr < 0
+    }
+}
+
+/// The command's ends of its streams; negative for a stdin that is empty.
+#[derive(Clone, Copy)]
+struct Streams {
+    stdin: i32,
+    stdout: i32,
+    stderr: i32,
+    terminal: bool,
+}
+
+impl Streams {
+    /// What `start` asks for, and our ends of it.
+    fn make(start: &Start<'_>) -> Result<(Self, Child), Failure> {
+        let has_stdin = start.flags & HAS_STDIN != 0;
+        if start.flags & HAS_TERMINAL != 0 {
+            let (master, slave) = sys::pseudoterminal().map_err(at(Stage::Terminal))?;
+            let _ = sys::give_to(slave, start.uid);
+            if start.window != [0; 2] {
+                let _ = sys::set_window(master, start.window);
+            }
+            let ours = Child {
+                pid: 0,
+                stdin: if has_stdin { master } else { -1 },
+                stdout: master,
+                stderr: -1,
+            };
+            let theirs = Self {
+                stdin: slave,
+                stdout: slave,
+                stderr: slave,
+                terminal: true,
+            };
+            return Ok((theirs, ours));
+        }
+        let pipe = || sys::pipe().map_err(at(Stage::Pipes));
+        let (child_stdin, stdin) = if has_stdin { pipe()? } else { (-1, -1) };
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        let ours = Child {
+            pid: 0,
+            stdin,
+            stdout,
+            stderr,
+        };
+        let theirs = Self {
+            stdin: child_stdin,
+            stdout: child_stdout,
+            stderr: child_stderr,
+            terminal: false,
+        };
+        Ok((theirs, ours))
+    }
+
+    fn close(self) {
+        sys::close(self.stdout);
+        if !self.terminal {
+            sys::close(self.stderr);
+            if self.stdin >= 0 {
+                sys::close(self.stdin);
+            }
+        }
+    }
 }
 
 /// Starts the command and waits until it has been executed or has failed to be.
 pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Child, Failure> {
     let vectors = Vectors::new(start, strings).map_err(at(Stage::Record))?;
-    let pipes = at(Stage::Pipes);
-    let (stdout, child_stdout) = sys::pipe().map_err(&pipes)?;
-    let (stderr, child_stderr) = sys::pipe().map_err(&pipes)?;
-    let (verdict, child_verdict) = sys::pipe().map_err(&pipes)?;
+    let (theirs, ours) = Streams::make(start)?;
+    let (verdict, child_verdict) = sys::pipe().map_err(at(Stage::Pipes))?;
     let Some(pid) = sys::fork().map_err(at(Stage::Fork))? else {
-        let failure = become_command(start, strings, &vectors, child_stdout, child_stderr);
+        let failure = become_command(start, strings, &vectors, theirs);
         let mut report = [failure.stage as u8; VERDICT];
         report[1..5].copy_from_slice(&failure.errno.0.to_le_bytes());
         report[5..].copy_from_slice(&failure.which.to_le_bytes());
         let _ = sys::write(child_verdict, &report);
         sys::exit(127);
     };
-    for fd in [child_stdout, child_stderr, child_verdict] {
-        sys::close(fd);
-    }
+    theirs.close();
+    sys::close(child_verdict);
     // The write end closes on exec: nothing to read means that the command runs.
     let mut report = [0u8; VERDICT];
     let length = loop {
@@ -75,11 +144,7 @@ pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Chi
             which: u32::from_le_bytes(which),
         });
     }
-    Ok(Child {
-        pid,
-        stdout,
-        stderr,
-    })
+    Ok(Child { pid, ..ours })
 }
 
 /// In the child: everything up to exec. Returns only the reason why that did not happen.
@@ -87,14 +152,12 @@ fn become_command(
     start: &Start<'_>,
     strings: &Strings<'_>,
     vectors: &Vectors,
-    stdout: i32,
-    stderr: i32,
+    streams: Streams,
 ) -> Failure {
     sys::setsid();
     sys::umask(0o022);
     sys::default_signals();
-    let prepared = connect_stdio(stdout, stderr)
-        .map_err(at(Stage::Pipes))
+    let prepared = connect_stdio(streams)
         .and_then(|()| {
             enter(strings.workdir, start.flags & MAKE_WORKDIR != 0).map_err(at(Stage::Workdir))
         })
@@ -107,15 +170,26 @@ fn become_command(
     }
 }
 
-fn connect_stdio(stdout: i32, stderr: i32) -> sys::Result<()> {
+fn connect_stdio(streams: Streams) -> Result<(), Failure> {
+    if streams.terminal {
+        sys::take_terminal(streams.stdin).map_err(at(Stage::Terminal))?;
+    }
+    take_stdio(streams).map_err(at(Stage::Pipes))
+}
+
+fn take_stdio(streams: Streams) -> sys::Result<()> {
+    let Streams { stdout, stderr, .. } = streams;
     // An image without devices still gets an end of file on its standard input: a pipe that nobody writes to.
-    let stdin = match sys::open(b"/dev/null\0", sys::O_RDONLY) {
-        Ok(fd) => fd,
-        Err(_) => {
-            let (read, write) = sys::pipe()?;
-            sys::close(write);
-            read
-        }
+    let stdin = match streams.stdin {
+        given @ 0.. => given,
+        _ => match sys::open(b"/dev/null\0", sys::O_RDONLY) {
+            Ok(fd) => fd,
+            Err(_) => {
+                let (read, write) = sys::pipe()?;
+                sys::close(write);
+                read
+            }
+        },
     };
     // None of the three is below 3 except by chance of a closed descriptor; moving them up first keeps dup2 simple.
     for (from, to) in [(stdin, 100), (stdout, 101), (stderr, 102)] {

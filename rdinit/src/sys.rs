@@ -5,11 +5,14 @@
 
 mod files;
 mod process;
+#[allow(unsafe_code)]
+mod shared;
 
 use core::arch::asm;
 
 pub use files::*;
 pub use process::*;
+pub use shared::*;
 
 /// A system call's refusal: the errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,17 @@ pub struct PollFd {
     pub events: i16,
     /// What happened.
     pub revents: i16,
+}
+
+impl PollFd {
+    /// Waits for `events` on `fd`.
+    pub fn new(fd: i32, events: i16) -> Self {
+        Self {
+            fd,
+            events,
+            revents: 0,
+        }
+    }
 }
 
 /// The parts of `struct rusage` that are reported.

@@ -5,7 +5,6 @@
 pub mod kvm;
 pub mod probe;
 pub mod qemu;
-mod stop;
 
 use std::fmt;
 
@@ -14,6 +13,7 @@ use crate::guest::Listener;
 use crate::guest::ending::Ending;
 use crate::machine::Machine;
 use crate::request::EngineWish;
+use crate::units::ByteSize;
 use crate::watch::Watch;
 
 /// What runs a machine.
@@ -61,11 +61,19 @@ impl Engine {
         }
     }
 
-    /// What this engine's machine must be told on the kernel command line.
-    pub fn cmdline(&self) -> String {
+    /// What this engine's machine must be told on the kernel command line; `rings` is where shared memory is to be.
+    pub fn cmdline(&self, rings: Option<u64>) -> String {
         match self {
             Self::Kvm => kvm::CMDLINE.to_owned(),
-            Self::Qemu(qemu) => qemu.cmdline(),
+            Self::Qemu(qemu) => qemu.cmdline(rings),
+        }
+    }
+
+    /// The guest-physical address of memory that is shared with a guest of so much RAM.
+    pub fn rings_at(&self, memory: ByteSize) -> u64 {
+        match self {
+            Self::Kvm => kvm::RINGS_AT,
+            Self::Qemu(_) => qemu::rings_at(memory),
         }
     }
 

@@ -68,6 +68,11 @@ impl Console {
         &mut self.stderr
     }
 
+    /// The same, to look at.
+    pub(super) fn outlet_ref(&self) -> &Outlet {
+        &self.stderr
+    }
+
     /// The last lines, made safe for a terminal: at most `count`, control characters escaped, blank ones left out.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         let lines = self.tail.split(|&byte| byte == b'\n');

@@ -42,6 +42,10 @@ pub enum Ending {
         /// Whether the command ran.
         started: bool,
     },
+    /// It printed more than it was allowed to.
+    OutputLimit,
+    /// The user left the machine's terminal.
+    Left,
     /// We were told to stop by this signal.
     Interrupted(i32),
     /// Nobody reads our standard output any more.
@@ -68,7 +72,9 @@ impl Ending {
             Event::Ready { .. }
             | Event::AttributesLost(_)
             | Event::Started(_)
-            | Event::Granted(_) => None,
+            | Event::Granted(_)
+            | Event::Mapped
+            | Event::Put(_) => None,
         }
     }
 }

@@ -7,16 +7,28 @@
 pub mod console;
 pub mod control;
 pub mod ending;
+pub mod input;
 pub mod outlet;
+pub mod rings;
 
+mod course;
+
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use rdinit::protocol::{AttributesLost, Event};
+use rdinit::protocol::{AttributesLost, Event, Order};
+
+pub use self::course::Limits;
 
 use self::console::Console;
 use self::control::Control;
+use self::course::Course;
+use self::input::Input;
 use self::outlet::Outlet;
+use self::rings::Rings;
+use crate::copyout::Receiver;
 use crate::progress;
+use crate::terminal::Terminal;
 
 /// The guest's ports, in the order in which a host that sees several ready should read them: the status port first,
 /// since it says what the bytes on the other two are.
@@ -73,36 +85,90 @@ pub struct Listener {
     stdout: Outlet,
     console: Console,
     control: Control,
+    input: Input,
+    terminal: Option<Terminal>,
+    receiver: Option<Receiver>,
+    rings: Option<Rings>,
+    course: Course,
     moments: Moments,
     verdict: Option<Event>,
     stdout_bytes: u64,
+    stderr_bytes: u64,
     attributes_lost: Option<AttributesLost>,
     counts: Option<Counts>,
 }
 
 impl Listener {
-    /// A listener that writes the command's output to `stdout` and passes the console on as `console` says.
+    /// A listener that writes the command's output to `stdout` and passes the console on as `console` says. Nothing goes
+    /// in, and only the guest's last word ends the run.
     pub fn new(stdout: Outlet, console: Console, control: Control) -> Self {
-        let moments = Moments::default();
         Self {
             stdout,
             console,
             control,
-            moments,
+            input: Input::default(),
+            terminal: None,
+            receiver: None,
+            rings: None,
+            course: Course::default(),
+            moments: Moments::default(),
             verdict: None,
             stdout_bytes: 0,
+            stderr_bytes: 0,
             attributes_lost: None,
             counts: None,
         }
+    }
+
+    /// With standard input for the command, from a terminal that becomes the command's or from elsewhere.
+    pub fn with_input(mut self, input: Input, terminal: Option<Terminal>) -> Self {
+        (self.input, self.terminal) = (input, terminal);
+        self
+    }
+
+    /// With what takes the files that are copied out.
+    pub fn with_receiver(mut self, receiver: Receiver) -> Self {
+        self.receiver = Some(receiver);
+        self
+    }
+
+    /// With limits of the run. Only for a PID 1 that takes orders.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.course = Course::new(limits);
+        self
+    }
+
+    /// Takes the memory that the engine shares with the guest.
+    pub fn attach(&mut self, rings: Rings) {
+        self.rings = Some(rings);
+    }
+
+    /// What took the files that were copied out.
+    pub fn into_receiver(self) -> Option<Receiver> {
+        self.receiver
     }
 
     /// Takes bytes that arrived on a port. Call it only while [`Self::has_room`] says so.
     pub fn receive(&mut self, port: Port, bytes: &[u8]) {
         match port {
             Port::Status => self.control.feed(bytes),
-            Port::Stdout => {
-                self.stdout_bytes += bytes.len() as u64;
-                self.stdout.push(bytes);
+            Port::Stdout => match &mut self.receiver {
+                Some(receiver) if self.course.copies() => {
+                    // With rings nothing of the files comes this way.
+                    if !self.rings.as_ref().is_some_and(|rings| rings.mapped) {
+                        receiver.receive(bytes);
+                    }
+                }
+                _ => {
+                    let printed = self.course.within(self.stdout_bytes, bytes);
+                    self.stdout_bytes += bytes.len() as u64;
+                    self.stdout.push(printed);
+                }
+            },
+            Port::Console if self.moments.started.is_some() => {
+                let printed = self.course.within(self.stderr_bytes, bytes);
+                self.stderr_bytes += bytes.len() as u64;
+                self.console.push(printed);
             }
             Port::Console => self.console.push(bytes),
         }
@@ -123,6 +189,44 @@ impl Listener {
     /// The streams of ours that still have something to write.
     pub fn outlets(&mut self) -> [&mut Outlet; 2] {
         [&mut self.stdout, self.console.outlet()]
+    }
+
+    /// Where input comes from, for those who want a descriptor of their own of it.
+    pub fn input_source(&self) -> Option<BorrowedFd<'_>> {
+        self.input.source()
+    }
+
+    /// Those of our streams that have something to write, to be polled for writing.
+    pub fn outlet_fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        let full = |outlet: &Outlet| !outlet.is_empty();
+        let (stdout, stderr) = (&self.stdout, self.console.outlet_ref());
+        [stdout, stderr].map(|outlet| full(outlet).then(|| outlet.fd()))
+    }
+
+    /// To be polled for reading while the guest has room for input; [`Self::take_input`] reads it.
+    pub fn input(&self) -> Option<BorrowedFd<'_>> {
+        self.input.wants()
+    }
+
+    /// Reads input once. Call it when [`Self::input`] is readable.
+    pub fn take_input(&mut self) {
+        let mapped = |rings: &&mut Rings| rings.mapped;
+        self.input.take(self.rings.as_mut().filter(mapped));
+    }
+
+    /// Whether anything may be sent to the guest at all.
+    pub fn speaks(&self) -> bool {
+        self.course.takes_orders() || self.receiver.is_some() || self.input.source().is_some()
+    }
+
+    /// What is to be sent to the guest on a port.
+    pub fn pending(&self, port: Port) -> &[u8] {
+        self.input.pending(port)
+    }
+
+    /// The guest has taken so much of it.
+    pub fn sent(&mut self, port: Port, count: usize) {
+        self.input.sent(port, count);
     }
 
     /// The last event a guest may send, once it has sent it: how the command ended, or why it did not start.
@@ -168,6 +272,9 @@ impl Listener {
     }
 
     fn note(&mut self, event: Event) {
+        if let Event::Put(total) = event {
+            self.take_files(total);
+        }
         // The first verdict stands: whatever a guest says after that is not believed.
         if self.verdict.is_some() {
             return;
@@ -186,16 +293,37 @@ impl Listener {
                     unpack_end,
                 });
             }
-            Event::Granted(_) => {}
+            // Later they are no news, and earlier nothing can have been sent by the port instead.
+            Event::Mapped => {
+                if let Some(rings) = &mut self.rings {
+                    rings.mapped |= self.moments.started.is_none();
+                }
+            }
+            Event::Put(_) => {}
+            Event::Granted(total) => self.input.granted(total),
             Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
             Event::Started(_) => {
                 self.moments.started = now;
                 self.console.command_runs();
+                if let Some(terminal) = &self.terminal {
+                    terminal.hand_over();
+                }
             }
             Event::Exited(..) | Event::Killed(..) | Event::Failed { .. } => {
                 self.moments.ended = now;
                 self.verdict = Some(event);
             }
+        }
+    }
+
+    /// Takes what PID 1 has put into the ring, while it is asked for files.
+    fn take_files(&mut self, total: u64) {
+        if let (true, Some(receiver), Some(rings)) =
+            (self.course.copies(), &mut self.receiver, &mut self.rings)
+            && rings.mapped
+            && rings.take(total, |bytes| receiver.receive(bytes)).is_some()
+        {
+            self.input.order(Order::Taken(total));
         }
     }
 }

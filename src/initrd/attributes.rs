@@ -253,6 +253,7 @@ mod tests {
             account: &account,
             root: TMPFS,
             window: [0, 0],
+            rings: None,
         };
         let segment = |table| payload::segment(".rdvm", &request, surroundings, table);
         let flags = |segment: &Tree| {

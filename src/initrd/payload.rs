@@ -56,6 +56,8 @@ pub struct Surroundings<'a> {
     pub root: RootFs,
     /// Rows and columns of the terminal; zero where there is none or it does not say.
     pub window: [u16; 2],
+    /// The physical address of memory that is shared, where any is.
+    pub rings: Option<u64>,
 }
 
 /// The segment for rdinit: itself, the record of what it is to do, and the table of the image's extended attributes
@@ -66,19 +68,13 @@ pub fn segment(
     surroundings: Surroundings<'_>,
     attributes: Option<Arc<[u8]>>,
 ) -> Tree {
-    let copies = &request.copies;
-    let asked = request.stdin.interactive
-        || request.stdin.tty
-        || !copies.out.is_empty()
-        || request.timeout.is_some()
-        || request.max_output.is_some();
     let flags = [
         (true, MAKE_WORKDIR),
         (request.timings, WANT_TIMELINE),
         (attributes.is_some(), HAS_ATTRIBUTES),
         (request.stdin.interactive, HAS_STDIN),
         (request.stdin.tty, HAS_TERMINAL),
-        (asked, HAS_ORDERS),
+        (request.takes_orders(), HAS_ORDERS),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set);
     let flags = flags.fold(0, |all, (_, flag)| all | flag);
@@ -164,6 +160,7 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         account,
         root,
         window,
+        rings,
     } = surroundings;
     let default = [DEFAULT_COMMAND.as_bytes()];
     let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
@@ -205,6 +202,7 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         argv: if given.is_empty() { &default } else { &given },
         env: &env,
         window,
+        rings: rings.unwrap_or(0),
         limits: &limits(&command.ulimits),
         copies_in: &copies_in,
         copies_out: &copies_out,

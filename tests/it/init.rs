@@ -75,6 +75,7 @@ impl Guest {
             argv,
             env,
             window: [0; 2],
+            rings: 0,
             limits: &[],
             copies_in: &[],
             copies_out: &[],

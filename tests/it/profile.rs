@@ -240,7 +240,10 @@ fn what_cannot_be_used_is_one_line_with_its_place() {
         ("[profile.p]\nprofile = 'q'", "rdvm.toml:2: profile: "),
         ("[profile.p]\nhelp = true", "rdvm.toml:2: help: "),
         ("[profile.p]\n\u{1b} = 1", "rdvm.toml:2: "),
-        ("[profile.p]\nmemory = \"\\u001b[2J\"", "rdvm.toml:2: memory: invalid value ''"),
+        (
+            "[profile.p]\nmemory = \"\\u001b[2J\"",
+            "rdvm.toml:2: memory: invalid value ''",
+        ),
         ("[profile.p\n", "rdvm.toml:1: "),
         ("memory = '1g'", "rdvm.toml:1: memory: stands in no profile"),
         (

@@ -223,6 +223,7 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
         cmdline: "stub".into(),
         memory: ByteSize::mib(8 + room),
         cpus,
+        rings: false,
     }
 }
 

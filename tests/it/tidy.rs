@@ -16,7 +16,8 @@ const USES: &[(&str, &[&str])] = &[
     (
         "error",
         &[
-            "cmdline", "copyin", "engine", "image", "initrd", "kernel", "memory", "trust",
+            "cmdline", "copyin", "copyout", "engine", "image", "initrd", "kernel", "memory",
+            "trust",
         ],
     ),
     ("atomic", &[]),
@@ -58,7 +59,7 @@ const USES: &[(&str, &[&str])] = &[
     ),
     ("output", &["atomic", "image", "initrd"]),
     ("copyin", &["image", "initrd", "request"]),
-    ("copyout", &["request", "units"]),
+    ("copyout", &["atomic", "request", "units"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     ("kernel", &["atomic", "error", "request", "units", "watch"]),
@@ -100,6 +101,7 @@ const UNSAFE: &[&str] = &[
     "src/engine/qemu/child.rs",
     "src/engine/qemu/tsc.rs",
     "rdinit/src/sys.rs",
+    "rdinit/src/sys/shared.rs",
     "rdinit/src/main.rs",
 ];
 

@@ -40,6 +40,10 @@ pub enum Event {
     },
     /// So many bytes of standard input may have been sent in all: there is room for them.
     Granted(u64),
+    /// The rings are mapped: standard input and copied files go through them.
+    Mapped,
+    /// So many bytes have been put into the outbound ring in all.
+    Put(u64),
 }
 
 /// What had gone over the ports, and what was used, when the command had ended.
@@ -164,7 +168,8 @@ impl Event {
                 w.put(&errno.to_le_bytes());
                 w.put(&which.to_le_bytes());
             }
-            Self::Granted(total) => w.put(&total.to_le_bytes()),
+            Self::Granted(total) | Self::Put(total) => w.put(&total.to_le_bytes()),
+            Self::Mapped => {}
         }
         let length = w.at - HEAD;
         frame::seal(out, FRAME_MAGIC, self.kind(), length)
@@ -188,6 +193,8 @@ impl Event {
             Self::Failed { .. } => 5,
             Self::AttributesLost(_) => 6,
             Self::Granted(_) => 7,
+            Self::Mapped => 8,
+            Self::Put(_) => 9,
         }
     }
 
@@ -209,6 +216,8 @@ impl Event {
                 which: r.u32()?,
             },
             7 => Self::Granted(r.u64()?),
+            8 => Self::Mapped,
+            9 => Self::Put(r.u64()?),
             6 => Self::AttributesLost(AttributesLost {
                 attributes: r.u32()?,
                 files: r.u32()?,
@@ -286,6 +295,8 @@ mod tests {
                 which: 3,
             },
             Event::Granted(1 << 50),
+            Event::Mapped,
+            Event::Put(1),
         ]
     }
 

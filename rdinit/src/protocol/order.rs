@@ -25,6 +25,10 @@ pub enum Order {
     StdinEnd(u64),
     /// Everything that the command printed has been read; send what is to be copied out.
     CopyOut,
+    /// So many bytes of standard input have been put into the inbound ring in all.
+    Put(u64),
+    /// So many bytes have been taken from the outbound ring in all.
+    Taken(u64),
 }
 
 impl Order {
@@ -41,11 +45,16 @@ impl Order {
                 payload[2..4].copy_from_slice(&columns.to_le_bytes());
                 (2, 4)
             }
-            Self::StdinEnd(total) => {
-                payload = total.to_le_bytes();
-                (3, 8)
-            }
             Self::CopyOut => (4, 0),
+            Self::StdinEnd(total) | Self::Put(total) | Self::Taken(total) => {
+                payload = total.to_le_bytes();
+                let kind = match self {
+                    Self::StdinEnd(_) => 3,
+                    Self::Put(_) => 5,
+                    _ => 6,
+                };
+                (kind, 8)
+            }
         };
         out[HEAD..HEAD + length].copy_from_slice(&payload[..length]);
         frame::seal(out, ORDER_MAGIC, kind, length)
@@ -65,6 +74,8 @@ impl Order {
                 .map(|(rows, columns)| Self::Resize { rows, columns }),
             3 => r.u64().map(Self::StdinEnd),
             4 => Some(Self::CopyOut),
+            5 => r.u64().map(Self::Put),
+            6 => r.u64().map(Self::Taken),
             _ => None,
         };
         match order {
@@ -88,6 +99,8 @@ mod tests {
             },
             Order::StdinEnd(1 << 40),
             Order::CopyOut,
+            Order::Put(7),
+            Order::Taken(u64::MAX),
         ] {
             let mut frame = [0; ORDER_MAX];
             let length = order.encode(&mut frame);

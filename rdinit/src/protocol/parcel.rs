@@ -2,7 +2,8 @@
 //!
 //! For every wish in its order either [`Parcel::Missing`] or [`Parcel::Begin`], then the entries: first the thing itself
 //! with an empty path, then what is in it, every directory before what it holds. A file's [`Parcel::Entry`] is followed by
-//! its [`Parcel::Data`] and [`Parcel::FileEnd`]. [`Parcel::End`] comes last.
+//! its [`Parcel::Data`] and [`Parcel::FileEnd`]. [`Parcel::Unread`] says what could not be read; unless something is only
+//! mounted there, it is the last of its wish. [`Parcel::End`] comes last.
 
 use super::Reader;
 use super::frame::{self, FrameError, HEAD, TAIL};
@@ -15,6 +16,15 @@ pub const PARCEL_PAYLOAD: usize = 64 << 10;
 pub const PARCEL_HEAD: usize = HEAD;
 /// The longest frame.
 pub const PARCEL_MAX: usize = HEAD + PARCEL_PAYLOAD + TAIL;
+/// The longest path below a wish in bytes: `PATH_MAX`, less what the host needs for names in front of it.
+pub const PARCEL_PATH: usize = 4000;
+/// The longest target of a link in bytes: `PATH_MAX` with its NUL.
+pub const PARCEL_TARGET: usize = 4095;
+/// The most components that a path below a wish has: PID 1 keeps each directory on the way open, and may have 1024
+/// descriptors.
+pub const PARCEL_DEPTH: usize = 900;
+/// The errno in a [`Parcel::Unread`] that says that something is mounted on the directory: `EXDEV`.
+pub const MOUNTED: i32 = 18;
 
 /// A piece of what is copied out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +44,13 @@ pub enum Parcel<'a> {
     Data(&'a [u8]),
     /// The file is complete, or (not zero) cannot be read any further because of this errno.
     FileEnd(i32),
+    /// This is not sent, and if it is a directory neither is what it holds: the errno of looking at it, or [`MOUNTED`].
+    Unread {
+        /// The guest kernel's answer.
+        errno: i32,
+        /// Path below what was wished for; empty for that itself.
+        path: &'a [u8],
+    },
     /// Everything has been sent.
     End,
 }
@@ -55,9 +72,16 @@ pub struct Sent<'a> {
     pub target: &'a [u8],
 }
 
+/// The kind of [`Parcel::Data`].
+const DATA: u8 = 4;
+
+fn seal(out: &mut [u8], kind: u8, length: usize) -> Option<usize> {
+    let fits = length <= PARCEL_PAYLOAD && out.len() >= HEAD + length + TAIL;
+    fits.then(|| frame::seal(out, PARCEL_MAGIC, kind, length))
+}
+
 impl<'a> Parcel<'a> {
-    /// Writes the frame, but for [`Parcel::Data`], whose bytes must already stand at [`PARCEL_HEAD`] of `out`; gives the
-    /// number of bytes used. `None` for what does not fit into a frame.
+    /// Writes the frame; gives the number of bytes used. `None` for what does not fit into a frame.
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         let mut at = HEAD;
         let mut put = |bytes: &[u8]| {
@@ -87,18 +111,27 @@ impl<'a> Parcel<'a> {
                 3
             }
             Self::Data(bytes) => {
-                at += bytes.len();
-                4
+                put(bytes)?;
+                DATA
             }
             Self::FileEnd(errno) => {
                 put(&errno.to_le_bytes())?;
                 5
             }
             Self::End => 6,
+            Self::Unread { errno, path } => {
+                put(&errno.to_le_bytes())?;
+                put(path)?;
+                7
+            }
         };
-        let length = at - HEAD;
-        let fits = length <= PARCEL_PAYLOAD && out.len() >= HEAD + length + TAIL;
-        fits.then(|| frame::seal(out, PARCEL_MAGIC, kind, length))
+        seal(out, kind, at - HEAD)
+    }
+
+    /// Writes the frame of a [`Parcel::Data`] whose `length` bytes already stand at [`PARCEL_HEAD`] of `out`; gives the
+    /// number of bytes used. `None` for what does not fit into a frame.
+    pub fn encode_data(out: &mut [u8], length: usize) -> Option<usize> {
+        seal(out, DATA, length)
     }
 
     /// Reads one frame from the start of `bytes`; gives it and its length.
@@ -130,9 +163,13 @@ impl<'a> Parcel<'a> {
                     target: r.take(r.bytes.len())?,
                 })
             }
-            4 if !payload.is_empty() => Self::Data(r.take(payload.len())?),
+            DATA if !payload.is_empty() => Self::Data(r.take(payload.len())?),
             5 => Self::FileEnd(r.u32()? as i32),
             6 => Self::End,
+            7 => Self::Unread {
+                errno: r.u32()? as i32,
+                path: r.take(r.bytes.len())?,
+            },
             _ => return None,
         };
         r.bytes.is_empty().then_some(parcel)
@@ -159,12 +196,13 @@ mod tests {
             }),
             Parcel::Data(b"bytes"),
             Parcel::FileEnd(-5),
+            Parcel::Unread {
+                errno: MOUNTED,
+                path: b"proc",
+            },
             Parcel::End,
         ] {
             let mut frame = vec![0; 200];
-            if let Parcel::Data(bytes) = parcel {
-                frame[PARCEL_HEAD..][..bytes.len()].copy_from_slice(bytes);
-            }
             let length = parcel.encode(&mut frame).unwrap();
             assert_eq!(Parcel::decode(&frame[..length]), Ok((parcel, length)));
             for cut in 0..length {
@@ -193,6 +231,15 @@ mod tests {
         assert_eq!(Parcel::Entry(entry).encode(&mut frame), None);
         let data = Parcel::Data(&long);
         assert_eq!(data.encode(&mut frame), Some(PARCEL_MAX));
+        // The bytes are there already: the same frame.
+        let mut again = vec![0; PARCEL_MAX];
+        again[PARCEL_HEAD..][..long.len()].copy_from_slice(&long);
+        assert_eq!(
+            Parcel::encode_data(&mut again, long.len()),
+            Some(PARCEL_MAX)
+        );
+        assert!(frame == again, "the same frame");
         assert_eq!(data.encode(&mut frame[1..]), None);
+        assert_eq!(Parcel::encode_data(&mut again, long.len() + 1), None);
     }
 }

@@ -26,6 +26,10 @@ pub const HAS_ORDERS: u32 = 32;
 /// for each, named by its number.
 pub const COPY_IN_SUFFIX: &str = ".in";
 
+/// Bytes of a ring. There are two behind each other: what goes in, and what comes out. They hold bytes and nothing else:
+/// how far each side is, it says on the status port. The byte with number N of a stream stands at N modulo this.
+pub const RING: u64 = 256 << 10;
+
 /// A resource limit, as `setrlimit(2)` takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
@@ -53,6 +57,8 @@ pub struct Start<'a> {
     pub linger_ms: u32,
     /// Rows and columns of the terminal; zero where not known.
     pub window: [u16; 2],
+    /// The physical address of the rings; zero where there are none.
+    pub rings: u64,
     /// Supplementary groups, four bytes each.
     groups: &'a [u8],
     /// Resource limits, twenty bytes each.
@@ -97,7 +103,7 @@ impl<'a> Start<'a> {
         }
         let (flags, uid, gid, root_limit, linger_ms) =
             (r.u32()?, r.u32()?, r.u32()?, r.u64()?, r.u32()?);
-        let window = [r.u16()?, r.u16()?];
+        let (window, rings) = ([r.u16()?, r.u16()?], r.u64()?);
         let mut count = || r.u32().map(|count| count as usize);
         let (groups, limits) = (count()?, count()?);
         let (argc, envc, copies_in, copies_out) = (count()?, count()?, count()?, count()?);
@@ -110,6 +116,7 @@ impl<'a> Start<'a> {
             root_limit,
             linger_ms,
             window,
+            rings,
             groups,
             limits,
             argc,
@@ -192,6 +199,8 @@ pub struct StartRecord<'a> {
     pub env: &'a [&'a [u8]],
     /// Rows and columns of the terminal.
     pub window: [u16; 2],
+    /// The physical address of the rings; zero where there are none.
+    pub rings: u64,
     /// Resource limits.
     pub limits: &'a [Limit],
     /// For each `--copy-in` where it has landed and where it is to go.
@@ -212,6 +221,7 @@ impl StartRecord<'_> {
         out.extend(self.linger_ms.to_le_bytes());
         let window = self.window.iter().flat_map(|n| n.to_le_bytes());
         out.extend(window);
+        out.extend(self.rings.to_le_bytes());
         let counts = [
             self.groups.len(),
             self.limits.len(),
@@ -277,6 +287,7 @@ mod tests {
             argv: &argv,
             env: &env,
             window: [24, 80],
+            rings: 1 << 40,
             limits: &limits,
             copies_in: &[[b"/.rdvm.in/0/a", b"/src"]],
             copies_out: &[b"/out", b"x"],
@@ -295,7 +306,7 @@ mod tests {
         );
         assert_eq!((start.argc, start.envc), (4, 2));
         assert_eq!((start.copies_in, start.copies_out), (1, 2));
-        assert_eq!(start.window, [24, 80]);
+        assert_eq!((start.window, start.rings), ([24, 80], 1 << 40));
         assert_eq!(start.limits().collect::<Vec<_>>(), limits);
         assert_eq!(
             (strings.copies_in, strings.copies_out),

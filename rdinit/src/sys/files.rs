@@ -23,6 +23,8 @@ pub const S_IFLNK: u32 = 0o120000;
 /// What is asked of `struct stat`.
 #[derive(Debug, Clone, Copy)]
 pub struct Stat {
+    /// The file system that it is on.
+    pub device: u64,
     /// Type and permissions.
     pub mode: u32,
     /// Owner.
@@ -40,6 +42,7 @@ pub struct Stat {
 impl Stat {
     fn of(words: [u64; 18]) -> Self {
         Self {
+            device: words[0],
             mode: words[3] as u32,
             uid: (words[3] >> 32) as u32,
             gid: words[4] as u32,
@@ -86,6 +89,16 @@ pub fn read_link_at(at: i32, name: &[u8], buffer: &mut [u8]) -> Result<usize> {
 /// them apart.
 pub fn read_directory(fd: i32, buffer: &mut [u8]) -> Result<usize> {
     call3(217, fd as usize, buffer.as_mut_ptr() as usize, buffer.len())
+}
+
+/// The first name, with its NUL, in what [`read_directory`] has read, and how many bytes it and what is with it take;
+/// `.` and `..` are names here.
+pub fn first_name(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    const HEAD: usize = 19;
+    let length = usize::from(u16::from_le_bytes([*bytes.get(16)?, *bytes.get(17)?])).max(HEAD);
+    let name = bytes.get(HEAD..length)?;
+    let end = name.iter().position(|&byte| byte == 0)?;
+    Some((&name[..=end], length))
 }
 
 /// The names, each with its NUL, in what [`read_directory`] has read (`struct linux_dirent64`); not `.` and `..`.
@@ -147,17 +160,26 @@ mod tests {
     fn a_directory_of_this_machine_is_read() {
         let fd = open_at(AT_CWD, b"src\0", super::super::O_RDONLY | O_DIRECTORY).unwrap();
         let mut buffer = [0; 1024];
-        let mut found = Vec::new();
+        let (mut found, mut singly) = (Vec::new(), Vec::new());
         loop {
             let length = read_directory(fd, &mut buffer).unwrap();
             if length == 0 {
                 break;
             }
             found.extend(names(&buffer[..length]).map(<[u8]>::to_vec));
+            let mut at = 0;
+            while let Some((name, taken)) = first_name(&buffer[at..length]) {
+                at += taken;
+                singly.push(name.to_vec());
+            }
+            assert_eq!(at, length);
         }
+        singly.retain(|name| name != b".\0" && name != b"..\0");
+        assert_eq!(singly, found);
         assert!(found.contains(&b"sys.rs\0".to_vec()) && !found.contains(&b"..\0".to_vec()));
         let seen = stat_at(fd, b"sys\0").unwrap();
         assert!(seen.is_directory() && seen.mtime > 1_500_000_000);
+        assert_eq!(seen.device, stat(b"src\0").unwrap().device);
         super::super::close(fd);
     }
 }

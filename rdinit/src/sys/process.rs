@@ -34,6 +34,12 @@ pub fn pseudoterminal() -> Result<(i32, i32)> {
     Ok((master, slave as i32))
 }
 
+/// Gives an open file to a user.
+pub fn give_to(fd: i32, uid: u32) -> Result<()> {
+    const SAME: u32 = u32::MAX;
+    call3(93, fd as usize, uid as usize, SAME as usize).map(drop)
+}
+
 /// Makes a terminal this session's own.
 pub fn take_terminal(fd: i32) -> Result<()> {
     const TIOCSCTTY: usize = 0x540e;

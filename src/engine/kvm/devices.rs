@@ -44,13 +44,14 @@ impl Devices {
     pub(super) fn settle(&mut self) {
         let due = self.bus.serial.iter().any(|port| port.wants_flush());
         if due {
+            let known = self.known();
             self.hand_on();
             let waits = self
                 .listener
                 .outlets()
                 .iter()
                 .any(|outlet| !outlet.is_empty());
-            if waits || self.listener.verdict().is_some() || self.is_output_gone() {
+            if waits || self.known() != known || self.listener.is_done() || self.is_output_gone() {
                 self.wake = true;
             }
         } else if !self.lingers && self.bus.serial.iter().any(|port| !port.output().is_empty()) {
@@ -59,6 +60,27 @@ impl Devices {
             if self.bus.serial.iter().any(polled) {
                 self.lingers = true;
                 self.wake = true;
+            }
+        }
+        self.feed();
+    }
+
+    /// What the engine's thread acts on: whether there is a verdict, and whether the guest wants input.
+    fn known(&self) -> (bool, bool) {
+        let verdict = self.listener.verdict().is_some();
+        (verdict, self.listener.input().is_some())
+    }
+
+    /// Gives the guest what is there for it and interrupts it where that is due.
+    pub(super) fn feed(&mut self) {
+        for index in STATUS_FIRST {
+            let (port, serial) = (PORTS[index].0, &mut self.bus.serial[index]);
+            let pending = self.listener.pending(port);
+            if !pending.is_empty() {
+                let count = serial.receive(pending);
+                self.listener.sent(port, count);
+                // The engine's thread reads more.
+                self.wake |= count > 0 && self.listener.input().is_some();
             }
         }
         self.interrupt();
@@ -88,9 +110,9 @@ impl Devices {
         }
     }
 
-    /// Whether the guest has nothing more to say that counts: it has given its verdict, or the machine is over.
+    /// Whether the guest has nothing more to say that counts: it has given its verdict and its files, or the machine is over.
     pub(super) fn is_done(&self) -> bool {
-        self.over.is_some() || self.listener.verdict().is_some()
+        self.over.is_some() || self.listener.is_done()
     }
 
     /// Raises the interrupts that the ports ask for. The lines are edge-triggered: up and down is one interrupt.

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use crate::guest::rings::RINGS as RINGS_SIZE;
+
 /// Four descriptors of eight bytes.
 pub(super) const GDT: u64 = 0x500;
 /// `boot_params`, one page.
@@ -37,6 +39,9 @@ pub(super) const LOCAL_APIC: u32 = 0xfee0_0000;
 pub(super) const IDENTITY_MAP: u64 = 0xfffb_c000;
 pub(super) const TSS: u64 = 0xfffb_d000;
 
+/// Memory that is shared with the guest, in the hole, where no RAM of its own is.
+pub(in crate::engine) const RINGS: u64 = 0xd000_0000;
+
 const PAGE: u64 = 4096;
 /// What a page directory's entry maps, and what the host backs RAM with where it can.
 pub(super) const HUGE_PAGE: u64 = 2 << 20;
@@ -61,6 +66,7 @@ const _: () = assert!(
     "no room for the final zero"
 );
 const _: () = assert!(HOLE.start <= IO_APIC as u64 && (IO_APIC as u64) < LOCAL_APIC as u64);
+const _: () = assert!(HOLE.start <= RINGS && RINGS + RINGS_SIZE <= IO_APIC as u64);
 const _: () = assert!(IDENTITY_MAP + PAGE == TSS && TSS + 3 * PAGE <= HOLE.end);
 const _: () = assert!(
     LOCAL_APIC as u64 + PAGE <= IDENTITY_MAP,

@@ -42,7 +42,6 @@ use self::ram::{Ram, Registered};
 use self::session::Session;
 use self::vcpu::Vcpu;
 use crate::engine::probe::KvmState;
-use crate::engine::stop;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
 use crate::initrd;
@@ -52,6 +51,9 @@ use crate::watch::Watch;
 /// What the guest's kernel is to be told: there is no PCI bus to look for. Pages are not cleared before they are
 /// overwritten, as most of a large image's are.
 pub(super) const CMDLINE: &str = "pci=off init_on_alloc=0";
+
+/// Where the memory is that is shared with the guest.
+pub(super) const RINGS_AT: u64 = layout::RINGS;
 
 /// Tries of a call that a signal interrupted or that KVM asks to repeat.
 const TRIES: u32 = 100;
@@ -71,13 +73,17 @@ pub(super) fn boot(
     let loaded = load::load(&mut ram, &mut machine, &|| watch.is_over());
     // Loading a large image takes its time; a part that cannot be loaded is still an error.
     if let Ok(_) | Err(Error::Initrd(initrd::Error::Stopped)) = loaded
-        && let Some(ending) = stop::ended(&mut listener, watch)
+        && let Some(ending) = listener.steer(watch)
     {
         return Ok((ending, listener));
     }
     let start = loaded?;
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
+    // It goes with the listener, which comes back when no vCPU is left.
+    if machine.rings {
+        listener.attach(ram::share(&vm)?);
+    }
     let coalesces = coalesce(&vm)?;
     let package = Package {
         cpus: machine.cpus,

@@ -16,9 +16,13 @@ use vm_memory::{
 
 use super::layout::{self, HUGE_PAGE};
 use super::{Error, kvm};
+use crate::guest::rings::{RINGS, Rings};
 
 /// Half of a process's addresses.
 const MOST: u64 = 1 << 46;
+
+/// RAM has one or two slots from 0 on.
+const RINGS_SLOT: u32 = 2;
 
 /// Guest RAM. The mapping lives as long as this does.
 #[derive(Debug)]
@@ -112,6 +116,28 @@ impl Ram {
         }
         Ok(Registered { _ram: self })
     }
+}
+
+/// Memory in a slot of its own that the guest and we both use. It must not go before the last vCPU has.
+///
+/// Errors: no memory; those of KVM.
+pub(super) fn share(vm: &VmFd) -> Result<Rings, Error> {
+    let region = MmapRegion::new(RINGS as usize);
+    let region = region.map_err(|error| Error::host("sharing memory")(io::Error::other(error)))?;
+    let slot = kvm_userspace_memory_region {
+        slot: RINGS_SLOT,
+        flags: 0,
+        guest_phys_addr: layout::RINGS,
+        memory_size: RINGS,
+        userspace_addr: region.as_ptr() as u64,
+    };
+    kvm("registering shared memory", || {
+        // SAFETY: the range is mapped and belongs to nobody else, and its slot and addresses are its own: RAM leaves them
+        // free (`layout::ram`). It is unmapped when the `Rings` are dropped, which `boot` gives to the listener; that is in
+        // the hands of the session, and leaves them only when the vCPUs' threads have ended, also when unwound.
+        unsafe { vm.set_user_memory_region(slot) }
+    })?;
+    Ok(Rings::new(region))
 }
 
 /// RAM that a guest may be using.

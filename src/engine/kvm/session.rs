@@ -15,7 +15,6 @@ use super::devices::Devices;
 use super::halt::Pulse;
 use super::threads::{Shared, Threads};
 use super::vcpu::Vcpu;
-use crate::engine::stop;
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
 use crate::guest::outlet::Outlet;
@@ -31,6 +30,8 @@ pub(super) struct Session {
     threads: Threads,
     /// Of stdout and stderr, to be waited for.
     outlets: [OwnedFd; 2],
+    /// Where the guest's input comes from, if it has any.
+    input: Option<OwnedFd>,
 }
 
 impl Session {
@@ -44,12 +45,16 @@ impl Session {
             fd.map_err(Error::host("duplicating a descriptor"))
         };
         let outlets = [duplicate(stdout)?, duplicate(stderr)?];
+        let input = devices.listener.input_source();
+        let input = input.map(|fd| fd.try_clone_to_owned()).transpose();
+        let input = input.map_err(Error::host("duplicating a descriptor"))?;
         let shared = Arc::new(Shared::new(devices)?);
         let threads = Threads::start(&shared, vcpus)?;
         Ok(Self {
             shared,
             threads,
             outlets,
+            input,
         })
     }
 
@@ -77,28 +82,45 @@ impl Session {
                 devices.hand_on();
                 devices.interrupt();
             }
-            if let Some(ending) = stop::ended(&mut devices.listener, watch) {
+            if let Some(ending) = devices.listener.steer(watch) {
                 return Ok(ending);
             }
             if !devices.has_output() {
-                let verdict = devices.listener.verdict().and_then(Ending::of);
+                let verdict = devices.listener.conclude();
                 if let Some(ending) = verdict.or_else(|| died(&mut devices)) {
                     return Ok(ending);
                 }
             }
+            // Orders that were given just now.
+            devices.feed();
+            let left = devices.listener.time_left(watch);
+            let hungry = devices.listener.input().is_some();
             let full = devices.listener.outlets().map(|outlet| !outlet.is_empty());
             let quiet_since = devices.exits;
             drop(devices);
             let tick = pulse.check(quiet_since, &self.shared, &self.threads);
             let tick = if lingers { tick.min(LINGER) } else { tick };
-            self.poll(watch, full, tick)?;
+            let tick = left.map_or(tick, |left| left.min(tick));
+            let readable = self.poll(watch, full, hungry, tick)?;
+            if readable {
+                let mut devices = self.shared.devices();
+                devices.listener.take_input();
+                devices.feed();
+            }
             if lingers {
                 self.shared.devices().hand_on();
             }
         }
     }
 
-    fn poll(&self, watch: &Watch, full: [bool; 2], tick: Duration) -> rustix::io::Result<()> {
+    /// Waits; tells whether there is input for a guest that is hungry for it.
+    fn poll(
+        &self,
+        watch: &Watch,
+        full: [bool; 2],
+        hungry: bool,
+        tick: Duration,
+    ) -> rustix::io::Result<bool> {
         let (watched, woken) = (watch.fd(), self.shared.woken());
         let mut set = vec![
             PollFd::new(&watched, PollFlags::IN),
@@ -109,19 +131,25 @@ impl Session {
                 set.push(PollFd::new(outlet, PollFlags::OUT));
             }
         }
-        let left = watch.time_left().map_or(tick, |left| left.min(tick));
-        match poll(&mut set, Timespec::try_from(left).ok().as_ref()) {
+        let input = self.input.as_ref().filter(|_| hungry);
+        set.extend(input.map(|input| PollFd::new(input, PollFlags::IN)));
+        match poll(&mut set, Timespec::try_from(tick).ok().as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
+        let last = set.last().map_or(PollFlags::empty(), PollFd::revents);
         self.shared.unwake();
-        Ok(())
+        Ok(input.is_some() && !last.is_empty())
     }
 }
 
 /// What the end of a machine without a verdict is called.
 fn died(devices: &mut Devices) -> Option<Ending> {
     let how = devices.over.clone()?;
+    // It may die while it sends files: how the command ended is known then.
+    if let Some(ending) = devices.listener.outcome() {
+        return Some(ending);
+    }
     Some(Ending::Died {
         started: devices.listener.moments().started.is_some(),
         panic: devices.listener.console().panic(),

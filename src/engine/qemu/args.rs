@@ -10,8 +10,21 @@ use crate::units::ByteSize;
 pub(super) struct Fds {
     pub(super) kernel: RawFd,
     pub(super) initrd: RawFd,
-    /// Write ends: console, stdout, status.
-    pub(super) ports: [RawFd; 3],
+    /// Console, stdout, status.
+    pub(super) ports: [Line; 3],
+    /// A file that is to be the guest's RAM, where some of that is shared.
+    pub(super) ram: Option<RawFd>,
+}
+
+/// What is at the other end of a serial port.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Line {
+    /// The write end of a pipe.
+    Out(RawFd),
+    /// QEMU's own standard input and output. Nothing else of it takes two pipes; its sockets cost twice as much a byte.
+    Stdio,
+    /// One end of a pair of sockets: for a port on which little is said.
+    Socket(RawFd),
 }
 
 /// What the machine is, beside its files.
@@ -27,20 +40,25 @@ pub(super) struct Settings<'a> {
 /// CPU time, one of the debian image 19 % (docs/performance.md).
 const CPU: &str = "max,-erms,-fsrm";
 
+/// The clock (`rtc=on`) is there because a kernel that finds none waits a second for it.
+const MACHINE: &str = "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=off";
+
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The arguments.
 ///
 /// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry. CPUs and interrupts are
-/// described by ACPI: without it QEMU 7.2 says nothing of a second CPU. The clock (`rtc=on`) is there because a kernel
-/// that finds none waits a second for it.
+/// described by ACPI: without it QEMU 7.2 says nothing of a second CPU.
 pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     let mut args = vec![
         "-accel".into(),
         "tcg,thread=multi".into(),
         "-M".into(),
-        "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=off".into(),
+        match fds.ram {
+            None => MACHINE.into(),
+            Some(_) => format!("{MACHINE},memory-backend=ram"),
+        },
         "-cpu".into(),
         CPU.into(),
         "-m".into(),
@@ -48,6 +66,12 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-smp".into(),
         machine.cpus.to_string(),
     ];
+    if let Some(fd) = fds.ram {
+        let size = machine.memory.0 >> 10;
+        let path = format!("mem-path=/proc/self/fd/{fd},share=on");
+        args.push("-object".into());
+        args.push(format!("memory-backend-file,id=ram,size={size}k,{path}"));
+    }
     let fixed = [
         "-nodefaults",
         "-no-user-config",
@@ -58,9 +82,13 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         SANDBOX,
     ];
     args.extend(fixed.map(str::to_owned));
-    for (index, fd) in fds.ports.into_iter().enumerate() {
+    for (index, line) in fds.ports.into_iter().enumerate() {
         args.push("-chardev".into());
-        args.push(format!("file,id=port{index},path=/proc/self/fd/{fd}"));
+        args.push(match line {
+            Line::Out(fd) => format!("file,id=port{index},path=/proc/self/fd/{fd}"),
+            Line::Stdio => format!("stdio,id=port{index},signal=off"),
+            Line::Socket(fd) => format!("socket,id=port{index},fd={fd}"),
+        });
         args.push("-device".into());
         args.push(format!("isa-serial,chardev=port{index},index={index}"));
     }
@@ -86,7 +114,8 @@ mod tests {
             &Fds {
                 kernel: 7,
                 initrd: 8,
-                ports: [9, 10, 11],
+                ram: Some(12),
+                ports: [Line::Out(9), Line::Out(10), Line::Socket(11)],
             },
         );
         let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
@@ -95,6 +124,8 @@ mod tests {
             "-M microvm,acpi=on,rtc=on",
             "-m size=153600k -smp 2",
             "-chardev file,id=port1,path=/proc/self/fd/10 -device isa-serial,chardev=port1,index=1",
+            "-object memory-backend-file,id=ram,size=153600k,mem-path=/proc/self/fd/12,share=on",
+            "-chardev socket,id=port2,fd=11",
             "-kernel /proc/self/fd/7 -initrd /proc/self/fd/8",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");

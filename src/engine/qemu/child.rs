@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -21,20 +21,26 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts `program`, handing it `inherit` under their own numbers and nothing else.
+    /// Starts `program`, handing it `inherit` under their own numbers, `stdio` as its standard input and output, and
+    /// nothing else.
     ///
     /// Errors: those of fork and exec.
     pub(super) fn start(
         program: &Path,
         args: &[OsString],
         inherit: Vec<RawFd>,
+        stdio: Option<(OwnedFd, OwnedFd)>,
     ) -> io::Result<Self> {
         let parent = rustix::process::getpid();
+        let (stdin, stdout) = match stdio {
+            Some((stdin, stdout)) => (stdin.into(), stdout.into()),
+            None => (Stdio::null(), Stdio::null()),
+        };
         let mut command = Command::new(program);
         command
             .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(stdin)
+            .stdout(stdout)
             .stderr(Stdio::piped());
         // A group of its own: Ctrl-C on the terminal is for us to handle, not for QEMU.
         command.process_group(0);

@@ -3,29 +3,36 @@
 //! `args.rs` says what it is started with, `child.rs` owns the process, `session.rs` is the loop that watches it.
 
 mod args;
+mod cables;
 #[allow(unsafe_code)]
 mod child;
 mod session;
 #[allow(unsafe_code)]
 mod tsc;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{MemfdFlags, memfd_create};
+use vm_memory::{FileOffset, MmapRegion};
+
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 
 use self::args::{Fds, Settings};
+use self::cables::Cables;
 use self::child::Process;
-use self::session::{Inlet, Session};
-use crate::engine::{probe, stop};
+use self::session::Session;
+use crate::engine::probe;
+use crate::guest::Listener;
 use crate::guest::ending::Ending;
-use crate::guest::{Listener, Port};
+use crate::guest::rings::{RINGS, Rings};
 use crate::initrd;
 use crate::kernel::{self, Boot};
 use crate::machine::Machine;
+use crate::units::ByteSize;
 use crate::watch::Watch;
 
 /// `microvm` has no PCI bus, and a kernel that looks for one complains. Emulation has nothing to speculate with, so
@@ -36,6 +43,24 @@ use crate::watch::Watch;
 /// boot in fifteen died of it on a busy machine, none with the kernel told that there is no such instruction
 /// (`clearcpuid=141`, CX16); programs still see it.
 const CMDLINE: &str = "pci=off mitigations=off noreplace-smp init_on_alloc=0 clearcpuid=141";
+
+/// microvm's RAM is in one piece up to here at least.
+const RINGS_MAX: u64 = 2 << 30;
+
+/// Where shared memory is: behind all other RAM, or in its midst where there is much of it.
+pub(super) fn rings_at(memory: ByteSize) -> u64 {
+    memory.0.min(RINGS_MAX)
+}
+
+/// A file for the RAM of a guest that is to have so much for itself, and what of it is shared.
+fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
+    let file = File::from(memfd_create("rdvm-ram", MemfdFlags::CLOEXEC)?);
+    file.set_len(memory.0 + RINGS)?;
+    let file = Arc::new(file);
+    let place = FileOffset::from_arc(Arc::clone(&file), rings_at(memory));
+    let region = MmapRegion::from_file(place, RINGS as usize).map_err(io::Error::other)?;
+    Ok((file, Rings::new(region)))
+}
 
 /// A QEMU that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,11 +119,16 @@ impl Qemu {
     }
 
     /// What this machine's kernel must be told.
-    pub(super) fn cmdline(&self) -> String {
-        match self.clock.khz() {
-            Some(khz) => format!("{CMDLINE} tsc_early_khz={khz}"),
-            None => CMDLINE.to_owned(),
+    pub(super) fn cmdline(&self, rings: Option<u64>) -> String {
+        let mut words = CMDLINE.to_owned();
+        if let Some(khz) = self.clock.khz() {
+            words += &format!(" tsc_early_khz={khz}");
         }
+        // RAM that the kernel leaves alone (Documentation/admin-guide/kernel-parameters.txt).
+        if let Some(at) = rings {
+            words += &format!(" memmap={}K${at:#x}", RINGS >> 10);
+        }
+        words
     }
 
     /// Runs the machine to its end; the child is gone when this returns.
@@ -111,7 +141,7 @@ impl Qemu {
         let initrd = machine.initrd.to_file(&|| watch.is_over());
         // Writing a large image takes its time; one that cannot be written is still an error.
         if let Ok(_) | Err(initrd::Error::Stopped) = initrd
-            && let Some(ending) = stop::ended(&mut listener, watch)
+            && let Some(ending) = listener.steer(watch)
         {
             return Ok((ending, listener));
         }
@@ -123,7 +153,10 @@ impl Qemu {
         };
         let settings = Settings {
             cmdline: &machine.cmdline,
-            memory: machine.memory,
+            memory: match machine.rings {
+                true => ByteSize(machine.memory.0 + RINGS),
+                false => machine.memory,
+            },
             cpus: machine.cpus,
         };
         let host = |what| {
@@ -132,37 +165,42 @@ impl Qemu {
                 source: errno.into(),
             }
         };
-        let mut ports = Vec::new();
-        let mut theirs = Vec::new();
-        for port in [Port::Console, Port::Stdout, Port::Status] {
-            let (read, write) =
-                rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(host("making a pipe"))?;
-            rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).map_err(host("setting up a pipe"))?;
-            ports.push(Inlet::new(port, read));
-            theirs.push(write);
+        let cables = Cables::lay(listener.speaks()).map_err(host("making pipes"))?;
+        let ram = machine.rings.then(|| share(machine.memory)).transpose();
+        let ram = ram.map_err(|source| Error::Host {
+            what: "sharing memory",
+            source,
+        })?;
+        let (ram, rings) = ram.unzip();
+        if let Some(rings) = rings {
+            listener.attach(rings);
         }
         let fds = Fds {
+            ram: ram.as_ref().map(AsRawFd::as_raw_fd),
             kernel: kernel.as_raw_fd(),
             initrd: initrd.as_raw_fd(),
-            ports: [
-                theirs[0].as_raw_fd(),
-                theirs[1].as_raw_fd(),
-                theirs[2].as_raw_fd(),
-            ],
+            ports: cables.lines(),
         };
-        let inherit = [fds.kernel, fds.initrd]
-            .into_iter()
-            .chain(fds.ports)
-            .collect();
+        let mut inherit = vec![fds.kernel, fds.initrd];
+        inherit.extend(fds.ram);
+        inherit.extend(cables.theirs.iter().map(AsRawFd::as_raw_fd));
         let start = |source| Error::Start {
             program: self.program.clone(),
             source,
         };
-        let mut process =
-            Process::start(&self.program, &args::args(&settings, &fds), inherit).map_err(start)?;
+        let args = args::args(&settings, &fds);
+        let Cables {
+            ports,
+            mouths,
+            theirs,
+            stdio,
+            ..
+        } = cables;
+        let mut process = Process::start(&self.program, &args, inherit, stdio).map_err(start)?;
         drop(theirs);
         let ending = Session {
             ports,
+            mouths,
             listener: &mut listener,
             watch,
         }
@@ -185,6 +223,9 @@ impl Qemu {
             return ending;
         }
         process.wait();
+        if let Some(ending) = listener.outcome() {
+            return Some(ending);
+        }
         let moments = listener.moments();
         let spoke = moments.ready.is_some() || !listener.console().last_lines(1).is_empty();
         let panic = listener.console().panic();

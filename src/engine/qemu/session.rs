@@ -7,7 +7,6 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::engine::stop;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
 use crate::watch::Watch;
@@ -37,9 +36,23 @@ impl Inlet {
     }
 }
 
+/// The way into one port.
+pub(super) struct Mouth {
+    port: Port,
+    fd: OwnedFd,
+}
+
+impl Mouth {
+    /// `fd` does not block.
+    pub(super) fn new(port: Port, fd: OwnedFd) -> Self {
+        Self { port, fd }
+    }
+}
+
 /// One run's loop.
 pub(super) struct Session<'a> {
     pub(super) ports: Vec<Inlet>,
+    pub(super) mouths: Vec<Mouth>,
     pub(super) listener: &'a mut Listener,
     pub(super) watch: &'a Watch,
 }
@@ -55,7 +68,7 @@ impl Session<'_> {
                 .outlets()
                 .into_iter()
                 .for_each(|outlet| outlet.flush());
-            if let Some(ending) = stop::ended(self.listener, self.watch) {
+            if let Some(ending) = self.listener.steer(self.watch) {
                 return Ok(Some(ending));
             }
             let flushed = self
@@ -65,13 +78,14 @@ impl Session<'_> {
                 .all(|outlet| outlet.is_empty());
             if received == 0 && flushed {
                 // The verdict comes after the last byte of output: with nothing left to read, all of it is here.
-                if let Some(verdict) = self.listener.verdict() {
-                    return Ok(Ending::of(verdict));
+                if let Some(ending) = self.listener.conclude() {
+                    return Ok(Some(ending));
                 }
                 if self.ports.iter().all(|inlet| !inlet.open) {
                     return Ok(None);
                 }
             }
+            self.send();
             if received == 0 || !flushed {
                 self.wait()?;
             } else if received < FEW {
@@ -96,7 +110,8 @@ impl Session<'_> {
                 continue;
             }
             match rustix::io::read(&inlet.fd, &mut buffer[..]) {
-                Ok(0) => inlet.open = false,
+                // A socket that is closed with something unread in it says that.
+                Ok(0) | Err(Errno::CONNRESET) => inlet.open = false,
                 Ok(length) => *count = length,
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(errno) => return Err(errno),
@@ -109,34 +124,60 @@ impl Session<'_> {
         Ok(counts.iter().sum())
     }
 
-    /// Sleeps until there is something to do.
+    /// Sends what there is to be sent, as far as that is possible without waiting.
+    fn send(&mut self) {
+        for mouth in &self.mouths {
+            let pending = self.listener.pending(mouth.port);
+            if !pending.is_empty()
+                && let Ok(count) = rustix::io::write(&mouth.fd, pending)
+            {
+                self.listener.sent(mouth.port, count);
+            }
+            // What fails for good fails because QEMU is gone, which the ports tell.
+        }
+    }
+
+    /// Sleeps until there is something to do, and reads input if that is it.
     fn wait(&mut self) -> Result<(), Errno> {
         let rooms: Vec<bool> = self
             .ports
             .iter()
             .map(|inlet| self.listener.has_room(inlet.port))
             .collect();
+        let left = self
+            .listener
+            .time_left(self.watch)
+            .and_then(|left| Timespec::try_from(left).ok());
         let watch = self.watch.fd();
         let mut set = vec![PollFd::new(&watch, PollFlags::IN)];
+        let input = self.listener.input();
+        // First, so that its place is known.
+        set.extend(input.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         for (inlet, room) in self.ports.iter().zip(rooms) {
             if inlet.open && room {
                 set.push(PollFd::new(&inlet.fd, PollFlags::IN));
             }
         }
-        let outlets = self.listener.outlets();
-        let full: Vec<_> = outlets
-            .iter()
-            .filter(|outlet| !outlet.is_empty())
-            .map(|outlet| outlet.fd())
-            .collect();
-        set.extend(full.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
-        let left = self
-            .watch
-            .time_left()
-            .and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut set, left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
+        for mouth in &self.mouths {
+            if !self.listener.pending(mouth.port).is_empty() {
+                set.push(PollFd::new(&mouth.fd, PollFlags::OUT));
+            }
         }
+        let outlets = self.listener.outlet_fds();
+        set.extend(
+            outlets
+                .iter()
+                .flatten()
+                .map(|fd| PollFd::new(fd, PollFlags::OUT)),
+        );
+        match poll(&mut set, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let readable = input.is_some() && !set[1].revents().is_empty();
+        if readable {
+            self.listener.take_input();
+        }
+        Ok(())
     }
 }

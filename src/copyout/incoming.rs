@@ -1,0 +1,293 @@
+//! One wish while it comes: entries → a staged tree.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rdinit::protocol::{PARCEL_DEPTH, PARCEL_PATH, PARCEL_TARGET, Sent};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, mkdirat,
+    openat, symlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use super::beneath;
+use super::destination::Destination;
+use super::fault::{Fault, StreamFault};
+use super::stage::{STAGED, Stage};
+use super::tree::{Attributes, Node, Tree};
+use crate::atomic;
+use crate::escape::escaped;
+
+/// The longest name in a directory (`NAME_MAX`).
+const NAME_MAX: usize = 255;
+/// What is kept of a mode: no setuid, no setgid, no sticky bit.
+const PERMISSIONS: u32 = 0o777;
+
+/// What has come.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Counts {
+    pub(super) files: u64,
+    pub(super) directories: u64,
+    pub(super) links: u64,
+    pub(super) bytes: u64,
+    pub(super) left_out: u64,
+}
+
+/// A thing that is coming.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    stage: Option<Stage>,
+    tree: Tree,
+    /// The directory that something was last made in.
+    last: Option<(Vec<u8>, OwnedFd)>,
+    file: Option<OpenFile>,
+    /// The thing itself has come, and is a file.
+    is_file: bool,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    path: Vec<u8>,
+    left: u64,
+    attributes: Attributes,
+}
+
+/// A thing that has come whole and waits to be put into position.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) stage: Stage,
+    pub(super) tree: Tree,
+    pub(super) is_file: bool,
+    pub(super) counts: Counts,
+}
+
+impl Incoming {
+    /// Takes the next thing.
+    pub(super) fn entry(&mut self, to: &Destination, sent: &Sent<'_>) -> Result<(), Fault> {
+        let wrong = |why| Fault::Path {
+            path: sent.path.to_vec(),
+            why,
+        };
+        check_path(sent.path).map_err(wrong)?;
+        if sent.mtime_ns >= 1_000_000_000 {
+            return Err(wrong("has a time that is none"));
+        }
+        if self.is_file || self.tree.has(sent.path) {
+            return Err(wrong("comes twice"));
+        }
+        let (parent, _) = beneath::split(sent.path);
+        if !sent.path.is_empty() && !self.tree.is_directory(parent) {
+            return Err(wrong("comes without a directory to be in"));
+        }
+        let attributes = Attributes {
+            mode: sent.mode & PERMISSIONS,
+            seconds: sent.mtime,
+            nanoseconds: sent.mtime_ns,
+        };
+        match FileType::from_raw_mode(sent.mode) {
+            FileType::RegularFile => {
+                self.file = Some(self.make_file(to, sent, attributes)?);
+                self.is_file = sent.path.is_empty();
+                self.counts.files += 1;
+                self.counts.bytes += sent.size;
+            }
+            FileType::Directory => {
+                let (dir, name) = self.place(to, sent.path)?;
+                mkdirat(dir, name, Mode::RWXU).map_err(failed(to, sent.path))?;
+                let _ = self.tree.insert(sent.path, Node::Directory(attributes));
+                self.counts.directories += 1;
+            }
+            FileType::Symlink if !sent.path.is_empty() => {
+                let target = sent.target;
+                if target.is_empty() || target.len() > PARCEL_TARGET || target.contains(&0) {
+                    return Err(wrong("is a link to nothing"));
+                }
+                let (target, times) = (target.into(), attributes);
+                let _ = self.tree.insert(sent.path, Node::Link { target, times });
+                self.counts.links += 1;
+            }
+            FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Fifo
+            | FileType::Socket
+                if !sent.path.is_empty() =>
+            {
+                self.counts.left_out += 1;
+            }
+            _ if sent.path.is_empty() => return Err(Fault::Kind),
+            _ => return Err(wrong("is of no known kind")),
+        }
+        Ok(())
+    }
+
+    /// Takes the next bytes of the file that came last.
+    pub(super) fn data(&mut self, to: &Destination, bytes: &[u8]) -> Result<(), Fault> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        match file.left.checked_sub(bytes.len() as u64) {
+            Some(left) => file.left = left,
+            None => return Err(Fault::Length(file.path.clone())),
+        }
+        let written = file.file.write_all(bytes);
+        written.map_err(|error| Fault::host(named(to, &file.path), error))
+    }
+
+    /// Takes the end of the file that came last.
+    pub(super) fn file_end(&mut self, to: &Destination, errno: i32) -> Result<(), Fault> {
+        let Some(file) = self.file.take() else {
+            return Ok(());
+        };
+        let path = file.path;
+        match errno {
+            0 if file.left > 0 => Err(Fault::Length(path)),
+            0 => set_attributes(&file.file, file.attributes).map_err(failed(to, &path)),
+            errno => Err(Fault::Unread { path, errno }),
+        }
+    }
+
+    /// Takes note that what is mounted somewhere does not come.
+    pub(super) fn mounted(&mut self) {
+        self.counts.left_out += 1;
+    }
+
+    /// Everything has come: makes the links, now that it can be told where they lead.
+    pub(super) fn complete(mut self, to: &Destination) -> Result<Staged, Fault> {
+        self.tree.follow_links(|_| Ok(()))?;
+        let tree = std::mem::take(&mut self.tree);
+        for (path, target, times) in tree.links() {
+            let (dir, name) = self.place(to, path)?;
+            symlinkat(target, dir, name)
+                .and_then(|()| utimensat(dir, name, &stamps(times), AtFlags::SYMLINK_NOFOLLOW))
+                .map_err(failed(to, path))?;
+        }
+        match self.stage {
+            Some(stage) if self.is_file || tree.has(b"") => Ok(Staged {
+                stage,
+                tree,
+                is_file: self.is_file,
+                counts: self.counts,
+            }),
+            _ => Err(Fault::Stream(StreamFault::Order)),
+        }
+    }
+
+    /// The directory that `path` is to be made in, and its name there.
+    fn place<'a>(
+        &'a mut self,
+        to: &Destination,
+        path: &'a [u8],
+    ) -> Result<(BorrowedFd<'a>, &'a [u8]), Fault> {
+        let stage = match self.stage.take() {
+            Some(stage) => stage,
+            None => {
+                Stage::make(to.home()).map_err(|errno| Fault::host(to.shown().to_owned(), errno))?
+            }
+        };
+        let stage: &Stage = self.stage.insert(stage);
+        if path.is_empty() {
+            return Ok((stage.as_fd(), STAGED));
+        }
+        let (parent, name) = beneath::split(path);
+        let last = match self.last.take() {
+            Some((last, dir)) if last == parent => (last, dir),
+            _ => {
+                let dir = beneath::directory(stage, STAGED)
+                    .and_then(|root| beneath::directory(root, parent))
+                    .map_err(failed(to, parent))?;
+                (parent.to_vec(), dir)
+            }
+        };
+        let (_, dir) = &*self.last.insert(last);
+        Ok((dir.as_fd(), name))
+    }
+
+    fn make_file(
+        &mut self,
+        to: &Destination,
+        sent: &Sent<'_>,
+        attributes: Attributes,
+    ) -> Result<OpenFile, Fault> {
+        atomic::fits_limit(sent.size).map_err(|error| Fault::host(named(to, sent.path), error))?;
+        let (dir, name) = self.place(to, sent.path)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
+        let fd = fd.map_err(|errno| match errno {
+            Errno::EXIST => Fault::Path {
+                path: sent.path.to_vec(),
+                why: "comes twice",
+            },
+            errno => failed(to, sent.path)(errno),
+        })?;
+        Ok(OpenFile {
+            file: fd.into(),
+            path: sent.path.to_vec(),
+            left: sent.size,
+            attributes,
+        })
+    }
+}
+
+/// Whether something may have this path below what was wished for.
+///
+/// Errors: what is wrong with it.
+pub(super) fn check_path(path: &[u8]) -> Result<(), &'static str> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    if path.len() > PARCEL_PATH {
+        return Err("is too long");
+    }
+    if path.contains(&0) {
+        return Err("has a NUL in it");
+    }
+    for (depth, name) in path.split(|&byte| byte == b'/').enumerate() {
+        match name {
+            b"" | b"." | b".." => return Err("is no path below what was asked for"),
+            _ if name.len() > NAME_MAX || depth >= PARCEL_DEPTH => return Err("is too long"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives an open file or directory its permissions and time.
+pub(super) fn set_attributes(fd: impl AsFd, attributes: Attributes) -> rustix::io::Result<()> {
+    fchmod(&fd, Mode::from_raw_mode(attributes.mode))?;
+    futimens(&fd, &stamps(attributes))
+}
+
+fn stamps(attributes: Attributes) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: attributes.seconds,
+            tv_nsec: attributes.nanoseconds.into(),
+        },
+    }
+}
+
+/// Turns an errno into the fault of what is at this path.
+fn failed<'a>(to: &'a Destination, path: &'a [u8]) -> impl Fn(Errno) -> Fault + use<'a> {
+    move |errno| match errno {
+        Errno::EXIST => Fault::Path {
+            path: path.to_vec(),
+            why: "comes twice",
+        },
+        errno => Fault::host(named(to, path), errno),
+    }
+}
+
+fn named(to: &Destination, path: &[u8]) -> String {
+    match path.is_empty() {
+        true => to.shown().to_owned(),
+        false => format!("{}: {}", to.shown(), escaped(path)),
+    }
+}

@@ -1,0 +1,314 @@
+//! The stream → wishes: which frame may follow which, and how much may come.
+
+use std::os::unix::ffi::OsStrExt;
+
+use rdinit::protocol::{FrameError, MOUNTED, PARCEL_MAX, Parcel, Sent};
+use rustix::fs::FileType;
+
+use super::destination::{Destination, Error};
+use super::fault::{Fault, StreamFault};
+use super::incoming::{Incoming, Staged, check_path};
+use super::place::place;
+use super::{Copied, ENTRIES, NAMES};
+use crate::escape::escaped;
+use crate::request::Copies;
+use crate::units::ByteSize;
+
+/// Takes what the guest sends, for all `--copy-out`s of a run.
+#[derive(Debug)]
+pub struct Receiver {
+    wishes: Vec<Wish>,
+    limit: ByteSize,
+    /// How many wishes have begun; the last of them is the one that is coming.
+    begun: usize,
+    /// A file is coming.
+    in_file: bool,
+    /// Bytes that files were said to have, and that have come in them.
+    declared: u64,
+    received: u64,
+    entries: u64,
+    names: u64,
+    /// The beginning of a frame.
+    pending: Vec<u8>,
+    progress: u64,
+    over: Option<Result<(), StreamFault>>,
+}
+
+#[derive(Debug)]
+struct Wish {
+    guest: String,
+    to: Destination,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting,
+    Coming(Box<Incoming>),
+    Whole(Box<Staged>),
+    Failed(Fault),
+}
+
+impl Receiver {
+    /// Looks at all destinations, and holds on to them until the machine has run.
+    ///
+    /// Errors: one of them cannot be written to.
+    pub fn open(copies: &Copies) -> Result<Self, Error> {
+        let open = |copy| {
+            Ok(Wish {
+                guest: String::new(),
+                to: Destination::open(copy)?,
+                state: State::Waiting,
+            })
+        };
+        let mut wishes = copies.out.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        for (wish, copy) in wishes.iter_mut().zip(&copies.out) {
+            wish.guest = escaped(copy.guest.as_bytes());
+        }
+        Ok(Self {
+            wishes,
+            limit: copies.limit,
+            begun: 0,
+            in_file: false,
+            declared: 0,
+            received: 0,
+            entries: 0,
+            names: 0,
+            pending: Vec::new(),
+            progress: 0,
+            over: None,
+        })
+    }
+
+    /// How many things are wished for.
+    pub fn wishes(&self) -> usize {
+        self.wishes.len()
+    }
+
+    /// Whether nothing more is to come: the guest has said so, or has sent what it may not.
+    pub fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// How many bytes of whole frames have come.
+    pub fn progress(&self) -> u64 {
+        self.progress
+    }
+
+    /// Takes the next bytes of the stream. After its end they are passed over.
+    pub fn receive(&mut self, mut bytes: &[u8]) {
+        while !self.is_over() && !bytes.is_empty() {
+            // Never more than one frame of the largest kind is kept.
+            let taken = bytes.len().min(PARCEL_MAX - self.pending.len());
+            self.pending.extend_from_slice(&bytes[..taken]);
+            bytes = &bytes[taken..];
+            let pending = std::mem::take(&mut self.pending);
+            let used = self.take_frames(&pending);
+            self.pending = pending;
+            self.pending.drain(..used);
+        }
+        if self.is_over() {
+            self.pending = Vec::new();
+        }
+    }
+
+    /// Puts what is whole into position; says for each wish what became of it. `unanswered` is why the guest did not send
+    /// what has not come.
+    pub fn finish(mut self, unanswered: Option<&str>) -> Vec<Copied> {
+        let stream = match self.over {
+            Some(Err(fault)) => Some(fault),
+            _ => None,
+        };
+        let missing = || match (stream, unanswered) {
+            (Some(fault), _) => Fault::Stream(fault),
+            (None, Some(why)) => Fault::Unanswered(why.to_owned()),
+            (None, None) => Fault::Unanswered("the machine ended before it had sent it".to_owned()),
+        };
+        let wishes = std::mem::take(&mut self.wishes).into_iter();
+        wishes.map(|wish| wish.finish(&missing)).collect()
+    }
+
+    /// Takes whole frames from the front; gives how many bytes they had.
+    fn take_frames(&mut self, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while !self.is_over() {
+            let result = match Parcel::decode(&bytes[used..]) {
+                Ok((parcel, length)) => {
+                    used += length;
+                    self.progress += length as u64;
+                    self.take(&parcel)
+                }
+                Err(FrameError::Incomplete) => break,
+                Err(FrameError::Malformed | FrameError::Version(_)) => Err(StreamFault::Damaged),
+            };
+            if let Err(fault) = result {
+                self.over = Some(Err(fault));
+                // What cannot become whole any more need not wait for the end.
+                if let Some(wish) = self.coming() {
+                    wish.fail_if_coming(Fault::Stream(fault));
+                }
+            }
+        }
+        used
+    }
+
+    fn take(&mut self, parcel: &Parcel<'_>) -> Result<(), StreamFault> {
+        let of_a_file = matches!(parcel, Parcel::Data(_) | Parcel::FileEnd(_));
+        if of_a_file != self.in_file {
+            return Err(StreamFault::Order);
+        }
+        match *parcel {
+            Parcel::Begin(wish) => {
+                self.begin(wish)?.state = State::Coming(Box::default());
+            }
+            Parcel::Missing { wish, errno } => {
+                self.begin(wish)?.state = State::Failed(Fault::Missing(errno));
+            }
+            Parcel::Entry(ref sent) => {
+                self.count(sent)?;
+                self.in_file = is_file(sent);
+                let wish = self.coming().ok_or(StreamFault::Order)?;
+                wish.step(|incoming, to| incoming.entry(to, sent));
+            }
+            Parcel::Data(bytes) => {
+                self.received = self.received.saturating_add(bytes.len() as u64);
+                // The guest may have said less than it sends.
+                if self.received > self.limit.0 {
+                    return Err(StreamFault::Bytes(self.limit));
+                }
+                let wish = self.coming().ok_or(StreamFault::Order)?;
+                wish.step(|incoming, to| incoming.data(to, bytes));
+            }
+            Parcel::FileEnd(errno) => {
+                self.in_file = false;
+                let wish = self.coming().ok_or(StreamFault::Order)?;
+                wish.step(|incoming, to| incoming.file_end(to, errno));
+            }
+            Parcel::Unread { errno, path } => {
+                self.count_entry()?;
+                let wish = self.coming().ok_or(StreamFault::Order)?;
+                wish.step(|incoming, _| match (check_path(path), errno) {
+                    (Ok(()), MOUNTED) => {
+                        incoming.mounted();
+                        Ok(())
+                    }
+                    (Ok(()), errno) => Err(Fault::Unread {
+                        path: path.to_vec(),
+                        errno,
+                    }),
+                    (Err(why), _) => Err(Fault::Path {
+                        path: path.to_vec(),
+                        why,
+                    }),
+                });
+            }
+            Parcel::End => {
+                if self.begun < self.wishes.len() {
+                    return Err(StreamFault::Order);
+                }
+                self.complete();
+                self.over = Some(Ok(()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The wish that is coming, if one has begun.
+    fn coming(&mut self) -> Option<&mut Wish> {
+        self.wishes.get_mut(self.begun.checked_sub(1)?)
+    }
+
+    /// What was coming is whole now.
+    fn complete(&mut self) {
+        if let Some(wish) = self.coming() {
+            wish.complete();
+        }
+    }
+
+    /// The next wish, which has to be this one.
+    fn begin(&mut self, wish: u32) -> Result<&mut Wish, StreamFault> {
+        if usize::try_from(wish) != Ok(self.begun) || self.begun >= self.wishes.len() {
+            return Err(StreamFault::Order);
+        }
+        self.complete();
+        self.begun += 1;
+        self.coming().ok_or(StreamFault::Order)
+    }
+
+    /// Counts what is coming, whether it is kept or not: a guest that is not believed any more may not go on for ever.
+    fn count(&mut self, sent: &Sent<'_>) -> Result<(), StreamFault> {
+        self.count_entry()?;
+        if is_file(sent) {
+            self.declared = self.declared.saturating_add(sent.size);
+            if self.declared > self.limit.0 {
+                return Err(StreamFault::Bytes(self.limit));
+            }
+        } else {
+            self.names += (sent.path.len() + sent.target.len()) as u64;
+            if self.names > NAMES {
+                return Err(StreamFault::Names(NAMES));
+            }
+        }
+        Ok(())
+    }
+
+    fn count_entry(&mut self) -> Result<(), StreamFault> {
+        self.entries += 1;
+        match self.entries > ENTRIES {
+            true => Err(StreamFault::Entries(ENTRIES)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Wish {
+    /// Takes the next piece, unless it has failed already.
+    fn step(&mut self, take: impl FnOnce(&mut Incoming, &Destination) -> Result<(), Fault>) {
+        if let State::Coming(incoming) = &mut self.state
+            && let Err(fault) = take(incoming, &self.to)
+        {
+            self.state = State::Failed(fault);
+        }
+    }
+
+    fn fail_if_coming(&mut self, fault: Fault) {
+        if let State::Coming(_) = self.state {
+            self.state = State::Failed(fault);
+        }
+    }
+
+    fn complete(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Waiting) {
+            State::Coming(incoming) => match incoming.complete(&self.to) {
+                Ok(staged) => State::Whole(Box::new(staged)),
+                Err(fault) => State::Failed(fault),
+            },
+            state => state,
+        };
+    }
+
+    fn finish(self, missing: &impl Fn() -> Fault) -> Copied {
+        let (counts, fault) = match self.state {
+            State::Whole(staged) => match place(&self.to, &staged) {
+                Ok(()) => (staged.counts, None),
+                Err(fault) => (Default::default(), Some(fault)),
+            },
+            State::Failed(fault) => (Default::default(), Some(fault)),
+            State::Waiting | State::Coming(_) => (Default::default(), Some(missing())),
+        };
+        Copied {
+            guest: self.guest,
+            host: self.to.shown().to_owned(),
+            files: counts.files,
+            directories: counts.directories,
+            links: counts.links,
+            bytes: counts.bytes,
+            left_out: counts.left_out,
+            error: fault.map(|fault| fault.to_string()),
+        }
+    }
+}
+
+fn is_file(sent: &Sent<'_>) -> bool {
+    FileType::from_raw_mode(sent.mode) == FileType::RegularFile
+}

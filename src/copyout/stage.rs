@@ -1,0 +1,97 @@
+//! The directory of our own in which things wait until they are whole. It has the name `.rdvm-…` and goes with its owner.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, chmod, mkdirat, unlinkat};
+use rustix::io::{Errno, Result};
+
+use super::beneath;
+
+/// What the thing that was wished for is called in it: none of the guest's names.
+pub(super) const STAGED: &[u8] = b"0";
+
+/// An own directory, removed on drop with all that is in it.
+#[derive(Debug)]
+pub(super) struct Stage {
+    home: Arc<OwnedFd>,
+    name: String,
+    dir: OwnedFd,
+}
+
+impl Stage {
+    /// Makes one in the directory `home`, for us alone.
+    ///
+    /// Errors: those of mkdir; `EEXIST` also when somebody else puts something into its place.
+    pub(super) fn make(home: &Arc<OwnedFd>) -> Result<Self> {
+        let mut attempt = 0;
+        let name = loop {
+            let random = RandomState::new().hash_one(attempt);
+            let name = format!(".rdvm-{}-{random:016x}", std::process::id());
+            match mkdirat(home, &name, Mode::RWXU) {
+                Ok(()) => break name,
+                Err(Errno::EXIST) if attempt < 100 => attempt += 1,
+                Err(errno) => return Err(errno),
+            }
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let dir = beneath::open(home, name.as_bytes(), flags)?;
+        // What is in it will be removed. That may be nothing that another process has moved to its name.
+        if !beneath::names(&dir)?.is_empty() {
+            return Err(Errno::EXIST);
+        }
+        Ok(Self {
+            home: Arc::clone(home),
+            name,
+            dir,
+        })
+    }
+}
+
+impl AsFd for Stage {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        clear(self.dir.as_fd());
+        // What could not be removed stays; there is nothing else to be done.
+        let _ = unlinkat(&self.home, &self.name, AtFlags::REMOVEDIR);
+    }
+}
+
+/// Removes all that is in a directory, as far as possible.
+fn clear(top: BorrowedFd<'_>) {
+    let mut directories = vec![Vec::new()];
+    let mut at = 0;
+    while let Some(path) = directories.get(at).cloned() {
+        at += 1;
+        let Ok(dir) = open_owned(top, &path) else {
+            continue;
+        };
+        for name in beneath::names(&dir).unwrap_or_default() {
+            if unlinkat(&dir, &name, AtFlags::empty()) == Err(Errno::ISDIR) {
+                directories.push(beneath::join(&path, name.as_bytes()));
+            }
+        }
+    }
+    for path in directories[1..].iter().rev() {
+        let (parent, name) = beneath::split(path);
+        if let Ok(parent) = beneath::directory(top, parent) {
+            let _ = unlinkat(parent, name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Opens a directory that is ours, and may have been given a mode already that keeps us out.
+fn open_owned(top: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
+    let dir = beneath::directory(top, path)?;
+    if beneath::names(&dir).is_err() {
+        chmod(format!("/proc/self/fd/{}", dir.as_raw_fd()), Mode::RWXU)?;
+    }
+    Ok(dir)
+}

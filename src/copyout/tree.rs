@@ -1,0 +1,148 @@
+//! What is known of a tree while it comes: its directories and links. And where links lead.
+
+use std::collections::HashMap;
+
+use super::beneath;
+use super::fault::Fault;
+
+/// Links that Linux follows in one path (`MAXSYMLINKS`).
+const FOLLOWED: usize = 40;
+/// Bytes of paths that may be looked up to see where all links lead: a second or two. A million plain links need a third.
+const WORK: usize = 1 << 30;
+
+/// Permissions and time of a file or directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attributes {
+    pub(super) mode: u32,
+    pub(super) seconds: i64,
+    pub(super) nanoseconds: u32,
+}
+
+/// What a name is that has to be known until the end.
+#[derive(Debug)]
+pub(super) enum Node {
+    Directory(Attributes),
+    Link {
+        target: Box<[u8]>,
+        times: Attributes,
+    },
+}
+
+/// Directories and links by their path below the root, which has the empty one.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    nodes: HashMap<Box<[u8]>, Node>,
+}
+
+impl Tree {
+    /// Adds one; says whether the name was free.
+    #[must_use]
+    pub(super) fn insert(&mut self, path: &[u8], node: Node) -> bool {
+        self.nodes.insert(path.into(), node).is_none()
+    }
+
+    /// Whether a name has been added.
+    pub(super) fn has(&self, path: &[u8]) -> bool {
+        self.nodes.contains_key(path)
+    }
+
+    /// Whether this is a directory.
+    pub(super) fn is_directory(&self, path: &[u8]) -> bool {
+        matches!(self.nodes.get(path), Some(Node::Directory(_)))
+    }
+
+    /// All links with their targets.
+    pub(super) fn links(&self) -> impl Iterator<Item = (&[u8], &[u8], Attributes)> {
+        self.nodes.iter().filter_map(|(path, node)| match node {
+            Node::Link { target, times } => Some((&**path, &**target, *times)),
+            Node::Directory(_) => None,
+        })
+    }
+
+    /// All directories, what is in one before itself.
+    pub(super) fn directories(&self) -> Vec<(&[u8], Attributes)> {
+        let directories = self.nodes.iter().filter_map(|(path, node)| match node {
+            Node::Directory(attributes) => Some((&**path, *attributes)),
+            Node::Link { .. } => None,
+        });
+        let mut directories: Vec<_> = directories.collect();
+        directories.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
+        directories
+    }
+
+    /// Follows every link as a kernel would, through others as well. `look` is asked about each path that a link leads to
+    /// or through and that is neither directory nor link here.
+    ///
+    /// Errors: a link leads out of the root; what `look` says.
+    pub(super) fn follow_links(
+        &self,
+        mut look: impl FnMut(&[u8]) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut work = 0;
+        for (path, target, _) in self.links() {
+            self.follow(path, target, &mut work, &mut look)?;
+        }
+        Ok(())
+    }
+
+    fn follow<'t>(
+        &'t self,
+        link: &[u8],
+        target: &'t [u8],
+        work: &mut usize,
+        look: &mut impl FnMut(&[u8]) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let escape = || Fault::Link {
+            path: link.to_vec(),
+            target: target.to_vec(),
+        };
+        let mut at = beneath::split(link).0.to_vec();
+        let mut rest: Vec<&[u8]> = Vec::new();
+        let mut next = Some(target);
+        let mut followed = 0;
+        loop {
+            if let Some(target) = next.take() {
+                followed += 1;
+                // Linux gives up here, and so leads nowhere. Every link on the way is looked at for itself too.
+                if followed > FOLLOWED {
+                    return Ok(());
+                }
+                if target.first() == Some(&b'/') {
+                    return Err(escape());
+                }
+                rest.extend(target.rsplit(|&byte| byte == b'/'));
+            }
+            let Some(name) = rest.pop() else {
+                break;
+            };
+            *work += at.len() + name.len() + 1;
+            if *work > WORK {
+                return Err(Fault::Entangled);
+            }
+            match name {
+                b"" | b"." => {}
+                b".." => {
+                    if !self.has(&at) {
+                        look(&at)?;
+                    }
+                    if at.is_empty() {
+                        return Err(escape());
+                    }
+                    at.truncate(beneath::split(&at).0.len());
+                }
+                name => {
+                    let above = at.len();
+                    at = beneath::join(&at, name);
+                    if let Some(Node::Link { target, .. }) = self.nodes.get(&*at) {
+                        at.truncate(above);
+                        next = Some(target);
+                    }
+                }
+            }
+        }
+        match self.has(&at) {
+            true => Ok(()),
+            false => look(&at),
+        }
+    }
+}

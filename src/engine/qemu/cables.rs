@@ -1,0 +1,83 @@
+//! The three ports' ways out of QEMU, and into it where something is to be sent.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use rustix::fs::OFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::args::Line;
+use super::session::{Inlet, Mouth};
+use crate::guest::Port;
+
+/// Both ends of everything.
+pub(super) struct Cables {
+    /// Ours to read.
+    pub(super) ports: Vec<Inlet>,
+    /// Ours to write.
+    pub(super) mouths: Vec<Mouth>,
+    /// QEMU's, which inherits them.
+    pub(super) theirs: Vec<OwnedFd>,
+    /// QEMU's standard input and output, where a port has these.
+    pub(super) stdio: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Cables {
+    /// Pipes from the ports; with `both_ways` also into those of stdout and status.
+    ///
+    /// Errors: no descriptors left.
+    pub(super) fn lay(both_ways: bool) -> rustix::io::Result<Self> {
+        let mut cables = Self {
+            ports: Vec::new(),
+            mouths: Vec::new(),
+            theirs: Vec::new(),
+            stdio: None,
+        };
+        cables.out(Port::Console)?;
+        if !both_ways {
+            cables.out(Port::Stdout)?;
+            cables.out(Port::Status)?;
+            return Ok(cables);
+        }
+        let (read, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stdin, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        cables.ports.push(Inlet::new(Port::Stdout, no_wait(read)?));
+        cables
+            .mouths
+            .push(Mouth::new(Port::Stdout, no_wait(write)?));
+        cables.stdio = Some((stdin, stdout));
+        let kind = (
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+        );
+        let (ours, theirs) = socketpair(kind.0, kind.1, kind.2, None)?;
+        let again = rustix::io::fcntl_dupfd_cloexec(&ours, 0)?;
+        cables.ports.push(Inlet::new(Port::Status, no_wait(ours)?));
+        cables.mouths.push(Mouth::new(Port::Status, again));
+        cables.theirs.push(theirs);
+        Ok(cables)
+    }
+
+    /// The ports for QEMU's arguments.
+    pub(super) fn lines(&self) -> [Line; 3] {
+        let raw = |index: usize| -> RawFd { self.theirs[index].as_raw_fd() };
+        match self.stdio {
+            None => [Line::Out(raw(0)), Line::Out(raw(1)), Line::Out(raw(2))],
+            Some(_) => [Line::Out(raw(0)), Line::Stdio, Line::Socket(raw(1))],
+        }
+    }
+
+    fn out(&mut self, port: Port) -> rustix::io::Result<()> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.ports.push(Inlet::new(port, no_wait(read)?));
+        self.theirs.push(write);
+        Ok(())
+    }
+}
+
+/// The flag is of the open file: whoever has a copy of the descriptor does not wait either.
+fn no_wait(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
+    Ok(fd)
+}

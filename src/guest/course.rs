@@ -1,0 +1,200 @@
+//! How a run is brought to its end: what ends it from our side, the order to the command to stop, the time it has for
+//! that, and the files that are copied out in between.
+
+use std::time::{Duration, Instant};
+
+use rdinit::protocol::{Event, Order};
+use signal_hook::consts::{SIGKILL, SIGTERM};
+
+use super::Listener;
+use super::ending::Ending;
+use crate::units::ByteSize;
+use crate::watch::Watch;
+
+/// How long copying out may take in all is this and a second for each of so many bytes received: a guest that sends
+/// nothing, or next to nothing, is not waited for.
+const COPY_TIME: Duration = Duration::from_secs(30);
+const COPY_RATE: u64 = 16 << 10;
+
+/// What a run must keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long the command has to end when it was told to.
+    pub stop_timeout: Duration,
+    /// How much it may print on standard output, and on standard error.
+    pub max_output: Option<ByteSize>,
+}
+
+/// How far the run has come.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    limits: Option<Limits>,
+    /// Why the command was told to stop, and until when that is waited for.
+    stopping: Option<Stopping>,
+    /// The output went beyond its limit.
+    flooded: bool,
+    /// Since when files are received.
+    copying: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Stopping {
+    why: Ending,
+    until: Instant,
+    killed: bool,
+}
+
+impl Course {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits: Some(limits),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the command can be told to stop.
+    pub(super) fn takes_orders(&self) -> bool {
+        self.limits.is_some()
+    }
+
+    /// Whether the stdout port carries files.
+    pub(super) fn copies(&self) -> bool {
+        self.copying.is_some()
+    }
+
+    /// As much of `bytes` as may still be printed when `before` have been.
+    pub(super) fn within<'a>(&mut self, before: u64, bytes: &'a [u8]) -> &'a [u8] {
+        let Some(limit) = self.limits.and_then(|limits| limits.max_output) else {
+            return bytes;
+        };
+        let room = limit.0.saturating_sub(before);
+        if (bytes.len() as u64) <= room {
+            return bytes;
+        }
+        self.flooded = true;
+        &bytes[..room as usize]
+    }
+}
+
+impl Listener {
+    /// The ending, where our side asks for one: a signal, the deadline, a reader that is gone, a limit. Where the command
+    /// can still be told, it is, and the ending follows when it has had its time.
+    pub fn steer(&mut self, watch: &Watch) -> Option<Ending> {
+        watch.seen();
+        if let Some(signal) = watch.signal() {
+            return Some(Ending::Interrupted(signal));
+        }
+        if self.input.is_left() {
+            return Some(Ending::Left);
+        }
+        if let Some(window) = self.terminal.as_ref().and_then(|t| t.changed_window())
+            && self.moments.started.is_some()
+        {
+            let [rows, columns] = window;
+            self.input.order(Order::Resize { rows, columns });
+        }
+        match self.stdout.failure() {
+            Some(errno) => return Some(Ending::OutputFailed(errno.raw_os_error())),
+            None if self.stdout.is_closed() => return Some(Ending::OutputClosed),
+            None => {}
+        }
+        let now = Instant::now();
+        if self.copy_deadline().is_some_and(|deadline| deadline <= now) {
+            return self.outcome();
+        }
+        if self.course.copies() {
+            return None;
+        }
+        if let Some(stopping) = &mut self.course.stopping {
+            if stopping.until > now {
+                return None;
+            }
+            // With a verdict it is our own reader that does not come to an end.
+            if stopping.killed || self.receiver.is_none() || self.verdict.is_some() {
+                return Some(stopping.why.clone());
+            }
+            // The files are wanted: whatever does not end by itself is ended, and PID 1 may still answer.
+            stopping.killed = true;
+            stopping.until = now + COPY_TIME;
+            self.input.order(Order::Signal(SIGKILL as u8));
+            return None;
+        }
+        let why = match self.course.flooded {
+            true => Ending::OutputLimit,
+            false if watch.time_left().is_some_and(|left| left.is_zero()) => Ending::TimedOut {
+                started: self.moments.started.is_some(),
+            },
+            false => return None,
+        };
+        let limits = self
+            .course
+            .limits
+            .filter(|_| self.moments.started.is_some());
+        let Some(limits) = limits else {
+            return Some(why);
+        };
+        if self.verdict.is_none() {
+            self.input.order(Order::Signal(SIGTERM as u8));
+        }
+        self.course.stopping = Some(Stopping {
+            why,
+            until: now + limits.stop_timeout,
+            killed: false,
+        });
+        None
+    }
+
+    /// How long [`Self::steer`] need not be asked, if nothing comes.
+    pub fn time_left(&self, watch: &Watch) -> Option<Duration> {
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        if let Some(deadline) = self.copy_deadline() {
+            return Some(until(deadline));
+        }
+        match &self.course.stopping {
+            Some(stopping) => Some(until(stopping.until)),
+            None => watch.time_left(),
+        }
+    }
+
+    /// The guest has nothing more to say that counts.
+    pub fn is_done(&self) -> bool {
+        self.verdict.is_some() && !self.awaits_files()
+    }
+
+    /// The ending by the guest's last word. Ask only when everything that it sent has been received and written: where
+    /// files are to be copied out, they are asked for then, and the ending follows when they are here.
+    pub fn conclude(&mut self) -> Option<Ending> {
+        let verdict = self.verdict?;
+        if self.awaits_files() {
+            if self.course.copying.is_none() {
+                self.course.copying = Some(Instant::now());
+                self.input.order(Order::CopyOut);
+            }
+            return None;
+        }
+        self.course
+            .stopping
+            .take()
+            .map_or_else(|| Ending::of(verdict), |stopping| Some(stopping.why))
+    }
+
+    /// What the run has come to, with or without its files, when nothing more can come.
+    pub fn outcome(&mut self) -> Option<Ending> {
+        let stopped = self.course.stopping.take().map(|stopping| stopping.why);
+        stopped.or_else(|| self.verdict.and_then(Ending::of))
+    }
+
+    /// Whether files are to come that are not all here. A command that did not start has made none.
+    fn awaits_files(&self) -> bool {
+        let ran = matches!(self.verdict, Some(Event::Exited(..) | Event::Killed(..)));
+        ran && self
+            .receiver
+            .as_ref()
+            .is_some_and(|receiver| !receiver.is_over())
+    }
+
+    fn copy_deadline(&self) -> Option<Instant> {
+        let (began, receiver) = self.course.copying.zip(self.receiver.as_ref())?;
+        Some(began + COPY_TIME + Duration::from_secs(receiver.progress() / COPY_RATE))
+    }
+}

@@ -1,0 +1,89 @@
+//! IMAGE and kernel → what a run of it needs.
+
+use std::thread;
+
+use crate::base::{self, Base};
+use crate::cache::Cache;
+use crate::error::{Error, Result};
+use crate::initrd::Epoch;
+use crate::kernel::{self, Kernel, Search};
+use crate::memory::{self, MemoryPlan, Needs};
+use crate::request::{ImageRef, KernelWish, MemoryWish};
+use crate::units::ByteSize;
+
+/// What an image needs, before anything is written or booted.
+#[derive(Debug)]
+pub struct Plan {
+    /// The image, laid out.
+    pub base: Base,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// RAM.
+    pub memory: MemoryPlan,
+}
+
+/// Reads the image and finds the kernel, both at once, and plans the RAM.
+///
+/// Errors: the image or the kernel cannot be used, the image is not the one agreed on, or the memory wished for is too
+/// little.
+pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -> Result<Plan> {
+    let (base, kernel) = read(image, kernel, false)?;
+    let memory = memory::plan(&needs(&base, &kernel, cpus), wish)?;
+    Ok(Plan {
+        base,
+        kernel,
+        memory,
+    })
+}
+
+/// The image and the kernel, both at once.
+pub(super) fn read(image: &ImageRef, kernel: &KernelWish, keep: bool) -> Result<(Base, Kernel)> {
+    let search = Search::from_env();
+    let cache = search.cache.as_deref().filter(|_| keep).map(Cache::below);
+    let epoch = Epoch::from_env_or_last()?;
+    let image_boot = image.path.join("boot");
+    let (kernel, base) = thread::scope(|scope| {
+        let kernel = scope.spawn(|| kernel::open(kernel, Some(&image_boot), &search));
+        let base = base::open(image, epoch, cache.as_ref());
+        (kernel.join(), base)
+    });
+    // The image's faults first: it is what the user named.
+    let base = base?;
+    let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    Ok((base, kernel))
+}
+
+/// What they need together.
+pub(super) fn needs(base: &Base, kernel: &Kernel, cpus: u8) -> Needs {
+    Needs {
+        contents: base.facts.contents,
+        kernel: ByteSize(kernel.memory_bytes()),
+        cpus,
+        attributes: base.facts.attributes.is_some(),
+    }
+}
+
+/// Reads the image, and plans a run of it as far as there is a kernel for one.
+///
+/// Errors: the image cannot be used, or is not the one agreed on; the second result's is why there is no plan.
+pub fn look(
+    image: &ImageRef,
+    kernel: &KernelWish,
+    cpus: u8,
+) -> Result<(Base, Result<(Kernel, MemoryPlan)>)> {
+    let base = base::open(image, Epoch::from_env_or_last()?, None)?;
+    let kernel = kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
+    let machine = kernel.map_err(Error::from).and_then(|kernel| {
+        let memory = memory::plan(&needs(&base, &kernel, cpus), MemoryWish::FromImage)?;
+        Ok((kernel, memory))
+    });
+    Ok((base, machine))
+}
+
+impl Plan {
+    /// What went less well than it should and is no reason to stop, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let image = self.base.facts.warnings.iter();
+        image.chain(&self.kernel.warnings).cloned().collect()
+    }
+}

@@ -1,0 +1,208 @@
+//! Request → a machine about to run.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::host;
+use super::plan::{Plan, needs, read};
+use crate::base::{Base, Body};
+use crate::cmdline;
+use crate::command;
+use crate::copyin::{self, Gathered};
+use crate::copyout::Receiver;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::escape::{escaped, shown};
+use crate::initrd::account::{self, Account};
+use crate::initrd::layout::Layout;
+use crate::initrd::payload::{self, Surroundings};
+use crate::initrd::{self, Epoch, Initrd, attributes};
+use crate::machine::Machine;
+use crate::memory::{self, MemoryPlan};
+use crate::report::MachineFacts;
+use crate::request::{Command, Request};
+use crate::terminal;
+
+/// A machine about to run, and what is known of it.
+#[derive(Debug)]
+pub struct Ready {
+    /// What boots.
+    pub machine: Machine,
+    /// The RAM plan it was made by.
+    pub memory: MemoryPlan,
+    /// What went less well than it should, one line each.
+    pub warnings: Vec<String>,
+    /// The table of extended attributes that the guest gets.
+    pub(super) attributes: Option<Arc<[u8]>>,
+    /// What runs, as the user knows it.
+    pub(super) command_name: String,
+    pub(super) engine: Engine,
+    pub(super) receiver: Option<Receiver>,
+    pub(super) facts: MachineFacts,
+    pub(super) began: Instant,
+}
+
+/// Everything up to the boot: the image read and laid out, the RAM planned, the kernel opened, the engine chosen.
+///
+/// Errors: whatever keeps the machine from being built; nothing was booted then.
+pub fn prepare(request: &Request) -> Result<Ready> {
+    let began = Instant::now();
+    let (engine, why) = Engine::choose(request.engine)?;
+    // What would fail at the end of a long run fails now.
+    let receiver = match request.copies.out.is_empty() {
+        true => None,
+        false => Some(Receiver::open(&request.copies)?),
+    };
+    // PID 1 of the user's own is told of nothing that is kept besides the archive.
+    let keep = request.cache && request.rdinit.is_none();
+    let (base, kernel) = read(&request.image, &request.kernel, keep)?;
+    let command = command::over(&request.command, &base.facts.config);
+    let account = account_of(&base, &command, request)?;
+    let below = payload::copy_in_directory(&base.facts.init);
+    let copied = copyin::read(&request.copies, &below, account.uid, account.gid)?;
+    let copied = match copied {
+        Some(Gathered { tree, warnings }) => {
+            let places = Layout::of(&tree, Epoch::from_env_or_last()?)?.into_places();
+            Some((tree, places, warnings))
+        }
+        None => None,
+    };
+    let mut needs = needs(&base, &kernel, request.cpus);
+    if let Some((_, places, _)) = &copied {
+        needs.contents = needs.contents.and(places.contents());
+    }
+    let memory = memory::plan(&needs, request.memory)?;
+    let plan = Plan {
+        base,
+        kernel,
+        memory,
+    };
+    let mut warnings: Vec<String> = why.into_iter().chain(plan.warnings()).collect();
+    let Base { facts: base, body } = plan.base;
+    let name = base.init;
+    let command_name = command_name(&command);
+    let rings = request
+        .wants_rings()
+        .then(|| engine.rings_at(plan.memory.total));
+    let cmdline = cmdline::build(&cmdline::Parts {
+        init: &format!("/{name}"),
+        root: plan.memory.root,
+        show_boot: request.console.show_boot,
+        engine: &engine.cmdline(rings),
+        append: request.append.as_deref(),
+    })?;
+    let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
+    let own = match &request.rdinit {
+        Some(path) => {
+            if let Body::Read(image, _) = &body {
+                warnings.extend(attributes::left_out(&image.tree, OWN_INIT_SETS_NONE));
+            }
+            payload::own_init(&name, own_init(path)?)
+        }
+        None => {
+            let surroundings = Surroundings {
+                command: &command,
+                account: &account,
+                root: plan.memory.root,
+                window: match request.stdin.tty {
+                    true => terminal::window().unwrap_or_default(),
+                    false => [0; 2],
+                },
+                rings,
+            };
+            payload::segment(&name, request, surroundings, table.clone())
+        }
+    };
+    let own_places = Layout::of(&own, Epoch::from_env()?)?.into_places();
+    let facts = MachineFacts {
+        engine: engine.to_string(),
+        kernel: plan.kernel.path.display().to_string(),
+        memory: plan.memory.total.0,
+        memory_needed: plan.memory.need.0,
+        cpus: request.cpus,
+        entries: needs.contents.entries,
+        initrd: needs.contents.packed_bytes + own_places.contents().packed_bytes,
+        counts: None,
+    };
+    let mut initrd = Initrd::default();
+    match body {
+        Body::Read(image, places) => initrd.push(image.tree, places),
+        Body::Kept(packed) => initrd.push_made(packed.file, packed.size),
+    }
+    if let Some((tree, places, left_out)) = copied {
+        warnings.extend(left_out);
+        initrd.push(tree, places);
+    }
+    initrd.push(own, own_places);
+    let machine = Machine {
+        kernel: plan.kernel,
+        initrd,
+        cmdline,
+        memory: plan.memory.total,
+        cpus: request.cpus,
+        rings: rings.is_some(),
+    };
+    Ok(Ready {
+        machine,
+        memory: plan.memory,
+        warnings,
+        attributes: table,
+        command_name,
+        engine,
+        receiver,
+        facts,
+        began,
+    })
+}
+
+/// Who runs the command; PID 1 of the user's own is not told.
+fn account_of(base: &Base, command: &Command, request: &Request) -> Result<Account> {
+    let user = command.user.as_ref().filter(|_| request.rdinit.is_none());
+    let files = match (&base.body, user) {
+        (Body::Read(image, _), Some(_)) => account::Files::read(&image.tree),
+        _ => Ok(base.facts.accounts.clone()),
+    };
+    let account = files.and_then(|files| account::account(&files, user));
+    Ok(account.map_err(initrd::Error::from)?)
+}
+
+impl fmt::Display for Ready {
+    /// What was chosen, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kernel = &self.machine.kernel;
+        write!(
+            f,
+            "engine {}, kernel {} ({})",
+            self.engine,
+            shown(&kernel.path),
+            kernel.origin
+        )
+    }
+}
+
+/// The user's own init. What the kernel could not execute is refused: it would silently try others.
+fn own_init(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("--rdinit: {}", shown(path));
+    let init = std::fs::read(path).map_err(host(what))?;
+    match init.starts_with(b"#!") || init.starts_with(b"\x7fELF") {
+        true => Ok(init),
+        false => Err(host(what)(io::Error::other(
+            "is neither a script nor a program; start it with #! and its interpreter",
+        ))),
+    }
+}
+
+/// What becomes of extended attributes without rdinit.
+const OWN_INIT_SETS_NONE: &str = "with --rdinit nobody sets them";
+
+/// The command as the user knows it.
+fn command_name(command: &Command) -> String {
+    match command.argv.first() {
+        Some(name) if name.is_empty() => "\"\"".to_owned(),
+        Some(name) => escaped(name.as_encoded_bytes()),
+        None => payload::DEFAULT_COMMAND.to_owned(),
+    }
+}

@@ -1,0 +1,92 @@
+//! Our terminal while it is the guest's: raw from the command's start on, what it was before when the run is over.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use signal_hook::consts::SIGWINCH;
+
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+
+use crate::watch::Watch;
+
+/// What the terminal was, while it is not. Of the process, since it has one terminal and a panic must find it.
+static BEFORE: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
+
+/// The terminal that a command is given.
+#[derive(Debug)]
+pub struct Terminal {
+    /// Where it is typed; none where standard input is no terminal or not the command's.
+    typed: Option<OwnedFd>,
+    resized: Arc<AtomicBool>,
+}
+
+impl Terminal {
+    /// The terminal that this process has on standard output, and on standard input where that is the command's. Either
+    /// may be missing: the command has its own all the same.
+    ///
+    /// Errors: no descriptors left; changes of size cannot be heard of.
+    pub fn of_process(interactive: bool, watch: &Watch) -> io::Result<Self> {
+        let stdin = io::stdin();
+        let typed = (interactive && isatty(&stdin)).then(|| stdin.as_fd().try_clone_to_owned());
+        let typed = typed.transpose()?;
+        Ok(Self {
+            typed,
+            resized: watch.notice(SIGWINCH)?,
+        })
+    }
+
+    /// Whether somebody types.
+    pub fn is_typed(&self) -> bool {
+        self.typed.is_some()
+    }
+
+    /// Rows and columns, once after every change.
+    pub fn changed_window(&self) -> Option<[u16; 2]> {
+        match self.resized.swap(false, Ordering::Relaxed) {
+            true => window(),
+            false => None,
+        }
+    }
+
+    /// From now on every key is the guest's, Ctrl-C too. Until this is dropped.
+    pub fn hand_over(&self) {
+        let Some(fd) = &self.typed else { return };
+        let Ok(before) = tcgetattr(fd) else { return };
+        let Ok(copy) = fd.try_clone() else { return };
+        let mut raw = before.clone();
+        raw.make_raw();
+        // First what to go back to: a panic may come at any time.
+        *lock() = Some((copy, before));
+        // Where it fails the terminal stays as it is, which is good enough to work with.
+        let _ = tcsetattr(fd, OptionalActions::Now, &raw);
+    }
+}
+
+/// Rows and columns of the terminal that this process has, if it has one that knows.
+pub fn window() -> Option<[u16; 2]> {
+    let (stdout, stdin) = (io::stdout(), io::stdin());
+    let size = tcgetwinsize(&stdout)
+        .or_else(|_| tcgetwinsize(&stdin))
+        .ok()?;
+    Some([size.ws_row, size.ws_col])
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Makes the terminal what it was, if it is not. May be called at any time, from a panic's hook too.
+pub fn restore() {
+    if let Some((fd, before)) = lock().take() {
+        let _ = tcsetattr(fd, OptionalActions::Now, &before);
+    }
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Option<(OwnedFd, Termios)>> {
+    BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
