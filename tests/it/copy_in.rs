@@ -146,7 +146,7 @@ fn patterns_keep_things_out() {
     )
     .unwrap();
     // One of these may not be read, and the other would end the run: nobody looks at what stays out.
-    fs::set_permissions(dir.path().join("build"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("build"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::File::create(dir.path().join("huge.o"))
         .unwrap()
         .set_len(5 << 30)

@@ -155,7 +155,8 @@ fn image_and_command_come_from_whoever_names_them() {
     let dir = project(
         "[profile.both]\nimage = '-'\ncommand = ['--', 'a']\n[profile.image]\nimage = '/p'\n[profile.command]\ncommand = ['c', '-x']\n[profile.none]\n",
     );
-    let cases: [(&[&str], Result<(&str, &[&str]), &str>); 14] = [
+    type Expected = Result<(&'static str, &'static [&'static str]), &'static str>;
+    let cases: [(&[&str], Expected); 14] = [
         (&["both"], Ok(("-", &["--", "a"]))),
         (&["both", "--"], Ok(("-", &["--", "a"]))),
         (
