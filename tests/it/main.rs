@@ -54,4 +54,10 @@ mod images;
 
 mod readme;
 
+mod guide;
+
+mod examples;
+
+mod reports;
+
 mod tidy;
