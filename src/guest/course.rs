@@ -87,10 +87,11 @@ impl Listener {
         if self.input.is_left() {
             return Some(Ending::Left);
         }
-        if let Some(window) = self.terminal.as_ref().and_then(|t| t.changed_window())
-            && self.moments.started.is_some()
+        // Asking takes it back: not before there is somebody to tell.
+        if self.moments.started.is_some()
+            && let Some(terminal) = &self.terminal
+            && let Some([rows, columns]) = terminal.changed_window()
         {
-            let [rows, columns] = window;
             self.input.order(Order::Resize { rows, columns });
         }
         match self.stdout.failure() {
