@@ -99,6 +99,9 @@ impl Listener {
             None if self.stdout.is_closed() => return Some(Ending::OutputClosed),
             None => {}
         }
+        if let Some(errno) = self.input.failure().filter(|_| self.verdict.is_none()) {
+            return Some(Ending::InputFailed(errno.raw_os_error()));
+        }
         let now = Instant::now();
         if self.copy_deadline().is_some_and(|deadline| deadline <= now) {
             return self.outcome();
