@@ -290,7 +290,10 @@ pub fn exit_code(ending: &Ending) -> u8 {
             stage: Stage::Exec | Stage::Interpreter,
             ..
         } => CANNOT_RUN,
-        Ending::NotStarted { .. } | Ending::Died { .. } | Ending::OutputFailed(_) => FAILED,
+        Ending::NotStarted { .. }
+        | Ending::Died { .. }
+        | Ending::OutputFailed(_)
+        | Ending::InputFailed(_) => FAILED,
         Ending::TimedOut { .. } => TIMED_OUT,
         Ending::Interrupted(signal) => by_signal(signal),
         Ending::Left => by_signal(SIGINT),
@@ -390,6 +393,13 @@ fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String
             (
                 Outcome::OutputFailed,
                 Some(format!("standard output: {error}; the machine was stopped")),
+            )
+        }
+        Ending::InputFailed(errno) => {
+            let error = std::io::Error::from_raw_os_error(*errno);
+            (
+                Outcome::Error,
+                Some(format!("standard input: {error}; the machine was stopped")),
             )
         }
     }
@@ -518,6 +528,7 @@ mod tests {
         assert_eq!(code(Ending::Interrupted(15)), 143);
         assert_eq!(code(Ending::OutputClosed), 141);
         assert_eq!(code(Ending::OutputFailed(28)), 125);
+        assert_eq!(code(Ending::InputFailed(5)), 125);
     }
 
     #[test]

@@ -30,13 +30,23 @@ mod init;
 
 mod streams;
 
+mod input;
+
 mod terminal;
 
+mod tty;
+
 mod endings;
+
+mod stopping;
+
+mod many;
 
 mod surroundings;
 
 mod copy_in;
+
+mod copy_out;
 
 mod profile;
 
