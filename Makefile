@@ -13,7 +13,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-kvm-native test-big test-quick check-speed soak fuzz bench bench-kvm bench-images bench-memory
+.PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed soak fuzz bench bench-kvm bench-images bench-memory
 .PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
@@ -44,6 +44,9 @@ test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks 
 
 test-big: ## an initrd of two GiB on KVM, some minutes
 	RDVM_TEST_BIG=1 RIG_MEMORY=9g RIG_LIMIT=1800s RIG_PATIENCE=1500 OUTERS=1 $(MAKE) test-kvm T=an_initrd_of_two
+
+test-many: ## two hundred machines of one image at once, or RDVM_MANY, as far as the memory goes
+	RDVM_MANY=$(or $(RDVM_MANY),200) $(CARGO) test --release --test it -- --nocapture many::
 
 test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
 	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)
