@@ -177,7 +177,7 @@ fn output_beyond_the_limit_ends_the_command_and_up_to_it_all_arrives() {
 
 #[test]
 fn output_beyond_the_limit_ends_an_init_of_the_users_own_too() {
-    let script = "#!/bin/busybox sh\nmount -t devtmpfs dev /dev\nyes >/dev/ttyS1\n";
+    let script = "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\n/bin/busybox yes >/dev/ttyS1\n";
     let image = Image::busybox().directory("dev", 0o755);
     let init = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(init.path(), script).unwrap();
