@@ -11,7 +11,7 @@ use crate::support::{
 
 /// Long enough for every machine to have started its command.
 fn soon() -> &'static str {
-    sized("6s", "40s")
+    sized("6s", "20s")
 }
 
 /// Runs with a report; gives the run and the outcome's name.
