@@ -29,7 +29,7 @@ pub struct Receiver {
     entries: u64,
     names: u64,
     /// The beginning of a frame.
-    pending: Vec<u8>,
+    pub(super) pending: Vec<u8>,
     progress: u64,
     over: Option<Result<(), StreamFault>>,
 }

@@ -11,7 +11,7 @@ use crate::support::{
 
 /// Long enough for every machine to have started its command.
 fn soon() -> &'static str {
-    sized("6s", "40s")
+    sized("6s", "20s")
 }
 
 /// Runs with a report; gives the run and the outcome's name.
@@ -177,7 +177,7 @@ fn output_beyond_the_limit_ends_the_command_and_up_to_it_all_arrives() {
 
 #[test]
 fn output_beyond_the_limit_ends_an_init_of_the_users_own_too() {
-    let script = "#!/bin/busybox sh\nmount -t devtmpfs dev /dev\nyes >/dev/ttyS1\n";
+    let script = "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\n/bin/busybox yes >/dev/ttyS1\n";
     let image = Image::busybox().directory("dev", 0o755);
     let init = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(init.path(), script).unwrap();

@@ -274,11 +274,13 @@ fn a_shell_has_its_jobs_and_ctrl_d_ends_it() {
         window.types(b"echo $((6 * 7))\r");
         window.shows("\n42\r\n");
         // A job of its own: Ctrl-C is for that and not for the shell.
-        window.types(b"echo u''p; busybox cat; echo code $?\r");
+        window.types(b"echo u''p; busybox cat\r");
         window.shows("\nup\r\n");
         window.types(b"line\r");
         window.shows("line\r\nline\r\n");
         window.types(b"\x03");
+        window.shows("^C\r\n/ # ");
+        window.types(b"echo code $?\r");
         window.shows("\ncode 130\r\n");
         window.types(b"\x04");
         let text = window.ends(0);
