@@ -4,9 +4,11 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
+use signal_hook::consts::SIGXFSZ;
 use rdvm::atomic::Draft;
 use rdvm::base::Body;
 use rdvm::cache::Cache;
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    // A file that reaches `ulimit -f` is an error of the write then, and not our death.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     // A panic ends us without unwinding, and the terminal may be the guest's.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -86,7 +86,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let command_name = command_name(&command);
     let rings = request
         .wants_rings()
-        .then(|| engine.rings_at(plan.memory.total));
+        .then(|| engine.rings_at());
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{name}"),
         root: plan.memory.root,
