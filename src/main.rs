@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use signal_hook::consts::SIGXFSZ;
 use rdvm::atomic::Draft;
 use rdvm::base::Body;
 use rdvm::cache::Cache;
@@ -27,6 +26,7 @@ use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::progress;
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
 use rdvm::request::Request;
+use signal_hook::consts::SIGXFSZ;
 
 fn main() -> ExitCode {
     let cli = match rdvm::cli::parse(std::env::args_os()) {

@@ -100,7 +100,9 @@ impl Tree {
         // front it leads up from the link's own directory, which is a real one. Every link is looked at for itself, so
         // that with this rule none can lead out through another.
         let mut parts = target.split(|&byte| byte == b'/');
-        parts.by_ref().find(|part| !matches!(*part, b"" | b"." | b".."));
+        parts
+            .by_ref()
+            .find(|part| !matches!(*part, b"" | b"." | b".."));
         if parts.any(|part| part == b"..") {
             return Err(escape());
         }

@@ -178,7 +178,8 @@ impl Input {
 /// Somebody else may read from the same pipe or terminal, so that a read waits though there was something. It is opened
 /// anew, for ourselves alone, not to wait; where that is refused it stays as it is.
 fn unblocked(fd: OwnedFd) -> OwnedFd {
-    let is_pipe = fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    let is_pipe =
+        fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     if !is_pipe && !isatty(&fd) {
         return fd;
     }
@@ -319,6 +320,26 @@ mod tests {
         }
         assert_eq!(queue.rest().len(), 1);
         assert!(queue.bytes.len() < 100, "{}", queue.bytes.len());
+    }
+
+    #[test]
+    fn what_is_typed_is_looked_at_also_when_the_guest_wants_none_of_it() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut input = Input::new(Some(read), true);
+        assert!(input.wants().is_none(), "no command runs yet");
+        input.command_runs();
+        for _ in 0..3 {
+            assert!(input.wants().is_some());
+            rustix::io::write(&write, &[ESCAPE]).unwrap();
+            input.take(None);
+        }
+        assert!(input.is_left());
+        assert_eq!(input.pending(Port::Stdout), b"", "it was not granted");
+        // With room it is sent, as far as that goes.
+        input.granted(2);
+        rustix::io::write(&write, b"abc").unwrap();
+        input.take(None);
+        assert_eq!(input.pending(Port::Stdout), b"ab");
     }
 
     #[test]

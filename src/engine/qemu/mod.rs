@@ -50,7 +50,10 @@ pub(super) const RINGS_AT: u64 = 8 << 20;
 
 /// A file for the RAM of a guest that is to have so much for itself, and what of it is shared.
 fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
-    let file = File::from(memfd_create("rdvm-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    let file = File::from(memfd_create(
+        "rdvm-ram",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?);
     file.set_len(memory.0 + RINGS)?;
     // Whoever has broken into QEMU cannot take away what we have mapped.
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
