@@ -43,7 +43,7 @@ test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks 
 	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test $(T)
 
-examples: build ## run every example; half an hour without KVM, most of it once, for Debian in target/examples
+examples: build ## run every example; half an hour without KVM
 	scripts/install-deps.sh examples
 	RDVM=$(rdvm) examples/untrusted-build/run
 	RDVM=$(rdvm) examples/grading/run
