@@ -13,7 +13,8 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-kvm-native test-big test-quick check-speed examples soak fuzz bench bench-kvm bench-images bench-memory
+.PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed examples soak fuzz
+.PHONY: bench bench-copies bench-kvm bench-images bench-memory
 .PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
@@ -53,6 +54,9 @@ examples: build ## run every example; half an hour without KVM, most of it once,
 test-big: ## an initrd of two GiB on KVM, some minutes
 	RDVM_TEST_BIG=1 RIG_MEMORY=9g RIG_LIMIT=1800s RIG_PATIENCE=1500 OUTERS=1 $(MAKE) test-kvm T=an_initrd_of_two
 
+test-many: ## two hundred machines of one image at once, or RDVM_MANY, as far as the memory goes
+	RDVM_MANY=$(or $(RDVM_MANY),200) $(CARGO) test --release --test it -- --nocapture many::
+
 test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
 	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)
 
@@ -83,6 +87,11 @@ bench-kvm: ## compare rdvm and QEMU on KVM, in counted instructions
 bench-images: build ## compare reading archives with skopeo, umoci, tar and cpio, side by side; as root
 	scripts/install-deps.sh test
 	RDVM=$(rdvm) scripts/bench-images.sh
+
+bench-copies: build ## files in and out, standard input, Ctrl-C: side by side, some minutes
+	scripts/install-deps.sh test
+	scripts/make-images.sh $(images)
+	RDVM=$(rdvm) scripts/bench-copies.sh $(images)
 
 bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test

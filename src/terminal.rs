@@ -32,10 +32,10 @@ impl Terminal {
         let stdin = io::stdin();
         let typed = (interactive && isatty(&stdin)).then(|| stdin.as_fd().try_clone_to_owned());
         let typed = typed.transpose()?;
-        Ok(Self {
-            typed,
-            resized: watch.notice(SIGWINCH)?,
-        })
+        let resized = watch.notice(SIGWINCH)?;
+        // Since it was asked for the start record it may have changed, and nobody was listening.
+        resized.store(true, Ordering::Relaxed);
+        Ok(Self { typed, resized })
     }
 
     /// Whether somebody types.
@@ -43,7 +43,7 @@ impl Terminal {
         self.typed.is_some()
     }
 
-    /// Rows and columns, once after every change.
+    /// Rows and columns, the first time and once after every change.
     pub fn changed_window(&self) -> Option<[u16; 2]> {
         match self.resized.swap(false, Ordering::Relaxed) {
             true => window(),
@@ -53,16 +53,21 @@ impl Terminal {
 
     /// From now on every key is the guest's, Ctrl-C too. Until this is dropped.
     pub fn hand_over(&self) {
-        let Some(fd) = &self.typed else { return };
-        let Ok(before) = tcgetattr(fd) else { return };
-        let Ok(copy) = fd.try_clone() else { return };
-        let mut raw = before.clone();
-        raw.make_raw();
-        // First what to go back to: a panic may come at any time.
-        *lock() = Some((copy, before));
-        // Where it fails the terminal stays as it is, which is good enough to work with.
-        let _ = tcsetattr(fd, OptionalActions::Now, &raw);
+        if let Some(fd) = &self.typed {
+            make_raw(fd);
+        }
     }
+}
+
+fn make_raw(fd: &OwnedFd) {
+    let Ok(before) = tcgetattr(fd) else { return };
+    let Ok(copy) = fd.try_clone() else { return };
+    let mut raw = before.clone();
+    raw.make_raw();
+    // First what to go back to: a panic may come at any time.
+    *lock() = Some((copy, before));
+    // Where it fails the terminal stays as it is, which is good enough to work with.
+    let _ = tcsetattr(fd, OptionalActions::Now, &raw);
 }
 
 /// Rows and columns of the terminal that this process has, if it has one that knows.
@@ -89,4 +94,36 @@ pub fn restore() {
 
 fn lock() -> std::sync::MutexGuard<'static, Option<(OwnedFd, Termios)>> {
     BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{Mode, OFlags, open};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+
+    /// What a panic's hook does, from whatever thread. Of the process: no other test in it has a terminal taken over.
+    #[test]
+    fn restoring_gives_back_what_was_there_and_does_nothing_otherwise() {
+        let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&window).unwrap();
+        unlockpt(&window).unwrap();
+        let name = ptsname(&window, Vec::new()).unwrap();
+        let programs = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let settings = || format!("{:?}", tcgetattr(&programs).unwrap());
+        let before = settings();
+        restore();
+        assert_eq!(settings(), before);
+        make_raw(&programs);
+        assert_ne!(settings(), before);
+        std::thread::spawn(restore).join().unwrap();
+        assert_eq!(settings(), before);
+        // Nothing is there to go back to any more: what others set meanwhile stays.
+        let mut other = tcgetattr(&programs).unwrap();
+        other.make_raw();
+        tcsetattr(&programs, OptionalActions::Now, &other).unwrap();
+        restore();
+        assert_ne!(settings(), before);
+    }
 }

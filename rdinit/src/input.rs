@@ -9,8 +9,9 @@ use crate::sys::{self, PollFd, Shared};
 /// What is granted of a port beyond what the command has been given; of the ring it is all of it.
 const WINDOW: u64 = 16 << 10;
 const BUFFER: usize = 4 << 10;
-/// What ends the input of a terminal: `VEOF` of `struct termios`, as every terminal starts out with it.
-const END_OF_TRANSMISSION: u8 = 4;
+/// What ends the input of a terminal: `VEOF` of `struct termios`, as every terminal starts out with it. Twice, since behind
+/// a line without an end the first one ends that.
+const END_OF_TRANSMISSION: [u8; 2] = [4; 2];
 
 /// The orders on the status port.
 pub(crate) struct Orders {
@@ -81,6 +82,8 @@ pub(crate) struct Stdin<'a> {
     granted: u64,
     /// How many bytes there are in all, once the host has said so.
     total: Option<u64>,
+    /// How much of [`END_OF_TRANSMISSION`] was said.
+    ended: usize,
 }
 
 /// Where it comes from.
@@ -112,6 +115,7 @@ impl<'a> Stdin<'a> {
             at: 0,
             granted: 0,
             total: None,
+            ended: 0,
         }
     }
 
@@ -146,7 +150,9 @@ impl<'a> Stdin<'a> {
     pub(crate) fn wants(&self) -> PollFd {
         match self.source {
             _ if self.to < 0 => PollFd::new(-1, 0),
-            _ if self.received > self.given => PollFd::new(self.to, sys::POLLOUT),
+            _ if self.received > self.given || self.total == Some(self.given) => {
+                PollFd::new(self.to, sys::POLLOUT)
+            }
             Source::Port(port, _) => PollFd::new(port, sys::POLLIN),
             Source::Ring(_) => PollFd::new(-1, 0),
         }
@@ -191,14 +197,17 @@ impl<'a> Stdin<'a> {
         if self.total != Some(self.given) || self.to < 0 {
             return;
         }
-        // A terminal stays open for its output. Who reads lines from it sees the end by this character.
-        match self.terminal {
-            true => {
-                let _ = sys::write(self.to, &[END_OF_TRANSMISSION]);
-                self.to = -1;
+        // A terminal stays open for its output. Who reads lines from it sees the end by a character, for which there may be
+        // no room as yet.
+        while self.terminal && self.ended < END_OF_TRANSMISSION.len() {
+            match sys::write(self.to, &END_OF_TRANSMISSION[self.ended..]) {
+                Ok(count) => self.ended += count,
+                Err(sys::EAGAIN) => return,
+                Err(sys::EINTR) => {}
+                Err(_) => break,
             }
-            false => self.close(),
         }
+        self.close();
     }
 
     fn close(&mut self) {

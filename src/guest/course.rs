@@ -87,16 +87,20 @@ impl Listener {
         if self.input.is_left() {
             return Some(Ending::Left);
         }
-        if let Some(window) = self.terminal.as_ref().and_then(|t| t.changed_window())
-            && self.moments.started.is_some()
+        // Asking takes it back: not before there is somebody to tell.
+        if self.moments.started.is_some()
+            && let Some(terminal) = &self.terminal
+            && let Some([rows, columns]) = terminal.changed_window()
         {
-            let [rows, columns] = window;
             self.input.order(Order::Resize { rows, columns });
         }
         match self.stdout.failure() {
             Some(errno) => return Some(Ending::OutputFailed(errno.raw_os_error())),
             None if self.stdout.is_closed() => return Some(Ending::OutputClosed),
             None => {}
+        }
+        if let Some(errno) = self.input.failure().filter(|_| self.verdict.is_none()) {
+            return Some(Ending::InputFailed(errno.raw_os_error()));
         }
         let now = Instant::now();
         if self.copy_deadline().is_some_and(|deadline| deadline <= now) {
@@ -105,8 +109,12 @@ impl Listener {
         if self.course.copies() {
             return None;
         }
+        let owed = self.owes_output();
         if let Some(stopping) = &mut self.course.stopping {
             if stopping.until > now {
+                return None;
+            }
+            if owed && !watch.is_over() {
                 return None;
             }
             // With a verdict it is our own reader that does not come to an end.
@@ -151,9 +159,18 @@ impl Listener {
             return Some(until(deadline));
         }
         match &self.course.stopping {
-            Some(stopping) => Some(until(stopping.until)),
-            None => watch.time_left(),
+            Some(stopping) if stopping.until > Instant::now() || !self.owes_output() => {
+                Some(until(stopping.until))
+            }
+            _ => watch.time_left(),
         }
+    }
+
+    /// Whether a reader of ours, who may be slow, has not got all yet that is below the limit.
+    fn owes_output(&self) -> bool {
+        let written = self.stdout.is_empty() && self.console.is_empty();
+        let stopping = self.course.stopping.as_ref();
+        !written && stopping.is_some_and(|stopping| stopping.why == Ending::OutputLimit)
     }
 
     /// The guest has nothing more to say that counts.

@@ -52,6 +52,8 @@ pub enum Ending {
     OutputClosed,
     /// Our standard output could not be written: the errno.
     OutputFailed(i32),
+    /// Our standard input could not be read to its end: the errno.
+    InputFailed(i32),
 }
 
 impl Ending {

@@ -7,12 +7,18 @@ use std::time::{Duration, Instant};
 
 use rdinit::protocol::{ORDER_MAX, Order};
 use rustix::io::Errno;
+use rustix::termios::isatty;
 
 use super::Port;
 use super::rings::Rings;
 
 /// As much as is read at once.
 const READ_MAX: u64 = 64 << 10;
+
+/// PID 1 reads its orders at once. With so many bytes of them unread nothing is read that would add to them, and with
+/// [`ORDERS_MAX`] the rest is dropped: a guest that does not read them has no use for more.
+const ORDERS_ENOUGH: usize = 4 << 10;
+const ORDERS_MAX: usize = 64 << 10;
 
 /// Our standard input and the orders for PID 1.
 #[derive(Debug, Default)]
@@ -24,6 +30,7 @@ pub struct Input {
     taken: u64,
     stdin: Queue,
     orders: Queue,
+    failure: Option<Errno>,
 }
 
 /// Bytes on their way.
@@ -45,7 +52,8 @@ impl Input {
 
     /// To be polled for reading, while there is somebody to read for.
     pub(super) fn wants(&self) -> Option<BorrowedFd<'_>> {
-        let wanted = self.stdin.is_empty() && self.taken < self.granted;
+        let heard = self.orders.rest().len() < ORDERS_ENOUGH;
+        let wanted = heard && self.stdin.is_empty() && self.taken < self.granted;
         self.source.as_ref().filter(|_| wanted).map(AsFd::as_fd)
     }
 
@@ -76,12 +84,25 @@ impl Input {
                 self.taken += length as u64;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
-            // A terminal that is gone says EIO: to the command that is the end as well.
-            Ok(0) | Err(_) => {
+            // To the command a terminal that is gone is the end as well.
+            Err(Errno::IO) if isatty(source) => self.end(),
+            Ok(0) => self.end(),
+            // But what merely cannot be read has not ended: the command would take a part for all of it.
+            Err(errno) => {
                 self.source = None;
-                self.order(Order::StdinEnd(self.taken));
+                self.failure = Some(errno);
             }
         }
+    }
+
+    fn end(&mut self) {
+        self.source = None;
+        self.order(Order::StdinEnd(self.taken));
+    }
+
+    /// Why it could not be read to its end.
+    pub(super) fn failure(&self) -> Option<Errno> {
+        self.failure
     }
 
     /// The guest has room for so many bytes in all.
@@ -91,6 +112,9 @@ impl Input {
 
     /// Adds an order.
     pub(super) fn order(&mut self, order: Order) {
+        if self.orders.rest().len() > ORDERS_MAX {
+            return;
+        }
         let mut frame = [0; ORDER_MAX];
         let length = order.encode(&mut frame);
         self.orders.push(&frame[..length]);
@@ -122,6 +146,9 @@ impl Input {
 
 impl Queue {
     fn push(&mut self, bytes: &[u8]) {
+        // What was sent goes first: a queue that is never quite empty must not grow for that.
+        self.bytes.drain(..self.sent);
+        self.sent = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -176,6 +203,7 @@ impl Escape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::rings::RINGS;
 
     #[test]
     fn no_more_is_read_than_was_granted_and_the_end_is_an_order() {
@@ -201,6 +229,53 @@ mod tests {
         input.take(None);
         let end = Order::decode(input.pending(Port::Status)).unwrap().0;
         assert_eq!((end, input.wants().is_none()), (Order::StdinEnd(5), true));
+    }
+
+    #[test]
+    fn input_that_cannot_be_read_has_failed_and_not_ended() {
+        let directory = std::fs::File::open("/").unwrap();
+        let mut input = Input::new(Some(directory.into()), false);
+        input.granted(10);
+        input.take(None);
+        assert_eq!(input.failure(), Some(Errno::ISDIR));
+        assert!(input.wants().is_none());
+        assert_eq!(input.pending(Port::Status), b"", "that was the end");
+    }
+
+    #[test]
+    fn a_guest_that_reads_no_orders_makes_nothing_grow() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut rings = Rings::new(vm_memory::MmapRegion::new(RINGS as usize).unwrap());
+        let mut input = Input::new(Some(read), false);
+        // More than any ring holds, and for ever.
+        input.granted(u64::MAX);
+        let mut taken = 0;
+        for _ in 0..ORDERS_ENOUGH {
+            rustix::io::write(&write, b"x").unwrap();
+            match input.wants() {
+                Some(_) => input.take(Some(&mut rings)),
+                None => break,
+            }
+            taken += 1;
+        }
+        assert!(taken < ORDERS_ENOUGH, "it goes on for ever");
+        (0..ORDERS_MAX).for_each(|_| input.order(Order::Taken(7)));
+        assert!(input.pending(Port::Status).len() < ORDERS_MAX + 2 * ORDER_MAX);
+        // One that reads them late still gets those that matter.
+        input.sent(Port::Status, input.pending(Port::Status).len());
+        assert!(input.wants().is_some());
+    }
+
+    #[test]
+    fn what_was_sent_is_forgotten_also_when_something_is_always_left() {
+        let mut queue = Queue::default();
+        queue.push(b"x");
+        for _ in 0..10_000 {
+            queue.push(b"more");
+            queue.forget(4);
+        }
+        assert_eq!(queue.rest().len(), 1);
+        assert!(queue.bytes.len() < 100, "{}", queue.bytes.len());
     }
 
     #[test]

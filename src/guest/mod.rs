@@ -13,6 +13,9 @@ pub mod rings;
 
 mod course;
 
+#[cfg(test)]
+mod tests;
+
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -132,7 +135,7 @@ impl Listener {
         self
     }
 
-    /// With limits of the run. Only for a PID 1 that takes orders.
+    /// With limits of the run. The command is told to stop where PID 1 has said that it runs; else the machine goes at once.
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.course = Course::new(limits);
         self
@@ -321,7 +324,7 @@ impl Listener {
         if let (true, Some(receiver), Some(rings)) =
             (self.course.copies(), &mut self.receiver, &mut self.rings)
             && rings.mapped
-            && rings.take(total, |bytes| receiver.receive(bytes)).is_some()
+            && rings.take(total, |bytes| receiver.receive(bytes)) > Some(0)
         {
             self.input.order(Order::Taken(total));
         }

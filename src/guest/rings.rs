@@ -37,10 +37,11 @@ impl Rings {
         self.copy_in(0, tail);
     }
 
-    /// Takes out what the guest says is there, `total` in all, and hands it on piece by piece; `None` when it cannot be so
-    /// much.
-    pub(super) fn take(&mut self, total: u64, mut to: impl FnMut(&[u8])) -> Option<()> {
-        if total.checked_sub(self.taken)? > RING {
+    /// Takes out what the guest says is there, `total` in all, and hands it on piece by piece; gives how much of that is
+    /// new, `None` when it cannot be so much.
+    pub(super) fn take(&mut self, total: u64, mut to: impl FnMut(&[u8])) -> Option<u64> {
+        let new = total.checked_sub(self.taken)?;
+        if new > RING {
             return None;
         }
         let mut buffer = vec![0; RING as usize / 4];
@@ -52,7 +53,7 @@ impl Rings {
             to(piece);
             self.taken += count;
         }
-        Some(())
+        Some(new)
     }
 
     fn copy_in(&self, at: u64, bytes: &[u8]) {
@@ -101,10 +102,7 @@ mod tests {
                 "{wrong}"
             );
         }
-        assert!(
-            rings
-                .take(5 * RING + 3, |_| panic!("took something"))
-                .is_some()
-        );
+        let again = rings.take(5 * RING + 3, |_| panic!("took something"));
+        assert_eq!(again, Some(0));
     }
 }

@@ -82,7 +82,7 @@ impl Place {
 }
 
 /// The kernel that runs take by themselves, as `inspect` says it.
-fn kernel() -> &'static Path {
+pub(crate) fn kernel() -> &'static Path {
     static KERNEL: OnceLock<PathBuf> = OnceLock::new();
     KERNEL.get_or_init(|| {
         let mut inspect = Command::new(RDVM);
@@ -95,7 +95,7 @@ fn kernel() -> &'static Path {
 }
 
 /// Waits until a file has been left alone for long enough; nobody can set the time that counts.
-fn settle(path: &str) {
+pub(crate) fn settle(path: &str) {
     let changed = fs::metadata(path).unwrap().ctime();
     let until = SystemTime::UNIX_EPOCH + Duration::from_secs(changed as u64) + SETTLED;
     std::thread::sleep(
@@ -105,7 +105,7 @@ fn settle(path: &str) {
     );
 }
 
-fn has_strace() -> bool {
+pub(crate) fn has_strace() -> bool {
     let is_here = Command::new("strace").arg("-V").output().is_ok();
     if !is_here {
         missing("strace");

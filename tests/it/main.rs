@@ -30,9 +30,17 @@ mod init;
 
 mod streams;
 
+mod input;
+
 mod terminal;
 
+mod tty;
+
 mod endings;
+
+mod stopping;
+
+mod many;
 
 mod surroundings;
 

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use rdvm::engine::probe;
@@ -233,6 +233,23 @@ impl Rdvm {
     pub(crate) fn with_variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
+    }
+
+    /// With this as its standard input, which else is `/dev/null`.
+    pub(crate) fn stdin(mut self, source: impl Into<Stdio>) -> Self {
+        self.command.stdin(source);
+        self
+    }
+
+    /// Runs it to its end while `feed` writes its standard input; gives what that came to as well.
+    pub(crate) fn fed<T: Send>(self, feed: impl FnOnce(ChildStdin) -> T + Send) -> (Run, T) {
+        let mut child = self.stdin(Stdio::piped()).spawn();
+        let stdin = child.stdin.take().unwrap();
+        std::thread::scope(|scope| {
+            let feeding = scope.spawn(|| feed(stdin));
+            let run = Run(child.wait_with_output().unwrap());
+            (run, feeding.join().unwrap())
+        })
     }
 
     /// Starts it with both output streams on pipes.

@@ -88,8 +88,8 @@ const USES: &[(&str, &[&str])] = &[
         "pipeline",
         &[
             "base", "cache", "cmdline", "command", "copyin", "copyout", "engine", "error", "guest",
-            "image", "initrd", "kernel", "machine", "memory", "report", "request", "units",
-            "watch",
+            "image", "initrd", "kernel", "machine", "memory", "report", "request", "terminal",
+            "units", "watch",
         ],
     ),
 ];

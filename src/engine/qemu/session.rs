@@ -88,9 +88,22 @@ impl Session<'_> {
             self.send();
             if received == 0 || !flushed {
                 self.wait()?;
-            } else if received < FEW {
-                std::thread::sleep(GATHER);
+            } else {
+                if received < FEW {
+                    std::thread::sleep(GATHER);
+                }
+                self.take_what_is_there();
             }
+        }
+    }
+
+    /// Reads input that can be read now: output without an end must not keep us from hearing Ctrl-C.
+    fn take_what_is_there(&mut self) {
+        let at_once = Timespec::default();
+        if let Some(input) = self.listener.input()
+            && poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&at_once)) == Ok(1)
+        {
+            self.listener.take_input();
         }
     }
 

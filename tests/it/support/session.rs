@@ -43,7 +43,7 @@ fn steps(lines: &[&str]) -> Vec<Step> {
                 command: command.to_owned(),
                 output: Vec::new(),
             }),
-            (None, Some(step)) => match line.strip_prefix("> ") {
+            (None, Some(step)) => match line.strip_prefix("> ").or((*line == ">").then_some("")) {
                 Some(more) if step.output.is_empty() => {
                     step.command.push('\n');
                     step.command.push_str(more);
@@ -168,17 +168,17 @@ pub(crate) fn sessions(document: &str) -> Vec<Session> {
 
 #[test]
 fn a_session_is_read_into_commands_and_their_output() {
-    let text = "x\n```console\n$ a \\\n> b\none\ntwo\n$ c\n```\n```sh\nmake\n```\n";
+    let text = "x\n```console\n$ a \\\n>\n> b\none\ntwo\n$ c\n```\n```sh\nmake\n```\n";
     let found = blocks(text);
     assert_eq!(
         found
             .iter()
             .map(|(at, kind, _)| (*at, *kind))
             .collect::<Vec<_>>(),
-        [(2, "console"), (9, "sh")]
+        [(2, "console"), (10, "sh")]
     );
     let steps = steps(&found[0].2);
-    assert_eq!(steps[0].command, "a \\\nb");
+    assert_eq!(steps[0].command, "a \\\n\nb");
     assert_eq!(steps[0].output, ["one", "two"]);
     assert_eq!((steps[1].command.as_str(), steps[1].output.len()), ("c", 0));
 }
