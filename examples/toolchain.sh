@@ -2,10 +2,13 @@
 # toolchain.sh DIR: an image with the C compiler of this host, make and busybox, and nothing that they do not need.
 #
 # Asks the compiler itself: which programs it starts, which headers and which parts of the C library a program needs.
-# Needs neither root nor network. Made once, as DIR.tmp first, so that what is at DIR is whole.
+# Needs neither root nor network. Made once, as DIR.tmp first, so that what is at DIR is whole; a second one waits.
 set -eu
+exec 9>"$1.lock"
+flock 9
 [ ! -d "$1" ] || exit 0
-dir=$1.tmp.$$
+dir=$1.tmp
+rm -rf "$dir"
 trap 'rm -rf "$dir"' EXIT
 mkdir -p "$dir/bin" "$dir/etc" "$dir/root" "$dir/tmp"
 chmod 1777 "$dir/tmp"

@@ -1,5 +1,5 @@
-//! The command line: clap's definition of it, and its translation into [`Request`]. The only place that knows flag
-//! names; completions and man pages are made from the same definition.
+//! The command line: clap's definition of it, and its translation into [`Request`](crate::request::Request). The only
+//! place that knows flag names; completions and man pages are made from the same definition.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

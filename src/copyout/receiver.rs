@@ -112,6 +112,13 @@ impl Receiver {
         }
     }
 
+    /// Forgets what has come, so that nothing of it is put into position.
+    pub fn give_up(&mut self) {
+        for wish in &mut self.wishes {
+            wish.state = State::Waiting;
+        }
+    }
+
     /// Puts what is whole into position; says for each wish what became of it. `unanswered` is why the guest did not send
     /// what has not come.
     pub fn finish(mut self, unanswered: Option<&str>) -> Vec<Copied> {
@@ -243,11 +250,10 @@ impl Receiver {
             if self.declared > self.limit.0 {
                 return Err(StreamFault::Bytes(self.limit));
             }
-        } else {
-            self.names += (sent.path.len() + sent.target.len()) as u64;
-            if self.names > NAMES {
-                return Err(StreamFault::Names(NAMES));
-            }
+        }
+        self.names += (sent.path.len() + sent.target.len()) as u64;
+        if self.names > NAMES {
+            return Err(StreamFault::Names(NAMES));
         }
         Ok(())
     }

@@ -459,6 +459,19 @@ fn what_is_neither_file_nor_directory_nor_link_is_counted() {
     assert_eq!(listing(&place.home().join("new")).len(), 3);
 }
 
+/// Whatever a later run puts where the name is.
+#[test]
+fn a_link_that_goes_up_behind_a_name_is_refused() {
+    for target in ["m/../x", "./m/..", "../d/m/../../x", "m//..//x"] {
+        let place = Place::new();
+        let tree = Stream::begin().directory("").directory("d");
+        let tree = tree.link("d/l", target).end();
+        let error = received("out", place.home().join("new"), &tree).error;
+        assert!(error.unwrap().contains("leads out"), "{target}");
+        assert!(!place.home().join("new").exists());
+    }
+}
+
 #[test]
 fn links_that_stay_inside_come_even_in_loops() {
     let stream = Stream::begin()
@@ -467,16 +480,16 @@ fn links_that_stay_inside_come_even_in_loops() {
         .directory("a/b")
         .link("a/b/top", "../..")
         .link("loop", "loop")
-        .link("ping", "a/../pong")
+        .link("ping", "./pong")
         .link("pong", "./ping")
         .link("through", "a/b/top/a/b/top/x")
         .link("self", ".")
-        .link("a/odd", "nothing/../b//./");
+        .link("a/odd", ".././a//b//./");
     let place = Place::new();
     let copied = received("out", place.home().join("new"), &stream.end());
     assert_eq!((copied.error, copied.links), (None, 7));
     let read = |path: &str| fs::read_link(place.home().join("new").join(path)).unwrap();
-    assert_eq!(read("a/odd").as_os_str(), "nothing/../b//./");
+    assert_eq!(read("a/odd").as_os_str(), ".././a//b//./");
     assert_eq!(read("through").as_os_str(), "a/b/top/a/b/top/x");
 }
 
@@ -777,9 +790,6 @@ fn links_of_the_hosts_are_followed_where_the_user_named_them_and_nowhere_else() 
     // Nor may what comes lead through them.
     let tree = Stream::begin().directory("").link("l", "directory/x").end();
     let error = received("x", place.home(), &tree).error.unwrap();
-    assert!(error.contains("leads through"), "{error}");
-    let tree = Stream::begin().directory("").link("l", "directory/../y");
-    let error = received("x", place.home(), &tree.end()).error.unwrap();
     assert!(error.contains("leads through"), "{error}");
     assert_eq!(place.outside(), canary);
     assert_eq!(place.names(), ["directory", "file"]);

@@ -4,6 +4,7 @@ use rdinit::protocol::Stage;
 
 use super::Outcome;
 use crate::guest::ending::Ending;
+use crate::request::ULIMITS;
 
 /// The machine was stopped after `--timeout`, as timeout(1) says it.
 pub const TIMED_OUT: u8 = 124;
@@ -16,6 +17,7 @@ pub const NOT_FOUND: u8 = 127;
 /// Added to the number of the signal that ended it.
 pub const BY_SIGNAL: u8 = 128;
 
+const EXDEV: i32 = 18;
 pub(super) const ENOENT: i32 = 2;
 const SIGINT: i32 = 2;
 const SIGPIPE: i32 = 13;
@@ -183,6 +185,13 @@ fn not_started(stage: Stage, errno: i32, which: u32, name: &str) -> (Outcome, Op
             Outcome::SetupFailed,
             format!("--user: the guest's kernel refused it: {error}"),
         ),
+        Stage::CopyIn if errno == EXDEV => (
+            Outcome::SetupFailed,
+            format!(
+                "--copy-in number {}: goes where another file system is mounted in the guest (/proc, /sys, /dev); name a path outside of it",
+                which + 1
+            ),
+        ),
         Stage::CopyIn => (
             Outcome::SetupFailed,
             format!(
@@ -192,7 +201,10 @@ fn not_started(stage: Stage, errno: i32, which: u32, name: &str) -> (Outcome, Op
         ),
         Stage::Limit => (
             Outcome::SetupFailed,
-            format!("--ulimit: the guest's kernel refused limit {which}: {error}"),
+            format!(
+                "--ulimit: {}: the guest's kernel refused it: {error}; name a lower one",
+                limit_name(which)
+            ),
         ),
         Stage::Terminal => (
             Outcome::SetupFailed,
@@ -209,4 +221,9 @@ fn not_started(stage: Stage, errno: i32, which: u32, name: &str) -> (Outcome, Op
         }
     };
     (outcome, Some(text))
+}
+
+fn limit_name(resource: u32) -> String {
+    let known = ULIMITS.iter().find(|(_, number)| *number == resource);
+    known.map_or_else(|| resource.to_string(), |(name, _)| (*name).to_owned())
 }

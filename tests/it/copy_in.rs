@@ -226,7 +226,11 @@ fn places_that_cannot_be_are_told_by_the_guests_kernel() {
             ("src/file", "/etc/file/below", "Not a directory"),
             ("src", "/etc/file", "Not a directory"),
             ("src", "/etc/dir", "Is a directory"),
-            ("src/file", "/dev/shm/file", "cross-device"),
+            (
+                "src/file",
+                "/dev/shm/file",
+                "another file system is mounted",
+            ),
             ("src/file", "/proc/file", "--copy-in number 2"),
         ] {
             let rdvm = copy(Rdvm::on(engine), &dir.path().join("src/empty"), "/fine");

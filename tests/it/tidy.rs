@@ -76,7 +76,10 @@ const USES: &[(&str, &[&str])] = &[
         "guest",
         &["copyout", "error", "progress", "request", "units"],
     ),
-    ("report", &["copyout", "error", "guest", "initrd"]),
+    (
+        "report",
+        &["copyout", "error", "guest", "initrd", "request"],
+    ),
     ("doctor", &["engine", "error", "kernel", "units"]),
     (
         "inspect",
