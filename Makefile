@@ -13,7 +13,8 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed soak fuzz bench bench-kvm bench-images bench-memory
+.PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed examples soak fuzz
+.PHONY: bench bench-copies bench-kvm bench-images bench-memory
 .PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
@@ -41,6 +42,14 @@ test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks 
 	scripts/get-kernels.sh $(kernels)
 	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test $(T)
+
+examples: build ## run every example; half an hour without KVM, most of it once, for Debian in target/examples
+	scripts/install-deps.sh examples
+	RDVM=$(rdvm) examples/untrusted-build/run
+	RDVM=$(rdvm) examples/grading/run
+	RDVM=$(rdvm) examples/integrations/run
+	RDVM=$(rdvm) examples/debootstrap/run
+	RDVM=$(rdvm) examples/debian-package/run
 
 test-big: ## an initrd of two GiB on KVM, some minutes
 	RDVM_TEST_BIG=1 RIG_MEMORY=9g RIG_LIMIT=1800s RIG_PATIENCE=1500 OUTERS=1 $(MAKE) test-kvm T=an_initrd_of_two
@@ -78,6 +87,11 @@ bench-kvm: ## compare rdvm and QEMU on KVM, in counted instructions
 bench-images: build ## compare reading archives with skopeo, umoci, tar and cpio, side by side; as root
 	scripts/install-deps.sh test
 	RDVM=$(rdvm) scripts/bench-images.sh
+
+bench-copies: build ## files in and out, standard input, Ctrl-C: side by side, some minutes
+	scripts/install-deps.sh test
+	scripts/make-images.sh $(images)
+	RDVM=$(rdvm) scripts/bench-copies.sh $(images)
 
 bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what rdvm's demo or tests need and this Debian or Ubuntu machine lacks.
+# Installs what rdvm's demo, examples or tests need and this Debian or Ubuntu machine lacks.
 #
-#   scripts/install-deps.sh [demo|test]     (default demo; test is demo and more)
+#   scripts/install-deps.sh [demo|examples|test]     (default demo; each is the one before and more)
 #
 # Looks first: a program counts wherever it comes from. When nothing is missing it asks for neither network nor root.
 set -euo pipefail
@@ -24,8 +24,12 @@ debootstrap debootstrap
 gpgv gpgv
 unshare util-linux
 gcc gcc'
-test_programs='make make
-cpio cpio
+examples_programs='make make
+git git
+jq jq
+ld binutils
+setpriv util-linux'
+test_programs='cpio cpio
 bsdtar libarchive-tools
 fakeroot fakeroot
 strace strace
@@ -40,8 +44,7 @@ bc bc
 python3 python3
 skopeo skopeo
 umoci umoci
-setcap libcap2-bin
-ld binutils'
+setcap libcap2-bin'
 
 # missing_programs LIST: the packages of those that are not here.
 missing_programs() {
@@ -53,7 +56,8 @@ missing_programs() {
 
 missing_packages() {
 	missing_programs "$demo_programs"
-	[ "$level" = demo ] || missing_programs "$test_programs"
+	[ "$level" = demo ] || missing_programs "$examples_programs"
+	[ "$level" != test ] || missing_programs "$test_programs"
 	[ -e /usr/include/stdio.h ] || echo libc6-dev
 	if [ "$level" = test ]; then
 		# What a kernel is built from, and what its build reads objects with.
@@ -92,7 +96,7 @@ make_a_kernel_readable() {
 	as_root dpkg-statoverride --update --add root root 0644 "$kernel"
 }
 
-case $level in demo | test) ;; *) die "level '$level' is unknown; it is demo or test" ;; esac
+case $level in demo | examples | test) ;; *) die "level '$level' is unknown; it is demo, examples or test" ;; esac
 
 if ! command -v cargo >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
 	die "cargo is missing; install Rust with rustup: https://rustup.rs, or 'apt install rustup' and 'rustup default stable'"

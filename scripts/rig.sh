@@ -154,7 +154,7 @@ outer() {
 	return "$status"
 }
 
-# scenarios [FILTER]: the tests that loop over the engines, themselves or by a helper. Those of pack, readme and cookbook need more
+# scenarios [FILTER]: the tests that loop over the engines, themselves or by a helper. Those of pack, cookbook and the documents need more
 # tools than are inside.
 scenarios() {
 	awk '/^#\[test\]/ { mark = 1 }
@@ -162,7 +162,7 @@ scenarios() {
 		test && /in engines\(\)|while_sleeping\(/ {
 			file = FILENAME; gsub(/.*\/|\.rs$/, "", file); print file "::" name
 		}' tests/it/*.rs |
-		grep -v -E '^(pack|readme|cookbook|support)::' | sort -u | grep -F -- "${1:-}" ||
+		grep -v -E '^(pack|readme|guide|examples|cookbook|support)::' | sort -u | grep -F -- "${1:-}" ||
 		die "no scenario's name has '${1:-}' in it"
 }
 

@@ -1,5 +1,5 @@
-//! The command line: clap's definition of it, and its translation into [`Request`]. The only place that knows flag
-//! names; completions and man pages are made from the same definition.
+//! The command line: clap's definition of it, and its translation into [`Request`](crate::request::Request). The only
+//! place that knows flag names; completions and man pages are made from the same definition.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -314,7 +314,7 @@ fn kernel_wish(argument: Option<OsString>) -> KernelWish {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Id, UserWish};
+    use crate::request::{Id, Request, UserWish};
 
     fn run(words: &[&str]) -> Result<RunArgs, Refused> {
         let words = ["rdvm", "run"].iter().chain(words);
@@ -332,6 +332,13 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_a_request() {
+        let (typed, made) = (run(&["img"]).unwrap(), Request::new("img", [""; 0]));
+        let typed = typed.into_request().unwrap();
+        assert_eq!(format!("{typed:?}"), format!("{made:?}"));
     }
 
     #[test]

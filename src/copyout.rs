@@ -20,8 +20,8 @@ pub use self::receiver::Receiver;
 
 /// How many files, directories, links and other things may come at most.
 pub const ENTRIES: u64 = 1_000_000;
-/// How many bytes the paths of directories and links, which have to be kept until the end, may have together.
-pub const NAMES: u64 = 64 << 20;
+/// How many bytes the paths of everything and the targets of links, which are kept until the end, may have together.
+pub const NAMES: u64 = 256 << 20;
 
 /// What became of one `--copy-out`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

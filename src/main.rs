@@ -4,6 +4,7 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
@@ -25,6 +26,7 @@ use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::progress;
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
 use rdvm::request::Request;
+use signal_hook::consts::SIGXFSZ;
 
 fn main() -> ExitCode {
     let cli = match rdvm::cli::parse(std::env::args_os()) {
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    // A file that reaches `ulimit -f` is an error of the write then, and not our death.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     // A panic ends us without unwinding, and the terminal may be the guest's.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -92,6 +92,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     if request.takes_orders() || request.max_output.is_some() {
         listener = listener.with_limits(Limits {
             stop_timeout: request.stop_timeout,
+            timeout: request.timeout,
             max_output: request.max_output,
         });
     }
@@ -130,7 +131,11 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
             true => listener.console().last_lines(LAST_LINES),
             false => Vec::new(),
         };
-    if let Some(receiver) = listener.into_receiver() {
+    if let Some(mut receiver) = listener.into_receiver() {
+        // Who interrupts a run wants nothing of it.
+        if matches!(ending, Ending::Interrupted(_) | Ending::Left) {
+            receiver.give_up();
+        }
         let unanswered = report.message.clone();
         report.add_copies(receiver.finish(unanswered.as_deref()));
     }

@@ -363,7 +363,7 @@ fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
     let with = names.iter().map(|other| (distance(name, other), *other));
     let (changes, near) = with.min()?;
     let letters = name.chars().count().max(near.chars().count());
-    (changes * 3 <= letters).then_some(near)
+    (changes * 2 <= letters).then_some(near)
 }
 
 /// How many letters have to be put in, taken out or changed to make `a` of `b`.

@@ -1,36 +1,22 @@
 //! What happened, in the three forms people need it: an exit code, one line on stderr, a JSON file.
 //!
-//! The table of exit codes is [`exit_code`] and nowhere else.
+//! The table of exit codes is [`exit_code`] and nowhere else; it and the messages are in `report/explain.rs`.
+
+mod explain;
+
+pub use self::explain::{
+    BY_SIGNAL, BY_SIGPIPE, CANNOT_RUN, FAILED, NOT_FOUND, TIMED_OUT, exit_code,
+};
 
 use std::time::Duration;
 
-use rdinit::protocol::{Stage, Totals};
+use rdinit::protocol::Totals;
 use serde::Serialize;
 
 use crate::copyout::Copied;
 use crate::guest::Counts;
 use crate::guest::ending::Ending;
 use crate::initrd::attributes::Loss;
-
-/// The machine was stopped after `--timeout`, as timeout(1) says it.
-pub const TIMED_OUT: u8 = 124;
-/// rdvm or the machine failed.
-pub const FAILED: u8 = 125;
-/// The command was found and cannot be run.
-pub const CANNOT_RUN: u8 = 126;
-/// The command was not found.
-pub const NOT_FOUND: u8 = 127;
-/// Added to the number of the signal that ended it.
-pub const BY_SIGNAL: u8 = 128;
-
-const ENOENT: i32 = 2;
-const SIGINT: i32 = 2;
-const SIGPIPE: i32 = 13;
-const SIGXFSZ: i32 = 25;
-/// What a command exits with whose reader has gone away.
-pub const BY_SIGPIPE: u8 = BY_SIGNAL + SIGPIPE as u8;
-
-const SIGKILL: u8 = 9;
 
 /// Version of the report's schema; it changes when a field changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
@@ -179,7 +165,7 @@ impl Report {
             Ending::Interrupted(signal) => (None, Some(signal), None),
             _ => (None, None, None),
         };
-        let (outcome, message) = explain(ending, name, memory);
+        let (outcome, message) = explain::explain(ending, name, memory);
         let exit_code = exit_code(ending);
         let guest = totals.map(Guest::from);
         Self {
@@ -276,195 +262,11 @@ pub fn rounded(milliseconds: f64) -> f64 {
     (milliseconds * 1e3).round() / 1e3
 }
 
-/// What rdvm exits with: the one table.
-pub fn exit_code(ending: &Ending) -> u8 {
-    match *ending {
-        Ending::Exited { code, .. } => code,
-        Ending::Killed { signal, .. } => by_signal(i32::from(signal)),
-        Ending::NotStarted {
-            stage: Stage::Exec,
-            errno: ENOENT,
-            ..
-        } => NOT_FOUND,
-        Ending::NotStarted {
-            stage: Stage::Exec | Stage::Interpreter,
-            ..
-        } => CANNOT_RUN,
-        Ending::NotStarted { .. }
-        | Ending::Died { .. }
-        | Ending::OutputFailed(_)
-        | Ending::InputFailed(_) => FAILED,
-        Ending::TimedOut { .. } => TIMED_OUT,
-        Ending::Interrupted(signal) => by_signal(signal),
-        Ending::Left => by_signal(SIGINT),
-        // As a command is killed that writes more than `ulimit -f` to a file.
-        Ending::OutputLimit => by_signal(SIGXFSZ),
-        Ending::OutputClosed => by_signal(SIGPIPE),
-    }
-}
-
-fn by_signal(signal: i32) -> u8 {
-    u8::try_from(signal).map_or(FAILED, |signal| BY_SIGNAL.saturating_add(signal))
-}
-
-/// The outcome's name, and the line for stderr where the command did not end by itself.
-fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String>) {
-    match ending {
-        Ending::Exited { .. } => (Outcome::Exited, None),
-        Ending::Killed {
-            signal: SIGKILL,
-            totals,
-        } if totals.oom_kills > 0 => (
-            Outcome::OutOfMemory,
-            Some(format!(
-                "{name}: killed, the guest ran out of memory ({memory}); give it more with -m"
-            )),
-        ),
-        Ending::Killed { .. } => (Outcome::Killed, None),
-        Ending::NotStarted {
-            stage,
-            errno,
-            which,
-        } => not_started(*stage, *errno, *which, name),
-        Ending::Died {
-            started,
-            panic: Some(reason),
-            ..
-        } => {
-            let when = if *started {
-                "while the command ran"
-            } else {
-                "before the command ran"
-            };
-            (
-                Outcome::KernelPanic,
-                Some(format!(
-                    "guest kernel: panic {when}: {reason}; --show-boot shows more"
-                )),
-            )
-        }
-        Ending::Died {
-            started,
-            panic: None,
-            how,
-        } => {
-            let how = how.as_deref().unwrap_or("was reset");
-            let message = match started {
-                true => {
-                    format!("{name}: the machine {how} before it ended; there is no exit status")
-                }
-                false => format!(
-                    "machine: {how} before the command ran; --show-boot shows the kernel's messages"
-                ),
-            };
-            (Outcome::MachineDied, Some(message))
-        }
-        Ending::TimedOut { started } => {
-            let when = if *started {
-                "still ran"
-            } else {
-                "had not started yet"
-            };
-            (
-                Outcome::TimedOut,
-                Some(format!(
-                    "{name}: {when} when --timeout had passed; the machine was stopped"
-                )),
-            )
-        }
-        Ending::OutputLimit => (
-            Outcome::OutputLimit,
-            Some(format!(
-                "{name}: printed more than --max-output; the machine was stopped"
-            )),
-        ),
-        Ending::Left => (
-            Outcome::Interrupted,
-            Some("Ctrl-] three times: the machine was stopped".to_owned()),
-        ),
-        Ending::Interrupted(signal) => (
-            Outcome::Interrupted,
-            Some(format!("signal {signal}: the machine was stopped")),
-        ),
-        // Like any local command that is killed by SIGPIPE, it says nothing.
-        Ending::OutputClosed => (Outcome::OutputClosed, None),
-        Ending::OutputFailed(errno) => {
-            let error = std::io::Error::from_raw_os_error(*errno);
-            (
-                Outcome::OutputFailed,
-                Some(format!("standard output: {error}; the machine was stopped")),
-            )
-        }
-        Ending::InputFailed(errno) => {
-            let error = std::io::Error::from_raw_os_error(*errno);
-            (
-                Outcome::Error,
-                Some(format!("standard input: {error}; the machine was stopped")),
-            )
-        }
-    }
-}
-
-fn not_started(stage: Stage, errno: i32, which: u32, name: &str) -> (Outcome, Option<String>) {
-    let error = std::io::Error::from_raw_os_error(errno);
-    let (outcome, text) = match stage {
-        Stage::Exec if errno == ENOENT && name == crate::initrd::payload::DEFAULT_COMMAND => (
-            Outcome::NotFound,
-            format!("{name}: not in the image; name a command after IMAGE"),
-        ),
-        Stage::Exec if errno == ENOENT => (
-            Outcome::NotFound,
-            format!("{name}: not found in the image; check the name and the image's PATH"),
-        ),
-        Stage::Exec => (
-            Outcome::CannotRun,
-            format!("{name}: cannot be executed: {error}; check its mode and format"),
-        ),
-        Stage::Interpreter => (
-            Outcome::CannotRun,
-            format!(
-                "{name}: its interpreter or dynamic loader is not in the image; add it, or link statically"
-            ),
-        ),
-        Stage::Workdir => (
-            Outcome::SetupFailed,
-            format!("--workdir: {error}; name a directory of the image"),
-        ),
-        Stage::User => (
-            Outcome::SetupFailed,
-            format!("--user: the guest's kernel refused it: {error}"),
-        ),
-        Stage::CopyIn => (
-            Outcome::SetupFailed,
-            format!(
-                "--copy-in number {}: cannot be put in its place in the guest: {error}; name a path whose parents are directories",
-                which + 1
-            ),
-        ),
-        Stage::Limit => (
-            Outcome::SetupFailed,
-            format!("--ulimit: the guest's kernel refused limit {which}: {error}"),
-        ),
-        Stage::Terminal => (
-            Outcome::SetupFailed,
-            format!(
-                "--tty: the guest has no terminal: {error}; is CONFIG_UNIX98_PTYS in its kernel?"
-            ),
-        ),
-        Stage::Record | Stage::Ports | Stage::Pipes | Stage::Fork => {
-            let step = format!("{stage:?}").to_lowercase();
-            (
-                Outcome::SetupFailed,
-                format!("rdinit: {step}: {error}; is CONFIG_SERIAL_8250 in the guest's kernel?"),
-            )
-        }
-    };
-    (outcome, Some(text))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::explain::ENOENT;
     use super::*;
+    use rdinit::protocol::Stage;
 
     fn code(ending: Ending) -> u8 {
         exit_code(&ending)

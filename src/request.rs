@@ -223,6 +223,26 @@ pub struct Ulimit {
     pub hard: u64,
 }
 
+/// The limits' names, as docker has them, and their numbers (`include/uapi/asm-generic/resource.h`).
+pub const ULIMITS: [(&str, u32); 16] = [
+    ("cpu", 0),
+    ("fsize", 1),
+    ("data", 2),
+    ("stack", 3),
+    ("core", 4),
+    ("rss", 5),
+    ("nproc", 6),
+    ("nofile", 7),
+    ("memlock", 8),
+    ("as", 9),
+    ("locks", 10),
+    ("sigpending", 11),
+    ("msgqueue", 12),
+    ("nice", 13),
+    ("rtprio", 14),
+    ("rttime", 15),
+];
+
 /// The command's standard input, and whether it gets a terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stdin {

@@ -60,6 +60,10 @@ impl Terminal {
 }
 
 fn make_raw(fd: &OwnedFd) {
+    // The guest says when, and may say it again: what was before would then be what we made of it.
+    if lock().is_some() {
+        return;
+    }
     let Ok(before) = tcgetattr(fd) else { return };
     let Ok(copy) = fd.try_clone() else { return };
     let mut raw = before.clone();

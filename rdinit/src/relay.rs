@@ -9,6 +9,8 @@ use crate::protocol::{Event, Order};
 use crate::spawn::Child;
 use crate::sys::{self, PollFd, Shared, Usage};
 
+/// How many of the dead are collected before the ports are looked at again.
+const AT_ONCE: u32 = 256;
 const BUFFER: usize = 1 << 16;
 
 /// How the command ended.
@@ -55,6 +57,7 @@ pub(crate) fn until_the_end(
         main: child.pid,
         ended: None,
         alone: false,
+        more: false,
     };
     loop {
         if let Some(granted) = stdin.grant() {
@@ -74,8 +77,8 @@ pub(crate) fn until_the_end(
             lanes[0].wants(),
             lanes[1].wants(),
         ];
-        let _ = sys::poll(&mut set, -1);
-        if set[0].revents != 0 {
+        let _ = sys::poll(&mut set, if reaper.more { 0 } else { -1 });
+        if set[0].revents != 0 || reaper.more {
             let mut discard = [0u8; 128];
             let _ = sys::read(children, &mut discard);
             reaper.reap();
@@ -201,11 +204,15 @@ struct Reaper {
     main: i32,
     ended: Option<(i32, Usage)>,
     alone: bool,
+    /// There may be more dead than were collected.
+    more: bool,
 }
 
 impl Reaper {
+    /// Not all at once: whoever forks without end must not keep us from everything else.
     fn reap(&mut self) {
-        loop {
+        self.more = false;
+        for _ in 0..AT_ONCE {
             match sys::reap() {
                 Ok(Some((pid, status, usage))) if pid == self.main => {
                     self.ended = Some((status, usage));
@@ -226,5 +233,9 @@ impl Reaper {
                 }
             }
         }
+        if self.ended.is_some() {
+            sys::kill_all_others(sys::SIGKILL);
+        }
+        self.more = true;
     }
 }

@@ -14,7 +14,7 @@ use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
     Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Id, MemoryWish, Request, Stdin,
-    Ulimit, UserWish,
+    ULIMITS, Ulimit, UserWish,
 };
 use crate::units::{ByteSize, parse_span};
 
@@ -280,26 +280,6 @@ fn parse_user(text: &str) -> Result<UserWish, String> {
         }),
     }
 }
-
-/// The limits' names, as docker has them, and their numbers (`include/uapi/asm-generic/resource.h`).
-const ULIMITS: [(&str, u32); 16] = [
-    ("cpu", 0),
-    ("fsize", 1),
-    ("data", 2),
-    ("stack", 3),
-    ("core", 4),
-    ("rss", 5),
-    ("nproc", 6),
-    ("nofile", 7),
-    ("memlock", 8),
-    ("as", 9),
-    ("locks", 10),
-    ("sigpending", 11),
-    ("msgqueue", 12),
-    ("nice", 13),
-    ("rtprio", 14),
-    ("rttime", 15),
-];
 
 fn parse_ulimit(text: &str) -> Result<Ulimit, String> {
     let unknown = || {

@@ -154,7 +154,8 @@ fn clear_of(is_file: bool, there: Option<FileType>) -> Result<bool, &'static str
     match (is_file, there) {
         (_, None) => Ok(true),
         (true, Some(FileType::Directory)) => Err("is a directory and what came is none"),
-        (true, Some(_)) => Ok(false),
+        (true, Some(FileType::RegularFile | FileType::Symlink)) => Ok(false),
+        (true, Some(_)) => Err("is a device, pipe or socket"),
         (false, Some(_)) => Err("is no directory and what came is one"),
     }
 }

@@ -29,7 +29,7 @@ pub struct Receiver {
     entries: u64,
     names: u64,
     /// The beginning of a frame.
-    pending: Vec<u8>,
+    pub(super) pending: Vec<u8>,
     progress: u64,
     over: Option<Result<(), StreamFault>>,
 }
@@ -109,6 +109,13 @@ impl Receiver {
         }
         if self.is_over() {
             self.pending = Vec::new();
+        }
+    }
+
+    /// Forgets what has come, so that nothing of it is put into position.
+    pub fn give_up(&mut self) {
+        for wish in &mut self.wishes {
+            wish.state = State::Waiting;
         }
     }
 
@@ -243,11 +250,10 @@ impl Receiver {
             if self.declared > self.limit.0 {
                 return Err(StreamFault::Bytes(self.limit));
             }
-        } else {
-            self.names += (sent.path.len() + sent.target.len()) as u64;
-            if self.names > NAMES {
-                return Err(StreamFault::Names(NAMES));
-            }
+        }
+        self.names += (sent.path.len() + sent.target.len()) as u64;
+        if self.names > NAMES {
+            return Err(StreamFault::Names(NAMES));
         }
         Ok(())
     }

@@ -96,6 +96,16 @@ impl Tree {
             path: link.to_vec(),
             target: target.to_vec(),
         };
+        // `..` behind a name leads up from wherever that name leads, now or when a later run has put something there. In
+        // front it leads up from the link's own directory, which is a real one. Every link is looked at for itself, so
+        // that with this rule none can lead out through another.
+        let mut parts = target.split(|&byte| byte == b'/');
+        parts
+            .by_ref()
+            .find(|part| !matches!(*part, b"" | b"." | b".."));
+        if parts.any(|part| part == b"..") {
+            return Err(escape());
+        }
         let mut at = beneath::split(link).0.to_vec();
         let mut rest: Vec<&[u8]> = Vec::new();
         let mut next = Some(target);

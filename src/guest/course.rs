@@ -14,13 +14,20 @@ use crate::watch::Watch;
 /// How long copying out may take in all is this and a second for each of so many bytes received: a guest that sends
 /// nothing, or next to nothing, is not waited for.
 const COPY_TIME: Duration = Duration::from_secs(30);
-const COPY_RATE: u64 = 16 << 10;
+const COPY_RATE: u64 = 64 << 10;
+/// Where there is a time-out, copying out may take as long again, and this in any case.
+const COPY_LEAST: Duration = Duration::from_secs(60);
+
+/// What a kernel may say while it boots, however little the command may: with `--show-boot` it says some 20 KiB.
+const BOOT_OUTPUT: u64 = 1 << 20;
 
 /// What a run must keep to.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// How long the command has to end when it was told to.
     pub stop_timeout: Duration,
+    /// How long it may take before that.
+    pub timeout: Option<Duration>,
     /// How much it may print on standard output, and on standard error.
     pub max_output: Option<ByteSize>,
 }
@@ -64,10 +71,19 @@ impl Course {
 
     /// As much of `bytes` as may still be printed when `before` have been.
     pub(super) fn within<'a>(&mut self, before: u64, bytes: &'a [u8]) -> &'a [u8] {
+        self.cut(before, bytes, 0)
+    }
+
+    /// The same of what the kernel says before there is a command, or a PID 1 of the user's own.
+    pub(super) fn within_boot<'a>(&mut self, before: u64, bytes: &'a [u8]) -> &'a [u8] {
+        self.cut(before, bytes, BOOT_OUTPUT)
+    }
+
+    fn cut<'a>(&mut self, before: u64, bytes: &'a [u8], at_least: u64) -> &'a [u8] {
         let Some(limit) = self.limits.and_then(|limits| limits.max_output) else {
             return bytes;
         };
-        let room = limit.0.saturating_sub(before);
+        let room = limit.0.max(at_least).saturating_sub(before);
         if (bytes.len() as u64) <= room {
             return bytes;
         }
@@ -212,6 +228,9 @@ impl Listener {
 
     fn copy_deadline(&self) -> Option<Instant> {
         let (began, receiver) = self.course.copying.zip(self.receiver.as_ref())?;
-        Some(began + COPY_TIME + Duration::from_secs(receiver.progress() / COPY_RATE))
+        let earned = began + COPY_TIME + Duration::from_secs(receiver.progress() / COPY_RATE);
+        let timeout = self.course.limits.and_then(|limits| limits.timeout);
+        let latest = timeout.map(|timeout| began + timeout.max(COPY_LEAST));
+        Some(latest.map_or(earned, |latest| earned.min(latest)))
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! An engine asks what is to be sent on a port and says how much it has sent; it does not know what the bytes mean.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rdinit::protocol::{ORDER_MAX, Order};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::io::Errno;
 use rustix::termios::isatty;
 
@@ -14,6 +15,8 @@ use super::rings::Rings;
 
 /// As much as is read at once.
 const READ_MAX: u64 = 64 << 10;
+/// As much as a terminal gives at once.
+const TYPED_MAX: u64 = 4 << 10;
 
 /// PID 1 reads its orders at once. With so many bytes of them unread nothing is read that would add to them, and with
 /// [`ORDERS_MAX`] the rest is dropped: a guest that does not read them has no use for more.
@@ -26,6 +29,8 @@ pub struct Input {
     source: Option<OwnedFd>,
     /// Looked for in what is typed, where it is typed.
     escape: Option<Escape>,
+    /// The command runs, so that the terminal is its.
+    runs: bool,
     granted: u64,
     taken: u64,
     stdin: Queue,
@@ -44,7 +49,7 @@ impl Input {
     /// Input from `source`, where the command is to have any. With `typed` three Ctrl-] leave the machine.
     pub fn new(source: Option<OwnedFd>, typed: bool) -> Self {
         Self {
-            source,
+            source: source.map(unblocked),
             escape: typed.then(Escape::default),
             ..Self::default()
         }
@@ -52,9 +57,27 @@ impl Input {
 
     /// To be polled for reading, while there is somebody to read for.
     pub(super) fn wants(&self) -> Option<BorrowedFd<'_>> {
-        let heard = self.orders.rest().len() < ORDERS_ENOUGH;
-        let wanted = heard && self.stdin.is_empty() && self.taken < self.granted;
+        let hungry = self.stdin.is_empty() && self.room() > 0;
+        let wanted = hungry || self.is_listening();
         self.source.as_ref().filter(|_| wanted).map(AsFd::as_fd)
+    }
+
+    /// From now on what is typed is the command's.
+    pub(super) fn command_runs(&mut self) {
+        self.runs = true;
+    }
+
+    /// Whether what is typed is read whatever the guest does: it may be what leaves the machine.
+    fn is_listening(&self) -> bool {
+        self.escape.is_some() && self.runs
+    }
+
+    /// How many bytes the guest may be sent.
+    fn room(&self) -> u64 {
+        match self.orders.rest().len() < ORDERS_ENOUGH {
+            true => self.granted - self.taken,
+            false => 0,
+        }
     }
 
     /// Where it comes from, until its end.
@@ -67,13 +90,21 @@ impl Input {
         let Some(source) = self.wants() else {
             return;
         };
-        let mut buffer = vec![0; READ_MAX.min(self.granted - self.taken) as usize];
+        let room = self.room();
+        let most = if self.is_listening() { TYPED_MAX } else { room };
+        let mut buffer = vec![0; most.min(READ_MAX) as usize];
         match rustix::io::read(source, &mut buffer[..]) {
             Ok(length @ 1..) => {
                 buffer.truncate(length);
                 if let Some(escape) = &mut self.escape {
                     escape.look(&buffer, Instant::now());
+                    // A terminal drops what it has no room for.
+                    buffer.truncate(room.min(READ_MAX) as usize);
+                    if buffer.is_empty() {
+                        return;
+                    }
                 }
+                let length = buffer.len();
                 match rings {
                     Some(rings) => {
                         rings.put(self.taken, &buffer);
@@ -142,6 +173,19 @@ impl Input {
     pub(super) fn is_left(&self) -> bool {
         self.escape.is_some_and(|escape| escape.seen)
     }
+}
+
+/// Somebody else may read from the same pipe or terminal, so that a read waits though there was something. It is opened
+/// anew, for ourselves alone, not to wait; where that is refused it stays as it is.
+fn unblocked(fd: OwnedFd) -> OwnedFd {
+    let is_pipe =
+        fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    if !is_pipe && !isatty(&fd) {
+        return fd;
+    }
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).unwrap_or(fd)
 }
 
 impl Queue {
@@ -276,6 +320,26 @@ mod tests {
         }
         assert_eq!(queue.rest().len(), 1);
         assert!(queue.bytes.len() < 100, "{}", queue.bytes.len());
+    }
+
+    #[test]
+    fn what_is_typed_is_looked_at_also_when_the_guest_wants_none_of_it() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut input = Input::new(Some(read), true);
+        assert!(input.wants().is_none(), "no command runs yet");
+        input.command_runs();
+        for _ in 0..3 {
+            assert!(input.wants().is_some());
+            rustix::io::write(&write, &[ESCAPE]).unwrap();
+            input.take(None);
+        }
+        assert!(input.is_left());
+        assert_eq!(input.pending(Port::Stdout), b"", "it was not granted");
+        // With room it is sent, as far as that goes.
+        input.granted(2);
+        rustix::io::write(&write, b"abc").unwrap();
+        input.take(None);
+        assert_eq!(input.pending(Port::Stdout), b"ab");
     }
 
     #[test]

@@ -97,6 +97,7 @@ pub struct Listener {
     verdict: Option<Event>,
     stdout_bytes: u64,
     stderr_bytes: u64,
+    boot_bytes: u64,
     attributes_lost: Option<AttributesLost>,
     counts: Option<Counts>,
 }
@@ -118,6 +119,7 @@ impl Listener {
             verdict: None,
             stdout_bytes: 0,
             stderr_bytes: 0,
+            boot_bytes: 0,
             attributes_lost: None,
             counts: None,
         }
@@ -173,7 +175,11 @@ impl Listener {
                 self.stderr_bytes += bytes.len() as u64;
                 self.console.push(printed);
             }
-            Port::Console => self.console.push(bytes),
+            Port::Console => {
+                let printed = self.course.within_boot(self.boot_bytes, bytes);
+                self.boot_bytes += bytes.len() as u64;
+                self.console.push(printed);
+            }
         }
         while let Some(event) = self.control.next_event() {
             self.note(event);
@@ -305,8 +311,11 @@ impl Listener {
             Event::Put(_) => {}
             Event::Granted(total) => self.input.granted(total),
             Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
+            // Once: whoever says it again is not PID 1.
+            Event::Started(_) if self.moments.started.is_some() => {}
             Event::Started(_) => {
                 self.moments.started = now;
+                self.input.command_runs();
                 self.console.command_runs();
                 if let Some(terminal) = &self.terminal {
                     terminal.hand_over();

@@ -28,6 +28,7 @@ fn spoken_to(receiver: Option<Receiver>) -> Listener {
         .with_input(Input::new(Some(zero.into()), false), None)
         .with_limits(Limits {
             stop_timeout: Duration::from_secs(1000),
+            timeout: None,
             max_output: Some(ByteSize(1 << 20)),
         });
     if let Some(receiver) = receiver {
@@ -183,6 +184,7 @@ fn what_is_below_the_limit_is_owed_to_a_reader_that_is_slow() {
     let mut listener =
         Listener::new(Outlet::new(write), console, Control::frames()).with_limits(Limits {
             stop_timeout: Duration::from_nanos(1),
+            timeout: None,
             max_output: Some(ByteSize(100_000)),
         });
     say(&mut listener, Event::Started(1));

@@ -84,9 +84,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let Base { facts: base, body } = plan.base;
     let name = base.init;
     let command_name = command_name(&command);
-    let rings = request
-        .wants_rings()
-        .then(|| engine.rings_at(plan.memory.total));
+    let rings = request.wants_rings().then(|| engine.rings_at());
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{name}"),
         root: plan.memory.root,

@@ -146,7 +146,7 @@ fn patterns_keep_things_out() {
     )
     .unwrap();
     // One of these may not be read, and the other would end the run: nobody looks at what stays out.
-    fs::set_permissions(dir.path().join("build"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("build"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::File::create(dir.path().join("huge.o"))
         .unwrap()
         .set_len(5 << 30)
@@ -226,7 +226,11 @@ fn places_that_cannot_be_are_told_by_the_guests_kernel() {
             ("src/file", "/etc/file/below", "Not a directory"),
             ("src", "/etc/file", "Not a directory"),
             ("src", "/etc/dir", "Is a directory"),
-            ("src/file", "/dev/shm/file", "cross-device"),
+            (
+                "src/file",
+                "/dev/shm/file",
+                "another file system is mounted",
+            ),
             ("src/file", "/proc/file", "--copy-in number 2"),
         ] {
             let rdvm = copy(Rdvm::on(engine), &dir.path().join("src/empty"), "/fine");
@@ -326,7 +330,10 @@ fn every_name_is_looked_at_once_and_small_files_are_opened_once() {
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     assert_eq!(lines("\"marked-"), 50, "{log}");
     // A directory's name is looked at once and opened once.
-    let directories = log.lines().filter(|line| line.contains("\"dir"));
+    // (Where the kernel has no openat2 it is asked for once more.)
+    let directories = log
+        .lines()
+        .filter(|line| line.contains("\"dir") && !line.contains("ENOSYS"));
     assert_eq!(directories.count(), 100, "{log}");
 }
 

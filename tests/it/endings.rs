@@ -30,6 +30,7 @@ fn reported(
         run.0.status.code().map(i64::from),
         "{report}"
     );
+    crate::support::schema::conforms(&report);
     let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
     assert_eq!(
         files.len(),

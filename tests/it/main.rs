@@ -46,6 +46,8 @@ mod surroundings;
 
 mod copy_in;
 
+mod copy_out;
+
 mod profile;
 
 mod xattrs;
@@ -59,5 +61,11 @@ mod kernels;
 mod images;
 
 mod readme;
+
+mod guide;
+
+mod examples;
+
+mod reports;
 
 mod tidy;

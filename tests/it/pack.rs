@@ -344,6 +344,8 @@ fn pack_leaves_the_old_file_when_it_fails_and_half_a_file_never() {
             .unwrap()
             .flatten()
             .map(|entry| entry.file_name())
+            // A whole archive has a name of its own for the moment before it replaces the old one.
+            .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
             .collect();
         let content = fs::read(&archive).unwrap();
         assert!(

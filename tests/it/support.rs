@@ -1,5 +1,8 @@
 //! The plumbing of the tests: images made on the spot, a builder for runs, what came out of them.
 
+pub(crate) mod schema;
+pub(crate) mod session;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -78,6 +81,14 @@ pub(crate) fn missing(what: &str) {
         "{what} is missing, and CI must have it"
     );
     eprintln!("SKIPPED: {what} is missing (scripts/install-deps.sh test installs it)");
+}
+
+/// Whether there is no such program on PATH.
+pub(crate) fn is_missing(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut places = std::env::split_paths(&path).chain(usual);
+    !places.any(|place| place.join(program).is_file())
 }
 
 /// A file tree under construction.

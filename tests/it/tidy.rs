@@ -76,7 +76,10 @@ const USES: &[(&str, &[&str])] = &[
         "guest",
         &["copyout", "error", "progress", "request", "units"],
     ),
-    ("report", &["copyout", "error", "guest", "initrd"]),
+    (
+        "report",
+        &["copyout", "error", "guest", "initrd", "request"],
+    ),
     ("doctor", &["engine", "error", "kernel", "units"]),
     (
         "inspect",
@@ -88,8 +91,8 @@ const USES: &[(&str, &[&str])] = &[
         "pipeline",
         &[
             "base", "cache", "cmdline", "command", "copyin", "copyout", "engine", "error", "guest",
-            "image", "initrd", "kernel", "machine", "memory", "report", "request", "units",
-            "watch",
+            "image", "initrd", "kernel", "machine", "memory", "report", "request", "terminal",
+            "units", "watch",
         ],
     ),
 ];

@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{FileOffset, MmapRegion};
 
 use rustix::io::Errno;
@@ -44,20 +44,21 @@ use crate::watch::Watch;
 /// (`clearcpuid=141`, CX16); programs still see it.
 const CMDLINE: &str = "pci=off mitigations=off noreplace-smp init_on_alloc=0 clearcpuid=141";
 
-/// microvm's RAM is in one piece up to here at least.
-const RINGS_MAX: u64 = 2 << 30;
-
-/// Where shared memory is: behind all other RAM, or in its midst where there is much of it.
-pub(super) fn rings_at(memory: ByteSize) -> u64 {
-    memory.0.min(RINGS_MAX)
-}
+/// Where shared memory is: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
+/// initrd, which the guest would have to move out of the way of it.
+pub(super) const RINGS_AT: u64 = 8 << 20;
 
 /// A file for the RAM of a guest that is to have so much for itself, and what of it is shared.
 fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
-    let file = File::from(memfd_create("rdvm-ram", MemfdFlags::CLOEXEC)?);
+    let file = File::from(memfd_create(
+        "rdvm-ram",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?);
     file.set_len(memory.0 + RINGS)?;
+    // Whoever has broken into QEMU cannot take away what we have mapped.
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     let file = Arc::new(file);
-    let place = FileOffset::from_arc(Arc::clone(&file), rings_at(memory));
+    let place = FileOffset::from_arc(Arc::clone(&file), RINGS_AT);
     let region = MmapRegion::from_file(place, RINGS as usize).map_err(io::Error::other)?;
     Ok((file, Rings::new(region)))
 }
