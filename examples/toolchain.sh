@@ -55,5 +55,4 @@ add $(cd "$dir/tmp" && gcc -Wl,-t all.c -o all -lm -pthread | grep -v '^/tmp/.*\
 add "$(gcc -print-file-name=liblto_plugin.so)"
 rm "$dir/tmp/all" "$dir/tmp/all.c"
 
-# Somebody else may have been faster; never into what is there.
-mv -T "$dir" "$1" 2>/dev/null || [ -d "$1" ]
+mv -T "$dir" "$1"
