@@ -167,7 +167,7 @@ scenarios() {
 }
 
 # Booted on the distribution's kernel too; all others boot the small one where it has been built.
-on_both='^(streams::every_byte|endings::(exit_codes|a_kernel_panic|a_guest_that_resets)|surroundings::several_cpus|images::)'
+on_both='^(streams::every_byte|input::every_byte|tty::the_command_has|endings::(exit_codes|a_kernel_panic|a_guest_that_resets)|surroundings::several_cpus|images::)'
 
 # share NUMBER: one outer machine's part of the scenarios.
 share() {

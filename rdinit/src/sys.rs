@@ -393,29 +393,6 @@ pub fn pause_ms(milliseconds: u64) {
     let _ = call3(35, &raw const time as usize, 0, 0);
 }
 
-/// Sets a terminal to pass every byte both ways as it is, eight bits, 115200 baud, modem lines ignored.
-///
-/// `struct termios` of `asm-generic/termbits.h`: four flag words, line discipline, nineteen control characters.
-pub fn set_raw(fd: i32) -> Result<()> {
-    #[repr(C)]
-    struct Termios([u32; 4], [u8; 20]);
-    const B115200_CS8_CREAD_CLOCAL: u32 = 0o010002 | 0o60 | 0o200 | 0o4000;
-    let mut termios = Termios([0, 0, B115200_CS8_CREAD_CLOCAL, 0], [0; 20]);
-    const VMIN: usize = 6;
-    termios.1[1 + VMIN] = 1;
-    call3(16, fd as usize, 0x5402, &raw const termios as usize).map(drop)
-}
-
-/// Whether everything written to a serial port has left it. Anything that is no serial port has nothing waiting.
-pub fn has_drained(fd: i32) -> bool {
-    const TIOCOUTQ: usize = 0x5411;
-    const TIOCSERGETLSR: usize = 0x5459;
-    let (mut queued, mut line) = (0u32, 0u32);
-    let queued_known = call3(16, fd as usize, TIOCOUTQ, &raw mut queued as usize).is_ok();
-    let line_known = call3(16, fd as usize, TIOCSERGETLSR, &raw mut line as usize).is_ok();
-    !(queued_known && queued > 0 || line_known && line & 1 == 0)
-}
-
 /// Brings the loopback interface up, as every container has it.
 pub fn loopback_up() -> Result<()> {
     let socket = call3(41, 2, 2 | O_CLOEXEC, 0)?;

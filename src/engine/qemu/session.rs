@@ -194,3 +194,54 @@ impl Session<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::Duration;
+
+    use rdinit::protocol::{Event, FRAME_MAX};
+    use rustix::pipe::pipe;
+
+    use super::*;
+    use crate::guest::console::Console;
+    use crate::guest::control::Control;
+    use crate::guest::input::Input;
+    use crate::guest::outlet::Outlet;
+
+    /// Where nothing but waiting made it look at its input, it would see the deadline instead.
+    #[test]
+    fn input_is_read_while_output_pours_out() {
+        let open = |path: &str| File::options().read(true).write(true).open(path).unwrap();
+        let sink = || Outlet::new(open("/dev/null").into());
+        let console = Console::new(sink(), None, false);
+        // Reading it fails, by which we see that it was read.
+        let input = Input::new(Some(File::open("/").unwrap().into()), false);
+        let mut listener =
+            Listener::new(sink(), console, Control::frames()).with_input(input, None);
+        let (silent, _stays_open) = pipe().unwrap();
+        let (events, status) = pipe().unwrap();
+        for event in [Event::Started(1), Event::Granted(1000)] {
+            let mut frame = [0; FRAME_MAX];
+            let length = event.encode(&mut frame);
+            rustix::io::write(&status, &frame[..length]).unwrap();
+        }
+        for fd in [&silent, &events] {
+            rustix::fs::fcntl_setfl(fd, rustix::fs::OFlags::NONBLOCK).unwrap();
+        }
+        let watch = Watch::start(Some(Duration::from_secs(3))).unwrap();
+        let session = Session {
+            ports: vec![
+                Inlet::new(Port::Console, silent),
+                Inlet::new(Port::Stdout, open("/dev/zero").into()),
+                Inlet::new(Port::Status, events),
+            ],
+            mouths: Vec::new(),
+            listener: &mut listener,
+            watch: &watch,
+        };
+        let directory = Errno::ISDIR.raw_os_error();
+        let ending = session.run().unwrap();
+        assert_eq!(ending, Some(Ending::InputFailed(directory)));
+    }
+}
