@@ -66,6 +66,7 @@ const USES: &[(&str, &[&str])] = &[
     ("cmdline", &["memory"]),
     ("machine", &["initrd", "kernel", "units"]),
     ("watch", &[]),
+    ("terminal", &["watch"]),
     (
         "engine",
         &[
@@ -74,7 +75,9 @@ const USES: &[(&str, &[&str])] = &[
     ),
     (
         "guest",
-        &["copyout", "error", "progress", "request", "units"],
+        &[
+            "copyout", "error", "progress", "request", "terminal", "units", "watch",
+        ],
     ),
     (
         "report",
