@@ -240,7 +240,7 @@ fn limits_are_the_commands_own_whoever_runs_it() {
         let run = rdvm.image(busybox().path()).sh("echo ran").run();
         run.exits(125)
             .prints("")
-            .says("rdvm: --ulimit: the guest's kernel refused");
+            .says("rdvm: --ulimit: nofile: the guest's kernel refused");
     }
 }
 
