@@ -60,10 +60,10 @@ for _ in $(seq "$rounds"); do
 	run --copy-in blob:/blob --copy-out /blob:seen "$image" -- busybox true
 	cmp seen blob
 	best copy-out "$(phase stop)"
-	run -i "$image" -- busybox cksum <blob >/dev/null
+	run -i "$image" -- busybox sha256sum <blob >/dev/null
 	best stdin "$(phase command)"
-	run --copy-in blob:/blob "$image" -- busybox cksum /blob >/dev/null
-	best cksum "$(phase command)"
+	run --copy-in blob:/blob "$image" -- busybox sha256sum /blob >/dev/null
+	best sum "$(phase command)"
 	run "$image" -- busybox true
 	best plain "$(phase pack)"
 	run --copy-in many:/many "$image" -- busybox true
@@ -81,8 +81,8 @@ cat <<TABLE
 |---|---|
 | $mib MiB out by standard output | $(mbs "${least[stdout]}") |
 | $mib MiB out by --copy-out | $(mbs "${least[copy-out]}") |
-| $mib MiB in by -i, through cksum | $(mbs "${least[stdin]}") |
-| $mib MiB through cksum from a file in the guest | $(mbs "${least[cksum]}") |
+| $mib MiB in by -i, through sha256sum | $(mbs "${least[stdin]}") |
+| $mib MiB through sha256sum from a file in the guest | $(mbs "${least[sum]}") |
 | host's side of a run | ${least[plain]} ms |
 | host's side of a run with 10,000 files copied in | ${least[copy-in]} ms |
 | rdvm pack of the same files | ${least[pack]} ms |
