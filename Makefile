@@ -14,7 +14,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
 .PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed examples soak fuzz
-.PHONY: bench bench-copies bench-kvm bench-images bench-memory
+.PHONY: bench bench-draw bench-copies bench-kvm bench-images bench-memory
 .PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
@@ -97,6 +97,9 @@ bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
 	RDVM_TEST_IMAGES=$(images) $(CARGO) bench --bench memory
+
+bench-draw: ## make docs/performance.md and its pictures of what benches/results holds
+	$(CARGO) run --quiet -p figures
 
 images: ## make the two images of the demo below target/images
 	scripts/make-images.sh $(images)

@@ -1,0 +1,186 @@
+//! Of results made up here, and of those of the project.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::chart::{Bars, Line, Lines, Scale, short};
+use crate::{Error, Table, document};
+
+const TEXT: &str =
+    "# kind: counted\n# date: today\nwhat\ttask\tms\na\tone\t1,234.5\nb\tone\t2\na\ttwo\t3\n";
+
+fn tables() -> BTreeMap<String, Table> {
+    BTreeMap::from([("t".to_owned(), Table::parse("t", TEXT).unwrap())])
+}
+
+#[test]
+fn the_document_is_what_the_results_give() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let files = crate::make(&project).unwrap_or_else(|error| panic!("{error}"));
+    for (path, wanted) in &files {
+        let found = fs::read_to_string(project.join(path)).unwrap_or_default();
+        assert!(
+            found == *wanted,
+            "{} is not what results and template give; run make bench-draw",
+            path.display()
+        );
+    }
+    for entry in fs::read_dir(project.join("docs/pictures")).unwrap() {
+        let name = Path::new("docs/pictures").join(entry.unwrap().file_name());
+        assert!(
+            files.contains_key(&name),
+            "{}: nothing draws it any more",
+            name.display()
+        );
+    }
+    let document = &files[Path::new("docs/performance.md")];
+    for name in files
+        .keys()
+        .filter_map(|path| path.strip_prefix("docs").ok())
+    {
+        let name = name.display().to_string();
+        assert!(
+            name == "performance.md" || document.contains(&format!("]({name})")),
+            "{name} is not shown"
+        );
+    }
+}
+
+#[test]
+fn marks_become_what_the_tables_hold() {
+    let fill = |line: &str| {
+        document::fill(line, &tables())
+            .map(|text| text.lines().skip(2).collect::<Vec<_>>().join("\n"))
+    };
+    assert_eq!(fill("no mark").unwrap(), "no mark");
+    assert_eq!(
+        fill("<{{value t/b/ms}}, {{value t/a/ms}}>").unwrap(),
+        "<2, 1,234.5>"
+    );
+    assert_eq!(
+        fill("{{table t task=one}}").unwrap(),
+        "| | ms |\n|---|---|\n| a | 1,234.5 |\n| b | 2 |"
+    );
+    assert_eq!(fill("{{table t}}").unwrap().lines().count(), 5);
+    assert!(
+        fill("{{about t}}")
+            .unwrap()
+            .contains("kind: counted; date: today")
+    );
+    assert_eq!(fill("{{picture p A b}}").unwrap(), "![A b](pictures/p.svg)");
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let told = |line: &str| document::fill(line, &tables()).unwrap_err().to_string();
+    assert!(
+        told("{{table other}}").contains("other.tsv"),
+        "{}",
+        told("{{table other}}")
+    );
+    assert!(told("{{table t task=three}}").contains("'three'"));
+    assert!(told("{{value t/c/ms}}").contains("'c'"));
+    assert!(told("{{value t/a/s}}").contains("'s'"));
+    for bad in [
+        "{{tabel t}}",
+        "{{table t",
+        "{{value t/a}}",
+        "{{picture p}}",
+        "{{about}}",
+    ] {
+        assert!(told(bad).contains("is no mark"), "{bad}");
+    }
+}
+
+#[test]
+fn damaged_results_are_refused() {
+    assert!(matches!(
+        Table::parse("t", "# kind: x\n"),
+        Err(Error::Empty(_))
+    ));
+    let short = Table::parse("t", "a\tb\n1\t2\n3\n");
+    assert!(
+        matches!(
+            short,
+            Err(Error::Fields {
+                line: 3,
+                found: 1,
+                wanted: 2,
+                ..
+            })
+        ),
+        "{short:?}"
+    );
+    let table = Table::parse("t", TEXT).unwrap();
+    assert_eq!(table.number(&table.rows[0], "ms").unwrap(), 1234.5);
+    assert!(matches!(
+        table.number(&table.rows[0], "task"),
+        Err(Error::NoNumber { .. })
+    ));
+}
+
+#[test]
+fn pictures_hold_their_names_and_an_element_for_each_thing() {
+    let bars = Bars {
+        title: "A title".into(),
+        axis: "ms".into(),
+        parts: vec!["first".into(), "second".into()],
+        bars: vec![
+            ("one".into(), vec![1.0, 2.0]),
+            ("other".into(), vec![4.0, 0.5]),
+        ],
+    };
+    let svg = bars.svg().unwrap();
+    for word in ["A title", "ms", "first", "second", "one", "other", "4.50"] {
+        assert!(
+            svg.contains(&format!("\n{word}\n")),
+            "{word} is not in {svg}"
+        );
+    }
+    let line = |name: &str, guide| Line {
+        name: name.into(),
+        points: vec![(1.0, 10.0), (100.0, 1000.0)],
+        guide,
+    };
+    let mut lines = Lines {
+        title: "Lines".into(),
+        axes: ["x".into(), "y".into()],
+        ticks: vec![1.0, 10.0, 100.0],
+        tick: short,
+        lines: vec![line("data", false), line("", true)],
+        scale: Scale::Both,
+    };
+    let svg = lines.svg().unwrap();
+    assert_eq!(svg.matches("<circle").count(), 2, "marks of the data alone");
+    assert_eq!(svg, lines.svg().unwrap());
+    lines.lines[0].points[0].1 = 0.0;
+    assert!(
+        matches!(lines.svg(), Err(Error::Draw(_))),
+        "zero has no logarithm"
+    );
+    lines.lines.clear();
+    assert!(matches!(lines.svg(), Err(Error::Draw(_))));
+    assert!(matches!(
+        Bars {
+            bars: Vec::new(),
+            ..bars
+        }
+        .svg(),
+        Err(Error::Draw(_))
+    ));
+}
+
+#[test]
+fn numbers_have_as_many_digits_as_can_be_seen() {
+    for (value, wanted) in [
+        (0.0, "0"),
+        (1234567.0, "1,234,567"),
+        (420.69, "421"),
+        (42.06, "42.1"),
+        (3.0197, "3.02"),
+        (0.12345, "0.123"),
+    ] {
+        assert_eq!(short(value), wanted);
+    }
+}
