@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// Guest RAM in MiB: rdvm's plan for Debian's kernel is 140.
-const RAM: u32 = 144;
+pub(crate) const RAM: u32 = 144;
 
 /// The words that rdvm gives every guest, for the others too.
 const WORDS: &str = "console=ttyS0 8250.nr_uarts=4 panic=-1 reboot=t cryptomgr.notests random.trust_cpu=on quiet \
@@ -28,16 +28,16 @@ const FEW: u32 = 4 << 10;
 const MANY: u32 = 36 << 10;
 
 /// A command that boots GUEST; `bytes` is how many it sends.
-struct Machine {
+pub(crate) struct Machine {
     name: &'static str,
-    command: Box<dyn Fn(u32) -> Vec<String>>,
+    pub(crate) command: Box<dyn Fn(u32) -> Vec<String>>,
 }
 
 /// One run, from exec on.
-struct Times {
-    user_space: Duration,
+pub(crate) struct Times {
+    pub(crate) user_space: Duration,
     sent: Option<Duration>,
-    end: Duration,
+    pub(crate) end: Duration,
 }
 
 fn main() -> ExitCode {
@@ -78,7 +78,7 @@ fn usage() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn ours(name: &'static str, kernel: &str, guest: &str, dir: &str) -> Machine {
+pub(crate) fn ours(name: &'static str, kernel: &str, guest: &str, dir: &str) -> Machine {
     let line = format!("rdvm run -q --engine kvm -m {RAM}m -k {kernel} --rdinit {guest} --append");
     let dir = dir.to_owned();
     let command = move |bytes| {
@@ -133,7 +133,7 @@ fn measure(machine: &Machine) -> Result<String, String> {
 }
 
 /// Runs a command and notes when which mark came.
-fn run(command: &[String]) -> Result<Times, String> {
+pub(crate) fn run(command: &[String]) -> Result<Times, String> {
     let start = Instant::now();
     let mut child = Command::new(&command[0])
         .args(&command[1..])

@@ -3,6 +3,7 @@
 //! The same results give the same bytes on every machine, so that a test can tell when the document is not up to date.
 
 pub mod chart;
+pub mod compare;
 pub mod document;
 pub mod pictures;
 pub mod table;
@@ -56,21 +57,12 @@ pub enum Error {
 /// Template or results cannot be read, or do not fit together.
 pub fn make(project: &Path) -> Result<BTreeMap<PathBuf, String>, Error> {
     let results = project.join("benches/results");
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { path, source }
-    };
     let mut tables = BTreeMap::new();
     for entry in fs::read_dir(&results).map_err(at(&results))? {
         let path = entry.map_err(at(&results))?.path();
         if path.extension().is_some_and(|extension| extension == "tsv") {
-            let name = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let text = fs::read_to_string(&path).map_err(at(&path))?;
-            tables.insert(name.clone(), Table::parse(&name, &text)?);
+            let table = read(&path)?;
+            tables.insert(table.name.clone(), table);
         }
     }
     let template = project.join("docs/performance.md.in");
@@ -84,6 +76,21 @@ pub fn make(project: &Path) -> Result<BTreeMap<PathBuf, String>, Error> {
         files.insert(PathBuf::from(format!("docs/pictures/{name}.svg")), svg);
     }
     Ok(files)
+}
+
+/// The table in a file.
+///
+/// # Errors
+///
+/// The file cannot be read, or holds no table.
+pub fn read(path: &Path) -> Result<Table, Error> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    Table::parse(&name, &fs::read_to_string(path).map_err(at(path))?)
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { path, source }
 }
 
 #[cfg(test)]

@@ -1,26 +1,62 @@
 //! `figures [PROJECT]`: writes docs/performance.md and docs/pictures of the project in this directory or the one named.
+//! `figures compare COMMITTED MEASURED`: says how counted figures differ; 1 when one has grown by more than 5 %.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs};
 
+use figures::{compare, read};
+
 fn main() -> ExitCode {
-    let project = PathBuf::from(env::args_os().nth(1).unwrap_or_else(|| ".".into()));
-    let files = match figures::make(&project) {
-        Ok(files) => files,
+    let words: Vec<OsString> = env::args_os().skip(1).collect();
+    let done = match &words[..] {
+        [verb, committed, measured] if verb == "compare" => {
+            check(Path::new(committed), Path::new(measured))
+        }
+        [] => draw(&PathBuf::from(".")),
+        [project] => draw(&PathBuf::from(project)),
+        _ => Err("usage: figures [PROJECT] | figures compare COMMITTED MEASURED".to_owned()),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("figures: {error}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
-    for (path, contents) in files {
+    }
+}
+
+fn draw(project: &Path) -> Result<ExitCode, String> {
+    for (path, contents) in figures::make(project).map_err(|error| error.to_string())? {
         let path = project.join(path);
-        let dir = path.parent().unwrap_or(&project);
-        if let Err(error) = fs::create_dir_all(dir).and_then(|()| fs::write(&path, contents)) {
-            eprintln!("figures: {}: {error}", path.display());
-            return ExitCode::FAILURE;
-        }
+        let dir = path.parent().unwrap_or(project);
+        fs::create_dir_all(dir)
+            .and_then(|()| fs::write(&path, contents))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         println!("{}", path.display());
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(committed: &Path, measured: &Path) -> Result<ExitCode, String> {
+    let table = |path: &Path| read(path).map_err(|error| error.to_string());
+    let verdict = compare::compare(&table(committed)?, &table(measured)?)
+        .map_err(|error| error.to_string())?;
+    print!("{}", verdict.text);
+    if verdict.better > 0 {
+        println!(
+            "check-speed: {} figures are better by more than 5 %; make check-speed-accept keeps them so",
+            verdict.better
+        );
+    }
+    if verdict.bad > 0 {
+        println!(
+            "check-speed: {} figures are worse by more than 5 %, missing or new; what is meant to cost: make check-speed-accept",
+            verdict.bad
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("check-speed: nothing is worse by more than 5 %");
+    Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::chart::{Bars, Line, Lines, Scale, short};
+use crate::compare::compare;
 use crate::{Error, Table, document};
 
 const TEXT: &str =
@@ -182,5 +183,54 @@ fn numbers_have_as_many_digits_as_can_be_seen() {
         (0.12345, "0.123"),
     ] {
         assert_eq!(short(value), wanted);
+    }
+}
+
+#[test]
+fn figures_that_grow_by_more_than_a_twentieth_fail() {
+    let table = |with: &str, ms: &str, end: &str, calls: &str| {
+        let text = format!(
+            "# with: {with}\nfigure\tone\tother\nms to user space\t{ms}\t-\nms to the end\t{end}\t3\nsystem calls\t{calls}\t9\n"
+        );
+        Table::parse("counts", &text).unwrap()
+    };
+    let committed = table("a", "40", "50", "600");
+    let verdict = |measured: &Table| {
+        let verdict = compare(&committed, measured).unwrap();
+        (verdict.bad, verdict.better)
+    };
+    assert_eq!(verdict(&committed), (0, 0));
+    assert_eq!(verdict(&table("a", "44.9", "60.4", "632")), (0, 0));
+    assert_eq!(verdict(&table("a", "45.1", "60.6", "634")), (3, 0));
+    assert_eq!(
+        verdict(&table("b", "45.1", "60.6", "634")),
+        (0, 0),
+        "of other versions ten percent"
+    );
+    assert_eq!(verdict(&table("b", "47.1", "60.6", "664")), (2, 0));
+    assert_eq!(
+        verdict(&table("a", "35", "50", "500")),
+        (0, 2),
+        "better is no failure"
+    );
+    assert_eq!(
+        verdict(&table("a", "-", "50", "600")),
+        (1, 0),
+        "what is not measured is one"
+    );
+    assert_eq!(
+        verdict(&Table::parse("counts", "# with: a\nfigure\tone\nms to user space\t40\n").unwrap()),
+        (4, 0)
+    );
+    let text = compare(&committed, &table("b", "47.1", "50", "600"))
+        .unwrap()
+        .text;
+    for word in [
+        "10 %",
+        "committed: a",
+        "here: b",
+        "40 ->       47.100    +17.8 %  WORSE",
+    ] {
+        assert!(text.contains(word), "{word} is not in {text}");
     }
 }
