@@ -48,18 +48,26 @@ fn main() -> ExitCode {
     let [debian, small, bzimage, initrd, guest, dir] = files else {
         return usage();
     };
-    let mut machines = vec![ours("rdvm debian", debian, guest, dir)];
-    if Path::new(small).exists() {
-        machines.push(ours("rdvm small", small, guest, dir));
+    let mut machines = vec![ours("rdvm, Debian's kernel", debian, guest, dir)];
+    let has_small = Path::new(small).exists();
+    if has_small {
+        machines.insert(0, ours("rdvm, small kernel", small, guest, dir));
     }
     if which == "all" {
+        let microvm = "microvm,rtc=on,pit=off,pic=off,isa-serial=off";
         machines.push(qemu(
-            "qemu microvm debian",
-            "microvm,rtc=on,pit=off,pic=off,isa-serial=off",
+            "QEMU microvm, Debian's kernel",
+            microvm,
             debian,
             initrd,
         ));
-        machines.push(qemu("qemu pc debian", "pc", bzimage, initrd));
+        machines.push(qemu("QEMU pc, Debian's kernel", "pc", bzimage, initrd));
+        machines.push(qemu("QEMU q35, Debian's kernel", "q35", bzimage, initrd));
+        if has_small {
+            machines.push(qemu("QEMU microvm, small kernel", microvm, small, initrd));
+            machines.push(qemu("QEMU pc, small kernel", "pc", small, initrd));
+            machines.push(qemu("QEMU q35, small kernel", "q35", small, initrd));
+        }
     }
     for machine in &machines {
         match measure(machine) {

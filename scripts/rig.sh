@@ -4,7 +4,8 @@
 #
 #   scripts/rig.sh test [FILTER]     the scenarios on KVM, side by side in two outer machines
 #   scripts/rig.sh native [FILTER]   the scenarios on the host's own KVM, where it is real
-#   scripts/rig.sh bench             the speed of rdvm and of QEMU on KVM, in counted instructions, as a table
+#   scripts/rig.sh bench             the speed of rdvm and of QEMU on KVM, in counted instructions: benches/results/peers.tsv
+#   scripts/rig.sh timeline          whole runs of three images, by phase: benches/results/timeline-kvm.tsv, whole.tsv
 #   scripts/rig.sh check             rdvm's alone, and what else can be counted, against benches/results/counts.tsv
 #   scripts/rig.sh accept            takes what is measured now as the new benches/results/counts.tsv
 #   scripts/rig.sh run COMMAND...    a command of sh in the outer machine
@@ -246,7 +247,7 @@ bench_build() {
 	base
 	cp "$rdvm" "$image/bin/rdvm"
 	add_libraries "$rdvm"
-	for program in boot counts; do
+	for program in boot counts timeline; do
 		rustc --edition 2024 -O -C strip=symbols -o "$image/rig/$program" "benches/$program.rs"
 		add_libraries "$image/rig/$program"
 	done
@@ -278,6 +279,9 @@ versions() {
 		"$([ ! -e "$small" ] || LC_ALL=C grep -a -o -m 1 'Linux version [^ ]*' "$small" | head -n 1 | cut -d' ' -f3)" "$(rustc --version | cut -d' ' -f1-2)"
 }
 
+# head_of KIND: the head of a table of results, without the machine: counted figures do not depend on it.
+head_of() { printf '# kind: %s\n# date: %s\n# with: %s\n' "$1" "$(date -I)" "$(versions)"; }
+
 # counts: the table of benches/counts.rs, below a head that says what it depends on.
 counts() {
 	local libc symbol name
@@ -285,9 +289,77 @@ counts() {
 	for name in malloc calloc realloc posix_memalign; do
 		symbol+=" $(nm -D --defined-only "$libc" | awk -v name="$name" '{ sub(/@.*/, "", $3) } $3 == name && !seen++ { print $1 }')"
 	done
-	printf '# kind: counted on KVM in the rig: instructions as ms, exits, and what rdvm asks of the host\n# with: %s\n' "$(versions)"
+	head_of 'counted on KVM in the rig: instructions as ms, exits, and what rdvm asks of the host'
 	# shellcheck disable=SC2086 # a list of numbers
 	RIG_ICOUNT=1 outer counts 1g /rig/counts "$libc" $symbol
+}
+
+# peers: the table of benches/boot.rs, rdvm beside QEMU's machines.
+peers() {
+	head_of "counted instructions on KVM in the rig, one a nanosecond; guest RAM 144 MiB"
+	printf 'what\texec to user space, ms\texec to exit, ms\ta byte of output, us\n'
+	RIG_ICOUNT=1 outer bench 1g /rig/boot all "$debian" /cache/kernel/vmlinux /bench/bzimage /bench/initrd /bench/guest /bench/dir
+}
+
+# bench_images: three images for whole runs, and archives of them for QEMU, with benches/guest.c as PID 1: a program alone, the
+# Debian image without what apt and dpkg could do without (107 MB), 50,000 files of ten bytes in 200 directories.
+bench_images() {
+	local name
+	mkdir -p "$image/bench/hello" "$image/bench/files/"{000..199}
+	gcc -static -Os -s -o "$image/bench/hello/hello" scripts/hello.c
+	cp "$image/bench/hello/hello" "$image/bench/files"
+	(cd "$image/bench/files" && for name in [0-9]*; do seq -f '%09.0f' 250 | split -l 1 -a 3 -d - "$name/file"; done)
+	cp -al "$images/debian" "$image/bench/debian-image" 2>/dev/null || cp -a "$images/debian" "$image/bench/debian-image" ||
+		die "$images has no debian; scripts/make-images.sh makes it"
+	rm -rf "$image/bench/debian-image/"{usr/share/doc,usr/share/man,var/cache/apt,var/lib/apt/lists}
+	for name in hello debian-image files; do
+		"$rdvm" pack "$image/bench/$name" -o "$image/bench/$name.cpio"
+		cat "$image/bench/initrd" >>"$image/bench/$name.cpio"
+	done
+}
+
+# plan: what benches/timeline.rs runs on KVM.
+plan() {
+	local kernel name command
+	for kernel in small "Debian's"; do
+		[ -e "$image/cache/kernel/vmlinux" ] || [ "$kernel" != small ] || continue
+		for name in hello debian-image files; do
+			case $name in debian-image) command='true' ;; *) command=/hello ;; esac
+			printf 'KVM\t%s kernel\t%s\t' "$kernel" "$name"
+			printf '%s\t' rdvm run -q --engine kvm --report REPORT -k "$(inner_kernel "$kernel")" "/bench/$name"
+			printf '%s\n' "$command"
+			printf 'QEMU microvm\t%s kernel\t%s\t' "$kernel" "$name"
+			printf '%s\t' qemu-system-x86_64 -accel kvm -cpu host -M microvm,rtc=on,pit=off,pic=off,isa-serial=off -m 640 \
+				-nodefaults -no-user-config -no-reboot -display none -chardev null,id=c -device isa-serial,chardev=c,index=0 \
+				-chardev null,id=d -device isa-serial,chardev=d,index=1 -kernel "$(inner_kernel "$kernel")" -initrd "/bench/$name.cpio" -append
+			printf 'console=ttyS0 8250.nr_uarts=4 panic=-1 reboot=t cryptomgr.notests random.trust_cpu=on quiet loglevel=1 rdinit=/init\n'
+		done
+	done
+}
+
+inner_kernel() { if [ "$1" = small ]; then echo /cache/kernel/vmlinux; else echo "$debian"; fi; }
+
+# timeline: whole runs of the three images, rdvm's by phase.
+timeline() {
+	plan >"$image/bench/plan"
+	RIG_ICOUNT=1 outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 1 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"
+	{
+		head_of 'counted instructions on KVM in the rig, one a nanosecond'
+		printf 'engine\tkernel\timage\tphase\tms\n'
+		grep '^KVM' "$rig/phases"
+	} >benches/results/timeline-kvm.tsv
+	{
+		head_of 'counted instructions on KVM in the rig, from exec to exit, ms; rdvm packs while it runs, for QEMU the archive was ready'
+		awk -F'\t' -v OFS='\t' '
+			{ row = ($1 == "KVM" ? "rdvm" : $1) ", " $2; if (!(row in rows)) { rows[row]; order[++count] = row } sum[row, $3] += $5 }
+			END {
+				print "what", "hello", "Debian", "50,000 files", "Debian above hello", "50,000 files above hello"
+				for (at = 1; at <= count; at++) {
+					row = order[at]; hello = sum[row, "hello"]; tree = sum[row, "Debian"]; files = sum[row, "50,000 files"]
+					printf "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\n", row, hello, tree, files, tree - hello, files - hello
+				}
+			}' "$rig/phases"
+	} >benches/results/whole.tsv
 }
 
 # shell: joins the terminal to the shell inside, until that ends.
@@ -326,7 +398,16 @@ case $verb in
 	bench)
 		bench_build
 		bench_peers
-		peers
+		peers >"$rig/peers.tsv"
+		cp "$rig/peers.tsv" benches/results/peers.tsv
+		grep -v '^#' benches/results/peers.tsv | column -t -s "$(printf '\t')"
+		;;
+	timeline)
+		bench_build
+		bench_peers
+		bench_images
+		timeline
+		cat benches/results/whole.tsv
 		;;
 	check | accept)
 		bench_build

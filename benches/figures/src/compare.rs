@@ -32,7 +32,12 @@ pub struct Verdict {
 ///
 /// A field of either holds no number.
 pub fn compare(committed: &Table, measured: &Table) -> Result<Verdict, Error> {
-    let same = committed.about == measured.about;
+    let with = |table: &Table| {
+        let line = table.about.iter().find(|(key, _)| key == "with");
+        line.map_or(String::new(), |(_, value)| value.clone())
+    };
+    let (was, is) = (with(committed), with(measured));
+    let same = was == is;
     let limit = if same { LIMIT } else { OTHERS };
     let mut verdict = Verdict {
         text: String::new(),
@@ -40,13 +45,6 @@ pub fn compare(committed: &Table, measured: &Table) -> Result<Verdict, Error> {
         better: 0,
     };
     if !same {
-        let with = |table: &Table| {
-            table
-                .about
-                .last()
-                .map_or(String::new(), |(_, value)| value.clone())
-        };
-        let (was, is) = (with(committed), with(measured));
         let _ = writeln!(
             verdict.text,
             "other versions, so {:.0} % are let pass\n  committed: {was}\n  here: {is}",

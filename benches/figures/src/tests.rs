@@ -200,10 +200,10 @@ fn figures_that_grow_by_more_than_a_twentieth_fail() {
         (verdict.bad, verdict.better)
     };
     assert_eq!(verdict(&committed), (0, 0));
-    assert_eq!(verdict(&table("a", "44.9", "60.4", "632")), (0, 0));
-    assert_eq!(verdict(&table("a", "45.1", "60.6", "634")), (3, 0));
+    assert_eq!(verdict(&table("a", "41.9", "60.4", "632")), (0, 0));
+    assert_eq!(verdict(&table("a", "42.1", "60.6", "634")), (3, 0));
     assert_eq!(
-        verdict(&table("b", "45.1", "60.6", "634")),
+        verdict(&table("b", "42.1", "60.6", "634")),
         (0, 0),
         "of other versions ten percent"
     );
