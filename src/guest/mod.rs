@@ -12,6 +12,7 @@ pub mod outlet;
 pub mod rings;
 
 mod course;
+mod reopen;
 
 #[cfg(test)]
 mod tests;
