@@ -8,7 +8,7 @@ mod image;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,8 @@ pub struct Request {
     pub timings: bool,
     /// Whether an archive, once packed, is kept for the next run.
     pub cache: bool,
+    /// When the process started, or what else the timeline of the report is to begin with.
+    pub began: Instant,
 }
 
 impl Request {
@@ -86,6 +88,7 @@ impl Request {
             console: ConsoleWish::default(),
             timings: false,
             cache: false,
+            began: Instant::now(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum, ValueHint};
 
@@ -223,6 +223,7 @@ impl RunArgs {
             },
             timings: self.timings || self.report.is_some(),
             cache: self.cache,
+            began: Instant::now(),
         })
     }
 

@@ -4,6 +4,7 @@
 //! (`PIPE_BUF`, pipe(7)). The descriptor's flags are left alone, since it is shared with whoever started us.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -21,6 +22,7 @@ pub struct Outlet {
     pending: Vec<u8>,
     written: usize,
     state: State,
+    last_write: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,7 @@ impl Outlet {
             pending: Vec::new(),
             written: 0,
             state: State::Open,
+            last_write: None,
         }
     }
 
@@ -64,6 +67,11 @@ impl Outlet {
         self.state == State::Closed
     }
 
+    /// When something was written last.
+    pub fn last_write(&self) -> Option<Instant> {
+        self.last_write
+    }
+
     /// Why writing failed, other than by the reader going away.
     pub fn failure(&self) -> Option<Errno> {
         match self.state {
@@ -77,7 +85,10 @@ impl Outlet {
         while !self.is_empty() && self.is_writable() {
             let end = self.pending.len().min(self.written + PIPE_BUF);
             match rustix::io::write(&self.fd, &self.pending[self.written..end]) {
-                Ok(count) => self.written += count,
+                Ok(count) => {
+                    self.written += count;
+                    self.last_write = Some(Instant::now());
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 Err(errno) => {
