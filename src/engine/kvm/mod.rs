@@ -78,6 +78,7 @@ pub(super) fn boot(
         return Ok((ending, listener));
     }
     let start = loaded?;
+    listener.machine_loaded();
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
     // It goes with the listener, which comes back when no vCPU is left.

@@ -147,6 +147,7 @@ impl Qemu {
             return Ok((ending, listener));
         }
         let initrd = initrd?;
+        listener.machine_loaded();
         listener.machine_starts();
         // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
         let kernel = match machine.kernel.into_boot()? {
