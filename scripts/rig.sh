@@ -6,6 +6,8 @@
 #   scripts/rig.sh native [FILTER]   the scenarios on the host's own KVM, where it is real
 #   scripts/rig.sh bench             the speed of rdvm and of QEMU on KVM, in counted instructions: benches/results/peers.tsv
 #   scripts/rig.sh timeline          whole runs of three images, by phase: benches/results/timeline-kvm.tsv, whole.tsv
+#   scripts/rig.sh ports             throughput of the ways in and out: benches/results/ports-kvm.tsv
+#   scripts/rig.sh scale DIR OUT     for scripts/bench-scale.sh
 #   scripts/rig.sh check             rdvm's alone, and what else can be counted, against benches/results/counts.tsv
 #   scripts/rig.sh accept            takes what is measured now as the new benches/results/counts.tsv
 #   scripts/rig.sh run COMMAND...    a command of sh in the outer machine
@@ -318,31 +320,36 @@ bench_images() {
 	done
 }
 
-# plan: what benches/timeline.rs runs on KVM.
-plan() {
-	local kernel name command
-	for kernel in small "Debian's"; do
-		[ -e "$image/cache/kernel/vmlinux" ] || [ "$kernel" != small ] || continue
-		for name in hello debian-image files; do
-			case $name in debian-image) command='true' ;; *) command=/hello ;; esac
-			printf 'KVM\t%s kernel\t%s\t' "$kernel" "$name"
-			printf '%s\t' rdvm run -q --engine kvm --report REPORT -k "$(inner_kernel "$kernel")" "/bench/$name"
-			printf '%s\n' "$command"
-			printf 'QEMU microvm\t%s kernel\t%s\t' "$kernel" "$name"
-			printf '%s\t' qemu-system-x86_64 -accel kvm -cpu host -M microvm,rtc=on,pit=off,pic=off,isa-serial=off -m 640 \
-				-nodefaults -no-user-config -no-reboot -display none -chardev null,id=c -device isa-serial,chardev=c,index=0 \
-				-chardev null,id=d -device isa-serial,chardev=d,index=1 -kernel "$(inner_kernel "$kernel")" -initrd "/bench/$name.cpio" -append
-			printf 'console=ttyS0 8250.nr_uarts=4 panic=-1 reboot=t cryptomgr.notests random.trust_cpu=on quiet loglevel=1 rdinit=/init\n'
-		done
+# scale ARCHIVES OUT: runs of the archives of files and of images of KVM_MIB MiB, made inside of holes, as far as the outer
+# machine's memory goes; lines of what, how many, and ms above those of a program alone.
+scale() {
+	local size files=() words='' most=0
+	mkdir -p "$image/bench/hello" "$image/bench/archives"
+	gcc -static -Os -s -o "$image/bench/hello/hello" scripts/hello.c
+	run_of() { printf 'KVM\t%s\t%s\t' "$1" "$2"; printf '%s\t' rdvm run -q --engine kvm --report REPORT "$3"; printf '/hello\n'; }
+	run_of hello 0 /bench/hello >"$image/bench/plan"
+	for size in $(find "$1" -name '*.cpio' -printf '%f\n' | sed 's/\.cpio//' | sort -n); do
+		ln "$1/$size.cpio" "$image/bench/archives" 2>/dev/null || cp "$1/$size.cpio" "$image/bench/archives"
+		run_of entries "$size" "/bench/archives/$size.cpio" >>"$image/bench/plan"
+		most=$((size * 6 / 1024))
 	done
+	for size in $KVM_MIB; do
+		words+="mkdir /bench/$size; cp /bench/hello/hello /bench/$size; for part in 1 2 3 4 5 6 7 8; do truncate -s $((size << 17)) /bench/$size/\$part; done; "
+		run_of bytes "$size" "/bench/$size" >>"$image/bench/plan"
+		most=$((size * 5 / 2 > most ? size * 5 / 2 : most))
+	done
+	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-3600s} outer scale "$((1024 + most))m" sh -c "$words exec /rig/timeline 1 /bench/plan" |
+		awk -F'\t' -v OFS='\t' '$2 == "hello" { hello += $5; next } { row = $2 OFS $3; if (!(row in sum)) order[++count] = row; sum[row] += $5 }
+			END { for (at = 1; at <= count; at++) printf "%s\t%.1f\n", order[at], sum[order[at]] - hello }' >"$2"
 }
-
-inner_kernel() { if [ "$1" = small ]; then echo /cache/kernel/vmlinux; else echo "$debian"; fi; }
 
 # timeline: whole runs of the three images, rdvm's by phase.
 timeline() {
-	plan >"$image/bench/plan"
-	RIG_ICOUNT=1 outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 1 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"
+	{
+		scripts/bench-plan.sh runs kvm /bench "$image" /cache/kernel/vmlinux "$debian"
+		scripts/bench-plan.sh peers /bench "$image" /cache/kernel/vmlinux "$debian"
+	} >"$image/bench/plan"
+	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 1 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"
 	{
 		head_of 'counted instructions on KVM in the rig, one a nanosecond'
 		printf 'engine\tkernel\timage\tphase\tms\n'
@@ -360,6 +367,19 @@ timeline() {
 				}
 			}' "$rig/phases"
 	} >benches/results/whole.tsv
+}
+
+# ports: how fast bytes go in and out on KVM.
+ports() {
+	local size sizes='4096 65536 1048576 16777216'
+	for size in $sizes; do head -c "$size" /dev/urandom >"$image/bench/blob.$size"; done
+	# shellcheck disable=SC2086 # a list of numbers
+	scripts/bench-plan.sh ports kvm /bench $sizes >"$image/bench/plan"
+	{
+		head_of 'counted instructions on KVM in the rig; time of a run above one that carries nothing'
+		RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer ports 2g /rig/timeline 1 /bench/plan | scripts/bench-plan.sh speeds
+	} >"$rig/ports.tsv"
+	cp "$rig/ports.tsv" benches/results/ports-kvm.tsv
 }
 
 # shell: joins the terminal to the shell inside, until that ends.
@@ -408,6 +428,15 @@ case $verb in
 		bench_images
 		timeline
 		cat benches/results/whole.tsv
+		;;
+	ports)
+		bench_build
+		ports
+		cat benches/results/ports-kvm.tsv
+		;;
+	scale)
+		bench_build
+		scale "$@"
 		;;
 	check | accept)
 		bench_build

@@ -92,10 +92,10 @@ fn field(table: &Table, case: &str, figure: &str) -> Result<Option<f64>, Error> 
 
 impl Verdict {
     fn add(&mut self, case: &str, figure: &str, was: Option<f64>, is: Option<f64>, limit: f64) {
-        let slack = if figure == "ms to the end" {
-            TICKS
-        } else {
-            FEW
+        let slack = match figure {
+            "ms to the end" => TICKS,
+            figure if figure.starts_with("ms ") => 0.0,
+            _ => FEW,
         };
         let numbers =
             |was: &str, is: &str| format!("{case:<24} {figure:<30} {was:>12} -> {is:>12}");

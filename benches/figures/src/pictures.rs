@@ -22,11 +22,16 @@ pub fn all(tables: &BTreeMap<String, Table>) -> Result<Vec<(String, String)>, Er
         ("QEMU", "milliseconds since exec, wall time, emulated"),
     ] {
         let name = format!("timeline-{}", engine.to_lowercase());
-        made.push((name, timeline(table("timeline")?, engine, unit)?.svg()?));
+        let picture = timeline(table(&name)?, engine, unit)?.svg()?;
+        made.push((name, picture));
     }
     made.push(("peers".to_owned(), peers(table("peers")?)?.svg()?));
     made.push(("memory".to_owned(), memory(table("memory")?)?.svg()?));
-    made.push(("ports".to_owned(), ports(table("ports")?)?.svg()?));
+    for (engine, unit) in [("KVM", "counted"), ("QEMU", "emulated, wall time")] {
+        let name = format!("ports-{}", engine.to_lowercase());
+        let picture = ports(table(&name)?, engine, unit)?.svg()?;
+        made.push((name, picture));
+    }
     made.push((
         "scale-entries".to_owned(),
         scale(table("scale")?, "entries", "entries")?.svg()?,
@@ -130,7 +135,7 @@ fn memory(table: &Table) -> Result<Lines, Error> {
 }
 
 /// How fast each way in or out is, over the size of what is carried.
-fn ports(table: &Table) -> Result<Lines, Error> {
+fn ports(table: &Table, engine: &str, unit: &str) -> Result<Lines, Error> {
     let mut lines = Vec::new();
     for name in table.values("what")? {
         let rows = table.only("what", &name)?;
@@ -145,7 +150,7 @@ fn ports(table: &Table) -> Result<Lines, Error> {
         });
     }
     Ok(Lines {
-        title: "Throughput of the ways in and out".to_owned(),
+        title: format!("Throughput of the ways in and out: the {engine} engine"),
         axes: ["size of the message, bytes".to_owned(), "MB/s".to_owned()],
         ticks: (0..5).map(|power| 4096.0 * 16f64.powi(power)).collect(),
         tick: bytes,
