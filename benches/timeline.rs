@@ -3,9 +3,10 @@
 //!     timeline ROUNDS PLAN
 //!
 //! PLAN has a line for each row: engine, kernel, image, and the words of a command, with tabs between; the word REPORT
-//! stands for a file that its report goes to. The commands take turns, after one round that is not counted. Prints a line for
+//! stands for a file that its report goes to. The commands take turns, after one round that is not counted; of 0 rounds that one is. Prints a line for
 //! each phase of each row: engine, kernel, image, phase, and the median of its milliseconds; a command without a report
-//! has one phase. In the rig one round is enough: time is a count of instructions there.
+//! has one phase. In the rig that is enough: time is a count of
+//! instructions there.
 
 use std::error::Error;
 use std::fs;
@@ -73,11 +74,12 @@ fn rows() -> Result<Vec<Row>> {
             phases: Vec::new(),
         });
     }
-    for round in 0..=rounds.parse()? {
+    let rounds: u32 = rounds.parse()?;
+    for round in 0..=rounds {
         for row in &mut rows {
             let times =
                 run(&row.command).map_err(|error| format!("{}: {error}", row.command.join(" ")))?;
-            if round > 0 {
+            if round > 0 || rounds == 0 {
                 row.add(&times);
             }
         }

@@ -338,7 +338,7 @@ scale() {
 		run_of bytes "$size" "/bench/$size" >>"$image/bench/plan"
 		most=$((size * 5 / 2 > most ? size * 5 / 2 : most))
 	done
-	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-3600s} outer scale "$((1024 + most))m" sh -c "$words exec /rig/timeline 1 /bench/plan" |
+	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-3600s} outer scale "$((1024 + most))m" sh -c "$words exec /rig/timeline 0 /bench/plan" |
 		awk -F'\t' -v OFS='\t' '$2 == "hello" { hello += $5; next } { row = $2 OFS $3; if (!(row in sum)) order[++count] = row; sum[row] += $5 }
 			END { for (at = 1; at <= count; at++) printf "%s\t%.1f\n", order[at], sum[order[at]] - hello }' >"$2"
 }
@@ -349,7 +349,7 @@ timeline() {
 		scripts/bench-plan.sh runs kvm /bench "$image" /cache/kernel/vmlinux "$debian"
 		scripts/bench-plan.sh peers /bench "$image" /cache/kernel/vmlinux "$debian"
 	} >"$image/bench/plan"
-	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 1 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"
+	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 0 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"
 	{
 		head_of 'counted instructions on KVM in the rig, one a nanosecond'
 		printf 'engine\tkernel\timage\tphase\tms\n'
@@ -377,7 +377,7 @@ ports() {
 	scripts/bench-plan.sh ports kvm /bench $sizes >"$image/bench/plan"
 	{
 		head_of 'counted instructions on KVM in the rig; time of a run above one that carries nothing'
-		RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer ports 2g /rig/timeline 1 /bench/plan | scripts/bench-plan.sh speeds
+		RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer ports 2g /rig/timeline 0 /bench/plan | scripts/bench-plan.sh speeds
 	} >"$rig/ports.tsv"
 	cp "$rig/ports.tsv" benches/results/ports-kvm.tsv
 }

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::{env, fs};
+use std::{env, fs, io};
 
 use figures::{compare, read};
 
@@ -28,13 +28,21 @@ fn main() -> ExitCode {
 }
 
 fn draw(project: &Path) -> Result<ExitCode, String> {
-    for (path, contents) in figures::make(project).map_err(|error| error.to_string())? {
+    let files = figures::make(project).map_err(|error| error.to_string())?;
+    let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    let pictures = project.join("docs/pictures");
+    fs::create_dir_all(&pictures).map_err(|error| told(&pictures, error))?;
+    for (path, contents) in &files {
         let path = project.join(path);
-        let dir = path.parent().unwrap_or(project);
-        fs::create_dir_all(dir)
-            .and_then(|()| fs::write(&path, contents))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        fs::write(&path, contents).map_err(|error| told(&path, error))?;
         println!("{}", path.display());
+    }
+    for entry in fs::read_dir(&pictures).map_err(|error| told(&pictures, error))? {
+        let path = entry.map_err(|error| told(&pictures, error))?.path();
+        if !files.keys().any(|made| project.join(made) == path) {
+            fs::remove_file(&path).map_err(|error| told(&path, error))?;
+            println!("{} removed: nothing draws it any more", path.display());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -151,7 +151,10 @@ fn ports(table: &Table, engine: &str, unit: &str) -> Result<Lines, Error> {
     }
     Ok(Lines {
         title: format!("Throughput of the ways in and out: the {engine} engine"),
-        axes: ["size of the message, bytes".to_owned(), "MB/s".to_owned()],
+        axes: [
+            "size of the message, bytes".to_owned(),
+            format!("MB/s, {unit}"),
+        ],
         ticks: (0..5).map(|power| 4096.0 * 16f64.powi(power)).collect(),
         tick: bytes,
         lines,
