@@ -4,11 +4,11 @@
 #
 #   scripts/rig.sh test [FILTER]     the scenarios on KVM, side by side in two outer machines
 #   scripts/rig.sh native [FILTER]   the scenarios on the host's own KVM, where it is real
-#   scripts/rig.sh bench             the speed of rdvm and of QEMU on KVM, in counted instructions: benches/results/peers.tsv
+#   scripts/rig.sh bench             rdvm beside QEMU's machines on KVM, in counted instructions: benches/results/peers.tsv
 #   scripts/rig.sh timeline          whole runs of three images, by phase: benches/results/timeline-kvm.tsv, whole.tsv
 #   scripts/rig.sh ports             throughput of the ways in and out: benches/results/ports-kvm.tsv
 #   scripts/rig.sh scale DIR OUT     for scripts/bench-scale.sh
-#   scripts/rig.sh check             rdvm's alone, and what else can be counted, against benches/results/counts.tsv
+#   scripts/rig.sh check             what a start costs rdvm, in all that can be counted, against benches/results/counts.tsv
 #   scripts/rig.sh accept            takes what is measured now as the new benches/results/counts.tsv
 #   scripts/rig.sh run COMMAND...    a command of sh in the outer machine
 #   scripts/rig.sh shell             a shell in it
@@ -236,152 +236,6 @@ scenarios_native() {
 	say "$(grep '^kvm ' "$rig/runs" | sort -u | grep -c .) scenarios ran on the host's kvm"
 }
 
-# bench_build: the release build of rdvm in an image for measuring, below /bin whatever this directory is called, and what
-# is measured: benches/guest.c as a PID 1 in an initrd and beside a directory, the small image, files to pack.
-bench_build() {
-	local program flags=(-Wall -Os -s -static -nostdlib -fno-stack-protector -fno-builtin)
-	flags+=(-Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro)
-	cargo build --quiet --release
-	rdvm=$target/release/rdvm
-	rig=$target/rig-bench
-	image=$rig/image
-	mkdir -p "$rig"
-	base
-	cp "$rdvm" "$image/bin/rdvm"
-	add_libraries "$rdvm"
-	for program in boot counts timeline; do
-		rustc --edition 2024 -O -C strip=symbols -o "$image/rig/$program" "benches/$program.rs"
-		add_libraries "$image/rig/$program"
-	done
-	mkdir -p "$image/bench/dir" "$image/bench/many" "$rig/guest"
-	gcc "${flags[@]}" -o "$image/bench/guest" benches/guest.c
-	echo 'An image must not be empty.' >"$image/bench/dir/file"
-	cp "$image/bench/guest" "$rig/guest/init"
-	"$rdvm" pack "$rig/guest" -o "$image/bench/initrd"
-	ln -s "$debian" "$image/bench/debian"
-	cp "$kernel" "$image/bench/bzimage"
-	mkdir -p "$image/bench/libs/bin"
-	cp "$image/bin/busybox" "$image/bench/libs/bin"
-	(cd "$image/bench/many" && mkdir {00..19} && for directory in *; do seq 100 | split -l 1 -a 3 -d - "$directory/file"; done)
-}
-
-# bench_peers: Debian's QEMU, with its libraries and firmware.
-bench_peers() {
-	local firmware
-	install -D "$(command -v qemu-system-x86_64)" "$image/usr/bin/qemu-system-x86_64"
-	add_libraries "$image/usr/bin/qemu-system-x86_64"
-	for firmware in /usr/share/qemu/{pvh,linuxboot,linuxboot_dma,kvmvapic}.bin /usr/share/seabios/bios-{256k,microvm}.bin; do
-		install -D "$firmware" "$image$firmware"
-	done
-}
-
-# versions: what the figures depend on besides rdvm.
-versions() {
-	printf '%s, Linux %s, small kernel %s, %s' "$(qemu-system-x86_64 --version | sed -n '1s/ emulator version//p')" "${kernel#*/vmlinuz-}" \
-		"$([ ! -e "$small" ] || LC_ALL=C grep -a -o -m 1 'Linux version [^ ]*' "$small" | head -n 1 | cut -d' ' -f3)" "$(rustc --version | cut -d' ' -f1-2)"
-}
-
-# head_of KIND: the head of a table of results, without the machine: counted figures do not depend on it.
-head_of() { printf '# kind: %s\n# date: %s\n# with: %s\n' "$1" "$(date -I)" "$(versions)"; }
-
-# counts: the table of benches/counts.rs, below a head that says what it depends on.
-counts() {
-	local libc symbol name
-	libc=$(ldd "$rdvm" | grep -o '/[^ ]*/libc\.so\.6')
-	for name in malloc calloc realloc posix_memalign; do
-		symbol+=" $(nm -D --defined-only "$libc" | awk -v name="$name" '{ sub(/@.*/, "", $3) } $3 == name && !seen++ { print $1 }')"
-	done
-	head_of 'counted on KVM in the rig: instructions as ms, exits, and what rdvm asks of the host'
-	# shellcheck disable=SC2086 # a list of numbers
-	RIG_ICOUNT=1 outer counts 1g /rig/counts "$libc" $symbol
-}
-
-# peers: the table of benches/boot.rs, rdvm beside QEMU's machines.
-peers() {
-	head_of "counted instructions on KVM in the rig, one a nanosecond; guest RAM 144 MiB"
-	printf 'what\texec to user space, ms\texec to exit, ms\ta byte of output, us\n'
-	RIG_ICOUNT=1 outer bench 1g /rig/boot all "$debian" /cache/kernel/vmlinux /bench/bzimage /bench/initrd /bench/guest /bench/dir
-}
-
-# bench_images: three images for whole runs, and archives of them for QEMU, with benches/guest.c as PID 1: a program alone, the
-# Debian image without what apt and dpkg could do without (107 MB), 50,000 files of ten bytes in 200 directories.
-bench_images() {
-	local name
-	mkdir -p "$image/bench/hello" "$image/bench/files/"{000..199}
-	gcc -static -Os -s -o "$image/bench/hello/hello" scripts/hello.c
-	cp "$image/bench/hello/hello" "$image/bench/files"
-	(cd "$image/bench/files" && for name in [0-9]*; do seq -f '%09.0f' 250 | split -l 1 -a 3 -d - "$name/file"; done)
-	cp -al "$images/debian" "$image/bench/debian-image" 2>/dev/null || cp -a "$images/debian" "$image/bench/debian-image" ||
-		die "$images has no debian; scripts/make-images.sh makes it"
-	rm -rf "$image/bench/debian-image/"{usr/share/doc,usr/share/man,var/cache/apt,var/lib/apt/lists}
-	for name in hello debian-image files; do
-		"$rdvm" pack "$image/bench/$name" -o "$image/bench/$name.cpio"
-		cat "$image/bench/initrd" >>"$image/bench/$name.cpio"
-	done
-}
-
-# scale ARCHIVES OUT: runs of the archives of files and of images of KVM_MIB MiB, made inside of holes, as far as the outer
-# machine's memory goes; lines of what, how many, and ms above those of a program alone.
-scale() {
-	local size files=() words='' most=0
-	mkdir -p "$image/bench/hello" "$image/bench/archives"
-	gcc -static -Os -s -o "$image/bench/hello/hello" scripts/hello.c
-	run_of() { printf 'KVM\t%s\t%s\t' "$1" "$2"; printf '%s\t' rdvm run -q --engine kvm --report REPORT "$3"; printf '/hello\n'; }
-	run_of hello 0 /bench/hello >"$image/bench/plan"
-	for size in $(find "$1" -name '*.cpio' -printf '%f\n' | sed 's/\.cpio//' | sort -n); do
-		ln "$1/$size.cpio" "$image/bench/archives" 2>/dev/null || cp "$1/$size.cpio" "$image/bench/archives"
-		run_of entries "$size" "/bench/archives/$size.cpio" >>"$image/bench/plan"
-		most=$((size * 6 / 1024))
-	done
-	for size in $KVM_MIB; do
-		words+="mkdir /bench/$size; cp /bench/hello/hello /bench/$size; for part in 1 2 3 4 5 6 7 8; do truncate -s $((size << 17)) /bench/$size/\$part; done; "
-		run_of bytes "$size" "/bench/$size" >>"$image/bench/plan"
-		most=$((size * 5 / 2 > most ? size * 5 / 2 : most))
-	done
-	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-3600s} outer scale "$((1024 + most))m" sh -c "$words exec /rig/timeline 0 /bench/plan" |
-		awk -F'\t' -v OFS='\t' '$2 == "hello" { hello += $5; next } { row = $2 OFS $3; if (!(row in sum)) order[++count] = row; sum[row] += $5 }
-			END { for (at = 1; at <= count; at++) printf "%s\t%.1f\n", order[at], sum[order[at]] - hello }' >"$2"
-}
-
-# timeline: whole runs of the three images, rdvm's by phase.
-timeline() {
-	{
-		scripts/bench-plan.sh runs kvm /bench "$image" /cache/kernel/vmlinux "$debian"
-		scripts/bench-plan.sh peers /bench "$image" /cache/kernel/vmlinux "$debian"
-	} >"$image/bench/plan"
-	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 0 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"
-	{
-		head_of 'counted instructions on KVM in the rig, one a nanosecond'
-		printf 'engine\tkernel\timage\tphase\tms\n'
-		grep '^KVM' "$rig/phases"
-	} >benches/results/timeline-kvm.tsv
-	{
-		head_of 'counted instructions on KVM in the rig, from exec to exit, ms; rdvm packs while it runs, for QEMU the archive was ready'
-		awk -F'\t' -v OFS='\t' '
-			{ row = ($1 == "KVM" ? "rdvm" : $1) ", " $2; if (!(row in rows)) { rows[row]; order[++count] = row } sum[row, $3] += $5 }
-			END {
-				print "what", "hello", "Debian", "50,000 files", "Debian above hello", "50,000 files above hello"
-				for (at = 1; at <= count; at++) {
-					row = order[at]; hello = sum[row, "hello"]; tree = sum[row, "Debian"]; files = sum[row, "50,000 files"]
-					printf "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\n", row, hello, tree, files, tree - hello, files - hello
-				}
-			}' "$rig/phases"
-	} >benches/results/whole.tsv
-}
-
-# ports: how fast bytes go in and out on KVM.
-ports() {
-	local size sizes='4096 65536 1048576 16777216'
-	for size in $sizes; do head -c "$size" /dev/urandom >"$image/bench/blob.$size"; done
-	# shellcheck disable=SC2086 # a list of numbers
-	scripts/bench-plan.sh ports kvm /bench $sizes >"$image/bench/plan"
-	{
-		head_of 'counted instructions on KVM in the rig; time of a run above one that carries nothing'
-		RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer ports 2g /rig/timeline 0 /bench/plan | scripts/bench-plan.sh speeds
-	} >"$rig/ports.tsv"
-	cp "$rig/ports.tsv" benches/results/ports-kvm.tsv
-}
-
 # shell: joins the terminal to the shell inside, until that ends.
 shell() {
 	local outer input settings=''
@@ -415,38 +269,10 @@ case $verb in
 		scenarios_on_kvm "$@"
 		;;
 	native) scenarios_native "$@" ;;
-	bench)
-		bench_build
-		bench_peers
-		peers >"$rig/peers.tsv"
-		cp "$rig/peers.tsv" benches/results/peers.tsv
-		grep -v '^#' benches/results/peers.tsv | column -t -s "$(printf '\t')"
-		;;
-	timeline)
-		bench_build
-		bench_peers
-		bench_images
-		timeline
-		cat benches/results/whole.tsv
-		;;
-	ports)
-		bench_build
-		ports
-		cat benches/results/ports-kvm.tsv
-		;;
-	scale)
-		bench_build
-		scale "$@"
-		;;
-	check | accept)
-		bench_build
-		counts >"$rig/counts.tsv"
-		if [ "$verb" = accept ]; then
-			cp "$rig/counts.tsv" benches/results/counts.tsv
-			say "benches/results/counts.tsv is written; make bench-draw shows it in docs/performance.md"
-		else
-			cargo run --quiet -p figures -- compare benches/results/counts.tsv "$rig/counts.tsv"
-		fi
+	bench | timeline | ports | scale | check | accept)
+		# shellcheck source=scripts/rig-bench.sh
+		. scripts/rig-bench.sh
+		bench_"$verb" "$@"
 		;;
 	run)
 		build
@@ -456,5 +282,5 @@ case $verb in
 		build
 		shell
 		;;
-	*) die "usage: rig.sh test|native|bench|check|accept|run|shell, see the head of the file" ;;
+	*) die "usage: rig.sh test|native|bench|timeline|ports|scale|check|accept|run|shell, see the head of the file" ;;
 esac

@@ -97,7 +97,7 @@ fn markdown(table: &Table, without: Option<usize>) -> String {
         let shown = fields.iter().enumerate();
         shown
             .filter(|(at, _)| Some(*at) != without)
-            .map(|(_, field)| format!(" {field} |"))
+            .map(|(_, field)| format!(" {} |", parted(field)))
             .fold("|".to_owned(), |line, field| line + &field)
     };
     let rule = vec!["---".to_owned(); table.columns.len()];
@@ -114,4 +114,12 @@ fn markdown(table: &Table, without: Option<usize>) -> String {
     ];
     lines.extend(table.rows.iter().map(|row| line(row)));
     lines.join("\n")
+}
+
+/// A whole number of five digits and more with commas; anything else as it is.
+fn parted(field: &str) -> String {
+    match field.parse::<u32>() {
+        Ok(number) if field.len() > 4 => crate::chart::short(f64::from(number)),
+        _ => field.to_owned(),
+    }
 }
