@@ -112,9 +112,9 @@ bench_scale() {
 		run_of bytes "$size" "/bench/$size" >>"$image/bench/plan"
 		most=$((size * 5 / 2 > most ? size * 5 / 2 : most))
 	done
-	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-3600s} outer scale "$((1024 + most))m" sh -c "$words exec /rig/timeline 0 /bench/plan" |
-		awk -F'\t' -v OFS='\t' '$2 == "hello" { hello += $5; next } { row = $2 OFS $3; if (!(row in sum)) order[++count] = row; sum[row] += $5 }
-			END { for (at = 1; at <= count; at++) printf "%s\t%.1f\n", order[at], sum[order[at]] - hello }' >"$2"
+	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-3600s} outer scale "$((1024 + most))m" sh -c "$words exec /rig/timeline 0 /bench/plan" >"$rig/phases.scale"
+	awk -F'\t' -v OFS='\t' '$2 == "hello" { hello += $5; next } { row = $2 OFS $3; if (!(row in sum)) order[++count] = row; sum[row] += $5 }
+			END { for (at = 1; at <= count; at++) printf "%s\t%.1f\n", order[at], sum[order[at]] - hello }' "$rig/phases.scale" >"$2"
 }
 
 # bench_timeline: whole runs of the three images, rdvm's by phase.
@@ -160,6 +160,14 @@ bench_ports() {
 	} >"$rig/ports.tsv"
 	cp "$rig/ports.tsv" benches/results/ports-kvm.tsv
 	cat "$rig/ports.tsv"
+}
+
+# bench_plan PLAN [WORDS]: the phases of any runs on KVM, in counted instructions; PLAN as benches/timeline.rs says, WORDS of sh before.
+bench_plan() {
+	bench_machine
+	cp "$1" "$image/bench/plan"
+	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer plan "${RIG_MEMORY:-2g}" sh -c "${2:-}
+		exec /rig/timeline 0 /bench/plan"
 }
 
 # bench_check: what a start costs now against what is committed; fails when a figure has grown by more than 5 %.

@@ -8,6 +8,7 @@
 #   scripts/rig.sh timeline          whole runs of three images, by phase: benches/results/timeline-kvm.tsv, whole.tsv
 #   scripts/rig.sh ports             throughput of the ways in and out: benches/results/ports-kvm.tsv
 #   scripts/rig.sh scale DIR OUT     for scripts/bench-scale.sh
+#   scripts/rig.sh plan FILE [WORDS] the phases of any runs on KVM; FILE as benches/timeline.rs says, WORDS of sh go before
 #   scripts/rig.sh check             what a start costs rdvm, in all that can be counted, against benches/results/counts.tsv
 #   scripts/rig.sh accept            takes what is measured now as the new benches/results/counts.tsv
 #   scripts/rig.sh run COMMAND...    a command of sh in the outer machine
@@ -269,7 +270,7 @@ case $verb in
 		scenarios_on_kvm "$@"
 		;;
 	native) scenarios_native "$@" ;;
-	bench | timeline | ports | scale | check | accept)
+	bench | timeline | ports | scale | plan | check | accept)
 		# shellcheck source=scripts/rig-bench.sh
 		. scripts/rig-bench.sh
 		bench_"$verb" "$@"
@@ -282,5 +283,5 @@ case $verb in
 		build
 		shell
 		;;
-	*) die "usage: rig.sh test|native|bench|timeline|ports|scale|check|accept|run|shell, see the head of the file" ;;
+	*) die "usage: rig.sh test|native|bench|timeline|ports|scale|plan|check|accept|run|shell, see the head of the file" ;;
 esac
