@@ -60,10 +60,10 @@ impl Engine {
         }
     }
 
-    /// What this engine's machine must be told on the kernel command line; `rings` is where shared memory is to be.
-    pub fn cmdline(&self, rings: Option<u64>) -> String {
+    /// What the machine with so many `cpus` must be told on the kernel command line; `rings` is where shared memory is to be.
+    pub fn cmdline(&self, cpus: u8, rings: Option<u64>) -> String {
         match self {
-            Self::Kvm => kvm::CMDLINE.to_owned(),
+            Self::Kvm => kvm::cmdline(cpus),
             Self::Qemu(qemu) => qemu.cmdline(rings),
         }
     }

@@ -89,7 +89,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         init: &format!("/{name}"),
         root: plan.memory.root,
         show_boot: request.console.show_boot,
-        engine: &engine.cmdline(rings),
+        engine: &engine.cmdline(request.cpus, rings),
         append: request.append.as_deref(),
     })?;
     let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
