@@ -316,6 +316,7 @@ fn cache(verb: CacheVerb) -> Result<u8> {
 
 fn build_kernel(args: BuildArgs) -> Result<u8> {
     let cache = Search::from_env().cache;
+    let _bar = progress::show();
     match kernel::build::build(&args.into_order(), cache.as_deref(), &say) {
         Ok(path) => print(&format!("{}\n", path.display())),
         Err(error @ kernel::build::Error::Interrupted(signal)) => {
