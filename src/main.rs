@@ -73,6 +73,16 @@ fn act(verb: Verb) -> Result<u8> {
             )))
         }
         Verb::Kernel(KernelVerb::Build(args)) => build_kernel(args),
+        Verb::Kernel(KernelVerb::Check(args)) => {
+            let cache = Search::from_env().cache;
+            let verdict = kernel::check::check(&args.file, cache.as_deref())?;
+            print(&if args.json {
+                verdict.to_json()
+            } else {
+                verdict.render()
+            })?;
+            Ok(if verdict.can_run() { 0 } else { 1 })
+        }
         Verb::Doctor(args) => {
             let diagnosis = doctor::examine(&Facts::gather(), &kernel_findings());
             print(&if args.json {

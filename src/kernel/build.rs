@@ -1,14 +1,15 @@
 //! `rdvm kernel build`: the small kernel, from the distribution's source package to `CACHE/kernel/vmlinux`.
 //!
 //! Takes the source and the cache directory, gives the path of the kernel; says what it does through a function that
-//! the caller passes in. Which options the kernel has is `fragment`, what it says of its build `identity`, where its
-//! source is `source`, what must be installed `tools`, the temporary directory and the programs run there `workshop`,
+//! the caller passes in. Which options the kernel has is `fragment`, what it says of its build `identity`, how it
+//! lies in memory `layout`, where its source is `source`, what must be installed `tools`, the temporary directory and the programs run there `workshop`,
 //! how far they are `compiled`, whether there is anything to do `stamp`. All checks come before anything is unpacked, and the old kernel stays until the new one is complete.
 
 mod compiled;
 mod error;
 mod fragment;
 mod identity;
+mod layout;
 mod source;
 mod stamp;
 mod tools;
@@ -132,6 +133,11 @@ fn make(
             names: missing.join(", "),
         });
     }
+
+    workshop.run("make vmlinux.lds", make(&[layout::SCRIPT]))?;
+    let script = format!("out/{}", layout::SCRIPT);
+    let compact = layout::compact(&workshop.read(&script)?);
+    workshop.write(&script, compact.as_bytes())?;
 
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     say(&format!(
