@@ -15,7 +15,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 .DEFAULT_GOAL := all
 .PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed examples soak fuzz
 .PHONY: bench bench-copies bench-kvm bench-images bench-memory
-.PHONY: images kernel kernels man install fmt clippy doc clean help
+.PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
 all: build
 
@@ -25,7 +25,7 @@ build: ## compile rdvm
 demo: ## install what is missing, build, run both images in a chroot and in rdvm
 	scripts/install-deps.sh demo
 	$(CARGO) build --release
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	RDVM=$(rdvm) scripts/demo.sh $(images)
 
 test: ## install what is missing, run every test
@@ -38,7 +38,7 @@ test: ## install what is missing, run every test
 
 test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
 	scripts/install-deps.sh test
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	scripts/get-kernels.sh $(kernels)
 	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test $(T)
@@ -76,7 +76,7 @@ fuzz: ## feed damaged kernels to the check for FUZZ_SECONDS, 60 by default; want
 
 bench: build ## compare packing and whole runs with the usual tools, side by side
 	scripts/install-deps.sh test
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	RDVM=$(rdvm) scripts/bench.sh $(images)
 	scripts/rig.sh bench
 
@@ -90,15 +90,15 @@ bench-images: build ## compare reading archives with skopeo, umoci, tar and cpio
 
 bench-copies: build ## files in and out, standard input, Ctrl-C: side by side, some minutes
 	scripts/install-deps.sh test
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	RDVM=$(rdvm) scripts/bench-copies.sh $(images)
 
 bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	RDVM_TEST_IMAGES=$(images) $(CARGO) bench --bench memory
 
-images: ## make the two images of the demo below target/images
+images: ## make the images of the demo and of the tests below target/images
 	scripts/make-images.sh $(images)
 
 kernels: ## fetch the kernels that the tests boot into target/kernels
@@ -108,6 +108,11 @@ kernel: ## build the small kernel, some minutes, once
 	scripts/install-deps.sh test
 	$(CARGO) build --release
 	$(rdvm) kernel build
+
+kernel-twice: ## build the small kernel twice under other circumstances, compare the bytes; a quarter of an hour
+	scripts/install-deps.sh test
+	$(CARGO) build --release
+	RDVM=$(rdvm) scripts/kernel-twice.sh
 
 man: ## write the man pages to target/man
 	mkdir -p $(man)

@@ -3,12 +3,14 @@
 //! Takes the wish and the places to look; gives open files and checked facts, so that an engine has nothing left to
 //! verify. Boots nothing, and does not know which engine will. Steps: `find` (which file), `file` (open it safely),
 //! `probe` (what is in it), `bzimage` and `elf`
-//! (check it), `unpack`, `cache` (do so only once). Beside that path: `list`, and `build`, which makes a kernel.
+//! (check it), `unpack`, `cache` (do so only once). Beside that path: `list`, `build`, which makes a kernel, and `check`,
+//! which says what a kernel's options are good for.
 
 mod banner;
 pub mod build;
 mod bzimage;
 mod cache;
+pub mod check;
 mod elf;
 mod error;
 mod field;

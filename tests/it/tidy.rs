@@ -62,7 +62,10 @@ const USES: &[(&str, &[&str])] = &[
     ("copyout", &["atomic", "request", "units"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
-    ("kernel", &["atomic", "error", "request", "units", "watch"]),
+    (
+        "kernel",
+        &["atomic", "error", "progress", "request", "units", "watch"],
+    ),
     ("cmdline", &["memory"]),
     ("machine", &["initrd", "kernel", "units"]),
     ("watch", &[]),
