@@ -5,11 +5,14 @@ use std::thread;
 use crate::base::{self, Base};
 use crate::cache::Cache;
 use crate::error::{Error, Result};
-use crate::initrd::Epoch;
+use crate::initrd::{Epoch, payload};
 use crate::kernel::{self, Kernel, Search};
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::request::{ImageRef, KernelWish, MemoryWish};
 use crate::units::ByteSize;
+
+/// What is counted for a command's words and variables when they are fewer, so that a plan does not change with each.
+const FEW_WORDS: u64 = 64 << 10;
 
 /// What an image needs, before anything is written or booted.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub struct Plan {
 /// little.
 pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -> Result<Plan> {
     let (base, kernel) = read(image, kernel, false)?;
-    let memory = memory::plan(&needs(&base, &kernel, cpus), wish)?;
+    let memory = memory::plan(&needs(&base, &kernel, cpus, 0), wish)?;
     Ok(Plan {
         base,
         kernel,
@@ -53,11 +56,16 @@ pub(super) fn read(image: &ImageRef, kernel: &KernelWish, keep: bool) -> Result<
     Ok((base, kernel))
 }
 
-/// What they need together.
-pub(super) fn needs(base: &Base, kernel: &Kernel, cpus: u8) -> Needs {
+/// What they need together, with a command of so many bytes, all its words and variables counted.
+pub(super) fn needs(base: &Base, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
+    let table = base.facts.attributes.as_ref().map_or(0, Vec::len) as u64;
+    // In the record, in PID 1 and with the command; most are short.
+    let words = command.saturating_mul(3).max(FEW_WORDS);
     Needs {
         contents: base.facts.contents,
         kernel: ByteSize(kernel.memory_bytes()),
+        kernel_end: kernel.load_end(),
+        own: ByteSize(payload::RDINIT.len() as u64 + table + words),
         cpus,
         attributes: base.facts.attributes.is_some(),
     }
@@ -74,7 +82,7 @@ pub fn look(
     let base = base::open(image, Epoch::from_env_or_last()?, None)?;
     let kernel = kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
-        let memory = memory::plan(&needs(&base, &kernel, cpus), MemoryWish::FromImage)?;
+        let memory = memory::plan(&needs(&base, &kernel, cpus, 0), MemoryWish::FromImage)?;
         Ok((kernel, memory))
     });
     Ok((base, machine))

@@ -70,7 +70,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         }
         None => None,
     };
-    let mut needs = needs(&base, &kernel, request.cpus);
+    let mut needs = needs(&base, &kernel, request.cpus, words(&command));
     if let Some((_, places, _)) = &copied {
         needs.contents = needs.contents.and(places.contents());
     }
@@ -195,6 +195,13 @@ fn own_init(path: &Path) -> Result<Vec<u8>> {
 
 /// What becomes of extended attributes without rdinit.
 const OWN_INIT_SETS_NONE: &str = "with --rdinit nobody sets them";
+
+/// How many bytes the command's words and variables have.
+fn words(command: &Command) -> u64 {
+    let words = command.entrypoint.iter().chain(&command.argv);
+    let words = words.chain(&command.env).chain(&command.workdir);
+    words.map(|word| word.len() as u64 + 1).sum()
+}
 
 /// The command as the user knows it.
 fn command_name(command: &Command) -> String {
