@@ -71,6 +71,8 @@ pub struct Needs {
     pub own: ByteSize,
     /// Number of vCPUs.
     pub cpus: u8,
+    /// The kernel does not free the initrd, so that machines can share it.
+    pub keeps_initrd: bool,
     /// The image has extended attributes, which a tmpfs holds and a ramfs does not.
     pub attributes: bool,
 }
@@ -130,6 +132,7 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
     let initrd = ByteSize(needs.contents.packed_bytes).page_round_up();
     let least_room = if is_small { SMALL_ROOM } else { ROOM };
     let (name, room) = match initrd > least_room {
+        _ if needs.keeps_initrd => ("room to write", least_room),
         true => ("initrd, later room to write", initrd),
         false => ("room to write, at first the initrd", least_room),
     };
@@ -145,6 +148,9 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
         ),
         (name, room),
     ];
+    if needs.keeps_initrd {
+        terms.push(("initrd, which stays", initrd));
+    }
     let used = terms
         .iter()
         .fold(0u64, |sum, (_, size)| sum.saturating_add(size.0));
@@ -186,6 +192,7 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
     let fixed = ByteSize(kernel.0 + own.0 + total.0 / PAGE_STRUCTS);
     // What the kernel gives out to nobody, and what PID 1 takes, stays out of reach of files.
     let kept = kept(total.0, initrd).saturating_add(terms[4].1.0);
+    let kept = kept.saturating_add(if needs.keeps_initrd { initrd.0 } else { 0 });
     let root = root_fs(total, fixed, initrd, unpacked, entries, kept);
     Ok(MemoryPlan {
         total,
@@ -287,6 +294,7 @@ mod tests {
             kernel_end: 62 << 20,
             own: ByteSize(200 << 10),
             cpus,
+            keeps_initrd: false,
             attributes: false,
         }
     }

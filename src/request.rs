@@ -53,6 +53,8 @@ pub struct Request {
     pub timings: bool,
     /// Whether an archive, once packed, is kept for the next run.
     pub cache: bool,
+    /// Whether the packed image is kept in a file that all machines which run it have mapped.
+    pub share: bool,
 }
 
 impl Request {
@@ -84,6 +86,7 @@ impl Request {
             console: ConsoleWish::default(),
             timings: false,
             cache: false,
+            share: false,
         }
     }
 }

@@ -38,6 +38,15 @@ pub enum Error {
     Qemu(#[from] qemu::Error),
 }
 
+/// An initrd that other machines have too, as far as a kernel must be told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// The guest-physical address behind the kernel's last byte.
+    pub kernel_end: u64,
+    /// Length of the initrd in bytes, with what is not shared of it.
+    pub initrd: u64,
+}
+
 impl Engine {
     /// Picks what the user wished or, for `auto`, what works; with it, for `auto`, why that is not KVM.
     ///
@@ -60,12 +69,18 @@ impl Engine {
         }
     }
 
-    /// What this engine's machine must be told on the kernel command line; `rings` is where shared memory is to be.
-    pub fn cmdline(&self, rings: Option<u64>) -> String {
-        match self {
+    /// What this engine's machine must be told on the kernel command line; `rings` is where memory for streams is to be,
+    /// `shared` an initrd that other machines have too.
+    pub fn cmdline(&self, rings: Option<u64>, shared: Option<Shared>) -> String {
+        let mut words = match self {
             Self::Kvm => kvm::CMDLINE.to_owned(),
-            Self::Qemu(qemu) => qemu.cmdline(rings),
+            Self::Qemu(qemu) => qemu.cmdline(rings, shared),
+        };
+        // A kernel overwrites an initrd that it frees, page by page, and each of them would become the machine's own.
+        if shared.is_some() {
+            words += " retain_initrd";
         }
+        words
     }
 
     /// The guest-physical address of memory that is shared with the guest.

@@ -1,8 +1,10 @@
 //! IMAGE and kernel → what a run of it needs.
 
+use std::io;
 use std::thread;
 
-use crate::base::{self, Base};
+use super::host;
+use crate::base::{self, Base, Keep};
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::initrd::{Epoch, payload};
@@ -30,7 +32,7 @@ pub struct Plan {
 /// Errors: the image or the kernel cannot be used, the image is not the one agreed on, or the memory wished for is too
 /// little.
 pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -> Result<Plan> {
-    let (base, kernel) = read(image, kernel, false)?;
+    let (base, kernel) = read(image, kernel, Keeps::Nothing)?;
     let memory = memory::plan(&needs(&base, &kernel, cpus, 0), wish)?;
     Ok(Plan {
         base,
@@ -39,15 +41,34 @@ pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -
     })
 }
 
+/// Which packed images a run keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeps {
+    Nothing,
+    Archives,
+    All,
+}
+
 /// The image and the kernel, both at once.
-pub(super) fn read(image: &ImageRef, kernel: &KernelWish, keep: bool) -> Result<(Base, Kernel)> {
+///
+/// Errors: those of the image, then those of the kernel; what is to be shared has no directory to be kept in.
+pub(super) fn read(image: &ImageRef, kernel: &KernelWish, keeps: Keeps) -> Result<(Base, Kernel)> {
     let search = Search::from_env();
-    let cache = search.cache.as_deref().filter(|_| keep).map(Cache::below);
+    let cache = search.cache.as_deref().map(Cache::below);
+    let keep = match (keeps, &cache) {
+        (Keeps::Nothing, _) | (Keeps::Archives, None) => Keep::Nothing,
+        (Keeps::Archives, Some(cache)) => Keep::Archives(cache),
+        (Keeps::All, Some(cache)) => Keep::All(cache),
+        (Keeps::All, None) => {
+            let source = io::Error::other("there is no directory to keep it in; set RDVM_CACHE");
+            return Err(host(|| "--share".to_owned())(source));
+        }
+    };
     let epoch = Epoch::from_env_or_last()?;
     let image_boot = image.path.join("boot");
     let (kernel, base) = thread::scope(|scope| {
         let kernel = scope.spawn(|| kernel::open(kernel, Some(&image_boot), &search));
-        let base = base::open(image, epoch, cache.as_ref());
+        let base = base::open(image, epoch, keep);
         (kernel.join(), base)
     });
     // The image's faults first: it is what the user named.
@@ -67,6 +88,7 @@ pub(super) fn needs(base: &Base, kernel: &Kernel, cpus: u8, command: u64) -> Nee
         kernel_end: kernel.load_end(),
         own: ByteSize(payload::RDINIT.len() as u64 + table + words),
         cpus,
+        keeps_initrd: false,
         attributes: base.facts.attributes.is_some(),
     }
 }
@@ -79,7 +101,7 @@ pub fn look(
     kernel: &KernelWish,
     cpus: u8,
 ) -> Result<(Base, Result<(Kernel, MemoryPlan)>)> {
-    let base = base::open(image, Epoch::from_env_or_last()?, None)?;
+    let base = base::open(image, Epoch::from_env_or_last()?, Keep::Nothing)?;
     let kernel = kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
         let memory = memory::plan(&needs(&base, &kernel, cpus, 0), MemoryWish::FromImage)?;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::host;
-use super::plan::{Plan, needs, read};
+use super::plan::{Keeps, Plan, needs, read};
 use crate::base::{Base, Body};
 use crate::cmdline;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::copyout::Receiver;
-use crate::engine::Engine;
+use crate::engine::{Engine, Shared};
 use crate::error::Result;
 use crate::escape::{escaped, shown};
 use crate::initrd::account::{self, Account};
@@ -57,8 +57,13 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         false => Some(Receiver::open(&request.copies)?),
     };
     // PID 1 of the user's own is told of nothing that is kept besides the archive.
-    let keep = request.cache && request.rdinit.is_none();
-    let (base, kernel) = read(&request.image, &request.kernel, keep)?;
+    let keeps = match (request.share, request.cache) {
+        _ if request.rdinit.is_some() => Keeps::Nothing,
+        (true, _) => Keeps::All,
+        (false, true) => Keeps::Archives,
+        (false, false) => Keeps::Nothing,
+    };
+    let (base, kernel) = read(&request.image, &request.kernel, keeps)?;
     let command = command::over(&request.command, &base.facts.config);
     let account = account_of(&base, &command, request)?;
     let below = payload::copy_in_directory(&base.facts.init);
@@ -74,6 +79,8 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     if let Some((_, places, _)) = &copied {
         needs.contents = needs.contents.and(places.contents());
     }
+    let share = keeps == Keeps::All;
+    needs.keeps_initrd = share;
     let memory = memory::plan(&needs, request.memory)?;
     let plan = Plan {
         base,
@@ -85,13 +92,6 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let name = base.init;
     let command_name = command_name(&command);
     let rings = request.wants_rings().then(|| engine.rings_at());
-    let cmdline = cmdline::build(&cmdline::Parts {
-        init: &format!("/{name}"),
-        root: plan.memory.root,
-        show_boot: request.console.show_boot,
-        engine: &engine.cmdline(rings),
-        append: request.append.as_deref(),
-    })?;
     let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
     let own = match &request.rdinit {
         Some(path) => {
@@ -135,6 +135,17 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         initrd.push(tree, places);
     }
     initrd.push(own, own_places);
+    let shared = share.then(|| Shared {
+        kernel_end: plan.kernel.load_end(),
+        initrd: initrd.size(),
+    });
+    let cmdline = cmdline::build(&cmdline::Parts {
+        init: &format!("/{name}"),
+        root: plan.memory.root,
+        show_boot: request.console.show_boot,
+        engine: &engine.cmdline(rings, shared),
+        append: request.append.as_deref(),
+    })?;
     let machine = Machine {
         kernel: plan.kernel,
         initrd,
@@ -142,6 +153,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         memory: plan.memory.total,
         cpus: request.cpus,
         rings: rings.is_some(),
+        share,
     };
     Ok(Ready {
         machine,

@@ -25,7 +25,7 @@ use self::args::{Fds, Settings};
 use self::cables::Cables;
 use self::child::Process;
 use self::session::Session;
-use crate::engine::probe;
+use crate::engine::{Shared, probe};
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
 use crate::guest::rings::{RINGS, Rings};
@@ -48,13 +48,22 @@ const CMDLINE: &str = "pci=off mitigations=off noreplace-smp init_on_alloc=0 cle
 /// initrd, which the guest would have to move out of the way of it.
 pub(super) const RINGS_AT: u64 = 8 << 20;
 
-/// A file for the RAM of a guest that is to have so much for itself, and what of it is shared.
+/// RAM below devices, in one piece.
+const LOW_RAM: u64 = 3 << 30;
+
+/// Where an initrd is that other machines have too: directly above the kernel. The end of the RAM, where it usually is, the
+/// kernel takes pieces of before it has read of the initrd on its command line.
+fn shared_at(kernel_end: u64) -> u64 {
+    ByteSize(kernel_end).page_round_up().0
+}
+
+/// A file for RAM of so many bytes, and what of it is shared with us.
 fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
     let file = File::from(memfd_create(
         "rdvm-ram",
         MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
     )?);
-    file.set_len(memory.0 + RINGS)?;
+    file.set_len(memory.0)?;
     // Whoever has broken into QEMU cannot take away what we have mapped.
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     let file = Arc::new(file);
@@ -82,6 +91,9 @@ pub enum Error {
     /// The kernel cannot be started by QEMU.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// QEMU cannot have this image in common with others.
+    #[error("--share: {0}, and QEMU has no other way; leave it out, or use --engine kvm")]
+    Share(&'static str),
     /// It could not be started.
     #[error("{}: cannot be started: {source}; see rdvm doctor", program.display())]
     Start {
@@ -120,7 +132,7 @@ impl Qemu {
     }
 
     /// What this machine's kernel must be told.
-    pub(super) fn cmdline(&self, rings: Option<u64>) -> String {
+    pub(super) fn cmdline(&self, rings: Option<u64>, shared: Option<Shared>) -> String {
         let mut words = CMDLINE.to_owned();
         if let Some(khz) = self.clock.khz() {
             words += &format!(" tsc_early_khz={khz}");
@@ -128,6 +140,9 @@ impl Qemu {
         // RAM that the kernel leaves alone (Documentation/admin-guide/kernel-parameters.txt).
         if let Some(at) = rings {
             words += &format!(" memmap={}K${at:#x}", RINGS >> 10);
+        }
+        if let Some(Shared { kernel_end, initrd }) = shared {
+            words += &format!(" initrdmem={:#x},{initrd:#x}", shared_at(kernel_end));
         }
         words
     }
@@ -139,7 +154,9 @@ impl Qemu {
         mut listener: Listener,
         watch: &Watch,
     ) -> Result<(Ending, Listener), Error> {
-        let initrd = machine.initrd.to_file(&|| watch.is_over());
+        let shared = machine.initrd.shared_part().filter(|_| machine.share);
+        let mapped = shared.map_or(0, |(_, mapped)| mapped);
+        let initrd = machine.initrd.to_file_from(mapped, &|| watch.is_over());
         // Writing a large image takes its time; one that cannot be written is still an error.
         if let Ok(_) | Err(initrd::Error::Stopped) = initrd
             && let Some(ending) = listener.steer(watch)
@@ -148,16 +165,26 @@ impl Qemu {
         }
         let initrd = initrd?;
         listener.machine_starts();
+        let memory = match machine.rings {
+            true => ByteSize(machine.memory.0 + RINGS),
+            false => machine.memory,
+        };
+        let at = shared_at(machine.kernel.load_end());
+        if shared.is_some() && at + machine.initrd.size() > LOW_RAM.min(memory.0) {
+            return Err(Error::Share("the image has no place in RAM below 3 GiB"));
+        }
         // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
         let kernel = match machine.kernel.into_boot()? {
-            Boot::Pvh(file, _) | Boot::BzImage(file, _) => file,
+            Boot::Pvh(file, _) => file,
+            // It chooses its place before it knows of the initrd.
+            Boot::BzImage(..) if shared.is_some() => {
+                return Err(Error::Share("the kernel unpacks itself"));
+            }
+            Boot::BzImage(file, _) => file,
         };
         let settings = Settings {
             cmdline: &machine.cmdline,
-            memory: match machine.rings {
-                true => ByteSize(machine.memory.0 + RINGS),
-                false => machine.memory,
-            },
+            memory,
             cpus: machine.cpus,
         };
         let host = |what| {
@@ -167,7 +194,8 @@ impl Qemu {
             }
         };
         let cables = Cables::lay(listener.speaks()).map_err(host("making pipes"))?;
-        let ram = machine.rings.then(|| share(machine.memory)).transpose();
+        let below = shared.map_or(memory, |_| ByteSize(at));
+        let ram = machine.rings.then(|| share(below)).transpose();
         let ram = ram.map_err(|source| Error::Host {
             what: "sharing memory",
             source,
@@ -179,10 +207,26 @@ impl Qemu {
         let fds = Fds {
             ram: ram.as_ref().map(AsRawFd::as_raw_fd),
             kernel: kernel.as_raw_fd(),
-            initrd: initrd.as_raw_fd(),
+            initrd: match shared {
+                None => args::Initrd::Read(initrd.as_raw_fd()),
+                Some((image, length)) => {
+                    // Its start is the rest of the initrd, and the rest is RAM.
+                    let rest = initrd.set_len(memory.0 - at - length);
+                    rest.map_err(|source| Error::Host {
+                        what: "making RAM",
+                        source,
+                    })?;
+                    args::Initrd::Mapped(args::Mapped {
+                        below: at,
+                        shared: (image.as_raw_fd(), length),
+                        above: initrd.as_raw_fd(),
+                    })
+                }
+            },
             ports: cables.lines(),
         };
-        let mut inherit = vec![fds.kernel, fds.initrd];
+        let mut inherit = vec![fds.kernel, initrd.as_raw_fd()];
+        inherit.extend(shared.map(|(image, _)| image.as_raw_fd()));
         inherit.extend(fds.ram);
         inherit.extend(cables.theirs.iter().map(AsRawFd::as_raw_fd));
         let start = |source| Error::Start {
