@@ -38,15 +38,6 @@ pub enum Error {
     Qemu(#[from] qemu::Error),
 }
 
-/// An initrd that other machines have too, as far as a kernel must be told of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shared {
-    /// The guest-physical address behind the kernel's last byte.
-    pub kernel_end: u64,
-    /// Length of the initrd in bytes, with what is not shared of it.
-    pub initrd: u64,
-}
-
 impl Engine {
     /// Picks what the user wished or, for `auto`, what works; with it, for `auto`, why that is not KVM.
     ///
@@ -70,14 +61,14 @@ impl Engine {
     }
 
     /// What this engine's machine must be told on the kernel command line; `rings` is where memory for streams is to be,
-    /// `shared` an initrd that other machines have too.
-    pub fn cmdline(&self, rings: Option<u64>, shared: Option<Shared>) -> String {
+    /// `share` whether other machines have the initrd too.
+    pub fn cmdline(&self, rings: Option<u64>, share: bool) -> String {
         let mut words = match self {
             Self::Kvm => kvm::CMDLINE.to_owned(),
-            Self::Qemu(qemu) => qemu.cmdline(rings, shared),
+            Self::Qemu(qemu) => qemu.cmdline(rings),
         };
         // A kernel overwrites an initrd that it frees, page by page, and each of them would become the machine's own.
-        if shared.is_some() {
+        if share {
             words += " retain_initrd";
         }
         words

@@ -13,7 +13,7 @@ use crate::cmdline;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::copyout::Receiver;
-use crate::engine::{Engine, Shared};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::escape::{escaped, shown};
 use crate::initrd::account::{self, Account};
@@ -92,6 +92,13 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let name = base.init;
     let command_name = command_name(&command);
     let rings = request.wants_rings().then(|| engine.rings_at());
+    let cmdline = cmdline::build(&cmdline::Parts {
+        init: &format!("/{name}"),
+        root: plan.memory.root,
+        show_boot: request.console.show_boot,
+        engine: &engine.cmdline(rings, share),
+        append: request.append.as_deref(),
+    })?;
     let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
     let own = match &request.rdinit {
         Some(path) => {
@@ -135,17 +142,6 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         initrd.push(tree, places);
     }
     initrd.push(own, own_places);
-    let shared = share.then(|| Shared {
-        kernel_end: plan.kernel.load_end(),
-        initrd: initrd.size(),
-    });
-    let cmdline = cmdline::build(&cmdline::Parts {
-        init: &format!("/{name}"),
-        root: plan.memory.root,
-        show_boot: request.console.show_boot,
-        engine: &engine.cmdline(rings, shared),
-        append: request.append.as_deref(),
-    })?;
     let machine = Machine {
         kernel: plan.kernel,
         initrd,

@@ -7,6 +7,7 @@ mod cables;
 #[allow(unsafe_code)]
 mod child;
 mod session;
+mod shared;
 #[allow(unsafe_code)]
 mod tsc;
 
@@ -25,7 +26,8 @@ use self::args::{Fds, Settings};
 use self::cables::Cables;
 use self::child::Process;
 use self::session::Session;
-use crate::engine::{Shared, probe};
+use self::shared::Place;
+use crate::engine::probe;
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
 use crate::guest::rings::{RINGS, Rings};
@@ -47,15 +49,6 @@ const CMDLINE: &str = "pci=off mitigations=off noreplace-smp init_on_alloc=0 cle
 /// Where shared memory is: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
 /// initrd, which the guest would have to move out of the way of it.
 pub(super) const RINGS_AT: u64 = 8 << 20;
-
-/// RAM below devices, in one piece.
-const LOW_RAM: u64 = 3 << 30;
-
-/// Where an initrd is that other machines have too: directly above the kernel. The end of the RAM, where it usually is, the
-/// kernel takes pieces of before it has read of the initrd on its command line.
-fn shared_at(kernel_end: u64) -> u64 {
-    ByteSize(kernel_end).page_round_up().0
-}
 
 /// A file for RAM of so many bytes, and what of it is shared with us.
 fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
@@ -132,7 +125,7 @@ impl Qemu {
     }
 
     /// What this machine's kernel must be told.
-    pub(super) fn cmdline(&self, rings: Option<u64>, shared: Option<Shared>) -> String {
+    pub(super) fn cmdline(&self, rings: Option<u64>) -> String {
         let mut words = CMDLINE.to_owned();
         if let Some(khz) = self.clock.khz() {
             words += &format!(" tsc_early_khz={khz}");
@@ -140,9 +133,6 @@ impl Qemu {
         // RAM that the kernel leaves alone (Documentation/admin-guide/kernel-parameters.txt).
         if let Some(at) = rings {
             words += &format!(" memmap={}K${at:#x}", RINGS >> 10);
-        }
-        if let Some(Shared { kernel_end, initrd }) = shared {
-            words += &format!(" initrdmem={:#x},{initrd:#x}", shared_at(kernel_end));
         }
         words
     }
@@ -169,18 +159,31 @@ impl Qemu {
             true => ByteSize(machine.memory.0 + RINGS),
             false => machine.memory,
         };
-        let at = shared_at(machine.kernel.load_end());
-        if shared.is_some() && at + machine.initrd.size() > LOW_RAM.min(memory.0) {
-            return Err(Error::Share("the image has no place in RAM below 3 GiB"));
-        }
+        let place = shared.map(|(_, shared)| {
+            let place = Place::new(
+                machine.kernel.load_end(),
+                shared,
+                machine.initrd.size(),
+                memory,
+            );
+            place.ok_or(Error::Share("the image has no place in RAM below 3 GiB"))
+        });
+        let place = place.transpose()?;
+        let host_error = |what| move |source| Error::Host { what, source };
         // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
-        let kernel = match machine.kernel.into_boot()? {
-            Boot::Pvh(file, _) => file,
-            // It chooses its place before it knows of the initrd.
-            Boot::BzImage(..) if shared.is_some() => {
+        let kernel = match (machine.kernel.into_boot()?, &place) {
+            (Boot::Pvh(file, _) | Boot::BzImage(file, _), None) => file,
+            (Boot::Pvh(file, facts), Some(place)) => {
+                // The start of this file is the rest of the initrd; all of it is RAM.
+                let mut made = initrd.set_len(place.above(memory)).map(|()| file);
+                if let (Ok(file), Some(entry)) = (&made, facts.pvh_entry) {
+                    made = place.hand_over(file, entry, &initrd);
+                }
+                made.map_err(host_error("handing over a shared image"))?
+            }
+            (Boot::BzImage(..), Some(_)) => {
                 return Err(Error::Share("the kernel unpacks itself"));
             }
-            Boot::BzImage(file, _) => file,
         };
         let settings = Settings {
             cmdline: &machine.cmdline,
@@ -194,12 +197,9 @@ impl Qemu {
             }
         };
         let cables = Cables::lay(listener.speaks()).map_err(host("making pipes"))?;
-        let below = shared.map_or(memory, |_| ByteSize(at));
+        let below = place.map_or(memory, |place| ByteSize(place.at));
         let ram = machine.rings.then(|| share(below)).transpose();
-        let ram = ram.map_err(|source| Error::Host {
-            what: "sharing memory",
-            source,
-        })?;
+        let ram = ram.map_err(host_error("sharing memory"))?;
         let (ram, rings) = ram.unzip();
         if let Some(rings) = rings {
             listener.attach(rings);
@@ -207,21 +207,13 @@ impl Qemu {
         let fds = Fds {
             ram: ram.as_ref().map(AsRawFd::as_raw_fd),
             kernel: kernel.as_raw_fd(),
-            initrd: match shared {
+            initrd: match shared.zip(place) {
                 None => args::Initrd::Read(initrd.as_raw_fd()),
-                Some((image, length)) => {
-                    // Its start is the rest of the initrd, and the rest is RAM.
-                    let rest = initrd.set_len(memory.0 - at - length);
-                    rest.map_err(|source| Error::Host {
-                        what: "making RAM",
-                        source,
-                    })?;
-                    args::Initrd::Mapped(args::Mapped {
-                        below: at,
-                        shared: (image.as_raw_fd(), length),
-                        above: initrd.as_raw_fd(),
-                    })
-                }
+                Some(((image, _), place)) => args::Initrd::Mapped(args::Mapped {
+                    below: place.at,
+                    shared: (image.as_raw_fd(), place.shared),
+                    above: initrd.as_raw_fd(),
+                }),
             },
             ports: cables.lines(),
         };
@@ -248,6 +240,8 @@ impl Qemu {
             mouths,
             listener: &mut listener,
             watch,
+            // Where it is part of the RAM it is not ours to empty.
+            unpacked: shared.is_none().then_some(&initrd),
         }
         .run()
         .map_err(host("waiting for the machine"))?;
