@@ -15,7 +15,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 .DEFAULT_GOAL := all
 .PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed check-speed-accept examples soak fuzz
 .PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory
-.PHONY: images kernel kernels man install fmt clippy doc clean help
+.PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
 all: build
 
@@ -25,7 +25,7 @@ build: ## compile rdvm
 demo: ## install what is missing, build, run both images in a chroot and in rdvm
 	scripts/install-deps.sh demo
 	$(CARGO) build --release
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	RDVM=$(rdvm) scripts/demo.sh $(images)
 
 test: ## install what is missing, run every test
@@ -38,7 +38,7 @@ test: ## install what is missing, run every test
 
 test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
 	scripts/install-deps.sh test
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	scripts/get-kernels.sh $(kernels)
 	$(CARGO) run --quiet -- kernel build
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test $(T)
@@ -86,7 +86,7 @@ bench: bench-setup ## measure everything and make docs/performance.md of it; hal
 
 bench-setup: build
 	scripts/install-deps.sh test
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	$(rdvm) kernel build
 
 bench-run: bench-setup ## compare packing and whole runs with the usual tools, side by side
@@ -111,13 +111,13 @@ bench-copies: bench-setup ## files in and out, standard input, Ctrl-C: side by s
 
 bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test
-	scripts/make-images.sh $(images)
+	scripts/make-images.sh $(images) libs debian
 	RDVM_TEST_IMAGES=$(images) $(CARGO) bench --bench memory
 
 bench-draw: ## make docs/performance.md and its pictures of what benches/results holds
 	$(CARGO) run --quiet -p figures
 
-images: ## make the two images of the demo below target/images
+images: ## make the images of the demo and of the tests below target/images
 	scripts/make-images.sh $(images)
 
 kernels: ## fetch the kernels that the tests boot into target/kernels
@@ -127,6 +127,11 @@ kernel: ## build the small kernel, some minutes, once
 	scripts/install-deps.sh test
 	$(CARGO) build --release
 	$(rdvm) kernel build
+
+kernel-twice: ## build the small kernel twice under other circumstances, compare the bytes; a quarter of an hour
+	scripts/install-deps.sh test
+	$(CARGO) build --release
+	RDVM=$(rdvm) scripts/kernel-twice.sh
 
 man: ## write the man pages to target/man
 	mkdir -p $(man)

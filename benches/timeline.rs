@@ -3,10 +3,10 @@
 //!     timeline ROUNDS PLAN
 //!
 //! PLAN has a line for each row: engine, kernel, image, and the words of a command, with tabs between; the word REPORT
-//! stands for a file that its report goes to. The commands take turns, after one round that is not counted; of 0 rounds that one is. Prints a line for
-//! each phase of each row: engine, kernel, image, phase, and the median of its milliseconds; a command without a report
-//! has one phase. In the rig that is enough: time is a count of
-//! instructions there.
+//! stands for a file that its report goes to. The commands take turns, after one round that is not counted; of 0 rounds
+//! that one is, which is enough where time is a count of instructions. Prints a line for each phase of each row: engine,
+//! kernel, image, phase, and the median of its milliseconds; a command without a report has one phase. What each run took
+//! goes to standard error as it ends.
 
 use std::error::Error;
 use std::fs;
@@ -79,6 +79,11 @@ fn rows() -> Result<Vec<Row>> {
         for row in &mut rows {
             let times =
                 run(&row.command).map_err(|error| format!("{}: {error}", row.command.join(" ")))?;
+            let whole: f64 = times.iter().map(|(_, time)| time).sum();
+            eprintln!(
+                "timeline: {}: {whole:.1} ms",
+                row.labels.replace('\t', ", ")
+            );
             if round > 0 || rounds == 0 {
                 row.add(&times);
             }

@@ -42,6 +42,7 @@ flex flex
 bison bison
 bc bc
 python3 python3
+musl-gcc musl-tools
 skopeo skopeo
 umoci umoci
 setcap libcap2-bin'

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Makes the two images of the reference scenario below OUTDIR (default: target/images of this checkout):
+# Makes the images below OUTDIR (default: target/images of this checkout): the two of the reference scenario, and one
+# with what builds use.
 #
 #   libs    sh, a static busybox, and hello with the libraries it needs; /init is a link to hello
 #   debian  a minbase Debian or Ubuntu of the release that runs here; /init counts the installed packages
+#   tools   the same release with compilers, interpreters and file system tools, for the tests of the small kernel
 #
-#   scripts/make-images.sh [OUTDIR]
+#   scripts/make-images.sh [OUTDIR [NAME...]]      all of them when none is named
 #
 # An image is made once, and again only when its recipe (kept in NAME.stamp beside it) changes. It is built as
 # NAME.tmp and renamed when complete, so an interrupted build is never taken for an image. Everything belongs to the
@@ -93,8 +95,43 @@ apt_source() {
 		END { print mirror; print suite; print keyring }'
 }
 
-make_debian() {
-	local codename recipe mirror suite keyring tmp=$out/debian.tmp run=() options=() variable
+# bootstrap NAME VARIANT-OPTIONS...: a root file system by debootstrap in NAME.tmp, of $suite from $mirror.
+bootstrap() {
+	local name=$1 tmp=$out/$1.tmp run=() variable
+	shift
+	need debootstrap
+	case $keyring in /*.gpg | /*.pgp) set -- --keyring="$keyring" "$@" ;; esac
+	# debootstrap fetches with wget, which knows nothing of apt's proxy, and sudo drops the environment.
+	eval "$(apt-config shell apt_http Acquire::http::Proxy apt_https Acquire::https::Proxy)"
+	: "${http_proxy:=${apt_http:-}}" "${https_proxy:=${apt_https:-${apt_http:-}}}"
+	run=(env LC_ALL=C)
+	for variable in http_proxy https_proxy no_proxy; do
+		case ${!variable:-} in '' | DIRECT) ;; *) run+=("$variable=${!variable}") ;; esac
+	done
+	# Mounts of its own, so that an interrupted debootstrap leaves none behind.
+	if as_root unshare --mount true 2>/dev/null; then run+=(unshare --mount); fi
+
+	say "$name: debootstrap of $suite from ${mirror:-the default mirror}, log in $out/$name.log"
+	remove "$tmp"
+	# shellcheck disable=SC2086 # DEBOOTSTRAP_OPTS is a list of words
+	as_root "${run[@]}" debootstrap --variant=minbase "$@" ${DEBOOTSTRAP_OPTS:-} \
+		"$suite" "$tmp" ${mirror:+"$mirror"} >"$out/$name.log" 2>&1 </dev/null || {
+		tail -n 5 "$out/$name.log" >&2
+		[ ! -f "$tmp/debootstrap/debootstrap.log" ] || as_root tail -n 5 "$tmp/debootstrap/debootstrap.log" >&2
+		die "$name: debootstrap failed; see $out/$name.log, and choose another source with MIRROR=URL or SUITE=NAME"
+	}
+	if [ "$(id -u)" != 0 ]; then
+		# A node of the system's console must not become the caller's. Set-uid bits go with the change of owner, which is
+		# as well: a program that runs as the caller is no business of others.
+		as_root rm -f "$tmp/dev/console"
+		as_root chown -hR "$(id -u):$(id -g)" "$tmp"
+	fi
+	rm -f "$tmp"/var/cache/apt/archives/*.deb "$tmp"/var/cache/apt/*.bin
+}
+
+# find_source: sets mirror, suite and keyring.
+find_source() {
+	local codename
 	# shellcheck source=/dev/null
 	codename=$(. /etc/os-release && printf '%s' "${UBUNTU_CODENAME:-${VERSION_CODENAME:-}}")
 	{ read -r mirror; read -r suite; read -r keyring; } < <(apt_source "$codename") || true
@@ -106,44 +143,46 @@ make_debian() {
 	mirror=${MIRROR:-$mirror}
 	suite=${SUITE:-${suite:-$codename}}
 	[ -n "$suite" ] || die "/etc/os-release names no release; set SUITE, for example SUITE=stable"
+}
 
+make_debian() {
+	local recipe mirror suite keyring
+	find_source
 	recipe="debian 1 minbase $suite"
 	made debian "$recipe" && return
-	need debootstrap
-	case $keyring in /*.gpg | /*.pgp) options+=(--keyring="$keyring") ;; esac
-	# debootstrap fetches with wget, which knows nothing of apt's proxy, and sudo drops the environment.
-	eval "$(apt-config shell apt_http Acquire::http::Proxy apt_https Acquire::https::Proxy)"
-	: "${http_proxy:=${apt_http:-}}" "${https_proxy:=${apt_https:-${apt_http:-}}}"
-	run=(env LC_ALL=C)
-	for variable in http_proxy https_proxy no_proxy; do
-		case ${!variable:-} in '' | DIRECT) ;; *) run+=("$variable=${!variable}") ;; esac
-	done
-	# Mounts of its own, so that an interrupted debootstrap leaves none behind.
-	if as_root unshare --mount true 2>/dev/null; then run+=(unshare --mount); fi
-
-	say "debian: debootstrap of $suite from ${mirror:-the default mirror}, log in $out/debian.log"
-	remove "$tmp"
-	# shellcheck disable=SC2086 # DEBOOTSTRAP_OPTS is a list of words
-	as_root "${run[@]}" debootstrap --variant=minbase "${options[@]}" ${DEBOOTSTRAP_OPTS:-} \
-		"$suite" "$tmp" ${mirror:+"$mirror"} >"$out/debian.log" 2>&1 </dev/null || {
-		tail -n 5 "$out/debian.log" >&2
-		[ ! -f "$tmp/debootstrap/debootstrap.log" ] || as_root tail -n 5 "$tmp/debootstrap/debootstrap.log" >&2
-		die "debian: debootstrap failed; see $out/debian.log, and choose another source with MIRROR=URL or SUITE=NAME"
-	}
-	if [ "$(id -u)" != 0 ]; then
-		# A node of the system's console must not become the caller's. Set-uid bits go with the change of owner, which is
-		# as well: a program that runs as the caller is no business of others.
-		as_root rm -f "$tmp/dev/console"
-		as_root chown -hR "$(id -u):$(id -g)" "$tmp"
-	fi
-	rm -f "$tmp"/var/cache/apt/archives/*.deb "$tmp"/var/cache/apt/*.bin
-	install -m 755 "$here/debian-init.sh" "$tmp/init"
+	bootstrap debian
+	install -m 755 "$here/debian-init.sh" "$out/debian.tmp/init"
 	finish debian "$recipe"
+}
+
+# What the tests of the small kernel run (tests/it/small_kernel.rs).
+tools=gcc,libc6-dev,make,git,python3,nodejs,e2fsprogs,squashfs-tools,squashfuse,fuse3,iproute2
+
+make_tools() {
+	local recipe mirror suite keyring components=main
+	find_source
+	# shellcheck source=/dev/null
+	case $(. /etc/os-release && printf '%s' "$ID") in ubuntu) components=main,universe ;; esac
+	recipe="tools 1 $tools $suite"
+	made tools "$recipe" && return
+	bootstrap tools --include="$tools" --components="$components"
+	# It is packed and unpacked for every run, so what no test reads goes: half of it.
+	(
+		cd "$out/tools.tmp"
+		rm -rf usr/share/{doc,man,info,locale,i18n,icu} var/lib/apt/lists/* var/cache/debconf/*-old
+		rm -f usr/bin/*-lto-dump-* usr/lib/gcc/*/*/lto1 usr/lib/gcc/*/*/lib{a,t,l,ub}san*
+		rm -f usr/lib/*/lib{asan,tsan,lsan,ubsan}.so*
+	)
+	install -m 755 "$here/debian-init.sh" "$out/tools.tmp/init"
+	finish tools "$recipe"
 }
 
 mkdir -p "${1:-$here/../target/images}"
 out=$(cd "${1:-$here/../target/images}" && pwd)
+[ $# = 0 ] || shift
+[ $# != 0 ] || set -- libs debian tools
 exec 9>"$out/.lock"
 flock 9 # a second build waits, and then finds everything made
-make_libs
-make_debian
+for name; do
+	case $name in libs | debian | tools) "make_$name" ;; *) die "there is no image $name" ;; esac
+done

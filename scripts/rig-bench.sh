@@ -93,10 +93,10 @@ with_images() {
 	done
 }
 
-# bench_scale ARCHIVES OUT: runs of the archives of files and of images of KVM_MIB MiB, made inside of holes, as far as the outer
+# bench_scale ARCHIVES OUT: runs of the archives of files and of images of KVM_MIB MiB, made inside, as far as the outer
 # machine's memory goes; lines of what, how many, and ms above those of a program alone.
 bench_scale() {
-	local size words='' most=0
+	local size words='' most=0 all=0
 	bench_machine
 	mkdir -p "$image/bench/hello" "$image/bench/archives"
 	gcc -static -Os -s -o "$image/bench/hello/hello" scripts/hello.c
@@ -108,11 +108,12 @@ bench_scale() {
 		most=$((size * 6 / 1024))
 	done
 	for size in $KVM_MIB; do
-		words+="mkdir /bench/$size; cp /bench/hello/hello /bench/$size; for part in 1 2 3 4 5 6 7 8; do truncate -s $((size << 17)) /bench/$size/\$part; done; "
+		words+="mkdir /bench/$size; cp /bench/hello/hello /bench/$size; for part in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of=/bench/$size/\$part bs=128k count=$size 2>/dev/null; done; "
 		run_of bytes "$size" "/bench/$size" >>"$image/bench/plan"
+		all=$((all + size))
 		most=$((size * 5 / 2 > most ? size * 5 / 2 : most))
 	done
-	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-3600s} outer scale "$((1024 + most))m" sh -c "$words exec /rig/timeline 0 /bench/plan" >"$rig/phases.scale"
+	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-3600s} outer scale "$((1024 + all + most))m" sh -c "$words exec /rig/timeline 0 /bench/plan" >"$rig/phases.scale"
 	awk -F'\t' -v OFS='\t' '$2 == "hello" { hello += $5; next } { row = $2 OFS $3; if (!(row in sum)) order[++count] = row; sum[row] += $5 }
 			END { for (at = 1; at <= count; at++) printf "%s\t%.1f\n", order[at], sum[order[at]] - hello }' "$rig/phases.scale" >"$2"
 }

@@ -77,6 +77,19 @@ pub enum KernelVerb {
     },
     /// Build the small kernel from the distribution's source package, for all later runs
     Build(BuildArgs),
+    /// Check a kernel's options against what rdvm makes use of; exit code 1 when images cannot run
+    Check(CheckArgs),
+}
+
+/// Arguments of `kernel check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// A kernel, or its configuration: a .config, /boot/config-RELEASE, config.gz
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
 }
 
 /// Arguments of `kernel build`.

@@ -75,6 +75,16 @@ fn act(verb: Verb, began: Instant) -> Result<u8> {
             )))
         }
         Verb::Kernel(KernelVerb::Build(args)) => build_kernel(args),
+        Verb::Kernel(KernelVerb::Check(args)) => {
+            let cache = Search::from_env().cache;
+            let verdict = kernel::check::check(&args.file, cache.as_deref())?;
+            print(&if args.json {
+                verdict.to_json()
+            } else {
+                verdict.render()
+            })?;
+            Ok(if verdict.can_run() { 0 } else { 1 })
+        }
         Verb::Doctor(args) => {
             let diagnosis = doctor::examine(&Facts::gather(), &kernel_findings());
             print(&if args.json {
@@ -324,6 +334,7 @@ fn cache(verb: CacheVerb) -> Result<u8> {
 
 fn build_kernel(args: BuildArgs) -> Result<u8> {
     let cache = Search::from_env().cache;
+    let _bar = progress::show();
     match kernel::build::build(&args.into_order(), cache.as_deref(), &say) {
         Ok(path) => print(&format!("{}\n", path.display())),
         Err(error @ kernel::build::Error::Interrupted(signal)) => {

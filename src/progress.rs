@@ -1,6 +1,6 @@
-//! A bar on the terminal for what takes longer than half a second: bytes, how many of how many, and how fast.
+//! A bar on the terminal for what takes longer than half a second: bytes, how many of how many, and how fast; or files.
 //!
-//! The stages count their bytes here whether somebody looks or not: a process has one terminal, so there is one counter
+//! The stages count their bytes, or files, here whether somebody looks or not: a process has one terminal, so there is one counter
 //! for all of it. Only the program asks for the bar ([`show`]), and it is gone before anything else is written.
 
 use std::fmt::Write as _;
@@ -23,6 +23,7 @@ static METER: Meter = Meter {
     stage: Mutex::new(Stage {
         what: "",
         total: None,
+        unit: Unit::Bytes,
         began: None,
         shown: false,
         over: true,
@@ -31,7 +32,7 @@ static METER: Meter = Meter {
 };
 
 struct Meter {
-    /// Bytes of the stage that are done.
+    /// Bytes or files of the stage that are done.
     done: AtomicU64,
     stage: Mutex<Stage>,
     changed: Condvar,
@@ -40,6 +41,7 @@ struct Meter {
 struct Stage {
     what: &'static str,
     total: Option<u64>,
+    unit: Unit,
     began: Option<Instant>,
     /// There is a bar on the terminal.
     shown: bool,
@@ -47,16 +49,38 @@ struct Stage {
     over: bool,
 }
 
+/// What is counted.
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    Bytes,
+    Files,
+}
+
 /// What follows is `what` ("reading", "packing"), of `total` bytes where that is known.
 pub fn stage(what: &'static str, total: Option<u64>) {
+    begin(what, total, Unit::Bytes);
+}
+
+/// What follows has been done to files ("compiled"), to about `total` in the end.
+pub fn stage_of_files(what: &'static str, total: u64) {
+    begin(what, Some(total), Unit::Files);
+}
+
+fn begin(what: &'static str, total: Option<u64>, unit: Unit) {
     let mut stage = METER.stage();
-    (stage.what, stage.total, stage.began) = (what, total, Some(Instant::now()));
+    (stage.what, stage.total, stage.unit) = (what, total, unit);
+    stage.began = Some(Instant::now());
     METER.done.store(0, Ordering::Relaxed);
 }
 
-/// So many more bytes of the stage are done.
-pub fn add(bytes: u64) {
-    METER.done.fetch_add(bytes, Ordering::Relaxed);
+/// So many more bytes, or files, of the stage are done.
+pub fn add(more: u64) {
+    METER.done.fetch_add(more, Ordering::Relaxed);
+}
+
+/// Whether there is a terminal that the bar is drawn on, as long as a stage takes.
+pub fn is_shown() -> bool {
+    !METER.stage().over
 }
 
 /// Takes the bar away, for good: something else is about to be written to the terminal.
@@ -118,13 +142,22 @@ fn draw() {
         let done = METER.done.load(Ordering::Relaxed);
         if !stage.over && done > 0 {
             let elapsed = stage.began.map_or(Duration::ZERO, |began| began.elapsed());
-            let text = line(stage.what, done, stage.total, elapsed);
+            let text = match (stage.unit, stage.total) {
+                (Unit::Files, Some(total)) => line_of_files(stage.what, done, total),
+                _ => line(stage.what, done, stage.total, elapsed),
+            };
             stage.shown = std::io::stderr()
                 .write_all(format!("{ERASE}{text}").as_bytes())
                 .is_ok();
             wait = INTERVAL;
         }
     }
+}
+
+/// What is shown of a stage that counts files. The total is a guess, so that the end is told by other words.
+fn line_of_files(what: &str, done: u64, about: u64) -> String {
+    let percent = (done.saturating_mul(100) / about.max(1)).min(99);
+    format!("rdvm: {what} {done} of about {about} files, {percent} %")
 }
 
 /// What is shown of a stage.
@@ -151,6 +184,16 @@ fn line(what: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_files_never_claims_that_all_is_done() {
+        assert_eq!(
+            line_of_files("compiled", 512, 1900),
+            "rdvm: compiled 512 of about 1900 files, 26 %"
+        );
+        assert!(line_of_files("compiled", 2000, 1900).ends_with("files, 99 %"));
+        line_of_files("compiled", u64::MAX, 0);
+    }
 
     #[test]
     fn the_line_has_bytes_and_rate_and_never_a_bar_longer_than_full() {

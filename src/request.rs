@@ -57,6 +57,8 @@ pub struct Request {
     pub cache: bool,
     /// When the process started, or what else the timeline of the report is to begin with.
     pub began: Instant,
+    /// Whether the packed image is kept in a file that all machines which run it have mapped.
+    pub share: bool,
 }
 
 impl Request {
@@ -89,6 +91,7 @@ impl Request {
             timings: false,
             cache: false,
             began: Instant::now(),
+            share: false,
         }
     }
 }

@@ -39,6 +39,9 @@ pub struct RunArgs {
     /// Keep an archive's packed image for later runs, and take it from there (rdvm cache)
     #[arg(long)]
     cache: bool,
+    /// Keep the packed image in one file, which all machines of it have mapped: less memory for each, a later start
+    #[arg(long)]
+    share: bool,
     /// RAM of the guest, as in 512m; auto is what the image needs
     #[arg(short, long, alias = "mem", value_name = "SIZE|auto", default_value = "auto", value_parser = parse_memory)]
     memory: Memory,
@@ -224,12 +227,14 @@ impl RunArgs {
             timings: self.timings || self.report.is_some(),
             cache: self.cache,
             began: Instant::now(),
+            share: self.share,
         })
     }
 
     /// PID 1 of the user's own is told nothing, so nothing that PID 1 does can be asked for.
     fn check_own_init(&self) -> Result<(), Error> {
         let asked = [
+            ("--share", self.share),
             ("--interactive", self.interactive),
             ("--tty", self.tty),
             ("--copy-in", !self.copy_in.is_empty()),

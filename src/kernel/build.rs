@@ -1,30 +1,37 @@
 //! `rdvm kernel build`: the small kernel, from the distribution's source package to `CACHE/kernel/vmlinux`.
 //!
 //! Takes the source and the cache directory, gives the path of the kernel; says what it does through a function that
-//! the caller passes in. Which options the kernel has is `fragment`, where its source is `source`, what must be
-//! installed `tools`, the temporary directory and the programs run there `workshop`, whether there is anything to do
-//! `stamp`. All checks come before anything is unpacked, and the old kernel stays until the new one is complete.
+//! the caller passes in. Which options the kernel has is `fragment`, what it says of its build `identity`, how it
+//! lies in memory `layout`, where its source is `source`, what must be installed `tools`, the temporary directory and the programs run there `workshop`,
+//! how far they are `compiled`, whether there is anything to do `stamp`. All checks come before anything is unpacked, and the old kernel stays until the new one is complete.
 
+mod compiled;
 mod error;
 mod fragment;
+mod identity;
+mod layout;
 mod source;
 mod stamp;
 mod tools;
 mod workshop;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 pub use error::Error;
 
+use sha2::{Digest, Sha256};
+
 use super::{KernelImage, Search};
 use crate::atomic::Draft;
 use crate::escape::shown;
+use crate::progress;
 use crate::request::KernelWish;
 use crate::units::ByteSize;
+use compiled::Compiled;
 use source::Source;
 use stamp::Stamp;
 use workshop::Workshop;
@@ -66,8 +73,8 @@ pub fn build(order: &Order, cache: Option<&Path>, say: &dyn Fn(&str)) -> Result<
     say(&format!("kernel source {}", shown(source.path())));
     let (built, release) = make(&workshop, &source, say)?;
     is_bootable(&built)?;
-    let bytes = put_in_place(&built, &kernel, || stamp.remove(&home))
-        .and_then(|bytes| stamp.write(&home, &release).map(|()| bytes))
+    let (bytes, digest) = put_in_place(&built, &kernel, || stamp.remove(&home))
+        .and_then(|result| stamp.write(&home, &release).map(|()| result))
         .map_err(|source| Error::Host {
             what: shown(&kernel),
             source,
@@ -75,7 +82,7 @@ pub fn build(order: &Order, cache: Option<&Path>, say: &dyn Fn(&str)) -> Result<
     workshop.forget_log();
     let seconds = start.elapsed().as_secs();
     say(&format!(
-        "kernel {release} built in {seconds} s, {}; it is the default from now on",
+        "kernel {release} built in {seconds} s, {}, sha256 {digest}; it is the default from now on",
         ByteSize(bytes)
     ));
     Ok(kernel)
@@ -102,11 +109,16 @@ fn make(
         }
     };
     let out = workshop.directory("out")?;
+    let identity = identity::settings(&tree).map_err(|source| Error::Host {
+        what: shown(&tree.join("Makefile")),
+        source,
+    })?;
     let make = |words: &[&str]| {
         let mut make = Command::new("make");
-        make.arg("--silent").arg("--directory").arg(&tree);
+        make.arg("--directory").arg(&tree);
         make.arg(prefixed("O=", &out))
             .arg("ARCH=x86_64")
+            .args(&identity)
             .args(words);
         make
     };
@@ -122,15 +134,28 @@ fn make(
         });
     }
 
+    workshop.run("make vmlinux.lds", make(&[layout::SCRIPT]))?;
+    let script = format!("out/{}", layout::SCRIPT);
+    let compact = layout::compact(&workshop.read(&script)?);
+    workshop.write(&script, compact.as_bytes())?;
+
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     say(&format!(
         "compiling it with {jobs} jobs, some minutes; the log is {}",
         shown(workshop.log())
     ));
-    workshop.run(
-        "make vmlinux",
-        make(&[&format!("--jobs={jobs}"), "vmlinux"]),
-    )?;
+    let mut compiled = Compiled::default();
+    progress::stage_of_files("compiled", Compiled::about());
+    let mut look = |output: &[u8]| {
+        progress::add(compiled.read(output));
+        if let Some(line) = compiled.tenth().filter(|_| !progress::is_shown()) {
+            say(&line);
+        }
+    };
+    let compile = make(&[&format!("--jobs={jobs}"), "vmlinux"]);
+    workshop.run_watched("make vmlinux", compile, &mut look)?;
+    progress::finish();
+    say(&format!("compiled {} files", compiled.files()));
     let release = workshop.read("out/include/config/kernel.release")?;
     let built = out.join("vmlinux.stripped");
     let mut strip = Command::new("strip");
@@ -166,15 +191,28 @@ fn is_bootable(file: &Path) -> Result<(), Error> {
 }
 
 /// Copies `built` to `kernel`, which appears whole or not at all; `before` runs when nothing but the renaming is left.
+/// Gives its size and SHA-256 in hexadecimal.
 fn put_in_place(
     built: &Path,
     kernel: &Path,
     before: impl FnOnce() -> io::Result<()>,
-) -> io::Result<u64> {
+) -> io::Result<(u64, String)> {
     let draft = Draft::beside(kernel)?;
-    let bytes = io::copy(&mut File::open(built)?, &mut draft.file())?;
+    let (mut from, mut hash, mut bytes) = (File::open(built)?, Sha256::new(), 0);
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let length = from.read(&mut piece)?;
+        if length == 0 {
+            break;
+        }
+        hash.update(&piece[..length]);
+        draft.file().write_all(&piece[..length])?;
+        bytes += length as u64;
+    }
     draft.file().sync_all()?;
     before()?;
     draft.put_in_place()?;
-    Ok(bytes)
+    let digest = hash.finalize();
+    let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((bytes, digest))
 }

@@ -10,7 +10,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{Image, Rdvm, busybox, engines, eventually, is_alive, missing};
+use crate::small_kernel::small_kernel;
+use crate::support::{Image, Rdvm, busybox, engines, eventually, is_alive};
 
 /// Its vmlinux has a PVH entry and a banner, and stops the CPU.
 const START: &str = r#"
@@ -42,7 +43,8 @@ impl Place {
 
     /// With these commands for the two steps.
     fn recipe(self, configure: &str, compile: &str) -> Self {
-        let text = format!("allnoconfig:\n\t{configure}\nvmlinux:\n\t{compile}\n");
+        let script = "arch/x86/kernel/vmlinux.lds:\n\tmkdir -p $(O)/$(@D)\n\techo '. = ALIGN((1 << 21));' >$(O)/$@";
+        let text = format!("allnoconfig:\n\t{configure}\n{script}\nvmlinux:\n\t{compile}\n");
         fs::write(self.source().join("Makefile"), text).unwrap();
         self
     }
@@ -110,7 +112,8 @@ fn a_built_kernel_is_the_one_that_later_runs_take() {
         .run()
         .exits(0)
         .prints(path)
-        .says("kernel 6.6.6-fake built in ");
+        .says("kernel 6.6.6-fake built in ")
+        .says(&digest(&place.kernel()));
     assert_eq!(place.left(), ["vmlinux"]);
     let list = place.rdvm("kernel").option("list").run().exits(0).stdout();
     let line = list.lines().nth(1).unwrap();
@@ -126,6 +129,51 @@ fn a_built_kernel_is_the_one_that_later_runs_take() {
     let inspect = place.rdvm("inspect").image(busybox().path()).run();
     let plan = inspect.exits(0).stdout();
     assert!(plan.contains(&chosen), "{plan}");
+}
+
+/// What rdvm says of a file, by another program.
+fn digest(file: &Path) -> String {
+    let sum = Command::new("sha256sum").arg(file).output().unwrap().stdout;
+    let sum = String::from_utf8(sum).unwrap();
+    format!(", sha256 {}; ", sum.split(' ').next().unwrap())
+}
+
+#[test]
+fn a_build_says_how_far_it_is() {
+    let files = "for file in $$(seq 400); do echo \"  CC      $$file.o\"; done";
+    let place = Place::new().recipe(CONFIGURE, &format!("@{files}\n\t{COMPILE}"));
+    let said = place.build(&place.source()).run().exits(0).stderr();
+    assert!(said.contains("rdvm: compiled 400 of about "), "{said}");
+    assert!(said.contains("rdvm: compiled 400 files\n"), "{said}");
+}
+
+#[test]
+fn a_build_says_nothing_of_who_built_it_when() {
+    let note = "echo $(KBUILD_BUILD_USER) $(KBUILD_BUILD_HOST) $(KBUILD_BUILD_VERSION) $(KBUILD_BUILD_TIMESTAMP)";
+    let place = Place::new();
+    let noted = place.0.path().join("noted");
+    let place = place.recipe(
+        CONFIGURE,
+        &format!("{note} >{}\n\t{COMPILE}", noted.display()),
+    );
+    let touched = Command::new("touch")
+        .args(["--date", "2020-02-29 12:00 UTC"])
+        .arg(place.source().join("Makefile"))
+        .status();
+    assert!(touched.unwrap().success());
+    place.build(&place.source()).run().exits(0);
+    let noted = fs::read_to_string(noted).unwrap();
+    assert_eq!(noted, "rdvm rdvm 1 2020-02-29\n");
+}
+
+#[test]
+fn the_parts_of_a_kernel_lie_behind_one_another() {
+    let place = Place::new();
+    let kept = place.0.path().join("script");
+    let keep = format!("cp $(O)/arch/x86/kernel/vmlinux.lds {}", kept.display());
+    let place = place.recipe(CONFIGURE, &format!("{keep}\n\t{COMPILE}"));
+    place.build(&place.source()).run().exits(0);
+    assert_eq!(fs::read_to_string(kept).unwrap(), ". = ALIGN((1 << 12));\n");
 }
 
 #[test]
@@ -248,17 +296,6 @@ fn what_a_build_lacks_is_said_before_anything_is_made() {
         .run();
     run.exits(125)
         .says("rdvm: kernel build: /proc/none/kernel/lock: ");
-}
-
-/// The small kernel of this user, as `make test` builds it.
-fn small_kernel() -> Option<PathBuf> {
-    let list = Rdvm::verb("kernel").option("list").run().exits(0).stdout();
-    let built = list.lines().find(|line| line.contains("/kernel/vmlinux"));
-    let path = built.and_then(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    if path.is_none() {
-        missing("the small kernel (make kernel builds it)");
-    }
-    path.map(PathBuf::from)
 }
 
 #[test]

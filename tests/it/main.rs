@@ -26,6 +26,8 @@ mod memory;
 
 mod kernel;
 
+mod small_kernel;
+
 mod init;
 
 mod streams;

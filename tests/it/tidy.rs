@@ -62,7 +62,10 @@ const USES: &[(&str, &[&str])] = &[
     ("copyout", &["atomic", "request", "units"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
-    ("kernel", &["atomic", "error", "request", "units", "watch"]),
+    (
+        "kernel",
+        &["atomic", "error", "progress", "request", "units", "watch"],
+    ),
     ("cmdline", &["memory"]),
     ("machine", &["initrd", "kernel", "units"]),
     ("watch", &[]),
@@ -103,6 +106,7 @@ const USES: &[(&str, &[&str])] = &[
 /// The files that may hold `unsafe`.
 const UNSAFE: &[&str] = &[
     "src/engine/kvm/ram.rs",
+    "src/engine/kvm/teardown.rs",
     "src/engine/kvm/vcpu.rs",
     "src/engine/qemu/child.rs",
     "src/engine/qemu/tsc.rs",

@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock, statvfs};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
@@ -26,6 +26,11 @@ const PREFIX: &str = "build-";
 /// How much of the log an error shows.
 const LAST_BYTES: u64 = 4096;
 const LAST_LINES: usize = 8;
+/// How often a program's output is looked at: often enough for a line on a terminal, and nothing beside a compiler.
+const LOOK_EVERY: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 250_000_000,
+};
 /// What programs see of our environment. Not MAKEFLAGS, ARCH and the like: `make test` runs a build too.
 const ENVIRONMENT: [&str; 2] = ["PATH", "HOME"];
 
@@ -142,7 +147,35 @@ impl Workshop {
     ///
     /// # Errors
     /// `Step` when it fails, `Interrupted`, `Host`.
-    pub(super) fn run(&self, what: &'static str, mut command: Command) -> Result<(), Error> {
+    pub(super) fn run(&self, what: &'static str, command: Command) -> Result<(), Error> {
+        self.run_and_look(what, command, None)
+    }
+
+    /// The same; `look` gets what the program has written since it was last called, several times a second.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn run_watched(
+        &self,
+        what: &'static str,
+        command: Command,
+        look: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        // A log that cannot be read costs the progress and nothing else.
+        let log = File::open(&self.log).and_then(|mut log| {
+            log.seek(SeekFrom::End(0))?;
+            Ok(log)
+        });
+        let mut look = log.map(|log| Reader { log, look });
+        self.run_and_look(what, command, look.as_mut().ok())
+    }
+
+    fn run_and_look(
+        &self,
+        what: &'static str,
+        mut command: Command,
+        reader: Option<&mut Reader<'_>>,
+    ) -> Result<(), Error> {
         let mut start = || {
             let mut log = File::options().append(true).open(&self.log)?;
             writeln!(log, "== {command:?}")?;
@@ -153,8 +186,6 @@ impl Workshop {
                 .envs(kept.into_iter().flatten())
                 .env("LC_ALL", "C")
                 .env("TMPDIR", &self.directory)
-                .env("KBUILD_BUILD_USER", "rdvm")
-                .env("KBUILD_BUILD_HOST", "rdvm")
                 .current_dir(&self.directory)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
@@ -163,7 +194,7 @@ impl Workshop {
                 .spawn()
         };
         let mut child = start().map_err(host(Path::new(what)))?;
-        let stopped = self.wait(&child);
+        let stopped = self.wait(&child, reader);
         if !matches!(stopped, Ok(None)) {
             // It may be gone by now.
             let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
@@ -178,17 +209,25 @@ impl Workshop {
     }
 
     /// Waits for the child's end or for a signal, which it gives.
-    fn wait(&self, child: &Child) -> Result<Option<i32>, Errno> {
+    fn wait(
+        &self,
+        child: &Child,
+        mut reader: Option<&mut Reader<'_>>,
+    ) -> Result<Option<i32>, Errno> {
         let child = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+        let interval = reader.is_some().then_some(LOOK_EVERY);
         loop {
             let signals = self.watch.fd();
             let mut set = [
                 PollFd::new(&signals, PollFlags::IN),
                 PollFd::new(&child, PollFlags::IN),
             ];
-            match poll(&mut set, None) {
+            match poll(&mut set, interval.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
+            }
+            if let Some(reader) = &mut reader {
+                reader.read();
             }
             let ended = !set[1].revents().is_empty();
             match self.watch.signal() {
@@ -206,6 +245,21 @@ impl Workshop {
             log: shown(&self.log),
             // A log that cannot be read any more must not hide the failure.
             end: last_lines(&self.log).unwrap_or_default(),
+        }
+    }
+}
+
+/// What is new in the log, and who wants to know.
+struct Reader<'a> {
+    log: File,
+    look: &'a mut dyn FnMut(&[u8]),
+}
+
+impl Reader<'_> {
+    fn read(&mut self) {
+        let mut piece = [0; 16 << 10];
+        while let Ok(length @ 1..) = self.log.read(&mut piece) {
+            (self.look)(&piece[..length]);
         }
     }
 }
