@@ -14,7 +14,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
 .PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed check-speed-accept examples soak fuzz
-.PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory
+.PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density
 .PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
 all: build
@@ -80,7 +80,7 @@ fuzz: ## feed damaged kernels to the check for FUZZ_SECONDS, 60 by default; want
 
 # Each part leaves its tables in benches/results, so that one can be measured again alone.
 bench: bench-setup ## measure everything and make docs/performance.md of it; half an hour, on a machine that does nothing else
-	$(MAKE) bench-run bench-timeline bench-copies bench-kvm bench-scale bench-memory
+	$(MAKE) bench-run bench-timeline bench-copies bench-kvm bench-scale bench-density bench-memory
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-images; else echo 'bench: SKIPPED bench-images, which only root can run'; fi
 	$(MAKE) bench-draw
 
@@ -109,10 +109,11 @@ bench-images: bench-setup ## compare reading archives with skopeo, umoci, tar an
 bench-copies: bench-setup ## files in and out, standard input, Ctrl-C: side by side, some minutes
 	RDVM=$(rdvm) scripts/bench-copies.sh $(images)
 
-bench-memory: ## compare planned with least RAM by bisection, about ten minutes
-	scripts/install-deps.sh test
-	scripts/make-images.sh $(images) libs debian
-	RDVM_TEST_IMAGES=$(images) $(CARGO) bench --bench memory
+bench-memory: bench-setup ## compare planned with least RAM by bisection, with both kernels; about twenty minutes
+	IMAGES=$(images) scripts/bench-memory.sh ram
+
+bench-density: bench-setup ## memory of many machines at once, and how many start in a second
+	IMAGES=$(images) RDVM=$(rdvm) scripts/bench-memory.sh density
 
 bench-draw: ## make docs/performance.md and its pictures of what benches/results holds
 	$(CARGO) run --quiet -p figures

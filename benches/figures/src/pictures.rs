@@ -32,6 +32,7 @@ pub fn all(tables: &BTreeMap<String, Table>) -> Result<Vec<(String, String)>, Er
         let picture = ports(table(&name)?, engine, unit)?.svg()?;
         made.push((name, picture));
     }
+    made.push(("starts".to_owned(), starts(table("starts")?)?.svg()?));
     made.push((
         "scale-entries".to_owned(),
         scale(table("scale")?, "entries", "entries")?.svg()?,
@@ -102,7 +103,7 @@ fn memory(table: &Table) -> Result<Lines, Error> {
         let rows = by_size.only("kernel", kernel)?;
         for (column, name) in [
             ("planned MiB", "planned"),
-            ("least MiB", "least with room to write"),
+            ("least with room MiB", "least with room to write"),
             ("least that boots MiB", "least that boots"),
         ] {
             // A kernel may be measured in one way only.
@@ -131,6 +132,44 @@ fn memory(table: &Table) -> Result<Lines, Error> {
         tick: short,
         lines,
         scale: Scale::Both,
+    })
+}
+
+/// How many machines start in a second, over how many are started at a time.
+fn starts(table: &Table) -> Result<Lines, Error> {
+    let mut lines = Vec::new();
+    let mut ticks = Vec::new();
+    for mode in table.values("mode")? {
+        let rows = table.only("mode", &mode)?;
+        let mut points = Vec::new();
+        for row in &rows.rows {
+            points.push((
+                rows.number(row, "at a time")?,
+                rows.number(row, "machines per second")?,
+            ));
+        }
+        ticks = points.iter().map(|(x, _)| *x).collect();
+        let name = if mode == "default" {
+            "rdvm run"
+        } else {
+            "rdvm run --share"
+        };
+        lines.push(Line {
+            name: name.to_owned(),
+            points,
+            guide: false,
+        });
+    }
+    Ok(Lines {
+        title: "Starts in a second".to_owned(),
+        axes: [
+            "started at a time".to_owned(),
+            "machines per second".to_owned(),
+        ],
+        ticks,
+        tick: short,
+        lines,
+        scale: Scale::OnlyX,
     })
 }
 
