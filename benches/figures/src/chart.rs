@@ -125,7 +125,7 @@ impl Bars {
                 .disable_y_mesh()
                 .y_labels(0)
                 .x_desc(self.axis.as_str())
-                .x_label_formatter(&|value| short(*value))
+                .x_label_formatter(&|value| plain(*value))
                 .label_style(text(LABEL))
                 .axis_desc_style(text(LABEL))
                 .light_line_style(TRANSPARENT)
@@ -232,7 +232,7 @@ impl Lines {
                 .x_desc(self.axes[0].as_str())
                 .y_desc(self.axes[1].as_str())
                 .x_label_formatter(&|value| (self.tick)(*value))
-                .y_label_formatter(&|value| short(*value))
+                .y_label_formatter(&|value| plain(*value))
                 .x_labels(self.ticks.len())
                 .label_style(text(LABEL))
                 .axis_desc_style(text(LABEL))
@@ -361,4 +361,13 @@ pub fn short(value: f64) -> String {
         parted.push(digit);
     }
     parted + rest
+}
+
+/// The same without zeros at the end, for the labels of an axis.
+fn plain(value: f64) -> String {
+    let text = short(value);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
 }

@@ -117,6 +117,11 @@ impl Verdict {
                 self.bad += 1;
                 numbers("?", &shown(is)) + "  NOT COMMITTED: make check-speed-accept"
             }
+            // Whoever counts has failed to, and must not be taken for an improvement.
+            (Some(was), Some(0.0)) if was > FEW => {
+                self.bad += 1;
+                numbers(&shown(was), "0") + "  NOTHING COUNTED"
+            }
             (Some(was), Some(is)) => {
                 let percent = if was == is {
                     0.0

@@ -220,6 +220,11 @@ fn figures_that_grow_by_more_than_a_twentieth_fail() {
         "what is not measured is one"
     );
     assert_eq!(
+        verdict(&table("a", "40", "50", "0")),
+        (1, 0),
+        "nothing counted is no improvement"
+    );
+    assert_eq!(
         verdict(&Table::parse("counts", "# with: a\nfigure\tone\nms to user space\t40\n").unwrap()),
         (4, 0)
     );
