@@ -17,7 +17,7 @@ use std::time::Instant;
 /// next: QEMU does not tell of a first exit, and not every kernel of its unpacking.
 const PHASES: [(&str, &str); 8] = [
     ("machine_start", "reading and packing"),
-    ("guest_clock", "machine and firmware"),
+    ("guest_clock", "machine, early kernel"),
     ("unpack_begin", "kernel"),
     ("unpack_end", "unpacking"),
     ("rdinit", "rest of the kernel"),
