@@ -4,7 +4,7 @@
 //!
 //! PLAN has a line for each row: engine, kernel, image, and the words of a command, with tabs between; the word REPORT
 //! stands for a file that its report goes to. The commands take turns, after one round that is not counted; of 0 rounds
-//! that one is, which is enough where time is a count of instructions. Prints a line for each phase of each row: engine,
+//! that one is, which is enough where time is a count of instructions, and the first command warms up alone. Prints a line for each phase of each row: engine,
 //! kernel, image, phase, and the median of its milliseconds; a command without a report has one phase. What each run took
 //! goes to standard error as it ends.
 
@@ -75,6 +75,9 @@ fn rows() -> Result<Vec<Row>> {
         });
     }
     let rounds: u32 = rounds.parse()?;
+    if let (0, Some(first)) = (rounds, rows.first()) {
+        run(&first.command)?;
+    }
     for round in 0..=rounds {
         for row in &mut rows {
             let times =
