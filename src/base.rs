@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cache::{Cache, DEFAULT_LIMIT, Packed, Recipe};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::config::Config;
 use crate::image::{self, Image};
 use crate::initrd::account::Files;
@@ -61,10 +61,27 @@ pub struct Facts {
     pub warnings: Vec<String>,
 }
 
-/// Reads the image, checks that it is the one agreed on, and lays it out; or takes it from `cache`, when it is there.
+/// Which packed images are kept.
+#[derive(Debug, Clone, Copy)]
+pub enum Keep<'a> {
+    /// None.
+    Nothing,
+    /// Those of archives, whose state tells that they have not changed: they need not be read again.
+    Archives(&'a Cache),
+    /// All, also those of directories, so that machines can have the same file mapped. What is in a directory has to be
+    /// read to know it.
+    All(&'a Cache),
+}
+
+/// Reads the image, checks that it is the one agreed on, and lays it out; or takes it from the cache, when it is there.
 ///
 /// Errors: the image cannot be read, or is another one.
-pub fn open(image: &ImageRef, epoch: Epoch, cache: Option<&Cache>) -> Result<Base> {
+pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep<'_>) -> Result<Base> {
+    let (cache, keeps_all) = match keep {
+        Keep::Nothing => (None, false),
+        Keep::Archives(cache) => (Some(cache), false),
+        Keep::All(cache) => (Some(cache), true),
+    };
     let recipe = cache.and_then(|cache| Some((cache, recipe(image, epoch)?)));
     trust::check_parts(image)?;
     let wanted = trust::wanted(image)?;
@@ -85,7 +102,7 @@ pub fn open(image: &ImageRef, epoch: Epoch, cache: Option<&Cache>) -> Result<Bas
         });
     }
     let read = image::open(image)?;
-    let digest = match wanted.is_some() || recipe.is_some() {
+    let digest = match wanted.is_some() || recipe.is_some() || keeps_all {
         true => Some(trust::digest::of(&read.tree).map_err(trust::Error::from)?),
         false => None,
     };
@@ -108,13 +125,26 @@ pub fn open(image: &ImageRef, epoch: Epoch, cache: Option<&Cache>) -> Result<Bas
             .map(ToString::to_string)
             .collect(),
     };
-    if let Some(((cache, recipe), digest)) = recipe.zip(digest) {
+    let recipe = recipe.map(|(_, recipe)| recipe);
+    if let Some(cache) = cache.filter(|_| keeps_all || recipe.is_some())
+        && let Some(digest) = digest
+    {
         facts.accounts = Files::read(&read.tree).map_err(initrd::Error::from)?;
-        match keep(cache, &recipe, digest, &facts, &read, &places, epoch) {
+        let key = key(digest, &facts, &read, epoch);
+        let kept = cache.get(&key).filter(|_| keeps_all).map(Ok);
+        let kept = kept
+            .unwrap_or_else(|| self::keep(cache, recipe.as_ref(), &key, &facts, &read, &places));
+        match kept {
             Ok(packed) => {
                 return Ok(Base {
                     facts,
                     body: Body::Kept(packed),
+                });
+            }
+            Err(Failed::Cache(source)) if keeps_all => {
+                return Err(Error::Host {
+                    what: format!("--share: {}", cache.directory().display()),
+                    source,
                 });
             }
             Err(Failed::Cache(error)) => facts.warnings.push(format!(
@@ -195,24 +225,27 @@ impl From<initrd::Error> for Failed {
     }
 }
 
-fn keep(
-    cache: &Cache,
-    recipe: &Recipe,
-    digest: Digest,
-    facts: &Facts,
-    image: &Image,
-    places: &Places,
-    epoch: Epoch,
-) -> std::result::Result<Packed, Failed> {
-    // The content digest has neither times nor what runs, the entry has both.
+/// What an entry is kept under. The content digest has neither times nor what runs, the entry has both.
+fn key(digest: Digest, facts: &Facts, image: &Image, epoch: Epoch) -> Digest {
     let mut key = Sha256::new_with_prefix(digest.0);
     for entry in image.tree.entries() {
         key.update(epoch.clamp(entry.mtime).to_le_bytes());
     }
-    key.update(serde_json::to_vec(&facts).map_err(io::Error::other)?);
-    let key = Digest(key.finalize().into());
+    // The facts are plain data: there is nothing that could not be written.
+    key.update(serde_json::to_vec(facts).unwrap_or_default());
+    Digest(key.finalize().into())
+}
+
+fn keep(
+    cache: &Cache,
+    recipe: Option<&Recipe>,
+    key: &Digest,
+    facts: &Facts,
+    image: &Image,
+    places: &Places,
+) -> std::result::Result<Packed, Failed> {
     let size = places.contents().packed_bytes;
-    cache.insert(recipe, &key, size, DEFAULT_LIMIT, |file: &File| {
+    cache.insert(recipe, key, size, DEFAULT_LIMIT, |file: &File| {
         places.of(&image.tree).write(file, 0)?;
         initrd::unchanged(&image.tree)?;
         let facts = Facts {

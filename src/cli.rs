@@ -18,6 +18,7 @@ use crate::units::ByteSize;
 mod image;
 mod pack;
 mod run;
+mod values;
 
 pub use image::{ImageArgs, StackArgs};
 pub use pack::{PackArgs, Packing};

@@ -19,4 +19,6 @@ pub struct Machine {
     pub cpus: u8,
     /// Whether memory is shared with the guest (`guest::rings`), at the place that the engine says.
     pub rings: bool,
+    /// Whether what of the initrd can be shared with other machines ([`Initrd::shared_part`]) is mapped and not copied.
+    pub share: bool,
 }

@@ -5,6 +5,7 @@ use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
@@ -29,6 +30,7 @@ use rdvm::request::Request;
 use signal_hook::consts::SIGXFSZ;
 
 fn main() -> ExitCode {
+    let began = Instant::now();
     let cli = match rdvm::cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Refused::Line(error)) => {
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
         rdvm::terminal::restore();
         hook(panic);
     }));
-    match act(cli.verb) {
+    match act(cli.verb, began) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say(&error.to_string());
@@ -59,9 +61,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn act(verb: Verb) -> Result<u8> {
+fn act(verb: Verb, began: Instant) -> Result<u8> {
     match verb {
-        Verb::Run(args) => run(*args),
+        Verb::Run(args) => run(*args, began),
         Verb::Pack(args) => pack(*args),
         Verb::Cache(verb) => cache(verb),
         Verb::Inspect(args) => inspect(args),
@@ -115,7 +117,7 @@ fn kernel_findings() -> Vec<KernelFinding> {
         .collect()
 }
 
-fn run(args: RunArgs) -> Result<u8> {
+fn run(args: RunArgs, began: Instant) -> Result<u8> {
     let voice = Voice {
         quiet: args.quiet,
         verbose: args.verbose,
@@ -127,13 +129,16 @@ fn run(args: RunArgs) -> Result<u8> {
     }
     // Before anything runs: a report that cannot be written must not cost the command's exit code.
     let draft = report_to.as_deref().map(report_draft).transpose()?;
-    let finished =
-        args.into_request()
-            .map_err(anyhow::Error::from)
-            .and_then(|request| match dry_run {
+    let finished = args
+        .into_request()
+        .map_err(anyhow::Error::from)
+        .and_then(|request| {
+            let request = Request { began, ..request };
+            match dry_run {
                 true => show_plan(&request).map(|()| None),
                 false => boot(&request, voice).map(Some),
-            });
+            }
+        });
     let finished = match finished {
         Ok(None) => return Ok(0),
         Ok(Some(finished)) => finished,
@@ -214,6 +219,9 @@ impl Voice {
         }
         if let Some(phases) = finished.report.timings.filter(|_| self.timings) {
             say(&phases.to_line());
+        }
+        if let Some(points) = finished.report.timeline.filter(|_| self.timings) {
+            say(&points.to_line());
         }
     }
 }

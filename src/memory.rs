@@ -2,6 +2,9 @@
 //!
 //! The kernel keeps the initrd until it has unpacked it, so the first peak is initrd + unpacked tree; afterwards the
 //! initrd is free again and the command may use its place. Whichever is larger counts.
+//!
+//! The constants were measured by bisection (`benches/memory.rs`): those of a distribution's kernel on Debian's 6.1, those
+//! of a small one on what `rdvm kernel build` makes.
 
 use std::fmt;
 
@@ -9,14 +12,24 @@ use crate::initrd::layout::Contents;
 use crate::request::MemoryWish;
 use crate::units::{ByteSize, PAGE};
 
-/// What every command can write or allocate on top of its image, at least.
-pub const HEADROOM: ByteSize = ByteSize::mib(64);
+/// What every command can write or allocate on top of its image, at least, beside a distribution's kernel.
+pub const ROOM: ByteSize = ByteSize::mib(64);
+
+/// The same beside a small kernel. What an image's initrd takes becomes free before the command starts, so an image that
+/// holds compilers has room for them; this is for those that hold one program.
+pub const SMALL_ROOM: ByteSize = ByteSize::mib(8);
+
+/// Kernels that occupy less are small ones: what rdvm builds has 11 MiB, the kernels of distributions have 45 to 60.
+const SMALL_KERNEL: ByteSize = ByteSize::mib(24);
+
+/// What a machine gets with `auto`, though it may need less: RAM that no guest touches costs the host nothing.
+const FLOOR: ByteSize = ByteSize::mib(40);
 
 /// Of every page of RAM the kernel keeps a `struct page` of 64 bytes.
 const PAGE_STRUCTS: u64 = PAGE / 64;
 
 /// With transparent huge pages on, `mm/khugepaged.c` raises `min_free_kbytes` to this, or to 5 % of the RAM that is not
-/// reserved at that time (and the initrd still is): nothing but an emergency may use it.
+/// reserved at that time (and the initrd still is): nothing but an emergency may use it. Without them it is less.
 const RESERVE: ByteSize = ByteSize::mib(44);
 const RESERVE_SHARE: u64 = 20;
 
@@ -29,12 +42,18 @@ const TREE_SHARE: u64 = 256;
 /// What no formula says (fragments, per-CPU lists of free pages), of the sum.
 const MARGIN_SHARE: u64 = 100;
 
-/// What a small stock kernel allocates for itself before PID 1 runs, beyond its image: slabs, per-CPU areas, hash
-/// tables, page tables, and the low memory it leaves alone. Measured, see docs/performance.md.
+/// What a distribution's kernel allocates for itself before PID 1 runs, beyond its image: slabs, per-CPU areas, hash
+/// tables, page tables, and the low memory it leaves alone.
 const KERNEL_OWN: ByteSize = ByteSize::mib(20);
+
+/// The same of a small kernel: so much, and two fifths of its size, since what is in it wants slabs and tables.
+const SMALL_KERNEL_OWN: ByteSize = ByteSize::mib(2);
 
 /// A further CPU's stacks, per-CPU area and run queues.
 const PER_CPU: ByteSize = ByteSize::mib(1);
+
+/// What QEMU leaves free between the initrd and the end of the RAM (ACPI tables on the PC).
+const QEMU_KEEPS: u64 = 256 << 10;
 
 /// An inode, its directory entry and their page-cache bookkeeping.
 const PER_ENTRY: u64 = 1200;
@@ -46,8 +65,14 @@ pub struct Needs {
     pub contents: Contents,
     /// What the loaded kernel occupies, from its first to its last byte including bss.
     pub kernel: ByteSize,
+    /// The address behind its last byte: the initrd stands above that.
+    pub kernel_end: u64,
+    /// PID 1, what it is told and the table of extended attributes.
+    pub own: ByteSize,
     /// Number of vCPUs.
     pub cpus: u8,
+    /// The kernel does not free the initrd, so that machines can share it.
+    pub keeps_initrd: bool,
     /// The image has extended attributes, which a tmpfs holds and a ramfs does not.
     pub attributes: bool,
 }
@@ -95,36 +120,66 @@ pub struct TooLittle {
 ///
 /// Errors: [`TooLittle`] with both numbers.
 pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
+    let kernel = needs.kernel.page_round_up();
+    let is_small = kernel < SMALL_KERNEL;
+    let own = match is_small {
+        true => SMALL_KERNEL_OWN.0 + kernel.0 * 2 / 5,
+        false => KERNEL_OWN.0,
+    };
+    let own = ByteSize(own + PER_CPU.0 * u64::from(needs.cpus.saturating_sub(1))).page_round_up();
     let entries = ByteSize(needs.contents.entries.saturating_mul(PER_ENTRY)).page_round_up();
     let unpacked = ByteSize(needs.contents.page_rounded_bytes);
     let initrd = ByteSize(needs.contents.packed_bytes).page_round_up();
+    let least_room = if is_small { SMALL_ROOM } else { ROOM };
+    let (name, room) = match initrd > least_room {
+        _ if needs.keeps_initrd => ("room to write", least_room),
+        true => ("initrd, later room to write", initrd),
+        false => ("room to write, at first the initrd", least_room),
+    };
     let mut terms = vec![
-        ("kernel", needs.kernel.page_round_up()),
-        (
-            "its own data",
-            ByteSize(KERNEL_OWN.0 + PER_CPU.0 * u64::from(needs.cpus.saturating_sub(1))),
-        ),
+        ("kernel", kernel),
+        ("its own data", own),
         ("unpacked files", unpacked),
         ("inodes", entries),
+        // In the initrd and unpacked.
+        (
+            "PID 1 and what it is told",
+            ByteSize(needs.own.page_round_up().0.saturating_mul(2)),
+        ),
+        (name, room),
     ];
-    terms.push(match initrd > HEADROOM {
-        true => ("initrd, later room to write", initrd),
-        false => ("room to write, at first the initrd", HEADROOM),
-    });
+    if needs.keeps_initrd {
+        terms.push(("initrd, which stays", initrd));
+    }
     let used = terms
         .iter()
         .fold(0u64, |sum, (_, size)| sum.saturating_add(size.0));
-    let need = with_overhead(used, initrd, unpacked);
-    let structs = need.0 / PAGE_STRUCTS;
-    let reserves = need.0.saturating_sub(used).saturating_sub(structs);
+    let summed = with_overhead(used, initrd, unpacked);
+    let structs = summed.0 / PAGE_STRUCTS;
     terms.push(("page structs", ByteSize(structs)));
-    terms.push(("the kernel's reserves", ByteSize(reserves)));
+    terms.push((
+        "the kernel's reserves",
+        ByteSize(summed.0.saturating_sub(used).saturating_sub(structs)),
+    ));
+    // The place of the initrd is above the kernel.
+    let above = needs
+        .own
+        .page_round_up()
+        .0
+        .saturating_add(initrd.0)
+        .saturating_add(QEMU_KEEPS);
+    let lies = ByteSize(needs.kernel_end.saturating_add(above)).mib_round_up();
+    if lies > summed {
+        terms.push(("free below the kernel", ByteSize(lies.0 - summed.0)));
+    }
+    let need = summed.max(lies);
     let total = match wish {
         MemoryWish::FromImage if needs.attributes => {
-            let fixed = ByteSize(terms[0].1.0 + terms[1].1.0);
-            need.max(for_tmpfs(fixed, initrd, unpacked, needs.contents.entries))
+            let fixed = ByteSize(kernel.0 + own.0);
+            let tmpfs = for_tmpfs(fixed, initrd, unpacked, needs.contents.entries);
+            need.max(tmpfs).max(FLOOR)
         }
-        MemoryWish::FromImage => need,
+        MemoryWish::FromImage => need.max(FLOOR),
         MemoryWish::Exactly(given) if given < need => {
             return Err(TooLittle {
                 need,
@@ -134,8 +189,11 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
         }
         MemoryWish::Exactly(given) => ByteSize(given.0 & !(PAGE - 1)),
     };
-    let kernel = ByteSize(terms[0].1.0 + terms[1].1.0 + total.0 / PAGE_STRUCTS);
-    let root = root_fs(total, kernel, initrd, unpacked, entries);
+    let fixed = ByteSize(kernel.0 + own.0 + total.0 / PAGE_STRUCTS);
+    // What the kernel gives out to nobody, and what PID 1 takes, stays out of reach of files.
+    let kept = kept(total.0, initrd).saturating_add(terms[4].1.0);
+    let kept = kept.saturating_add(if needs.keeps_initrd { initrd.0 } else { 0 });
+    let root = root_fs(total, fixed, initrd, unpacked, entries, kept);
     Ok(MemoryPlan {
         total,
         need,
@@ -150,11 +208,15 @@ fn with_overhead(used: u64, initrd: ByteSize, unpacked: ByteSize) -> ByteSize {
     let mut total = used;
     // What is kept is some 7 % of the sum, so each round finds 93 % of what the one before missed.
     for _ in 0..6 {
-        let reserve = (total.saturating_sub(initrd.0) / RESERVE_SHARE).min(RESERVE.0);
-        let shares = total / PAGE_STRUCTS + total / ZONE_RESERVE_SHARE + total / MARGIN_SHARE;
-        total = used.saturating_add(shares + reserve);
+        total = used.saturating_add(total / PAGE_STRUCTS + kept(total, initrd));
     }
     ByteSize(total).mib_round_up()
+}
+
+/// What of `total` the kernel gives out to nobody.
+fn kept(total: u64, initrd: ByteSize) -> u64 {
+    let reserve = (total.saturating_sub(initrd.0) / RESERVE_SHARE).min(RESERVE.0);
+    reserve + total / ZONE_RESERVE_SHARE + total / MARGIN_SHARE
 }
 
 /// The least RAM with which [`root_fs`] takes a tmpfs. The guest touches no more of it than of the need.
@@ -177,14 +239,15 @@ fn root_fs(
     initrd: ByteSize,
     unpacked: ByteSize,
     entries: ByteSize,
+    kept: u64,
 ) -> RootFs {
     let free = total.0.saturating_sub(kernel.0).saturating_sub(initrd.0);
     let inodes = free / 2 / PAGE;
     if unpacked.0 > free / 2 || entries.0 / PER_ENTRY > inodes {
         return RootFs::Ramfs;
     }
-    // What the kernel, PID 1 and the command's own processes need stays out of reach of files.
-    let limit = total.0.saturating_sub(kernel.0).saturating_sub(entries.0);
+    let taken = kernel.0.saturating_add(entries.0).saturating_add(kept);
+    let limit = total.0.saturating_sub(taken);
     RootFs::Tmpfs {
         limit: ByteSize(limit.max(unpacked.0)),
     }
@@ -228,7 +291,10 @@ mod tests {
         Needs {
             contents,
             kernel: ByteSize::mib(46),
+            kernel_end: 62 << 20,
+            own: ByteSize(200 << 10),
             cpus,
+            keeps_initrd: false,
             attributes: false,
         }
     }
@@ -252,7 +318,7 @@ mod tests {
             panic!("{plan}")
         };
         assert!(
-            limit.0 >= HEADROOM.0 + (2 << 20) && limit < plan.total,
+            limit.0 >= ROOM.0 + (2 << 20) && limit < plan.total,
             "{plan}"
         );
     }
@@ -317,7 +383,7 @@ mod tests {
             prop_assert!(need(&needs(packed, unpacked + more, entries, cpus)) >= base);
             prop_assert!(need(&needs(packed, unpacked, entries + more % 1000, cpus)) >= base);
             prop_assert!(need(&needs(packed, unpacked, entries, cpus + 1)) >= base);
-            prop_assert!(base.0 > packed.max(HEADROOM.0) + unpacked);
+            prop_assert!(base.0 > packed.max(ROOM.0) + unpacked);
         }
 
         #[test]
@@ -327,7 +393,7 @@ mod tests {
                 ..needs(packed, unpacked, entries, 16)
             };
             let plan = plan(&needs, MemoryWish::FromImage).unwrap();
-            prop_assert!(plan.need >= HEADROOM && plan.total >= plan.need);
+            prop_assert!(plan.need >= ROOM && plan.total >= plan.need);
         }
     }
 }

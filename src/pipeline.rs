@@ -19,9 +19,9 @@ use crate::guest::control::Control;
 use crate::guest::ending::Ending;
 use crate::guest::input::Input;
 use crate::guest::outlet::Outlet;
-use crate::guest::{Limits, Listener, Moments};
+use crate::guest::{Limits, Listener};
 use crate::initrd::attributes::Loss;
-use crate::report::{MachineFacts, Report, Timings, milliseconds, rounded};
+use crate::report::{MachineFacts, Report, Timeline, Timings};
 use crate::request::{Request, Stdin};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
@@ -110,7 +110,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let memory = ready.machine.memory.to_string();
     let (table, root) = (ready.attributes, ready.memory.root);
     let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
-    let timings = timings(ready.began, listener.moments());
+    let (moments, now) = (listener.moments(), Instant::now());
     let name = ready.command_name;
     let mut report = Report::of(&ending, &name, &memory);
     // A user's own init sends a code and nothing else.
@@ -119,7 +119,8 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         counts: listener.counts(),
         ..ready.facts
     });
-    report.timings = Some(timings);
+    report.timings = Some(Timings::of(ready.began, &moments, now));
+    report.timeline = Some(Timeline::of(request.began, &moments, now));
     let lost = table.zip(listener.attributes_lost());
     report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost, root));
     let unseen = matches!(
@@ -144,34 +145,6 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
 
 /// How many of the console's last lines are shown when a machine dies.
 const LAST_LINES: usize = 20;
-
-/// The phases, as far as the guest has told.
-fn timings(began: Instant, moments: Moments) -> Timings {
-    let now = Instant::now();
-    let between = |from: Option<Instant>, to: Option<Instant>| {
-        from.zip(to)
-            .map(|(from, to)| milliseconds(to.saturating_duration_since(from)))
-    };
-    let boot = moments.boot.unwrap_or_default();
-    let nanoseconds =
-        |from: u64, to: u64| (from > 0 && to >= from).then(|| rounded((to - from) as f64 / 1e6));
-    let unpack = nanoseconds(boot.unpack_begin, boot.unpack_end);
-    let in_kernel = (boot.init > 0).then_some(boot.init as f64 / 1e6);
-    let loaded = moments.loaded.unwrap_or(now);
-    let until_ready = between(Some(loaded), moments.ready);
-    Timings {
-        pack: milliseconds(loaded - began),
-        start: until_ready
-            .zip(in_kernel)
-            .map(|(all, kernel)| rounded((all - kernel).max(0.0))),
-        kernel: in_kernel.map(|all| rounded(all - unpack.unwrap_or(0.0))),
-        unpack,
-        init: between(moments.ready, moments.started),
-        command: between(moments.started, moments.ended),
-        stop: between(moments.ended, Some(now)),
-        total: milliseconds(now - began),
-    }
-}
 
 /// Wraps an error of the host's with what was being done.
 fn host(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> Error {

@@ -3,12 +3,13 @@
 //! The table of exit codes is [`exit_code`] and nowhere else; it and the messages are in `report/explain.rs`.
 
 mod explain;
+mod timings;
 
 pub use self::explain::{
     BY_SIGNAL, BY_SIGPIPE, CANNOT_RUN, FAILED, NOT_FOUND, TIMED_OUT, exit_code,
 };
 
-use std::time::Duration;
+pub use self::timings::{Timeline, Timings};
 
 use rdinit::protocol::Totals;
 use serde::Serialize;
@@ -54,6 +55,9 @@ pub struct Report {
     /// Where the time went, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
+    /// When what happened, in milliseconds since rdvm started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
 }
 
 /// Every kind of outcome.
@@ -129,33 +133,6 @@ pub struct MachineFacts {
     pub counts: Option<Counts>,
 }
 
-/// Milliseconds by phase; absent where the guest did not say.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Timings {
-    /// Reading the image, planning, loading kernel and initrd to where the machine finds them.
-    pub pack: f64,
-    /// From starting the engine to the kernel's first moment.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub start: Option<f64>,
-    /// The kernel, without unpacking.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel: Option<f64>,
-    /// The kernel unpacking the initrd.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unpack: Option<f64>,
-    /// PID 1 until the command ran.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<f64>,
-    /// The command.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<f64>,
-    /// From the command's end to ours.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stop: Option<f64>,
-    /// All of it.
-    pub total: f64,
-}
-
 impl Report {
     /// The report of a machine that ran. `name` is the command as the user knows it, for messages.
     pub fn of(ending: &Ending, name: &str, memory: &str) -> Self {
@@ -180,6 +157,7 @@ impl Report {
             copied: Vec::new(),
             machine: None,
             timings: None,
+            timeline: None,
         }
     }
 
@@ -198,6 +176,7 @@ impl Report {
             copied: Vec::new(),
             machine: None,
             timings: None,
+            timeline: None,
         }
     }
 
@@ -230,36 +209,6 @@ impl From<Totals> for Guest {
             max_rss_kib: totals.max_rss_kib,
         }
     }
-}
-
-impl Timings {
-    /// The phases on one line.
-    pub fn to_line(self) -> String {
-        let phases = [
-            ("pack", Some(self.pack)),
-            ("start", self.start),
-            ("kernel", self.kernel),
-            ("unpack", self.unpack),
-            ("init", self.init),
-            ("command", self.command),
-            ("stop", self.stop),
-            ("total", Some(self.total)),
-        ];
-        let known = phases
-            .into_iter()
-            .filter_map(|(name, ms)| ms.map(|ms| format!("{name} {ms:.0}")));
-        format!("timings in ms: {}", known.collect::<Vec<_>>().join(", "))
-    }
-}
-
-/// A span in milliseconds with three decimals, which is all that is meant.
-pub fn milliseconds(span: Duration) -> f64 {
-    rounded(span.as_secs_f64() * 1e3)
-}
-
-/// Three decimals.
-pub fn rounded(milliseconds: f64) -> f64 {
-    (milliseconds * 1e3).round() / 1e3
 }
 
 #[cfg(test)]

@@ -2,21 +2,23 @@
 //!
 //! Nothing here is a string that still has to be understood. Knows no flag names.
 
+mod copies;
+mod image;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut};
+pub use self::image::{Expectation, Format, ImageRef, Limits, OwnerRange, Ownership};
+
 use crate::units::ByteSize;
 
 /// How long a command has to end once it has been told to.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How much `--copy-out` brings back at most.
-pub const COPY_OUT_LIMIT: ByteSize = ByteSize::mib(1024);
 
 /// Everything `rdvm run` was asked to do.
 #[derive(Debug, Clone)]
@@ -53,6 +55,10 @@ pub struct Request {
     pub timings: bool,
     /// Whether an archive, once packed, is kept for the next run.
     pub cache: bool,
+    /// When the process started, or what else the timeline of the report is to begin with.
+    pub began: Instant,
+    /// Whether the packed image is kept in a file that all machines which run it have mapped.
+    pub share: bool,
 }
 
 impl Request {
@@ -84,6 +90,8 @@ impl Request {
             console: ConsoleWish::default(),
             timings: false,
             cache: false,
+            began: Instant::now(),
+            share: false,
         }
     }
 }
@@ -100,97 +108,6 @@ impl Request {
     pub fn wants_rings(&self) -> bool {
         self.rdinit.is_none() && (self.stdin.interactive || !self.copies.out.is_empty())
     }
-}
-
-/// The IMAGE argument, and what is stacked on it.
-#[derive(Debug, Clone, Default)]
-pub struct ImageRef {
-    /// A directory or an archive; `-` is an archive on standard input.
-    pub path: PathBuf,
-    /// What it is, where the content is not to be asked.
-    pub format: Option<Format>,
-    /// A tar archive is the lowest layer of an image: names that begin with `.wh.` are whiteouts there too, of nothing.
-    pub is_layer: bool,
-    /// Directories and archives to put on top of it, in this order.
-    pub layers: Vec<PathBuf>,
-    /// Which image of an archive that holds several: a name with tag, or a digest.
-    pub tag: Option<String>,
-    /// Who owns a directory's files in the guest; archives say it themselves.
-    pub owner: Ownership,
-    /// A save file of `fakeroot -s`, which has the last word on owners, modes and devices.
-    pub fakeroot: Option<PathBuf>,
-    /// What an archive may come to.
-    pub limits: Limits,
-    /// What its content digest has to be.
-    pub expect: Expectation,
-}
-
-/// Which image it has to be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Expectation {
-    /// What the project's `rdvm.lock` says, if there is one and it knows the image.
-    #[default]
-    Lock,
-    /// The one with this digest.
-    Digest(Digest),
-    /// Any.
-    Nothing,
-}
-
-/// The form an image comes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// A directory that holds a root file system.
-    Dir,
-    /// A tar archive of a root file system.
-    Tar,
-    /// What `docker save` writes.
-    Docker,
-    /// An OCI image layout, as a directory or in a tar archive.
-    Oci,
-    /// newc cpio, one archive or several behind each other.
-    Cpio,
-}
-
-/// Against archives that come to more than anybody meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// How many bytes all that is unpacked may have; half of this machine's memory when not given.
-    pub unpacked: Option<ByteSize>,
-    /// How many members all archives may have together.
-    pub entries: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            unpacked: None,
-            entries: 4_000_000,
-        }
-    }
-}
-
-/// Who owns the image's files in the guest.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Ownership {
-    /// Everything is 0:0.
-    #[default]
-    Root,
-    /// As on the host.
-    Keep,
-    /// Host numbers are looked up in ranges; a number in none of them is an error that names the file.
-    Map(Vec<OwnerRange>),
-}
-
-/// `count` numbers from `host` on become `guest` and following, for users and groups alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OwnerRange {
-    /// First number on the host.
-    pub host: u32,
-    /// What it becomes in the guest.
-    pub guest: u32,
-    /// How many follow.
-    pub count: u32,
 }
 
 /// The command and its surroundings.
@@ -250,49 +167,6 @@ pub struct Stdin {
     pub interactive: bool,
     /// The command gets a terminal of its own for all three streams.
     pub tty: bool,
-}
-
-/// Files that go in and out.
-#[derive(Debug, Clone)]
-pub struct Copies {
-    /// Before the command runs.
-    pub into: Vec<CopyIn>,
-    /// What of it stays out, as lines of a `.gitignore`.
-    pub exclude: Vec<String>,
-    /// When the command has ended.
-    pub out: Vec<CopyOut>,
-    /// How many bytes come out at most, all files together.
-    pub limit: ByteSize,
-}
-
-impl Default for Copies {
-    fn default() -> Self {
-        Self {
-            into: Vec::new(),
-            exclude: Vec::new(),
-            out: Vec::new(),
-            limit: COPY_OUT_LIMIT,
-        }
-    }
-}
-
-/// `--copy-in HOST:GUEST`. With a slash at its end GUEST is the directory to put it into, else what it becomes; a
-/// directory is merged into one that is there, a file goes into one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CopyIn {
-    /// A file or a directory.
-    pub host: PathBuf,
-    /// Where it goes; from the working directory when relative.
-    pub guest: OsString,
-}
-
-/// `--copy-out GUEST:HOST`, by the same rules the other way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CopyOut {
-    /// A file or a directory; from the working directory when relative.
-    pub guest: OsString,
-    /// Where it goes.
-    pub host: PathBuf,
 }
 
 /// `-u USER[:GROUP]`, numbers or names of the image.

@@ -1,4 +1,5 @@
-//! What the host sends while the command runs: orders on the status port, standard input on the stdout port.
+//! What the host sends while the command runs: orders on the status port, standard input in the inbound ring or on the
+//! stdout port.
 //!
 //! A serial port drops what nobody reads, so the host sends no more of standard input than was granted, and no more is
 //! granted than the kernel keeps for us (`TTYB_DEFAULT_MEM_LIMIT` in `drivers/tty/tty_buffer.c` is 64 KiB).

@@ -24,6 +24,8 @@ mod place;
 
 mod spawn;
 
+mod streams;
+
 mod input;
 
 mod outlet;

@@ -6,7 +6,7 @@
 
 use crate::input::{Orders, Stdin};
 use crate::protocol::{Event, Order};
-use crate::spawn::Child;
+use crate::streams::Child;
 use crate::sys::{self, PollFd, Shared, Usage};
 
 /// How many of the dead are collected before the ports are looked at again.

@@ -14,8 +14,11 @@ pub(crate) fn unpacking() -> (u64, u64) {
         return (0, 0);
     };
     let log = &buffer[..length];
+    // The second is what a kernel without RAM disks says.
+    let begins: [&[u8]; 2] = [b"Trying to unpack rootfs", b"Unpacking initramfs"];
+    let begin = begins.into_iter().map(|text| stamp_before(log, text)).max();
     (
-        stamp_before(log, b"Trying to unpack rootfs"),
+        begin.unwrap_or_default(),
         stamp_before(log, b"Freeing initrd memory"),
     )
 }

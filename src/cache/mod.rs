@@ -126,10 +126,16 @@ impl Cache {
 
     /// What was made by this recipe, if it is still there and whole, and nobody else could have written it.
     pub fn find(&self, recipe: &Recipe) -> Option<Packed> {
-        let file = File::options()
-            .read(true)
-            .open(self.directory.join(recipe.link()))
-            .ok()?;
+        self.open(&recipe.link())
+    }
+
+    /// What was kept under this key, on the same conditions.
+    pub fn get(&self, key: &Digest) -> Option<Packed> {
+        self.open(&format!("{}{SUFFIX}", hex(key)))
+    }
+
+    fn open(&self, name: &str) -> Option<Packed> {
+        let file = File::open(self.directory.join(name)).ok()?;
         let packed = read(file)?;
         // It was used: what is pruned first is what nobody uses. Where that is not allowed it only looks older.
         let _ = futimens(
@@ -148,13 +154,13 @@ impl Cache {
         Some(packed)
     }
 
-    /// Keeps an archive of `size` bytes, which `write` writes to an empty file, and the facts that it gives; gives it back open.
+    /// Keeps an archive of `size` bytes, to be found by its key and by its recipe, if it has one, which `write` writes to an empty file, and the facts that it gives; gives it back open.
     /// Then removes what has not been used for longest until at most `limit` bytes are kept.
     ///
     /// Errors: those of `write`; whatever the file system says. Nothing is left behind then.
     pub fn insert<E: From<io::Error>>(
         &self,
-        recipe: &Recipe,
+        recipe: Option<&Recipe>,
         key: &Digest,
         size: u64,
         limit: ByteSize,
@@ -180,7 +186,9 @@ impl Cache {
         end.write_all(&(facts.len() as u64).to_le_bytes())?;
         end.write_all(&END)?;
         draft.put_in_place()?;
-        if recipe.is_settled() {
+        if let Some(recipe) = recipe
+            && recipe.is_settled()
+        {
             let link = self.directory.join(recipe.link());
             // One that leads elsewhere is from a time when the files were the same and the archive was not.
             let _ = fs::remove_file(&link);

@@ -38,7 +38,7 @@ impl Place {
             Ok(b"facts".to_vec())
         };
         self.cache
-            .insert(recipe, &digest, bytes.len() as u64, NO_LIMIT, write)
+            .insert(Some(recipe), &digest, bytes.len() as u64, NO_LIMIT, write)
     }
 
     fn names(&self) -> Vec<String> {
@@ -142,7 +142,7 @@ fn a_writer_that_fails_leaves_nothing() {
     let inserted: io::Result<Packed> =
         place
             .cache
-            .insert(&recipe(&source), &Digest([1; 32]), 5, NO_LIMIT, full);
+            .insert(Some(&recipe(&source)), &Digest([1; 32]), 5, NO_LIMIT, full);
     assert_eq!(inserted.unwrap_err().kind(), io::ErrorKind::StorageFull);
     assert_eq!(place.names(), [""; 0]);
 }

@@ -1,20 +1,21 @@
 //! `rdvm run`: its options, and the request they come to.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::image::image_and_command;
+use super::values::{
+    elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_ulimit, parse_user,
+};
 use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
-    Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Id, MemoryWish, Request, Stdin,
-    ULIMITS, Ulimit, UserWish,
+    Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, MemoryWish, Request, Stdin, Ulimit,
+    UserWish,
 };
 use crate::units::{ByteSize, parse_span};
 
@@ -38,6 +39,9 @@ pub struct RunArgs {
     /// Keep an archive's packed image for later runs, and take it from there (rdvm cache)
     #[arg(long)]
     cache: bool,
+    /// Keep the packed image in one file, which all machines of it have mapped: less memory for each, a later start
+    #[arg(long)]
+    share: bool,
     /// RAM of the guest, as in 512m; auto is what the image needs
     #[arg(short, long, alias = "mem", value_name = "SIZE|auto", default_value = "auto", value_parser = parse_memory)]
     memory: Memory,
@@ -92,6 +96,15 @@ pub struct RunArgs {
     /// Accepted for docker's sake; a machine never outlives its command
     #[arg(long, hide = true)]
     rm: bool,
+    /// Docker's way to share a directory: not here.
+    #[arg(short, long, alias = "mount", hide = true, value_parser = elsewhere("nothing is shared with the guest; --copy-in HOST:GUEST brings files in, --copy-out GUEST:HOST brings them back"))]
+    volume: Option<String>,
+    /// Docker's way to open a port: not here.
+    #[arg(short, long, hide = true, value_parser = elsewhere("the guest has no network, so no port to open"))]
+    publish: Option<String>,
+    /// Docker's way to run in the background: not here.
+    #[arg(short, long, hide = true, num_args = 0, default_missing_value = "", value_parser = elsewhere("a machine runs in the foreground; start it with & or from systemd-run"))]
+    detach: Option<String>,
     /// Kernel to boot: a file, or a release found in /boot
     #[arg(short, long, value_name = "PATH|NAME", value_hint = ValueHint::FilePath)]
     kernel: Option<OsString>,
@@ -213,12 +226,15 @@ impl RunArgs {
             },
             timings: self.timings || self.report.is_some(),
             cache: self.cache,
+            began: Instant::now(),
+            share: self.share,
         })
     }
 
     /// PID 1 of the user's own is told nothing, so nothing that PID 1 does can be asked for.
     fn check_own_init(&self) -> Result<(), Error> {
         let asked = [
+            ("--share", self.share),
             ("--interactive", self.interactive),
             ("--tty", self.tty),
             ("--copy-in", !self.copy_in.is_empty()),
@@ -252,141 +268,5 @@ impl RunArgs {
         };
         self.rest = [image, "--".into()].into_iter().chain(command).collect();
         Ok(())
-    }
-}
-
-fn parse_memory(text: &str) -> Result<MemoryWish, crate::units::ParseError> {
-    match text {
-        "auto" => Ok(MemoryWish::FromImage),
-        size => size.parse::<ByteSize>().map(MemoryWish::Exactly),
-    }
-}
-
-fn parse_user(text: &str) -> Result<UserWish, String> {
-    let id = |text: &str| match text {
-        "" => Err("a name or a number is missing; write USER or USER:GROUP".to_owned()),
-        text => Ok(text
-            .parse()
-            .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
-    };
-    match text.split_once(':') {
-        Some((user, group)) => Ok(UserWish {
-            user: id(user)?,
-            group: Some(id(group)?),
-        }),
-        None => Ok(UserWish {
-            user: id(text)?,
-            group: None,
-        }),
-    }
-}
-
-fn parse_ulimit(text: &str) -> Result<Ulimit, String> {
-    let unknown = || {
-        let names: Vec<&str> = ULIMITS.iter().map(|(name, _)| *name).collect();
-        format!("no limit of that name; write one of {}", names.join(", "))
-    };
-    let number = |text: &str| match text {
-        "unlimited" | "-1" => Ok(u64::MAX),
-        text => text
-            .parse()
-            .map_err(|_| format!("\"{text}\" is no limit; write a number or unlimited")),
-    };
-    let (name, values) = text
-        .split_once('=')
-        .ok_or("write NAME=SOFT or NAME=SOFT:HARD, as in nofile=1024")?;
-    let known = ULIMITS.iter().find(|(known, _)| *known == name);
-    let &(_, resource) = known.ok_or_else(unknown)?;
-    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-    let (soft, hard) = (number(soft)?, number(hard)?);
-    match soft <= hard {
-        true => Ok(Ulimit {
-            resource,
-            soft,
-            hard,
-        }),
-        false => Err(format!("{soft} is more than its own upper limit {hard}")),
-    }
-}
-
-fn parse_copy_in() -> impl TypedValueParser<Value = CopyIn> {
-    OsStringValueParser::new().try_map(|text| {
-        let bytes = text.as_bytes();
-        let colon = bytes.iter().rposition(|&byte| byte == b':');
-        let (host, guest) = sides(bytes, colon, "HOST:GUEST, as in src:/src")?;
-        Ok::<_, String>(CopyIn {
-            host: host.into(),
-            guest,
-        })
-    })
-}
-
-fn parse_copy_out() -> impl TypedValueParser<Value = CopyOut> {
-    OsStringValueParser::new().try_map(|text| {
-        let bytes = text.as_bytes();
-        let colon = bytes.iter().position(|&byte| byte == b':');
-        let (guest, host) = sides(bytes, colon, "GUEST:HOST, as in /src/out:out")?;
-        Ok::<_, String>(CopyOut {
-            guest,
-            host: host.into(),
-        })
-    })
-}
-
-fn sides(bytes: &[u8], colon: Option<usize>, form: &str) -> Result<(OsString, OsString), String> {
-    let (left, right) = colon
-        .map(|at| (&bytes[..at], &bytes[at + 1..]))
-        .filter(|(left, right)| !left.is_empty() && !right.is_empty())
-        .ok_or_else(|| format!("write {form}"))?;
-    let owned = |side: &[u8]| OsString::from_vec(side.to_vec());
-    match bytes.contains(&0) {
-        true => Err("a path has no NUL".to_owned()),
-        false => Ok((owned(left), owned(right))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ulimit_is_a_name_and_one_or_two_numbers() {
-        let limit = |resource, soft, hard| {
-            Ok(Ulimit {
-                resource,
-                soft,
-                hard,
-            })
-        };
-        assert_eq!(parse_ulimit("nofile=10"), limit(7, 10, 10));
-        assert_eq!(parse_ulimit("core=0:unlimited"), limit(4, 0, u64::MAX));
-        for bad in [
-            "nofile",
-            "files=1",
-            "nofile=",
-            "nofile=2:1",
-            "nofile=-1:5",
-            "cpu=1:x",
-        ] {
-            assert!(parse_ulimit(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_copy_has_two_sides() {
-        let sides = |text: &str, first: bool| {
-            let bytes = text.as_bytes();
-            let colon = match first {
-                true => bytes.iter().position(|&byte| byte == b':'),
-                false => bytes.iter().rposition(|&byte| byte == b':'),
-            };
-            sides(bytes, colon, "X")
-        };
-        let pair = |a: &str, b: &str| Ok((a.into(), b.into()));
-        assert_eq!(sides("a:b:/c", false), pair("a:b", "/c"));
-        assert_eq!(sides("/c:b:a", true), pair("/c", "b:a"));
-        for bad in ["a", ":a", "a:", ""] {
-            assert!(sides(bad, true).is_err(), "{bad}");
-        }
     }
 }

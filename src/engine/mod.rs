@@ -60,12 +60,18 @@ impl Engine {
         }
     }
 
-    /// What this engine's machine must be told on the kernel command line; `rings` is where shared memory is to be.
-    pub fn cmdline(&self, rings: Option<u64>) -> String {
-        match self {
-            Self::Kvm => kvm::CMDLINE.to_owned(),
+    /// What the machine with so many `cpus` must be told on the kernel command line; `rings` is where memory for streams is
+    /// to be, `share` whether other machines have the initrd too.
+    pub fn cmdline(&self, cpus: u8, rings: Option<u64>, share: bool) -> String {
+        let mut words = match self {
+            Self::Kvm => kvm::cmdline(cpus),
             Self::Qemu(qemu) => qemu.cmdline(rings),
+        };
+        // A kernel overwrites an initrd that it frees, page by page, and each of them would become the machine's own.
+        if share {
+            words += " retain_initrd";
         }
+        words
     }
 
     /// The guest-physical address of memory that is shared with the guest.

@@ -64,7 +64,7 @@ impl Course {
         self.limits.is_some()
     }
 
-    /// Whether the stdout port carries files.
+    /// Whether files are received.
     pub(super) fn copies(&self) -> bool {
         self.copying.is_some()
     }

@@ -2,15 +2,16 @@
 //!
 //! An engine asks what is to be sent on a port and says how much it has sent; it does not know what the bytes mean.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rdinit::protocol::{ORDER_MAX, Order};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
 use rustix::termios::isatty;
 
 use super::Port;
+use super::reopen::unblocked;
 use super::rings::Rings;
 
 /// As much as is read at once.
@@ -49,7 +50,7 @@ impl Input {
     /// Input from `source`, where the command is to have any. With `typed` three Ctrl-] leave the machine.
     pub fn new(source: Option<OwnedFd>, typed: bool) -> Self {
         Self {
-            source: source.map(unblocked),
+            source: source.map(patient),
             escape: typed.then(Escape::default),
             ..Self::default()
         }
@@ -177,15 +178,13 @@ impl Input {
 
 /// Somebody else may read from the same pipe or terminal, so that a read waits though there was something. It is opened
 /// anew, for ourselves alone, not to wait; where that is refused it stays as it is.
-fn unblocked(fd: OwnedFd) -> OwnedFd {
+fn patient(fd: OwnedFd) -> OwnedFd {
     let is_pipe =
         fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-    if !is_pipe && !isatty(&fd) {
-        return fd;
+    match is_pipe || isatty(&fd) {
+        true => unblocked(fd, OFlags::RDONLY),
+        false => fd,
     }
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty()).unwrap_or(fd)
 }
 
 impl Queue {

@@ -12,6 +12,7 @@ pub mod outlet;
 pub mod rings;
 
 mod course;
+mod reopen;
 
 #[cfg(test)]
 mod tests;
@@ -50,10 +51,16 @@ pub enum Port {
 pub struct Moments {
     /// Kernel and initrd were where the machine finds them.
     pub loaded: Option<Instant>,
+    /// The kernel was entered, or the program was started that does.
+    pub machine_start: Option<Instant>,
+    /// The guest was left for the first time, where the engine sees that.
+    pub first_exit: Option<Instant>,
     /// PID 1 reported.
     pub ready: Option<Instant>,
     /// The command ran.
     pub started: Option<Instant>,
+    /// The last byte of the command's standard output was written to ours.
+    pub last_byte: Option<Instant>,
     /// The command had ended.
     pub ended: Option<Instant>,
     /// What PID 1 said of the time before it.
@@ -69,6 +76,8 @@ pub struct BootClock {
     pub unpack_begin: u64,
     /// The kernel had unpacked it.
     pub unpack_end: u64,
+    /// The command ran.
+    pub started: u64,
 }
 
 /// What an engine counted that sees every access of the guest's.
@@ -243,16 +252,29 @@ impl Listener {
         self.verdict
     }
 
-    /// Takes note that the machine has been loaded and starts.
-    pub fn machine_starts(&mut self) {
+    /// Takes note that kernel and initrd are where the machine finds them.
+    pub fn machine_loaded(&mut self) {
         self.moments.loaded = Some(Instant::now());
+    }
+
+    /// Takes note that the guest had to be left; the first time counts.
+    pub fn guest_left(&mut self) {
+        self.moments.first_exit.get_or_insert_with(Instant::now);
+    }
+
+    /// Takes note that the machine starts.
+    pub fn machine_starts(&mut self) {
+        self.moments.machine_start = Some(Instant::now());
         // From now on the terminal is the guest's.
         progress::finish();
     }
 
     /// When what happened.
     pub fn moments(&self) -> Moments {
-        self.moments
+        Moments {
+            last_byte: self.stdout.last_write(),
+            ..self.moments
+        }
     }
 
     /// Takes what the engine has counted, when the machine is over.
@@ -300,6 +322,7 @@ impl Listener {
                     init,
                     unpack_begin,
                     unpack_end,
+                    started: 0,
                 });
             }
             // Later they are no news, and earlier nothing can have been sent by the port instead.
@@ -313,8 +336,11 @@ impl Listener {
             Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
             // Once: whoever says it again is not PID 1.
             Event::Started(_) if self.moments.started.is_some() => {}
-            Event::Started(_) => {
+            Event::Started(clock) => {
                 self.moments.started = now;
+                if let Some(boot) = &mut self.moments.boot {
+                    boot.started = clock;
+                }
                 self.input.command_runs();
                 self.console.command_runs();
                 if let Some(terminal) = &self.terminal {

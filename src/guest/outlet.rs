@@ -3,12 +3,15 @@
 //! Never blocks: a write follows only on a poll that said there is room, and is no larger than what a pipe then takes
 //! (`PIPE_BUF`, pipe(7)). The descriptor's flags are left alone, since it is shared with whoever started us.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::termios::isatty;
+
+use super::reopen::unblocked;
 
 const PIPE_BUF: usize = 4096;
 
@@ -19,6 +22,7 @@ pub struct Outlet {
     pending: Vec<u8>,
     written: usize,
     state: State,
+    last_write: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +37,11 @@ impl Outlet {
     /// A stream to this descriptor.
     pub fn new(fd: OwnedFd) -> Self {
         Self {
-            fd: unblocked(fd),
+            fd: patient(fd),
             pending: Vec::new(),
             written: 0,
             state: State::Open,
+            last_write: None,
         }
     }
 
@@ -62,6 +67,11 @@ impl Outlet {
         self.state == State::Closed
     }
 
+    /// When something was written last.
+    pub fn last_write(&self) -> Option<Instant> {
+        self.last_write
+    }
+
     /// Why writing failed, other than by the reader going away.
     pub fn failure(&self) -> Option<Errno> {
         match self.state {
@@ -75,7 +85,10 @@ impl Outlet {
         while !self.is_empty() && self.is_writable() {
             let end = self.pending.len().min(self.written + PIPE_BUF);
             match rustix::io::write(&self.fd, &self.pending[self.written..end]) {
-                Ok(count) => self.written += count,
+                Ok(count) => {
+                    self.written += count;
+                    self.last_write = Some(Instant::now());
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 Err(errno) => {
@@ -105,15 +118,12 @@ impl Outlet {
     }
 }
 
-/// A terminal says that there is room as soon as there is some, and a write of more would wait. So it is opened anew, for
-/// ourselves alone, not to wait; where that is refused it stays as it is.
-fn unblocked(fd: OwnedFd) -> OwnedFd {
-    if !isatty(&fd) {
-        return fd;
+/// A terminal says that there is room as soon as there is some, and a write of more would wait.
+fn patient(fd: OwnedFd) -> OwnedFd {
+    match isatty(&fd) {
+        true => unblocked(fd, OFlags::WRONLY),
+        false => fd,
     }
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty()).unwrap_or(fd)
 }
 
 #[cfg(test)]

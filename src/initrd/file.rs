@@ -1,6 +1,7 @@
 //! Trees → one initrd: each tree a cpio archive of its own, one behind the other, in memory; or one tree → a file.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -12,6 +13,7 @@ use super::{Epoch, Error};
 use crate::atomic::Draft;
 use crate::image::tree::Tree;
 use crate::progress;
+use crate::units::PAGE;
 
 /// An initrd that is planned to the byte and not yet made: who boots it says where it is to be.
 #[derive(Debug, Default)]
@@ -47,21 +49,43 @@ impl Initrd {
         self.size
     }
 
+    /// What of it stands in a file at the same place: the whole pages at the start of an archive that was made before.
+    /// Gives the file and how many bytes that is.
+    pub fn shared_part(&self) -> Option<(&File, u64)> {
+        match self.segments.first() {
+            Some(Segment::Made(file, size)) if *size >= PAGE => Some((file, size & !(PAGE - 1))),
+            _ => None,
+        }
+    }
+
     /// Makes it in `memory`, which has its length and is all zero; ends early once `stopped` says so.
     ///
     /// Errors: a file that cannot be read or changed meanwhile, by name; [`Error::Stopped`].
-    pub fn fill(&self, stopped: Stopped<'_>, mut memory: &mut [u8]) -> Result<(), Error> {
-        progress::stage("loading", Some(self.size));
+    pub fn fill(&self, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
+        self.fill_from(0, stopped, memory)
+    }
+
+    /// As [`Self::fill`], without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
+    ///
+    /// Errors: the same.
+    pub fn fill_from(
+        &self,
+        mut skip: u64,
+        stopped: Stopped<'_>,
+        mut memory: &mut [u8],
+    ) -> Result<(), Error> {
+        progress::stage("loading", Some(self.size - skip));
         for segment in &self.segments {
-            let (piece, rest) = memory.split_at_mut(segment.size() as usize);
+            let (piece, rest) = memory.split_at_mut((segment.size() - skip) as usize);
             match segment {
                 Segment::Tree(tree, places) => {
                     places.of(tree).fill(stopped, piece)?;
                     unchanged(tree)?;
                 }
-                Segment::Made(file, _) => read(file, stopped, piece)?,
+                Segment::Made(file, _) => read(file, skip, stopped, piece)?,
             }
             memory = rest;
+            skip = 0;
         }
         Ok(())
     }
@@ -71,7 +95,15 @@ impl Initrd {
     ///
     /// Errors: a file that cannot be read or changed meanwhile, by name; no memory; [`Error::Stopped`].
     pub fn to_file(&self, stopped: Stopped<'_>) -> Result<File, Error> {
-        progress::stage("packing", Some(self.size));
+        self.to_file_from(0, stopped)
+    }
+
+    /// As [`Self::to_file`], without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
+    ///
+    /// Errors: the same.
+    pub fn to_file_from(&self, mut skip: u64, stopped: Stopped<'_>) -> Result<File, Error> {
+        let length = self.size - skip;
+        progress::stage("packing", Some(length));
         let output = |source: std::io::Error| Error::Output {
             path: "memory".into(),
             source,
@@ -79,7 +111,7 @@ impl Initrd {
         let file = rustix::fs::memfd_create("rdvm-initrd", MemfdFlags::CLOEXEC)
             .map_err(|e| output(e.into()))?;
         let file = File::from(file);
-        file.set_len(self.size).map_err(output)?;
+        file.set_len(length).map_err(output)?;
         let mut offset = 0;
         for segment in &self.segments {
             match segment {
@@ -87,9 +119,10 @@ impl Initrd {
                     places.of(tree).write_unless(stopped, &file, offset)?;
                     unchanged(tree)?;
                 }
-                Segment::Made(made, size) => copy(made, *size, stopped, &file, offset)?,
+                Segment::Made(made, size) => copy(made, skip..*size, stopped, &file, offset)?,
             }
-            offset += segment.size();
+            offset += segment.size() - skip;
+            skip = 0;
         }
         Ok(file)
     }
@@ -104,8 +137,8 @@ impl Segment {
     }
 }
 
-/// Fills `memory` from the start of a file that was made before.
-fn read(file: &File, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
+/// Fills `memory` from a file that was made before, from `from` on.
+fn read(file: &File, from: u64, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
     let pieces = memory.chunks_mut(BLOCK as usize).enumerate();
     // One thread takes the even pieces, one the odd ones.
     let (even, odd): (Vec<_>, Vec<_>) = pieces.partition(|(index, _)| index % 2 == 0);
@@ -114,7 +147,7 @@ fn read(file: &File, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Erro
             if stopped() {
                 return Err(Error::Stopped);
             }
-            file.read_exact_at(piece, index as u64 * BLOCK)
+            file.read_exact_at(piece, from + index as u64 * BLOCK)
                 .map_err(kept)?;
             progress::add(piece.len() as u64);
         }
@@ -131,22 +164,23 @@ fn read(file: &File, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Erro
     })
 }
 
-/// Copies the start of a file that was made before to `out`, from `offset` on.
+/// Copies a range of a file that was made before to `out`, from `offset` on.
 fn copy(
     made: &File,
-    size: u64,
+    range: Range<u64>,
     stopped: Stopped<'_>,
     out: &File,
     offset: u64,
 ) -> Result<(), Error> {
     let mut block = vec![0; BLOCK as usize];
-    for start in (0..size).step_by(BLOCK as usize) {
+    let size = range.end;
+    for start in range.clone().step_by(BLOCK as usize) {
         if stopped() {
             return Err(Error::Stopped);
         }
         let block = &mut block[..(size - start).min(BLOCK) as usize];
         made.read_exact_at(block, start).map_err(kept)?;
-        let written = out.write_all_at(block, offset + start);
+        let written = out.write_all_at(block, offset + (start - range.start));
         written.map_err(|source| Error::Write { size, source })?;
         progress::add(block.len() as u64);
     }

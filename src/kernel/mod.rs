@@ -110,17 +110,23 @@ pub fn open(wish: &KernelWish, image_boot: Option<&Path>, host: &Search) -> Resu
 }
 
 impl Kernel {
-    /// RAM that it occupies before it runs anything else, in bytes, or what must be there so that it can lie where it
-    /// wants to. For a bzImage that is not unpacked it is the room that it wants for unpacking itself, which is a little
-    /// more.
+    /// RAM that it occupies before it runs anything else, in bytes. For a bzImage that is not unpacked it is the room that it
+    /// wants for unpacking itself, which is a little more.
     pub fn memory_bytes(&self) -> u64 {
-        let (bytes, end) = match &self.image {
-            KernelImage::Elf { facts, .. } => (facts.memory_bytes, facts.load_end),
+        match &self.image {
+            KernelImage::Elf { facts, .. } => facts.memory_bytes,
+            KernelImage::BzImage { facts, .. } => facts.init_size,
+        }
+    }
+
+    /// The guest-physical address behind its last byte.
+    pub fn load_end(&self) -> u64 {
+        match &self.image {
+            KernelImage::Elf { facts, .. } => facts.load_end,
             KernelImage::BzImage { facts, .. } => {
-                (facts.init_size, facts.pref_address + facts.init_size)
+                facts.pref_address.saturating_add(facts.init_size)
             }
-        };
-        bytes.max(end.saturating_sub(RAM_BESIDE))
+        }
     }
 
     /// The form that a machine without 64-bit entry starts: by the PVH entry, else the bzImage.
@@ -144,10 +150,6 @@ impl Kernel {
         }
     }
 }
-
-/// What every machine has beside the kernel at least (`memory::HEADROOM`). Kernels are linked to lie at 16 MiB, so for
-/// one of a usual size this leaves nothing to add.
-const RAM_BESIDE: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_wants_to_lie_far_up_needs_the_ram_below_it_too() {
+    fn a_kernel_that_wants_to_lie_far_up_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("kernel");
         let gigabyte = 1 << 30;
@@ -207,14 +209,12 @@ mod tests {
         put(&mut elf, 24, 8, gigabyte);
         put(&mut elf, samples::program_header(0) + 24, 8, gigabyte);
         fs::write(&file, &elf).unwrap();
-        let need = gigabyte + 0x200 - RAM_BESIDE;
-        assert_eq!(open_file(&file, None).memory_bytes(), need);
+        assert_eq!(open_file(&file, None).load_end(), gigabyte + 0x200);
         let mut packed = bzimage(&pack(Compression::Bzip2, b""));
         put(&mut packed, 0x258, 8, gigabyte);
         fs::write(&file, &packed).unwrap();
-        let need = gigabyte + samples::INIT_SIZE - RAM_BESIDE;
-        assert_eq!(open_file(&file, None).memory_bytes(), need);
-        assert_eq!(RAM_BESIDE, crate::memory::HEADROOM.0);
+        let end = gigabyte + samples::INIT_SIZE;
+        assert_eq!(open_file(&file, None).load_end(), end);
     }
 
     #[test]

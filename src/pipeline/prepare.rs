@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::host;
-use super::plan::{Plan, needs, read};
+use super::plan::{Keeps, Plan, needs, read};
 use crate::base::{Base, Body};
 use crate::cmdline;
 use crate::command;
@@ -57,8 +57,13 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         false => Some(Receiver::open(&request.copies)?),
     };
     // PID 1 of the user's own is told of nothing that is kept besides the archive.
-    let keep = request.cache && request.rdinit.is_none();
-    let (base, kernel) = read(&request.image, &request.kernel, keep)?;
+    let keeps = match (request.share, request.cache) {
+        _ if request.rdinit.is_some() => Keeps::Nothing,
+        (true, _) => Keeps::All,
+        (false, true) => Keeps::Archives,
+        (false, false) => Keeps::Nothing,
+    };
+    let (base, kernel) = read(&request.image, &request.kernel, keeps)?;
     let command = command::over(&request.command, &base.facts.config);
     let account = account_of(&base, &command, request)?;
     let below = payload::copy_in_directory(&base.facts.init);
@@ -70,10 +75,12 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         }
         None => None,
     };
-    let mut needs = needs(&base, &kernel, request.cpus);
+    let mut needs = needs(&base, &kernel, request.cpus, words(&command));
     if let Some((_, places, _)) = &copied {
         needs.contents = needs.contents.and(places.contents());
     }
+    let share = keeps == Keeps::All;
+    needs.keeps_initrd = share;
     let memory = memory::plan(&needs, request.memory)?;
     let plan = Plan {
         base,
@@ -89,7 +96,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         init: &format!("/{name}"),
         root: plan.memory.root,
         show_boot: request.console.show_boot,
-        engine: &engine.cmdline(rings),
+        engine: &engine.cmdline(request.cpus, rings, share),
         append: request.append.as_deref(),
     })?;
     let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
@@ -142,6 +149,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         memory: plan.memory.total,
         cpus: request.cpus,
         rings: rings.is_some(),
+        share,
     };
     Ok(Ready {
         machine,
@@ -195,6 +203,13 @@ fn own_init(path: &Path) -> Result<Vec<u8>> {
 
 /// What becomes of extended attributes without rdinit.
 const OWN_INIT_SETS_NONE: &str = "with --rdinit nobody sets them";
+
+/// How many bytes the command's words and variables have.
+fn words(command: &Command) -> u64 {
+    let words = command.entrypoint.iter().chain(&command.argv);
+    let words = words.chain(&command.env).chain(&command.workdir);
+    words.map(|word| word.len() as u64 + 1).sum()
+}
 
 /// The command as the user knows it.
 fn command_name(command: &Command) -> String {

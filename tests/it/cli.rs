@@ -57,6 +57,10 @@ fn mistakes_are_one_clear_message_and_125() {
         (&["run", "--network", "user", "x"], "none"),
         (&["run", "--owner", "1:2", "x"], "--owner"),
         (&["run", "-e", "=x", "."], "NAME=VALUE"),
+        (&["run", "-v", "/src:/src", "x"], "--copy-in HOST:GUEST"),
+        (&["run", "--mount", "type=bind", "x"], "--copy-in"),
+        (&["run", "-p", "80:80", "x"], "no network"),
+        (&["run", "-d", "x"], "in the foreground"),
         (
             &["run", "--env-file", "/no/such/file", "."],
             "--env-file: /no/such/file: No such file",

@@ -224,6 +224,7 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
         memory: ByteSize::mib(8 + room),
         cpus,
         rings: false,
+        share: false,
     }
 }
 

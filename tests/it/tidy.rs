@@ -106,6 +106,7 @@ const USES: &[(&str, &[&str])] = &[
 /// The files that may hold `unsafe`.
 const UNSAFE: &[&str] = &[
     "src/engine/kvm/ram.rs",
+    "src/engine/kvm/teardown.rs",
     "src/engine/kvm/vcpu.rs",
     "src/engine/qemu/child.rs",
     "src/engine/qemu/tsc.rs",

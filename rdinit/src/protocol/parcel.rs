@@ -1,4 +1,5 @@
-//! Guest to host: the files of `--copy-out`, on the stdout port once the host has asked for them, in checked frames.
+//! Guest to host: the files of `--copy-out`, once the host has asked for them, in checked frames: through the outbound
+//! ring where it is mapped, else on the stdout port.
 //!
 //! For every wish in its order either [`Parcel::Missing`] or [`Parcel::Begin`], then the entries: first the thing itself
 //! with an empty path, then what is in it, every directory before what it holds. A file's [`Parcel::Entry`] is followed by

@@ -15,7 +15,7 @@ pub const MAKE_WORKDIR: u32 = 2;
 /// Flag in a start record: there is a table of extended attributes.
 pub const HAS_ATTRIBUTES: u32 = 4;
 
-/// Flag in a start record: standard input follows on the stdout port.
+/// Flag in a start record: standard input follows, in the inbound ring or on the stdout port.
 pub const HAS_STDIN: u32 = 8;
 /// Flag in a start record: the command gets a terminal.
 pub const HAS_TERMINAL: u32 = 16;

@@ -7,6 +7,7 @@ use kvm_ioctls::VmFd;
 
 use super::bus::{Bus, PORTS};
 use super::serial::Serial;
+use super::teardown;
 use crate::guest::{Counts, Listener};
 
 /// Order in which output is handed on: what the status port says tells what the bytes of the others are.
@@ -143,7 +144,7 @@ impl Devices {
     }
 
     /// What there was to count.
-    pub(super) fn counts(&self) -> Counts {
+    fn counts(&self) -> Counts {
         Counts {
             exits: self.exits,
             stray_bytes: self.bus.strays(),
@@ -155,6 +156,14 @@ impl Devices {
     pub(super) fn stop(&mut self, why: String) {
         self.over.get_or_insert(why);
         self.wake = true;
+    }
+
+    /// What is left when the vCPUs have gone: the listener, with what was counted. Of the machine nothing is.
+    pub(super) fn into_listener(mut self) -> Listener {
+        let counts = self.counts();
+        self.listener.counted(counts);
+        teardown::give_up(self.vm);
+        self.listener
     }
 
     /// Whether the engine's thread is to have a look; asking takes it back.

@@ -64,8 +64,14 @@ pub(super) fn load(
         limit: kernel.initrd_limit,
         memory: machine.memory,
     })?;
-    let place = ram.slice(at..at + size).ok_or(Error::Place)?;
-    machine.initrd.fill(stopped, place)?;
+    let shared = machine.initrd.shared_part().filter(|_| machine.share);
+    let mapped = shared.map_or(0, |(_, mapped)| mapped);
+    if let Some((file, mapped)) = shared {
+        let shared = ram.map_file(at..at + mapped, file);
+        shared.map_err(Error::host("mapping the packed image"))?;
+    }
+    let place = ram.slice(at + mapped..at + size).ok_or(Error::Place)?;
+    machine.initrd.fill_from(mapped, stopped, place)?;
     let memory = ram.memory();
     tables(memory, kernel.end, machine.cpus)?;
     let mut cmdline = machine.cmdline.clone().into_bytes();

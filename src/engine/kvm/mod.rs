@@ -20,6 +20,8 @@ mod load;
 mod ram;
 mod serial;
 mod session;
+#[allow(unsafe_code)]
+mod teardown;
 mod threads;
 #[allow(unsafe_code)]
 mod vcpu;
@@ -50,7 +52,17 @@ use crate::watch::Watch;
 
 /// What the guest's kernel is to be told: there is no PCI bus to look for. Pages are not cleared before they are
 /// overwritten, as most of a large image's are.
-pub(super) const CMDLINE: &str = "pci=off init_on_alloc=0";
+const CMDLINE: &str = "pci=off init_on_alloc=0";
+
+/// For a guest with one CPU, which needs no I/O APIC to spread interrupts: to set one up takes 550 exits, each of which KVM
+/// must decode an instruction for. What is left is the PC's first interrupt controller, whose lines 3 and 4 are ours.
+const ONE_CPU: &str = " noapic";
+
+/// What the kernel of a guest with so many CPUs is to be told.
+pub(super) fn cmdline(cpus: u8) -> String {
+    let alone = if cpus == 1 { ONE_CPU } else { "" };
+    format!("{CMDLINE}{alone}")
+}
 
 /// Where the memory is that is shared with the guest.
 pub(super) const RINGS_AT: u64 = layout::RINGS;
@@ -78,6 +90,7 @@ pub(super) fn boot(
         return Ok((ending, listener));
     }
     let start = loaded?;
+    listener.machine_loaded();
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
     // It goes with the listener, which comes back when no vCPU is left.
@@ -173,16 +186,17 @@ fn new_machine(kvm_fd: &Kvm) -> Result<VmFd, Error> {
     Ok(vm)
 }
 
-/// Has KVM keep what is written to stdout's data port until the next exit: a byte then costs half. Tells whether it can.
+/// Has KVM keep what is written to the data ports of stdout and status until the next exit: a byte then costs half. Tells
+/// whether it can.
 ///
-/// Only that port: its driver always comes to a read soon, and nobody else has so much to say.
+/// Their driver always comes to a read soon. The console has a second one that waits for each byte.
 fn coalesce(vm: &VmFd) -> Result<bool, Error> {
     let cap = Cap::CoalescedPio as c_ulong;
     if offers(|cap| vm.check_extension_raw(cap), cap)? == 0 {
         return Ok(false);
     }
     for (port, base, _) in bus::PORTS {
-        if port == Port::Stdout {
+        if port != Port::Console {
             let address = IoEventAddress::Pio(base.into());
             kvm("having port writes kept", || {
                 vm.register_coalesced_mmio(address, 1)

@@ -3,6 +3,7 @@
 //! Nothing is touched that nobody asks for: the host pays for what the guest uses. What is read from files goes straight
 //! into it (`load.rs`).
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 
@@ -17,6 +18,7 @@ use vm_memory::{
 use super::layout::{self, HUGE_PAGE};
 use super::{Error, kvm};
 use crate::guest::rings::{RINGS, Rings};
+use crate::units::PAGE;
 
 /// Half of a process's addresses.
 const MOST: u64 = 1 << 46;
@@ -93,6 +95,36 @@ impl Ram {
         Some(unsafe {
             std::slice::from_raw_parts_mut(region.as_ptr().add(offset as usize), length)
         })
+    }
+
+    /// Puts the first bytes of a file in the place of RAM, so that machines which do so have one copy between them. What the
+    /// guest writes there becomes its own, page by page, and never reaches the file. Both the range and what is mapped of the
+    /// file are whole pages.
+    ///
+    /// Errors: the range is not all RAM; the host has no more mappings for us.
+    pub(super) fn map_file(&mut self, range: Range<u64>, file: &File) -> io::Result<()> {
+        let place = self.slice(range).filter(|place| {
+            let starts = place.as_ptr() as usize;
+            starts.is_multiple_of(PAGE as usize) && place.len().is_multiple_of(PAGE as usize)
+        });
+        let place = place.ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the range is part of our own mapping, as `slice` has checked, and stays mapped in the same way: private,
+        // readable and writable, unmapped with the reservation. `self` is borrowed mutably, so nobody reads or writes it
+        // meanwhile. Others may change the file only by our user's rights; its bytes are a guest's, so that whoever reads
+        // them trusts nothing in them.
+        let mapped = unsafe {
+            rustix::mm::mmap(
+                place.as_mut_ptr().cast(),
+                place.len(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
+                file,
+                0,
+            )
+        }?;
+        // SAFETY: the advice does not change the contents of memory.
+        let _ = unsafe { madvise(mapped, place.len(), Advice::LinuxDontDump) };
+        Ok(())
     }
 
     /// Gives the memory to a machine. From now on the guest may change it at any time.

@@ -67,10 +67,7 @@ impl Session {
         let ending = ending.map_err(Error::host("waiting for the machine"))?;
         let shared = Arc::into_inner(self.shared)
             .ok_or_else(|| Error::host("ending the vCPUs")(io::ErrorKind::ResourceBusy))?;
-        let mut devices = shared.into_devices();
-        let counts = devices.counts();
-        devices.listener.counted(counts);
-        Ok((ending, devices.listener))
+        Ok((ending, shared.into_devices().into_listener()))
     }
 
     fn wait(&self, watch: &Watch) -> rustix::io::Result<Ending> {

@@ -224,6 +224,9 @@ fn serve(vcpu: &mut Vcpu, reason: Reason, devices: &mut Devices) -> Step {
     });
     let step = match vcpu.exit(reason) {
         Some(exit) => {
+            if devices.exits == 0 {
+                devices.listener.guest_left();
+            }
             devices.exits += 1;
             handle(exit, &mut devices.bus)
         }

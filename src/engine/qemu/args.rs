@@ -9,11 +9,31 @@ use crate::units::ByteSize;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fds {
     pub(super) kernel: RawFd,
-    pub(super) initrd: RawFd,
+    pub(super) initrd: Initrd,
     /// Console, stdout, status.
     pub(super) ports: [Line; 3],
     /// A file that is to be the guest's RAM, where some of that is shared.
     pub(super) ram: Option<RawFd>,
+}
+
+/// How the initrd gets into the guest.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Initrd {
+    /// QEMU reads it from a file.
+    Read(RawFd),
+    /// It lies in the RAM, its first part in a file that other machines have mapped too.
+    Mapped(Mapped),
+}
+
+/// RAM in three parts, one behind the other, that end where the machine's does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mapped {
+    /// Length of the first part in bytes: what is below the initrd.
+    pub(super) below: u64,
+    /// The second part: the file, which nothing writes to, and how much of it.
+    pub(super) shared: (RawFd, u64),
+    /// The third part, a file of its length: the rest of the initrd and of the RAM.
+    pub(super) above: RawFd,
 }
 
 /// What is at the other end of a serial port.
@@ -55,9 +75,9 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-accel".into(),
         "tcg,thread=multi".into(),
         "-M".into(),
-        match fds.ram {
-            None => MACHINE.into(),
-            Some(_) => format!("{MACHINE},memory-backend=ram"),
+        match (fds.ram, fds.initrd) {
+            (Some(_), Initrd::Read(_)) => format!("{MACHINE},memory-backend=ram"),
+            _ => MACHINE.into(),
         },
         "-cpu".into(),
         CPU.into(),
@@ -66,11 +86,40 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-smp".into(),
         machine.cpus.to_string(),
     ];
-    if let Some(fd) = fds.ram {
-        let size = machine.memory.0 >> 10;
-        let path = format!("mem-path=/proc/self/fd/{fd},share=on");
-        args.push("-object".into());
-        args.push(format!("memory-backend-file,id=ram,size={size}k,{path}"));
+    let backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
+        let size = bytes >> 10;
+        let backend = match file {
+            Some((fd, how)) => {
+                format!(
+                    "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
+                )
+            }
+            None => format!("memory-backend-ram,id={id},size={size}k"),
+        };
+        ["-object".to_owned(), backend]
+    };
+    let own = fds.ram.map(|fd| (fd, "share=on"));
+    match fds.initrd {
+        Initrd::Read(_) if fds.ram.is_none() => {}
+        Initrd::Read(_) => args.extend(backend("ram", machine.memory.0, own)),
+        Initrd::Mapped(Mapped {
+            below,
+            shared: (image, length),
+            above,
+        }) => {
+            let rest = machine.memory.0.saturating_sub(below + length);
+            args.extend(backend("ram", below, own));
+            args.extend(backend(
+                "image",
+                length,
+                Some((image, "share=off,readonly=on")),
+            ));
+            args.extend(backend("rest", rest, Some((above, "share=on"))));
+            // Nodes are what QEMU takes more than one piece of RAM for. Its tables say nothing of them on this machine.
+            for id in ["ram", "image", "rest"] {
+                args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
+            }
+        }
     }
     let fixed = [
         "-nodefaults",
@@ -92,9 +141,10 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         args.push("-device".into());
         args.push(format!("isa-serial,chardev=port{index},index={index}"));
     }
-    let (kernel, initrd) = (fds.kernel, fds.initrd);
-    args.extend(["-kernel".into(), format!("/proc/self/fd/{kernel}")]);
-    args.extend(["-initrd".into(), format!("/proc/self/fd/{initrd}")]);
+    args.extend(["-kernel".into(), format!("/proc/self/fd/{}", fds.kernel)]);
+    if let Initrd::Read(initrd) = fds.initrd {
+        args.extend(["-initrd".into(), format!("/proc/self/fd/{initrd}")]);
+    }
     args.extend(["-append".into(), machine.cmdline.to_owned()]);
     args.into_iter().map(OsString::from).collect()
 }
@@ -102,6 +152,49 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PORTS: [Line; 3] = [Line::Out(9), Line::Out(10), Line::Socket(11)];
+
+    #[test]
+    fn a_shared_initrd_lies_between_two_parts_of_the_ram() {
+        let machine = Settings {
+            cmdline: "initrdmem=0x2000000,0x500123",
+            memory: ByteSize::mib(100),
+            cpus: 1,
+        };
+        for (ram, low) in [
+            (None, "memory-backend-ram,id=ram,size=32768k -object"),
+            (
+                Some(12),
+                "memory-backend-file,id=ram,size=32768k,mem-path=/proc/self/fd/12,share=on",
+            ),
+        ] {
+            let mapped = Mapped {
+                below: 32 << 20,
+                shared: (8, 5 << 20),
+                above: 13,
+            };
+            let fds = Fds {
+                kernel: 7,
+                initrd: Initrd::Mapped(mapped),
+                ram,
+                ports: PORTS,
+            };
+            let args = args(&machine, &fds);
+            let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+            let text = args.join(" ");
+            for part in [
+                low,
+                "id=image,size=5120k,mem-path=/proc/self/fd/8,share=off,readonly=on",
+                "id=rest,size=64512k,mem-path=/proc/self/fd/13,share=on",
+                "-numa node,memdev=ram -numa node,memdev=image -numa node,memdev=rest",
+            ] {
+                assert!(text.contains(part), "{part} is not in {text}");
+            }
+            assert!(!text.contains("-initrd") && !text.contains("memory-backend="));
+        }
+    }
+
     #[test]
     fn a_machine_becomes_these_arguments() {
         let machine = Settings {
@@ -113,9 +206,9 @@ mod tests {
             &machine,
             &Fds {
                 kernel: 7,
-                initrd: 8,
+                initrd: Initrd::Read(8),
                 ram: Some(12),
-                ports: [Line::Out(9), Line::Out(10), Line::Socket(11)],
+                ports: PORTS,
             },
         );
         let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();

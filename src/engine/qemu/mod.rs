@@ -7,6 +7,7 @@ mod cables;
 #[allow(unsafe_code)]
 mod child;
 mod session;
+mod shared;
 #[allow(unsafe_code)]
 mod tsc;
 
@@ -25,6 +26,7 @@ use self::args::{Fds, Settings};
 use self::cables::Cables;
 use self::child::Process;
 use self::session::Session;
+use self::shared::Place;
 use crate::engine::probe;
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
@@ -48,13 +50,13 @@ const CMDLINE: &str = "pci=off mitigations=off noreplace-smp init_on_alloc=0 cle
 /// initrd, which the guest would have to move out of the way of it.
 pub(super) const RINGS_AT: u64 = 8 << 20;
 
-/// A file for the RAM of a guest that is to have so much for itself, and what of it is shared.
+/// A file for RAM of so many bytes, and what of it is shared with us.
 fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
     let file = File::from(memfd_create(
         "rdvm-ram",
         MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
     )?);
-    file.set_len(memory.0 + RINGS)?;
+    file.set_len(memory.0)?;
     // Whoever has broken into QEMU cannot take away what we have mapped.
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     let file = Arc::new(file);
@@ -82,6 +84,9 @@ pub enum Error {
     /// The kernel cannot be started by QEMU.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// QEMU cannot have this image in common with others.
+    #[error("--share: {0}, and QEMU has no other way; leave it out, or use --engine kvm")]
+    Share(&'static str),
     /// It could not be started.
     #[error("{}: cannot be started: {source}; see rdvm doctor", program.display())]
     Start {
@@ -139,7 +144,9 @@ impl Qemu {
         mut listener: Listener,
         watch: &Watch,
     ) -> Result<(Ending, Listener), Error> {
-        let initrd = machine.initrd.to_file(&|| watch.is_over());
+        let shared = machine.initrd.shared_part().filter(|_| machine.share);
+        let mapped = shared.map_or(0, |(_, mapped)| mapped);
+        let initrd = machine.initrd.to_file_from(mapped, &|| watch.is_over());
         // Writing a large image takes its time; one that cannot be written is still an error.
         if let Ok(_) | Err(initrd::Error::Stopped) = initrd
             && let Some(ending) = listener.steer(watch)
@@ -147,17 +154,41 @@ impl Qemu {
             return Ok((ending, listener));
         }
         let initrd = initrd?;
+        listener.machine_loaded();
         listener.machine_starts();
+        let memory = match machine.rings {
+            true => ByteSize(machine.memory.0 + RINGS),
+            false => machine.memory,
+        };
+        let place = shared.map(|(_, shared)| {
+            let place = Place::new(
+                machine.kernel.load_end(),
+                shared,
+                machine.initrd.size(),
+                memory,
+            );
+            place.ok_or(Error::Share("the image has no place in RAM below 3 GiB"))
+        });
+        let place = place.transpose()?;
+        let host_error = |what| move |source| Error::Host { what, source };
         // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
-        let kernel = match machine.kernel.into_boot()? {
-            Boot::Pvh(file, _) | Boot::BzImage(file, _) => file,
+        let kernel = match (machine.kernel.into_boot()?, &place) {
+            (Boot::Pvh(file, _) | Boot::BzImage(file, _), None) => file,
+            (Boot::Pvh(file, facts), Some(place)) => {
+                // The start of this file is the rest of the initrd; all of it is RAM.
+                let mut made = initrd.set_len(place.above(memory)).map(|()| file);
+                if let (Ok(file), Some(entry)) = (&made, facts.pvh_entry) {
+                    made = place.hand_over(file, entry, &initrd);
+                }
+                made.map_err(host_error("handing over a shared image"))?
+            }
+            (Boot::BzImage(..), Some(_)) => {
+                return Err(Error::Share("the kernel unpacks itself"));
+            }
         };
         let settings = Settings {
             cmdline: &machine.cmdline,
-            memory: match machine.rings {
-                true => ByteSize(machine.memory.0 + RINGS),
-                false => machine.memory,
-            },
+            memory,
             cpus: machine.cpus,
         };
         let host = |what| {
@@ -167,11 +198,9 @@ impl Qemu {
             }
         };
         let cables = Cables::lay(listener.speaks()).map_err(host("making pipes"))?;
-        let ram = machine.rings.then(|| share(machine.memory)).transpose();
-        let ram = ram.map_err(|source| Error::Host {
-            what: "sharing memory",
-            source,
-        })?;
+        let below = place.map_or(memory, |place| ByteSize(place.at));
+        let ram = machine.rings.then(|| share(below)).transpose();
+        let ram = ram.map_err(host_error("sharing memory"))?;
         let (ram, rings) = ram.unzip();
         if let Some(rings) = rings {
             listener.attach(rings);
@@ -179,10 +208,18 @@ impl Qemu {
         let fds = Fds {
             ram: ram.as_ref().map(AsRawFd::as_raw_fd),
             kernel: kernel.as_raw_fd(),
-            initrd: initrd.as_raw_fd(),
+            initrd: match shared.zip(place) {
+                None => args::Initrd::Read(initrd.as_raw_fd()),
+                Some(((image, _), place)) => args::Initrd::Mapped(args::Mapped {
+                    below: place.at,
+                    shared: (image.as_raw_fd(), place.shared),
+                    above: initrd.as_raw_fd(),
+                }),
+            },
             ports: cables.lines(),
         };
-        let mut inherit = vec![fds.kernel, fds.initrd];
+        let mut inherit = vec![fds.kernel, initrd.as_raw_fd()];
+        inherit.extend(shared.map(|(image, _)| image.as_raw_fd()));
         inherit.extend(fds.ram);
         inherit.extend(cables.theirs.iter().map(AsRawFd::as_raw_fd));
         let start = |source| Error::Start {
@@ -204,6 +241,8 @@ impl Qemu {
             mouths,
             listener: &mut listener,
             watch,
+            // Where it is part of the RAM it is not ours to empty.
+            unpacked: shared.is_none().then_some(&initrd),
         }
         .run()
         .map_err(host("waiting for the machine"))?;

@@ -1,10 +1,12 @@
 //! A machine's life, seen from outside: one loop that never blocks on anything but all of its sources at once: the
 //! ports, our own output streams, signals, the deadline.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use crate::guest::ending::Ending;
@@ -49,12 +51,22 @@ impl Mouth {
     }
 }
 
+/// Gives the memory of a file back that QEMU has mapped; it may read zeros from it. Where that cannot be done it stays.
+fn empty(file: &File) {
+    if let Ok(meta) = file.metadata() {
+        let whole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let _ = fallocate(file, whole, 0, meta.len());
+    }
+}
+
 /// One run's loop.
 pub(super) struct Session<'a> {
     pub(super) ports: Vec<Inlet>,
     pub(super) mouths: Vec<Mouth>,
     pub(super) listener: &'a mut Listener,
     pub(super) watch: &'a Watch,
+    /// What nobody needs any more once the guest has unpacked its initrd.
+    pub(super) unpacked: Option<&'a File>,
 }
 
 impl Session<'_> {
@@ -64,6 +76,11 @@ impl Session<'_> {
         let mut buffers = [(); 3].map(|()| vec![0; READ_MAX]);
         loop {
             let received = self.receive(&mut buffers)?;
+            if self.listener.moments().ready.is_some()
+                && let Some(file) = self.unpacked.take()
+            {
+                empty(file);
+            }
             self.listener
                 .outlets()
                 .into_iter()
@@ -237,6 +254,7 @@ mod tests {
                 Inlet::new(Port::Status, events),
             ],
             mouths: Vec::new(),
+            unpacked: None,
             listener: &mut listener,
             watch: &watch,
         };

@@ -1,0 +1,123 @@
+//! The command's standard streams: pipes or a terminal, its ends and ours.
+
+use crate::protocol::{HAS_STDIN, HAS_TERMINAL, Stage, Start};
+use crate::spawn::{Failure, at};
+use crate::sys;
+
+/// A running command.
+pub(crate) struct Child {
+    pub(crate) pid: i32,
+    /// Write end of its stdin; negative where it has none.
+    pub(crate) stdin: i32,
+    /// Read end of its stdout, or the master side of its terminal.
+    pub(crate) stdout: i32,
+    /// Read end of its stderr; negative where that is the terminal.
+    pub(crate) stderr: i32,
+}
+
+impl Child {
+    /// Whether its streams are a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.stderr < 0
+    }
+}
+
+/// The command's ends of its streams; negative for a stdin that is empty.
+#[derive(Clone, Copy)]
+pub(crate) struct Streams {
+    stdin: i32,
+    stdout: i32,
+    stderr: i32,
+    terminal: bool,
+}
+
+impl Streams {
+    /// What `start` asks for, and our ends of it.
+    pub(crate) fn make(start: &Start<'_>) -> Result<(Self, Child), Failure> {
+        let has_stdin = start.flags & HAS_STDIN != 0;
+        if start.flags & HAS_TERMINAL != 0 {
+            let (master, slave) = sys::pseudoterminal().map_err(at(Stage::Terminal))?;
+            let _ = sys::give_to(slave, start.uid);
+            if start.window != [0; 2] {
+                let _ = sys::set_window(master, start.window);
+            }
+            let ours = Child {
+                pid: 0,
+                stdin: if has_stdin { master } else { -1 },
+                stdout: master,
+                stderr: -1,
+            };
+            let theirs = Self {
+                stdin: slave,
+                stdout: slave,
+                stderr: slave,
+                terminal: true,
+            };
+            return Ok((theirs, ours));
+        }
+        let pipe = || sys::pipe().map_err(at(Stage::Pipes));
+        let (child_stdin, stdin) = if has_stdin { pipe()? } else { (-1, -1) };
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        let ours = Child {
+            pid: 0,
+            stdin,
+            stdout,
+            stderr,
+        };
+        let theirs = Self {
+            stdin: child_stdin,
+            stdout: child_stdout,
+            stderr: child_stderr,
+            terminal: false,
+        };
+        Ok((theirs, ours))
+    }
+
+    /// In PID 1, when the child has its own.
+    pub(crate) fn close(self) {
+        sys::close(self.stdout);
+        if !self.terminal {
+            sys::close(self.stderr);
+            if self.stdin >= 0 {
+                sys::close(self.stdin);
+            }
+        }
+    }
+
+    /// In the child: makes them its standard streams.
+    pub(crate) fn connect(self) -> Result<(), Failure> {
+        if self.terminal {
+            sys::take_terminal(self.stdin).map_err(at(Stage::Terminal))?;
+        }
+        self.take().map_err(at(Stage::Pipes))
+    }
+
+    fn take(self) -> sys::Result<()> {
+        let Self { stdout, stderr, .. } = self;
+        // An image without devices still gets an end of file on its standard input: a pipe that nobody writes to.
+        let stdin = match self.stdin {
+            given @ 0.. => given,
+            _ => match sys::open(b"/dev/null\0", sys::O_RDONLY) {
+                Ok(fd) => fd,
+                Err(_) => {
+                    let (read, write) = sys::pipe()?;
+                    sys::close(write);
+                    read
+                }
+            },
+        };
+        // None of the three is below 3 except by chance of a closed descriptor; moving them up first keeps dup2 simple.
+        for (from, to) in [(stdin, 100), (stdout, 101), (stderr, 102)] {
+            sys::duplicate(from, to)?;
+        }
+        for (from, to) in [(100, 0), (101, 1), (102, 2)] {
+            sys::duplicate(from, to)?;
+            sys::close(from);
+        }
+        if stdin > 2 {
+            sys::close(stdin);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! The values of `run`'s options, from text to types.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
+use crate::request::{CopyIn, CopyOut, Id, MemoryWish, ULIMITS, Ulimit, UserWish};
+use crate::units::ByteSize;
+
+/// `auto` or a size.
+pub(super) fn parse_memory(text: &str) -> Result<MemoryWish, crate::units::ParseError> {
+    match text {
+        "auto" => Ok(MemoryWish::FromImage),
+        size => size.parse::<ByteSize>().map(MemoryWish::Exactly),
+    }
+}
+
+/// USER or USER:GROUP, each a number or a name.
+pub(super) fn parse_user(text: &str) -> Result<UserWish, String> {
+    let id = |text: &str| match text {
+        "" => Err("a name or a number is missing; write USER or USER:GROUP".to_owned()),
+        text => Ok(text
+            .parse()
+            .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
+    };
+    match text.split_once(':') {
+        Some((user, group)) => Ok(UserWish {
+            user: id(user)?,
+            group: Some(id(group)?),
+        }),
+        None => Ok(UserWish {
+            user: id(text)?,
+            group: None,
+        }),
+    }
+}
+
+/// NAME=SOFT or NAME=SOFT:HARD, of the names of setrlimit(2).
+pub(super) fn parse_ulimit(text: &str) -> Result<Ulimit, String> {
+    let unknown = || {
+        let names: Vec<&str> = ULIMITS.iter().map(|(name, _)| *name).collect();
+        format!("no limit of that name; write one of {}", names.join(", "))
+    };
+    let number = |text: &str| match text {
+        "unlimited" | "-1" => Ok(u64::MAX),
+        text => text
+            .parse()
+            .map_err(|_| format!("\"{text}\" is no limit; write a number or unlimited")),
+    };
+    let (name, values) = text
+        .split_once('=')
+        .ok_or("write NAME=SOFT or NAME=SOFT:HARD, as in nofile=1024")?;
+    let known = ULIMITS.iter().find(|(known, _)| *known == name);
+    let &(_, resource) = known.ok_or_else(unknown)?;
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    match soft <= hard {
+        true => Ok(Ulimit {
+            resource,
+            soft,
+            hard,
+        }),
+        false => Err(format!("{soft} is more than its own upper limit {hard}")),
+    }
+}
+
+/// HOST:GUEST, parted at the last colon: a host path may have one.
+pub(super) fn parse_copy_in() -> impl TypedValueParser<Value = CopyIn> {
+    OsStringValueParser::new().try_map(|text| {
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().rposition(|&byte| byte == b':');
+        let (host, guest) = sides(bytes, colon, "HOST:GUEST, as in src:/src")?;
+        Ok::<_, String>(CopyIn {
+            host: host.into(),
+            guest,
+        })
+    })
+}
+
+/// GUEST:HOST, parted at the first colon.
+pub(super) fn parse_copy_out() -> impl TypedValueParser<Value = CopyOut> {
+    OsStringValueParser::new().try_map(|text| {
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().position(|&byte| byte == b':');
+        let (guest, host) = sides(bytes, colon, "GUEST:HOST, as in /src/out:out")?;
+        Ok::<_, String>(CopyOut {
+            guest,
+            host: host.into(),
+        })
+    })
+}
+
+fn sides(bytes: &[u8], colon: Option<usize>, form: &str) -> Result<(OsString, OsString), String> {
+    let (left, right) = colon
+        .map(|at| (&bytes[..at], &bytes[at + 1..]))
+        .filter(|(left, right)| !left.is_empty() && !right.is_empty())
+        .ok_or_else(|| format!("write {form}"))?;
+    let owned = |side: &[u8]| OsString::from_vec(side.to_vec());
+    match bytes.contains(&0) {
+        true => Err("a path has no NUL".to_owned()),
+        false => Ok((owned(left), owned(right))),
+    }
+}
+
+/// Takes the place of an option of docker's that has another name here, and says which.
+pub(super) fn elsewhere(way_out: &'static str) -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().try_map(move |_| Err::<String, _>(way_out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ulimit_is_a_name_and_one_or_two_numbers() {
+        let limit = |resource, soft, hard| {
+            Ok(Ulimit {
+                resource,
+                soft,
+                hard,
+            })
+        };
+        assert_eq!(parse_ulimit("nofile=10"), limit(7, 10, 10));
+        assert_eq!(parse_ulimit("core=0:unlimited"), limit(4, 0, u64::MAX));
+        for bad in [
+            "nofile",
+            "files=1",
+            "nofile=",
+            "nofile=2:1",
+            "nofile=-1:5",
+            "cpu=1:x",
+        ] {
+            assert!(parse_ulimit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_copy_has_two_sides() {
+        let sides = |text: &str, first: bool| {
+            let bytes = text.as_bytes();
+            let colon = match first {
+                true => bytes.iter().position(|&byte| byte == b':'),
+                false => bytes.iter().rposition(|&byte| byte == b':'),
+            };
+            sides(bytes, colon, "X")
+        };
+        let pair = |a: &str, b: &str| Ok((a.into(), b.into()));
+        assert_eq!(sides("a:b:/c", false), pair("a:b", "/c"));
+        assert_eq!(sides("/c:b:a", true), pair("/c", "b:a"));
+        for bad in ["a", ":a", "a:", ""] {
+            assert!(sides(bad, true).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Which image, and how it is to be read.
+
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+use crate::units::ByteSize;
+
+/// The IMAGE argument, and what is stacked on it.
+#[derive(Debug, Clone, Default)]
+pub struct ImageRef {
+    /// A directory or an archive; `-` is an archive on standard input.
+    pub path: PathBuf,
+    /// What it is, where the content is not to be asked.
+    pub format: Option<Format>,
+    /// A tar archive is the lowest layer of an image: names that begin with `.wh.` are whiteouts there too, of nothing.
+    pub is_layer: bool,
+    /// Directories and archives to put on top of it, in this order.
+    pub layers: Vec<PathBuf>,
+    /// Which image of an archive that holds several: a name with tag, or a digest.
+    pub tag: Option<String>,
+    /// Who owns a directory's files in the guest; archives say it themselves.
+    pub owner: Ownership,
+    /// A save file of `fakeroot -s`, which has the last word on owners, modes and devices.
+    pub fakeroot: Option<PathBuf>,
+    /// What an archive may come to.
+    pub limits: Limits,
+    /// What its content digest has to be.
+    pub expect: Expectation,
+}
+
+/// Which image it has to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expectation {
+    /// What the project's `rdvm.lock` says, if there is one and it knows the image.
+    #[default]
+    Lock,
+    /// The one with this digest.
+    Digest(Digest),
+    /// Any.
+    Nothing,
+}
+
+/// The form an image comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A directory that holds a root file system.
+    Dir,
+    /// A tar archive of a root file system.
+    Tar,
+    /// What `docker save` writes.
+    Docker,
+    /// An OCI image layout, as a directory or in a tar archive.
+    Oci,
+    /// newc cpio, one archive or several behind each other.
+    Cpio,
+}
+
+/// Against archives that come to more than anybody meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How many bytes all that is unpacked may have; half of this machine's memory when not given.
+    pub unpacked: Option<ByteSize>,
+    /// How many members all archives may have together.
+    pub entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unpacked: None,
+            entries: 4_000_000,
+        }
+    }
+}
+
+/// Who owns the image's files in the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// Everything is 0:0.
+    #[default]
+    Root,
+    /// As on the host.
+    Keep,
+    /// Host numbers are looked up in ranges; a number in none of them is an error that names the file.
+    Map(Vec<OwnerRange>),
+}
+
+/// `count` numbers from `host` on become `guest` and following, for users and groups alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnerRange {
+    /// First number on the host.
+    pub host: u32,
+    /// What it becomes in the guest.
+    pub guest: u32,
+    /// How many follow.
+    pub count: u32,
+}
