@@ -13,8 +13,8 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed examples soak fuzz
-.PHONY: bench bench-copies bench-kvm bench-images bench-memory
+.PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed check-speed-accept examples soak fuzz
+.PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density
 .PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
 all: build
@@ -65,8 +65,12 @@ soak: ## a million exits of a fuzzed guest, and a hundred thousand random archiv
 	RDVM_SOAK_ARCHIVES=100000 PROPTEST_CASES=10000 $(CARGO) test --release --lib image::
 	RDVM_TEST_FIXTURES=10000 $(CARGO) test --release --test it differential::
 
-check-speed: ## the KVM engine's speed against benches/kvm.tsv, in counted instructions
+check-speed: ## what starting costs, in counted instructions, exits, calls, bytes, against benches/results/counts.tsv
 	scripts/rig.sh check
+
+check-speed-accept: ## take what is counted now as the new benches/results/counts.tsv
+	scripts/rig.sh accept
+	$(MAKE) bench-draw
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
 	$(CARGO) test --workspace --lib
@@ -74,29 +78,45 @@ test-quick: ## the unit tests alone: no machine is booted, nothing is installed
 fuzz: ## feed damaged kernels to the check for FUZZ_SECONDS, 60 by default; wants a nightly toolchain
 	fuzz/run.sh $(FUZZ_SECONDS)
 
-bench: build ## compare packing and whole runs with the usual tools, side by side
+# Each part leaves its tables in benches/results, so that one can be measured again alone.
+bench: bench-setup ## measure everything and make docs/performance.md of it; half an hour, on a machine that does nothing else
+	$(MAKE) bench-run bench-timeline bench-copies bench-kvm bench-scale bench-density bench-memory
+	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-images; else echo 'bench: SKIPPED bench-images, which only root can run'; fi
+	$(MAKE) bench-draw
+
+bench-setup: build
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images) libs debian
-	RDVM=$(rdvm) scripts/bench.sh $(images)
-	scripts/rig.sh bench
+	$(rdvm) kernel build
 
-bench-kvm: ## compare rdvm and QEMU on KVM, in counted instructions
-	scripts/install-deps.sh test
-	scripts/rig.sh bench
+bench-run: bench-setup ## compare packing and whole runs with the usual tools, side by side
+	TMPDIR=/dev/shm IMAGES=$(images) RDVM=$(rdvm) scripts/bench.sh
 
-bench-images: build ## compare reading archives with skopeo, umoci, tar and cpio, side by side; as root
-	scripts/install-deps.sh test
+bench-timeline: bench-setup ## where the time of a run in QEMU goes, and how fast bytes go in and out there
+	IMAGES=$(images) RDVM=$(rdvm) scripts/bench-timeline.sh
+
+bench-kvm: bench-setup ## rdvm and QEMU on KVM, in counted instructions: starts, phases, bytes in and out
+	scripts/rig.sh bench
+	RDVM_TEST_IMAGES=$(images) scripts/rig.sh timeline
+	scripts/rig.sh ports
+
+bench-scale: bench-setup ## packing and running from 1,000 to a million files and from 16 MiB to 2 GiB; ten minutes
+	RDVM=$(rdvm) scripts/bench-scale.sh
+
+bench-images: bench-setup ## compare reading archives with skopeo, umoci, tar and cpio, side by side; as root
 	RDVM=$(rdvm) scripts/bench-images.sh
 
-bench-copies: build ## files in and out, standard input, Ctrl-C: side by side, some minutes
-	scripts/install-deps.sh test
-	scripts/make-images.sh $(images) libs debian
+bench-copies: bench-setup ## files in and out, standard input, Ctrl-C: side by side, some minutes
 	RDVM=$(rdvm) scripts/bench-copies.sh $(images)
 
-bench-memory: ## compare planned with least RAM by bisection, about ten minutes
-	scripts/install-deps.sh test
-	scripts/make-images.sh $(images) libs debian
-	RDVM_TEST_IMAGES=$(images) $(CARGO) bench --bench memory
+bench-memory: bench-setup ## compare planned with least RAM by bisection, with both kernels; about twenty minutes
+	IMAGES=$(images) scripts/bench-memory.sh ram
+
+bench-density: bench-setup ## memory of many machines at once, and how many start in a second
+	IMAGES=$(images) RDVM=$(rdvm) scripts/bench-memory.sh density
+
+bench-draw: ## make docs/performance.md and its pictures of what benches/results holds
+	$(CARGO) run --quiet -p figures
 
 images: ## make the images of the demo and of the tests below target/images
 	scripts/make-images.sh $(images)
@@ -142,4 +162,4 @@ clean: ## remove what was compiled, the images and the kernels
 	rm -rf --one-file-system $(images) $(kernels)
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 17
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20

@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// Guest RAM in MiB: rdvm's plan for Debian's kernel is 140.
-const RAM: u32 = 144;
+pub(crate) const RAM: u32 = 144;
 
 /// The words that rdvm gives every guest, for the others too.
 const WORDS: &str = "console=ttyS0 8250.nr_uarts=4 panic=-1 reboot=t cryptomgr.notests random.trust_cpu=on quiet \
@@ -28,16 +28,16 @@ const FEW: u32 = 4 << 10;
 const MANY: u32 = 36 << 10;
 
 /// A command that boots GUEST; `bytes` is how many it sends.
-struct Machine {
+pub(crate) struct Machine {
     name: &'static str,
-    command: Box<dyn Fn(u32) -> Vec<String>>,
+    pub(crate) command: Box<dyn Fn(u32) -> Vec<String>>,
 }
 
 /// One run, from exec on.
-struct Times {
-    user_space: Duration,
+pub(crate) struct Times {
+    pub(crate) user_space: Duration,
     sent: Option<Duration>,
-    end: Duration,
+    pub(crate) end: Duration,
 }
 
 fn main() -> ExitCode {
@@ -48,18 +48,26 @@ fn main() -> ExitCode {
     let [debian, small, bzimage, initrd, guest, dir] = files else {
         return usage();
     };
-    let mut machines = vec![ours("rdvm debian", debian, guest, dir)];
-    if Path::new(small).exists() {
-        machines.push(ours("rdvm small", small, guest, dir));
+    let mut machines = vec![ours("rdvm, Debian's kernel", debian, guest, dir)];
+    let has_small = Path::new(small).exists();
+    if has_small {
+        machines.insert(0, ours("rdvm, small kernel", small, guest, dir));
     }
     if which == "all" {
+        let microvm = "microvm,rtc=on,pit=off,pic=off,isa-serial=off";
         machines.push(qemu(
-            "qemu microvm debian",
-            "microvm,rtc=on,pit=off,pic=off,isa-serial=off",
+            "QEMU microvm, Debian's kernel",
+            microvm,
             debian,
             initrd,
         ));
-        machines.push(qemu("qemu pc debian", "pc", bzimage, initrd));
+        machines.push(qemu("QEMU pc, Debian's kernel", "pc", bzimage, initrd));
+        machines.push(qemu("QEMU q35, Debian's kernel", "q35", bzimage, initrd));
+        if has_small {
+            machines.push(qemu("QEMU microvm, small kernel", microvm, small, initrd));
+            machines.push(qemu("QEMU pc, small kernel", "pc", small, initrd));
+            machines.push(qemu("QEMU q35, small kernel", "q35", small, initrd));
+        }
     }
     for machine in &machines {
         match measure(machine) {
@@ -78,7 +86,7 @@ fn usage() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn ours(name: &'static str, kernel: &str, guest: &str, dir: &str) -> Machine {
+pub(crate) fn ours(name: &'static str, kernel: &str, guest: &str, dir: &str) -> Machine {
     let line = format!("rdvm run -q --engine kvm -m {RAM}m -k {kernel} --rdinit {guest} --append");
     let dir = dir.to_owned();
     let command = move |bytes| {
@@ -133,7 +141,7 @@ fn measure(machine: &Machine) -> Result<String, String> {
 }
 
 /// Runs a command and notes when which mark came.
-fn run(command: &[String]) -> Result<Times, String> {
+pub(crate) fn run(command: &[String]) -> Result<Times, String> {
     let start = Instant::now();
     let mut child = Command::new(&command[0])
         .args(&command[1..])

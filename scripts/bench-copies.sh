@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What files in and out cost, side by side in one run, in turn: each figure is the best of ROUNDS (3).
+# What files in and out cost, side by side in one run, in turn: each figure is the best of ROUNDS (3), in benches/results/copies.tsv.
 #
 #   scripts/bench-copies.sh [IMAGES]     (default target/images; RDVM names the program, default target/release/rdvm)
 #
@@ -76,16 +76,21 @@ for _ in $(seq "$rounds"); do
 done
 
 mbs() { awk "BEGIN { printf \"%.1f MB/s\", $mib * 1.048576 * 1e3 / $1 }"; }
-cat <<TABLE
-| | |
-|---|---|
-| $mib MiB out by standard output | $(mbs "${least[stdout]}") |
-| $mib MiB out by --copy-out | $(mbs "${least[copy-out]}") |
-| $mib MiB in by -i, through sha256sum | $(mbs "${least[stdin]}") |
-| $mib MiB through sha256sum from a file in the guest | $(mbs "${least[sum]}") |
-| host's side of a run | ${least[plain]} ms |
-| host's side of a run with 10,000 files copied in | ${least[copy-in]} ms |
-| rdvm pack of the same files | ${least[pack]} ms |
-| Ctrl-C to the end, command floods | ${least[flood]} ms |
-| Ctrl-C to the end, command sleeps | ${least[sleep]} ms |
+{
+	printf '# kind: least of %s rounds in turn, wall time, the default engine and kernel\n' "$rounds"
+	"$top/scripts/bench-head.sh"
+	printf 'what\tfigure\n'
+	while read -r figure unit what; do printf '%s\t%s %s\n' "$what" "$figure" "$unit"; done <<TABLE
+$(mbs "${least[stdout]}") $mib MiB out by standard output
+$(mbs "${least[copy-out]}") $mib MiB out by \`--copy-out\`
+$(mbs "${least[stdin]}") $mib MiB in by \`-i\`, through sha256sum
+$(mbs "${least[sum]}") $mib MiB through sha256sum from a file in the guest
+${least[plain]} ms host's side of a run
+${least[copy-in]} ms host's side of a run with 10,000 files copied in
+${least[pack]} ms \`rdvm pack\` of the same files
+${least[flood]} ms Ctrl-C to the end, the command floods
+${least[sleep]} ms Ctrl-C to the end, the command sleeps
 TABLE
+} >table
+cp table "$top/benches/results/copies.tsv"
+cat table

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What reading images costs, side by side with the usual tools, in one run: each figure is the best of ROUNDS (3), taken in turn.
+# What reading images costs, side by side with the usual tools, in one run: each figure is the best of ROUNDS (3), taken in turn,
+# in benches/results/images.tsv.
 #
 #   scripts/bench-images.sh [WORK]     (default target/bench-images; RDVM names the program, default target/release/rdvm)
 #
@@ -67,7 +68,7 @@ best() {
 	if [ ! -e "$out/$name" ] || awk -v a="$now" -v b="$(cat "$out/$name")" 'BEGIN { exit !(a < b) }'; then echo "$now" >"$out/$name"; fi
 }
 
-line() { awk -v what="$1" -v a="$(cat "$out/$2")" -v b="$(cat "$out/$3")" 'BEGIN { printf "%-58s %8.2f s %8.2f s %6.2f\n", what, a, b, b / a }'; }
+line() { awk -v what="$1" -v a="$(cat "$out/$2")" -v b="$(cat "$out/$3")" 'BEGIN { printf "%s\t%.2f\t%.2f\t%.1f\n", what, a, b, b / a }'; }
 
 ours_initrd() { "$rdvm" pack -o "$out/ours.cpio" "$1"; }
 theirs_initrd() {
@@ -98,9 +99,15 @@ for ((round = 0; round < rounds; round++)); do
 	best ours.gz.boot ours_boot "$work/app.gz.tar"
 	best cached.gz.boot cached "$work/app.gz.tar"
 done
-printf '%-58s %10s %10s %6s\n' '' rdvm others ratio
-line 'docker archive to initrd: skopeo, umoci, cpio' ours theirs
-line 'the same, layers compressed with gzip' ours.gz theirs.gz
-line '100,000 entries to initrd: GNU tar, GNU cpio' ours.many theirs.many
-line 'docker archive to a booted command' ours.boot theirs.boot
-line 'compressed, to a booted command: with --cache, without' cached.gz.boot ours.gz.boot
+{
+	printf '# kind: least wall time of %s rounds in turn\n' "$rounds"
+	"$top/scripts/bench-head.sh"
+	printf 'what\trdvm, s\tothers, s\tratio\n'
+	line 'docker archive to an initrd, against skopeo, umoci, find, sort, cpio' ours theirs
+	line 'the same, layers compressed with gzip' ours.gz theirs.gz
+	line '100,000 entries in a tar to an initrd, against GNU tar and GNU cpio' ours.many theirs.many
+	line 'docker archive to a booted command, in QEMU' ours.boot theirs.boot
+	line 'compressed, to a booted command: with `--cache`, second run, against without' cached.gz.boot ours.gz.boot
+} >"$out/table"
+cp "$out/table" "$top/benches/results/images.tsv"
+cat "$out/table"

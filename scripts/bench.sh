@@ -4,12 +4,12 @@
 #   packing      find | sort | cpio, bsdcpio and GNU tar, on the debian image and on 50,000 small files
 #   a whole run  the cookbook's recipe (cookbook.sh) with the same tree and kernel, on both images
 #
-#   scripts/bench.sh [IMAGES]     (default target/images; RDVM names the program, KERNEL the kernel, RUNS how often)
+#   scripts/bench.sh [pack|run]     (default both; IMAGES, RDVM, KERNEL name what is not below target and /boot, RUNS how often)
 #
-# Prints Markdown tables of medians; the files are in the page cache, output goes to a file in TMPDIR.
+# Leaves medians in benches/results/packing.tsv and runs.tsv; the files are in the page cache, output goes to a file in TMPDIR.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
-images=$(realpath "${1:-$top/target/images}")
+images=$(realpath "${IMAGES:-$top/target/images}")
 rdvm=$(realpath "${RDVM:-${CARGO_TARGET_DIR:-$top/target}/release/rdvm}")
 kernel=${KERNEL:-$(find /boot -maxdepth 1 -name 'vmlinuz-*' -readable | sort -V | tail -n 1)}
 runs=${RUNS:-10}
@@ -27,7 +27,7 @@ measure() {
 # median: the middle one of the numbers on stdin.
 median() { sort -n | awk '{ n[NR] = $1 } END { print (n[int((NR + 1) / 2)] + n[int(NR / 2) + 1]) / 2 }'; }
 
-# compare TITLE NAME COMMAND [NAME COMMAND...]: a table of medians; ratios are to the last row, and below 1 is faster.
+# compare TASK NAME COMMAND [NAME COMMAND...]: rows of medians; ratios are to the last row, and below 1 is faster.
 # The commands take turns, in reverse order in every second round, so that a busy machine slows all of them alike.
 compare() {
 	local title=$1 names=() commands=() round turn row wall cpu reference
@@ -45,38 +45,56 @@ compare() {
 		done
 		[ "$round" -gt 0 ] || rm "$work"/row.* # the first round only warms the caches
 	done
-	printf '\n### %s\n\n| | wall, ms | least..most | CPU, ms | wall ratio | CPU ratio |\n|---|---|---|---|---|---|\n' "$title"
 	reference="$(cut -d' ' -f1 "$work/row.$last" | median) $(awk '{ print $2 + $3 }' "$work/row.$last" | median)"
 	for row in "${!names[@]}"; do
 		wall=$(cut -d' ' -f1 "$work/row.$row" | median)
 		cpu=$(awk '{ print $2 + $3 }' "$work/row.$row" | median)
 		echo "$wall $cpu $reference $(sort -n "$work/row.$row" | awk 'NR == 1 { a = $1 } END { print a, $1 }')" |
-			awk -v name="${names[row]}" '{ printf "| %s | %.0f | %.0f..%.0f | %.0f | %.2f | %.2f |\n",
-				name, $1 * 1000, $5 * 1000, $6 * 1000, $2 * 1000, $1 / $3, $2 / $4 }'
+			awk -v OFS='\t' -v name="${names[row]}" -v task="$title" '{ printf "%s\t%s\t%.0f\t%.0f..%.0f\t%.0f\t%.2f\t%.2f\n",
+				name, task, $1 * 1000, $5 * 1000, $6 * 1000, $2 * 1000, $1 / $3, $2 / $4 }'
 	done
 }
 
-# packing TITLE DIR
+# packing TASK DIR
 packing() {
-	compare "packing $1" \
+	compare "$1" \
 		'rdvm pack' "$rdvm pack $2 -o $work/packed" \
 		'GNU tar' "tar -C $2 --sort=name -cf $work/packed ." \
 		'find, sort, bsdcpio' "cd $2 && find . -print0 | LC_ALL=C sort -z | bsdcpio -0 -o -H newc --quiet >$work/packed" \
 		'find, sort, cpio' "cd $2 && find . -print0 | LC_ALL=C sort -z | cpio -0 -o -H newc --quiet >$work/packed"
 }
 
-small=$work/small
-mkdir "$small"
-for directory in $(seq 250); do
-	mkdir "$small/$directory"
-	(cd "$small/$directory" && seq 200 | split -l 1 -a 3 - file)
-done
+# runs IMAGE: rdvm as it comes, with the small kernel where that is built, and with the cookbook's kernel.
+runs() {
+	compare "$1" \
+		'rdvm run' "timeout 120 $rdvm run --engine qemu $images/$1" \
+		"rdvm run, Debian's kernel" "timeout 120 $rdvm run --engine qemu --kernel $kernel $images/$1" \
+		'the cookbook' "$top/scripts/cookbook.sh $images/$1 $kernel"
+}
 
-printf '%s, %d cpus, %s, kernel %s\n' "$(uname -sr)" "$(nproc)" "$(qemu-system-x86_64 --version | head -n 1)" "${kernel##*/}"
-packing 'the debian image' "$images/debian"
-packing '50,000 small files' "$small"
-for image in libs debian; do
-	compare "a whole run of $image" \
-		'rdvm run' "timeout 120 $rdvm run --engine qemu --kernel $kernel $images/$image" \
-		'the cookbook' "$top/scripts/cookbook.sh $images/$image $kernel"
-done
+# table NAME: the rows on stdin as results.
+table() {
+	{
+		printf '# kind: medians of %s rounds in turn, wall and CPU time of all processes; in CPU time the guest, emulated\n' "$runs"
+		KERNEL=$kernel "$top/scripts/bench-head.sh"
+		printf 'what\ttask\twall, ms\tleast..most\tCPU, ms\twall ratio\tCPU ratio\n'
+		cat
+	} >"$work/table"
+	cp "$work/table" "$top/benches/results/$1.tsv"
+	cat "$work/table"
+}
+
+case ${1:-both} in pack | both)
+	small=$work/small
+	mkdir "$small"
+	for directory in $(seq 250); do
+		mkdir "$small/$directory"
+		(cd "$small/$directory" && seq 200 | split -l 1 -a 3 - file)
+	done
+	{
+		packing 'the Debian image' "$images/debian"
+		packing '50,000 small files' "$small"
+	} | table packing
+	;;
+esac
+case ${1:-both} in run | both) for image in libs debian; do runs "$image"; done | table runs ;; esac

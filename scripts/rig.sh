@@ -4,8 +4,13 @@
 #
 #   scripts/rig.sh test [FILTER]     the scenarios on KVM, side by side in two outer machines
 #   scripts/rig.sh native [FILTER]   the scenarios on the host's own KVM, where it is real
-#   scripts/rig.sh bench             the speed of rdvm and of QEMU on KVM, in counted instructions, as a table
-#   scripts/rig.sh check             rdvm's alone, against the figures in benches/kvm.tsv
+#   scripts/rig.sh bench             rdvm beside QEMU's machines on KVM, in counted instructions: benches/results/peers.tsv
+#   scripts/rig.sh timeline          whole runs of three images, by phase: benches/results/timeline-kvm.tsv, whole.tsv
+#   scripts/rig.sh ports             throughput of the ways in and out: benches/results/ports-kvm.tsv
+#   scripts/rig.sh scale DIR OUT     for scripts/bench-scale.sh
+#   scripts/rig.sh plan FILE [WORDS] the phases of any runs on KVM; FILE as benches/timeline.rs says, WORDS of sh go before
+#   scripts/rig.sh check             what a start costs rdvm, in all that can be counted, against benches/results/counts.tsv
+#   scripts/rig.sh accept            takes what is measured now as the new benches/results/counts.tsv
 #   scripts/rig.sh run COMMAND...    a command of sh in the outer machine
 #   scripts/rig.sh shell             a shell in it
 #
@@ -77,23 +82,34 @@ unpacked() {
 	cp "$cache/vmlinux/$hash" "$2"
 }
 
-# build: the test program and rdvm, and the outer machine's image with both.
-build() {
-	local release program name
-	cargo test --no-run --test it 2>"$target/rig.log" || { cat "$target/rig.log" >&2; exit 1; }
-	it=$(sed -n 's/^ *Executable tests\/it\/main.rs (\(.*\))$/\1/p' "$target/rig.log")
-	it=$(realpath "$it")
-	rdvm=$target/debug/rdvm
+# base: the outer machine's image with its kernel, the modules and a shell; $rdvm has to be there.
+base() {
+	local release name
 	release=${RIG_KERNEL:+${RIG_KERNEL##*/vmlinuz-}}
 	release=${release:-$(outer_release)}
 	kernel=${RIG_KERNEL:-/boot/vmlinuz-$release}
 
 	rm -rf --one-file-system "$image"
-	mkdir -p "$image"/{bin,boot,cache/kernel,programs,rig,tmp} "$image${rdvm%/*}"
+	mkdir -p "$image"/{bin,boot,cache/kernel,rig,tmp}
 	cp "$(command -v busybox)" "$image/bin/busybox"
 	for name in $(busybox --list); do [ "$name" = busybox ] || ln -s busybox "$image/bin/$name"; done
 	add_modules "$release"
 	cp tests/rig/{start,scenarios,shell}.sh "$image/rig"
+	debian=/boot/vmlinuz-$release # where rdvm looks for it, though it is unpacked
+	unpacked "$kernel" "$image$debian"
+	small=${RIG_GUEST:-$cache/kernel/vmlinux}
+	if [ -e "$small" ]; then unpacked "$small" "$image/cache/kernel/vmlinux"; fi
+}
+
+# build: the test program and rdvm, and the outer machine's image with both.
+build() {
+	local program name
+	cargo test --no-run --test it 2>"$target/rig.log" || { cat "$target/rig.log" >&2; exit 1; }
+	it=$(sed -n 's/^ *Executable tests\/it\/main.rs (\(.*\))$/\1/p' "$target/rig.log")
+	it=$(realpath "$it")
+	rdvm=$target/debug/rdvm
+	base
+	mkdir -p "$image/programs" "$image${rdvm%/*}"
 	strip -o "$image/rig/it" "$it"
 	strip -o "$image$rdvm" "$rdvm" # where the tests look for it
 	ln -s "$rdvm" "$image/bin/rdvm"
@@ -103,10 +119,6 @@ build() {
 		name=${program##*/} name=${name%.c}
 		gcc -static -Os -s -o "$image/programs/$name" "$program"
 	done
-	debian=/boot/vmlinuz-$release # where rdvm looks for it, though it is unpacked
-	unpacked "$kernel" "$image$debian"
-	small=${RIG_GUEST:-$cache/kernel/vmlinux}
-	if [ -e "$small" ]; then unpacked "$small" "$image/cache/kernel/vmlinux"; fi
 }
 
 # add_kernels: the kernels of several releases, with a cache in which they are unpacked: xz takes minutes in emulation.
@@ -225,63 +237,6 @@ scenarios_native() {
 	say "$(grep '^kvm ' "$rig/runs" | sort -u | grep -c .) scenarios ran on the host's kvm"
 }
 
-# bench_image ours|all: what benches/boot.rs needs, in the image; the release build in place of the other.
-bench_image() {
-	local firmware flags=(-Wall -Os -s -static -nostdlib -fno-stack-protector -fno-builtin)
-	flags+=(-Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro)
-	cargo build --quiet --release
-	cp "$target/release/rdvm" "$image$rdvm"
-	rustc --edition 2024 -O -o "$rig/boot" benches/boot.rs
-	strip -o "$image/rig/boot" "$rig/boot"
-	mkdir -p "$image/bench/dir" "$rig/guest"
-	gcc "${flags[@]}" -o "$image/bench/guest" benches/guest.c
-	echo 'An image must not be empty.' >"$image/bench/dir/file"
-	cp "$image/bench/guest" "$rig/guest/init"
-	"$rdvm" pack "$rig/guest" -o "$image/bench/initrd"
-	cp "$kernel" "$image/bench/bzimage"
-	[ "$1" = all ] || return 0
-	install -D "$(command -v qemu-system-x86_64)" "$image/usr/bin/qemu-system-x86_64"
-	add_libraries "$image/usr/bin/qemu-system-x86_64"
-	for firmware in /usr/share/qemu/{pvh,linuxboot,linuxboot_dma,kvmvapic}.bin /usr/share/seabios/bios-{256k,microvm}.bin; do
-		install -D "$firmware" "$image$firmware"
-	done
-}
-
-# measured ours|all: the lines of benches/boot.rs, below a line that says what they depend on.
-measured() {
-	printf '# %s, %s, guest RAM 144 MiB; name, ms to user space, ms to the end, us a byte\n' \
-		"$(qemu-system-x86_64 --version | head -n 1)" "Linux ${kernel#*/vmlinuz-}"
-	RIG_ICOUNT=1 outer bench 1g /rig/boot "$1" "$debian" /cache/kernel/vmlinux /bench/bzimage /bench/initrd /bench/guest \
-		/bench/dir
-}
-
-# compare: fails when a line on stdin has a figure that is more than 2 % above that in benches/kvm.tsv. Other versions of
-# kernel or QEMU have other costs that are not ours: 10 % then. The end may also come two ticks of 4 ms later: the outer
-# kernel takes a machine of KVM's apart by waiting for its own grace periods, two ticks or three.
-compare() {
-	awk -F'\t' -v two_ticks=8 '
-		/^#/ { if (NR == FNR) ours = $0; else { limit = $0 == ours ? 1.02 : 1.10
-			if ($0 != ours) print "check-speed: the committed figures are of other versions, so 10 % are let pass" } ; next }
-		NR == FNR { for (i = 2; i <= 4; i++) committed[$1, i] = $i; next }
-		{
-			seen++
-			measured[$1]
-			split("ms to user space,ms to the end,us a byte", what, ",")
-			for (i = 2; i <= 4; i++) {
-				was = committed[$1, i]
-				if (was == "") { printf "check-speed: %s is not in benches/kvm.tsv; make bench-kvm measures it\n", $1; bad++; break }
-				slower = i == 3 ? $i > was * limit + two_ticks : $i > was * limit
-				bad += slower
-				printf "check-speed: %-12s %10.3f %-16s committed %10.3f%s\n", $1, $i, what[i - 1], was, slower ? "  SLOWER" : ""
-			}
-		}
-		END {
-			for (key in committed) { split(key, part, SUBSEP); if (part[1] ~ /^rdvm / && !(part[1] in measured)) missing[part[1]] }
-			for (name in missing) { printf "check-speed: %s was not measured; is its kernel there (make kernel)?\n", name; bad++ }
-			exit !(seen > 0 && bad == 0)
-		}' benches/kvm.tsv -
-}
-
 # shell: joins the terminal to the shell inside, until that ends.
 shell() {
 	local outer input settings=''
@@ -315,19 +270,10 @@ case $verb in
 		scenarios_on_kvm "$@"
 		;;
 	native) scenarios_native "$@" ;;
-	bench)
-		build
-		bench_image all
-		measured all >"$rig/kvm.tsv"
-		{ cat "$rig/kvm.tsv"; } | awk -F'\t' '
-			/^#/ { print substr($0, 3); printf "\n%-20s %12s %12s %12s\n", "", "user space", "end", "a byte"; next }
-			{ printf "%-20s %9.3f ms %9.3f ms %9.4f us\n", $1, $2, $3, $4 }'
-		say "to make these the committed ones: cp $rig/kvm.tsv benches/kvm.tsv"
-		;;
-	check)
-		build
-		bench_image ours
-		measured ours | compare
+	bench | timeline | ports | scale | plan | check | accept)
+		# shellcheck source=scripts/rig-bench.sh
+		. scripts/rig-bench.sh
+		bench_"$verb" "$@"
 		;;
 	run)
 		build
@@ -337,5 +283,5 @@ case $verb in
 		build
 		shell
 		;;
-	*) die "usage: rig.sh test|native|run|shell, see the head of the file" ;;
+	*) die "usage: rig.sh test|native|bench|timeline|ports|scale|plan|check|accept|run|shell, see the head of the file" ;;
 esac

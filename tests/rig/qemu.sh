@@ -7,7 +7,7 @@
 for word do
 	shift
 	case $word in
-		max,-erms,-fsrm) word=EPYC-Milan,-erms,-fsrm ;; # what benches/kvm.tsv was measured on
+		max,-erms,-fsrm) word=EPYC-Milan,-erms,-fsrm ;; # what benches/results were measured on
 		tcg,thread=multi) [ -z "${RIG_ICOUNT:-}" ] || word=tcg,thread=single ;;
 	esac
 	set -- "$@" "$word"
