@@ -40,6 +40,7 @@ hyperfine hyperfine
 man man-db
 flex flex
 bison bison
+patch patch
 bc bc
 python3 python3
 musl-gcc musl-tools

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::Error;
 use crate::image::host::{HostDir, HostFile, Stamp, open_file, read_exact};
 use crate::image::member::Extent;
+use crate::image::store::Store;
 use crate::image::tree::{Content, read_sparse};
 
 /// One thread's way to files: the last directory and file stay open, since the next piece is mostly there.
@@ -19,6 +20,59 @@ use crate::image::tree::{Content, read_sparse};
 pub(crate) struct Bodies<'a> {
     dir: Option<(&'a Arc<HostDir>, OwnedFd)>,
     file: Option<Opened<'a>>,
+    ahead: Ahead<'a>,
+}
+
+/// Bytes of an archive read in advance: small files mostly stand there one after the other, in the order in which they
+/// are asked for, and a call for each would cost more than all else that is done with them.
+#[derive(Default)]
+struct Ahead<'a> {
+    store: Option<&'a Arc<Store>>,
+    /// Where `bytes` begin.
+    at: u64,
+    bytes: Vec<u8>,
+    /// Where the last read ended.
+    last: u64,
+}
+
+/// What is read in advance, in bytes.
+const AHEAD: usize = 32 << 10;
+/// So far apart are two small files that are taken for neighbours, and so long is a small file.
+const NEAR: u64 = 4 << 10;
+
+impl<'a> Ahead<'a> {
+    /// Fills `buffer` with the bytes of `store` from `from` on.
+    fn read(&mut self, store: &'a Arc<Store>, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        if self.store.is_none_or(|own| !Arc::ptr_eq(own, store)) {
+            self.store = Some(store);
+            self.bytes.clear();
+            self.last = 0;
+        }
+        let gap = from.checked_sub(self.last);
+        self.last = from.saturating_add(buffer.len() as u64);
+        if let Some(bytes) = self.known(from, buffer.len()) {
+            buffer.copy_from_slice(bytes);
+            return Ok(());
+        }
+        if buffer.len() as u64 > NEAR || gap.is_none_or(|gap| gap > NEAR) {
+            return store.read_exact(from, buffer);
+        }
+        // What is not there is for the reader of the buffer to find.
+        let there = store.length().saturating_sub(from).min(AHEAD as u64) as usize;
+        self.bytes.resize(there.max(buffer.len()), 0);
+        self.at = from;
+        if let Err(errno) = store.read_exact(from, &mut self.bytes) {
+            self.bytes.clear();
+            return Err(errno);
+        }
+        buffer.copy_from_slice(&self.bytes[..buffer.len()]);
+        Ok(())
+    }
+
+    fn known(&self, from: u64, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(from.checked_sub(self.at)?).ok()?;
+        self.bytes.get(start..start.checked_add(length)?)
+    }
 }
 
 struct Opened<'a> {
@@ -53,7 +107,7 @@ impl<'a> Bodies<'a> {
             Content::Host(file) => self
                 .read_host(file, from, buffer)
                 .map_err(|errno| failed(file.shown(), errno)),
-            Content::Span(span) => match span.store.read_exact(span.offset + from, buffer) {
+            Content::Span(span) => match self.ahead.read(&span.store, span.offset + from, buffer) {
                 Ok(()) => Ok(Piece::Bytes),
                 Err(errno) => Err(failed(span.store.shown().to_owned(), errno)),
             },
@@ -175,5 +229,75 @@ fn failed(shown: String, errno: Errno) -> Error {
             shown,
             source: errno.into(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store of `bytes`.
+    fn store(bytes: &[u8]) -> Arc<Store> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, bytes).unwrap();
+        let path = file.path().to_owned();
+        Arc::new(Store::of_file(file.reopen().unwrap(), &path).unwrap())
+    }
+
+    #[test]
+    fn what_is_read_in_advance_is_what_stands_there() {
+        let bytes: Vec<u8> = (0..200_000u32).map(|n| (n * 7 % 251) as u8).collect();
+        let stores = [store(&bytes), store(&bytes[1..])];
+        let mut ahead = Ahead::default();
+        let mut number = 1u64;
+        let mut at = 0;
+        for round in 0..20_000u64 {
+            number = number
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            let random = number >> 33;
+            // Mostly forward in small steps, now and then anywhere, or a large piece, or the other store.
+            at = match random % 50 {
+                0 => random % 199_000,
+                _ => (at + random % 300) % 199_000,
+            };
+            let which = usize::from(random % 97 == 0);
+            let length = match round % 61 {
+                0 => 9000,
+                _ => random % 200,
+            };
+            let length = length.min(199_000 - at) as usize;
+            let mut buffer = vec![0xff; length];
+            ahead.read(&stores[which], at, &mut buffer).unwrap();
+            let from = at as usize + which;
+            assert_eq!(
+                buffer,
+                bytes[from..from + length],
+                "{length} bytes at {at} of {which}"
+            );
+        }
+    }
+
+    #[test]
+    fn small_files_side_by_side_are_not_read_one_by_one() {
+        let bytes = vec![5; 100 * 136];
+        let store = store(&bytes);
+        let mut ahead = Ahead::default();
+        let mut reads = 0;
+        for file in 0..100u64 {
+            let before = (ahead.at, ahead.bytes.len());
+            ahead.read(&store, file * 136 + 110, &mut [0; 3]).unwrap();
+            reads += usize::from((ahead.at, ahead.bytes.len()) != before);
+        }
+        assert_eq!(reads, 1);
+    }
+
+    #[test]
+    fn an_end_that_is_missing_is_an_error_as_without() {
+        let store = store(&[1; 100]);
+        let mut ahead = Ahead::default();
+        ahead.read(&store, 0, &mut [0; 90]).unwrap();
+        assert_eq!(ahead.read(&store, 95, &mut [0; 10]), Err(Errno::STALE));
+        assert_eq!(ahead.read(&store, 99, &mut [0; 1]), Ok(()));
     }
 }

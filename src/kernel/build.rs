@@ -2,7 +2,7 @@
 //!
 //! Takes the source and the cache directory, gives the path of the kernel; says what it does through a function that
 //! the caller passes in. Which options the kernel has is `fragment`, what it says of its build `identity`, how it
-//! lies in memory `layout`, where its source is `source`, what must be installed `tools`, the temporary directory and the programs run there `workshop`,
+//! lies in memory `layout`, what we change in it `patches`, where its source is `source`, what must be installed `tools`, the temporary directory and the programs run there `workshop`,
 //! how far they are `compiled`, whether there is anything to do `stamp`. All checks come before anything is unpacked, and the old kernel stays until the new one is complete.
 
 mod compiled;
@@ -10,6 +10,7 @@ mod error;
 mod fragment;
 mod identity;
 mod layout;
+mod patches;
 mod source;
 mod stamp;
 mod tools;
@@ -95,7 +96,12 @@ fn make(
     say: &dyn Fn(&str),
 ) -> Result<(PathBuf, String), Error> {
     let tree = match source {
-        Source::Directory(path) => path.clone(),
+        Source::Directory(path) => {
+            say(
+                "the directory stays as it is: without rdvm's own changes (kernels/patches), unless it has them",
+            );
+            path.clone()
+        }
         Source::Archive { path, .. } => {
             say("unpacking it");
             let tree = workshop.directory("source")?;
@@ -105,6 +111,7 @@ fn make(
                 .arg("--no-same-owner");
             tar.arg("--file").arg(path).arg("--directory").arg(&tree);
             workshop.run("tar", tar)?;
+            patches::apply(workshop, &tree, say)?;
             tree
         }
     };

@@ -97,9 +97,11 @@ fn judge(config: &Config) -> Verdict {
     let (problems, notes) = (count(Level::Problem), count(Level::Note));
     let verdict = match (problems, notes) {
         (0, 0) => "this kernel has all that rdvm makes use of".to_owned(),
-        (0, notes) => format!("this kernel runs images; {notes} features are not there"),
+        (0, notes) => format!("this kernel runs images; features that are not there: {notes}"),
         (problems, _) => {
-            format!("this kernel cannot run images: {problems} features marked FAIL are required")
+            format!(
+                "this kernel cannot run images; required features that are not there: {problems}"
+            )
         }
     };
     Verdict {
@@ -257,7 +259,9 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.ends_with("this kernel cannot run images: 1 features marked FAIL are required\n"),
+            text.ends_with(
+                "this kernel cannot run images; required features that are not there: 1\n"
+            ),
             "{text}"
         );
         assert!(!verdict.can_run());

@@ -170,35 +170,43 @@ fn what_alpine_has_is_a_user_space() {
         .says_only("");
 }
 
-/// One static program and nothing else: no shell, no libraries, no directories.
+/// One static program, users, and nothing else: no shell, no libraries, and nobody is root.
 #[test]
 fn what_is_distroless_is_a_user_space() {
     let Some(kernel) = small_kernel() else { return };
-    let image = Image::empty().program("calls", "calls");
+    let users =
+        "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n";
+    let image = Image::empty()
+        .program("calls", "calls")
+        .file("etc/passwd", 0o644, users);
     for engine in engines() {
-        let run = on(engine, &kernel).image(image.path());
-        let run = run.command(&["/calls", "seccomp"]).run();
-        run.exits(0).prints("ok\n").says_only("");
+        let run = on(engine, &kernel).option("--user").option("nonroot");
+        let run = run.image(image.path()).command(&["/calls", "nobody"]);
+        run.run().exits(0).prints("ok\n").says_only("");
     }
 }
 
 #[test]
 fn a_seccomp_filter_refuses_a_call() {
-    a_call_works("seccomp");
+    for engine in engines() {
+        works(engine, "seccomp");
+    }
 }
 
 #[test]
 fn io_uring_writes_a_file() {
-    a_call_works("io_uring");
+    for engine in engines() {
+        works(engine, "io_uring");
+    }
 }
 
-fn a_call_works(call: &str) {
+/// What `tests/programs/calls.c` does with a system call.
+fn works(engine: &str, call: &str) {
     let Some(kernel) = small_kernel() else { return };
     let image = Image::empty().program("calls", "calls");
-    for engine in engines() {
-        let run = on(engine, &kernel).image(image.path());
-        run.command(&["/calls", call]).run().exits(0).prints("ok\n");
-    }
+    let run = on(engine, &kernel).image(image.path());
+    let run = run.command(&["/calls", call]).run();
+    run.exits(0).prints("ok\n").says_only("");
 }
 
 /// Without tools: that the parts are there on every engine.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::error::Error;
-use super::fragment;
 use super::source::Source;
+use super::{fragment, patches};
 use crate::atomic::Draft;
 use crate::escape::shown;
 
@@ -35,7 +35,9 @@ impl Stamp {
             what: shown(path),
             source,
         })?;
-        let hash = Sha256::digest(fragment::plain());
+        let mut hash = Sha256::new_with_prefix(fragment::plain());
+        patches::all().for_each(|patch| hash.update(patch));
+        let hash = hash.finalize();
         let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         let name = crate::escape::escaped(name);

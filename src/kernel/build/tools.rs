@@ -8,7 +8,7 @@ use super::error::Error;
 use super::source::Source;
 
 /// Program and package.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("make", "make"),
     ("gcc", "gcc"),
     ("ld", "binutils"),
@@ -17,6 +17,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("bison", "bison"),
     ("bc", "bc"),
     ("tar", "tar"),
+    ("patch", "patch"),
 ];
 
 /// Header and package. objtool, which checks and completes every object of an x86-64 kernel, reads them with libelf.
