@@ -4,9 +4,9 @@
 //!
 //! PLAN has a line for each row: engine, kernel, image, and the words of a command, with tabs between; the word REPORT
 //! stands for a file that its report goes to. The commands take turns, after one round that is not counted; of 0 rounds
-//! that one is, which is enough where time is a count of instructions, and the first command warms up alone. Prints a line for each phase of each row: engine,
-//! kernel, image, phase, and the median of its milliseconds; a command without a report has one phase. What each run took
-//! goes to standard error as it ends.
+//! that one is, which is enough where time is a count of instructions, and the first command warms up alone. Prints a line
+//! for each phase of each row: engine, kernel, image, phase, and the median of its milliseconds; a command without a
+//! report has one phase. What each run took goes to standard error as it ends.
 
 use std::error::Error;
 use std::fs;
