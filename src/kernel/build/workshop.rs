@@ -174,7 +174,7 @@ impl Workshop {
         &self,
         what: &'static str,
         mut command: Command,
-        mut reader: Option<&mut Reader<'_>>,
+        reader: Option<&mut Reader<'_>>,
     ) -> Result<(), Error> {
         let mut start = || {
             let mut log = File::options().append(true).open(&self.log)?;
@@ -194,7 +194,7 @@ impl Workshop {
                 .spawn()
         };
         let mut child = start().map_err(host(Path::new(what)))?;
-        let stopped = self.wait(&child, reader.as_deref_mut());
+        let stopped = self.wait(&child, reader);
         if !matches!(stopped, Ok(None)) {
             // It may be gone by now.
             let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
