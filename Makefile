@@ -14,7 +14,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
 .PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed examples soak fuzz
-.PHONY: bench bench-copies bench-kvm bench-images bench-memory
+.PHONY: bench bench-density bench-copies bench-kvm bench-images bench-memory
 .PHONY: images kernel kernels man install fmt clippy doc clean help
 
 all: build
@@ -97,6 +97,11 @@ bench-memory: ## compare planned with least RAM by bisection, about ten minutes
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images)
 	RDVM_TEST_IMAGES=$(images) $(CARGO) bench --bench memory
+
+bench-density: build ## memory for each further machine, machines started in a second, some minutes
+	scripts/install-deps.sh test
+	scripts/make-images.sh $(images)
+	RDVM=$(rdvm) scripts/bench-density.sh $(images)
 
 images: ## make the two images of the demo below target/images
 	scripts/make-images.sh $(images)
