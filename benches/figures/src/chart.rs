@@ -8,8 +8,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Error;
 
-/// Okabe and Ito's colours, which people who cannot tell red from green can tell apart, and a grey.
-const COLOURS: [RGBColor; 8] = [
+/// Okabe and Ito's colours, which people who cannot tell red from green can tell apart, a grey and a brown.
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
@@ -18,6 +18,8 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(213, 94, 0),
     RGBColor(120, 120, 120),
     RGBColor(240, 228, 66),
+    RGBColor(0, 0, 0),
+    RGBColor(150, 90, 40),
 ];
 
 const WIDTH: u32 = 900;
