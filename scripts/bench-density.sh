@@ -49,6 +49,7 @@ pss() {
 
 # machine MODE NUMBER: starts one and waits until its command runs.
 machine() {
+	: >"$out/said.$2"
 	# shellcheck disable=SC2046 # a list of words
 	"$rdvm" run -q -i --engine "$engine" $(options "$1") "$images/debian" -- sh -c 'echo here; cat' \
 		<"$out/input" >"$out/said.$2" 2>"$out/errors.$2" 9>&- &

@@ -24,6 +24,8 @@ mod hostile;
 
 mod memory;
 
+mod share;
+
 mod kernel;
 
 mod small_kernel;

@@ -96,6 +96,45 @@ fn the_guest_sees_the_same_tree() {
     }
 }
 
+/// The kernel sets a file's times when it has unpacked it; the small kernel's way there is ours (`kernels/patches`).
+#[test]
+fn times_of_the_image_are_those_in_the_guest() {
+    let image = Image::busybox()
+        .file("of/plain", 0o644, "contents")
+        .file("of/empty", 0o600, "")
+        .file("of/setuid", 0o4755, "x")
+        .file("of/large", 0o644, vec![7; 100_000])
+        .directory("of/directory", 0o755)
+        .file("of/directory/below", 0o644, "made after it")
+        .link("plain", "of/link");
+    let path = |name: &str| image.path().join(name);
+    fs::hard_link(path("of/large"), path("of/second")).unwrap();
+    let names = "plain empty setuid large directory directory/below link second .";
+    for (name, time) in names.split(' ').zip(1_000_000_001..) {
+        let touched = Command::new("touch")
+            .args(["-h", "-d", &format!("@{time}")])
+            .arg(path("of").join(name))
+            .status();
+        assert!(touched.unwrap().success());
+    }
+    let said = |time: i64, name: &str| format!("{time} {name}\n");
+    let wanted: String = names
+        .split(' ')
+        .map(|name| {
+            let meta = fs::symlink_metadata(path("of").join(name)).unwrap();
+            said(meta.mtime(), name)
+        })
+        .collect();
+    for engine in engines() {
+        Rdvm::on(engine)
+            .image(image.path())
+            .sh(&format!("cd /of; exec busybox stat -c '%Y %n' {names}"))
+            .run()
+            .exits(0)
+            .prints(&wanted);
+    }
+}
+
 fn pack(image: &Path, output: &Path) -> Run {
     Rdvm::verb("pack")
         .option("-o")

@@ -55,6 +55,11 @@ pub(super) fn load(
     stopped: Stopped<'_>,
 ) -> Result<Start, Error> {
     let total = machine.memory.0;
+    let begin = match &machine.kernel.image {
+        KernelImage::Elf { facts, .. } => facts.entry,
+        KernelImage::BzImage { facts, .. } => facts.pref_address,
+    };
+    ram.want_huge_pages(begin..layout::ram(total).0.end);
     let kernel = kernel(ram.memory(), &mut machine.kernel, total)?;
     let size = machine.initrd.size();
     let at = layout::initrd(total, size, kernel.end, kernel.initrd_limit);

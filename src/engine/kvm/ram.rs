@@ -1,4 +1,4 @@
-//! The guest's RAM: mapped once, huge pages where the host has them, registered with KVM.
+//! The guest's RAM: mapped once, huge pages where they are worth it and the host has them, registered with KVM.
 //!
 //! Nothing is touched that nobody asks for: the host pays for what the guest uses. What is read from files goes straight
 //! into it (`load.rs`).
@@ -22,6 +22,9 @@ use crate::units::PAGE;
 
 /// Half of a process's addresses.
 const MOST: u64 = 1 << 46;
+
+/// Machines of up to so many bytes have small pages below the kernel.
+const SMALL: u64 = 64 << 20;
 
 /// RAM has one or two slots from 0 on.
 const RINGS_SLOT: u32 = 2;
@@ -59,7 +62,8 @@ impl Ram {
         let mut at = reservation.start.next_multiple_of(huge);
         let mut regions = Vec::new();
         for (range, span) in ranges.iter().zip(spans) {
-            advise(at, span);
+            advise(at, span, Advice::LinuxDontDump);
+            advise(at, span, all_of(total));
             // SAFETY: `at` and `span` lie within the reservation: it has room for all spans rounded up to huge pages,
             // and for aligning the first one. It is unmapped only when `self` is dropped, together with `memory`, which
             // never leaves it; a region that is built like this does not unmap anything itself.
@@ -97,6 +101,14 @@ impl Ram {
         })
     }
 
+    /// Asks for huge pages in a range that will all be used: those of them that lie within it.
+    pub(super) fn want_huge_pages(&mut self, range: Range<u64>) {
+        let whole = range.start.next_multiple_of(HUGE_PAGE)..range.end & !(HUGE_PAGE - 1);
+        if let Some(place) = self.slice(whole) {
+            advise(place.as_ptr() as usize, place.len(), Advice::LinuxHugepage);
+        }
+    }
+
     /// Puts the first bytes of a file in the place of RAM, so that machines which do so have one copy between them. What the
     /// guest writes there becomes its own, page by page, and never reaches the file. Both the range and what is mapped of the
     /// file are whole pages.
@@ -122,8 +134,7 @@ impl Ram {
                 0,
             )
         }?;
-        // SAFETY: the advice does not change the contents of memory.
-        let _ = unsafe { madvise(mapped, place.len(), Advice::LinuxDontDump) };
+        advise(mapped as usize, place.len(), Advice::LinuxDontDump);
         Ok(())
     }
 
@@ -210,13 +221,21 @@ impl Drop for Reservation {
     }
 }
 
-/// Huge pages spare the guest most of its page faults; where the host has none, small ones do. A core dump of ours is
-/// for our bugs and not for the guest's gigabytes.
-fn advise(start: usize, length: usize) {
-    for advice in [Advice::LinuxHugepage, Advice::LinuxDontDump] {
-        // SAFETY: neither advice changes the contents of memory.
-        let _ = unsafe { madvise(start as *mut _, length, advice) };
+/// Huge pages spare a guest most of its page faults; where the host has none, small ones do. But of each the guest may use a
+/// few bytes only. Where much RAM was planned or asked for, it is going to be used; in a small machine all above the kernel's first
+/// byte is, and of what is below only some pages.
+fn all_of(total: u64) -> Advice {
+    match total > SMALL {
+        true => Advice::LinuxHugepage,
+        false => Advice::LinuxNoHugepage,
     }
+}
+
+/// Whether a range has huge pages, and whether it is in a core dump of ours: that is for our bugs and not for the guest's
+/// gigabytes.
+fn advise(start: usize, length: usize, advice: Advice) {
+    // SAFETY: none of the advices that are given here changes the contents of memory.
+    let _ = unsafe { madvise(start as *mut _, length, advice) };
 }
 
 fn libc_prot() -> i32 {

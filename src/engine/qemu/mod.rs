@@ -176,10 +176,9 @@ impl Qemu {
             (Boot::Pvh(file, _) | Boot::BzImage(file, _), None) => file,
             (Boot::Pvh(file, facts), Some(place)) => {
                 // The start of this file is the rest of the initrd; all of it is RAM.
-                let mut made = initrd.set_len(place.above(memory)).map(|()| file);
-                if let (Ok(file), Some(entry)) = (&made, facts.pvh_entry) {
-                    made = place.hand_over(file, entry, &initrd);
-                }
+                let made = initrd.set_len(place.above(memory));
+                let entry = facts.pvh_entry.unwrap_or_default();
+                let made = made.and_then(|()| place.hand_over(&file, entry, &initrd));
                 made.map_err(host_error("handing over a shared image"))?
             }
             (Boot::BzImage(..), Some(_)) => {
@@ -241,8 +240,8 @@ impl Qemu {
             mouths,
             listener: &mut listener,
             watch,
-            // Where it is part of the RAM it is not ours to empty.
-            unpacked: shared.is_none().then_some(&initrd),
+            // One that is shared is part of the RAM; then the copy of the kernel is what has been used up.
+            unpacked: Some(if shared.is_none() { &initrd } else { &kernel }),
         }
         .run()
         .map_err(host("waiting for the machine"))?;

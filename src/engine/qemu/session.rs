@@ -65,7 +65,7 @@ pub(super) struct Session<'a> {
     pub(super) mouths: Vec<Mouth>,
     pub(super) listener: &'a mut Listener,
     pub(super) watch: &'a Watch,
-    /// What nobody needs any more once the guest has unpacked its initrd.
+    /// A file of ours that QEMU has read, and that nobody needs any more once the guest has unpacked its initrd.
     pub(super) unpacked: Option<&'a File>,
 }
 
