@@ -280,7 +280,7 @@ fn what_a_build_lacks_is_said_before_anything_is_made() {
     assert!(!place.cache().exists());
     let bin = place.0.path().join("bin");
     fs::create_dir(&bin).unwrap();
-    for program in ["make", "gcc", "ld", "strip", "tar", "bc"] {
+    for program in ["make", "gcc", "ld", "strip", "tar", "bc", "patch"] {
         symlink("/bin/true", bin.join(program)).unwrap();
     }
     let run = place
