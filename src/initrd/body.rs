@@ -261,7 +261,7 @@ mod tests {
                 0 => random % 199_000,
                 _ => (at + random % 300) % 199_000,
             };
-            let which = usize::from(random % 97 == 0);
+            let which = usize::from(random.is_multiple_of(97));
             let length = match round % 61 {
                 0 => 9000,
                 _ => random % 200,
