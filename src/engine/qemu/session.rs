@@ -256,6 +256,7 @@ mod tests {
             mouths: Vec::new(),
             listener: &mut listener,
             watch: &watch,
+            unpacked: None,
         };
         let directory = Errno::ISDIR.raw_os_error();
         let ending = session.run().unwrap();
