@@ -323,6 +323,52 @@ mod tests {
         );
     }
 
+    fn small(packed: u64, unpacked: u64) -> Needs {
+        Needs {
+            kernel: ByteSize::mib(11),
+            kernel_end: 28 << 20,
+            ..needs(packed, unpacked, 10, 1)
+        }
+    }
+
+    #[test]
+    fn one_program_and_a_small_kernel_get_forty_mebibytes_and_need_less() {
+        let plan = plan(&small(2 << 20, 2 << 20), MemoryWish::FromImage).unwrap();
+        assert_eq!(plan.total, ByteSize::mib(40), "{plan}");
+        assert!(plan.need < ByteSize::mib(34), "{plan}");
+        let RootFs::Tmpfs { limit } = plan.root else {
+            panic!("{plan}")
+        };
+        assert!(limit.0 >= SMALL_ROOM.0 + (2 << 20), "{plan}");
+    }
+
+    #[test]
+    fn the_initrd_has_its_place_above_the_kernel_wherever_that_lies() {
+        for end in [28 << 20, 100 << 20, 3 << 30] {
+            let needs = Needs {
+                kernel_end: end,
+                ..small(2 << 20, 2 << 20)
+            };
+            let plan = plan(&needs, MemoryWish::FromImage).unwrap();
+            assert!(plan.need.0 >= end + (2 << 20) + needs.own.0, "{plan}");
+            let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
+            assert_eq!(sum, plan.need.0, "{plan}");
+        }
+    }
+
+    #[test]
+    fn an_initrd_that_stays_is_no_room_to_write() {
+        let needs = small(161 << 20, 172 << 20);
+        let shared = Needs {
+            keeps_initrd: true,
+            ..needs
+        };
+        let plan = |needs| plan(needs, MemoryWish::FromImage).unwrap();
+        let more = plan(&shared).need.0 - plan(&needs).need.0;
+        let room = SMALL_ROOM.0;
+        assert!((room..room + (2 << 20)).contains(&more), "{more}");
+    }
+
     #[test]
     fn given_enough_ram_a_large_image_gets_a_tmpfs_too() {
         let large = needs(161 << 20, 172 << 20, 6681, 1);

@@ -74,7 +74,9 @@ fn mapped(pid: u32, file: &Path) -> (u64, u64) {
         for line in maps.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words[..] {
-                [range, _, _, _, _, path] if range.contains('-') => is_it = Path::new(path) == file,
+                [range, _, _, _, _, ref path @ ..] if range.contains('-') => {
+                    is_it = path.first().is_some_and(|path| Path::new(path) == file);
+                }
                 ["Rss:", all, _] if is_it => sums.0 += all.parse::<u64>().unwrap(),
                 ["Anonymous:", own, _] if is_it => sums.1 += own.parse::<u64>().unwrap(),
                 _ => {}
@@ -84,13 +86,23 @@ fn mapped(pid: u32, file: &Path) -> (u64, u64) {
     sums
 }
 
-/// A run whose command has said a line and goes on for long.
-fn until_it_speaks(mut command: Command) -> (Child, String) {
+/// A run that goes on for long, and ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A run whose command has said a line.
+fn until_it_speaks(mut command: Command) -> (Running, String) {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     let stdout = child.stdout.as_mut().unwrap();
     BufReader::new(stdout).read_line(&mut line).unwrap();
-    (child, line)
+    (Running(child), line)
 }
 
 #[test]
@@ -100,23 +112,20 @@ fn machines_of_a_directory_have_one_file_mapped_and_it_stays_what_it_is() {
         // The last words of the image, and what is done to memory that the image was unpacked from.
         let script = "sha256sum /large | cut -c-64; sleep 1000";
         let start = || until_it_speaks(place.rdvm(engine, &["--share"], script));
-        let (mut first, said) = start();
+        let (first, said) = start();
         assert_eq!(said, format!("{}\n", place.large()));
         let kept = place.kept();
         let [(file, _)] = &kept[..] else {
             panic!("{kept:?}")
         };
-        let (mut second, said) = start();
+        let (second, said) = start();
         assert_eq!(said, format!("{}\n", place.large()));
         for child in [&first, &second] {
-            let (all, own) = mapped(child.id(), file);
+            let (all, own) = mapped(child.0.id(), file);
             assert!(all >= LARGE as u64 >> 10, "{engine}: {all} KiB are mapped");
             assert!(own < 64, "{engine}: {own} KiB were written to");
         }
-        for child in [&mut first, &mut second] {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        drop((first, second));
         assert_eq!(place.kept(), kept, "{engine}");
     }
 }
