@@ -51,8 +51,9 @@ use crate::machine::Machine;
 use crate::watch::Watch;
 
 /// What the guest's kernel is to be told: there is no PCI bus to look for. Pages are not cleared before they are
-/// overwritten, as most of a large image's are.
-const CMDLINE: &str = "pci=off init_on_alloc=0";
+/// overwritten, as most of a large image's are. Per-CPU areas are made of the pages that they need: a huge page each is what
+/// they would take else (2.0 of 41 ms to user space in counted time, 1.8 MB of the host's memory).
+const CMDLINE: &str = "pci=off init_on_alloc=0 percpu_alloc=page";
 
 /// For a guest with one CPU, which needs no I/O APIC to spread interrupts: to set one up takes 550 exits, each of which KVM
 /// must decode an instruction for. What is left is the PC's first interrupt controller, whose lines 3 and 4 are ours.

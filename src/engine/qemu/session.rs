@@ -257,7 +257,6 @@ mod tests {
             unpacked: None,
             listener: &mut listener,
             watch: &watch,
-            unpacked: None,
         };
         let directory = Errno::ISDIR.raw_os_error();
         let ending = session.run().unwrap();
