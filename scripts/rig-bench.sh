@@ -125,6 +125,9 @@ bench_timeline() {
 	with_images
 	{
 		scripts/bench-plan.sh runs kvm /bench "$image" /cache/kernel/vmlinux "$debian"
+		# The archives that QEMU gets, so that nothing of a directory is packed.
+		scripts/bench-plan.sh runs kvm /bench "$image" /cache/kernel/vmlinux "$debian" |
+			sed -E 's/^KVM/rdvm of the archive/; s#(/bench/(hello|debian-image|files))\t#\1.cpio\t#'
 		scripts/bench-plan.sh peers /bench "$image" /cache/kernel/vmlinux "$debian"
 	} >"$image/bench/plan"
 	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 0 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"

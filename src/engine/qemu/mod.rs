@@ -44,7 +44,7 @@ use crate::watch::Watch;
 /// a small run). Emulated `cmpxchg16b` now and then leaves garbage in the flags, which Linux 6.12 takes to heart: one
 /// boot in fifteen died of it on a busy machine, none with the kernel told that there is no such instruction
 /// (`clearcpuid=141`, CX16); programs still see it.
-const CMDLINE: &str = "pci=off mitigations=off noreplace-smp init_on_alloc=0 clearcpuid=141";
+const CMDLINE: &str = "pci=off noreplace-smp init_on_alloc=0 clearcpuid=141";
 
 /// Where shared memory is: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
 /// initrd, which the guest would have to move out of the way of it.
