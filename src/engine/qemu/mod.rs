@@ -37,8 +37,7 @@ use crate::machine::Machine;
 use crate::units::ByteSize;
 use crate::watch::Watch;
 
-/// `microvm` has no PCI bus, and a kernel that looks for one complains. Emulation has nothing to speculate with, so
-/// guarding against it only costs. On one CPU a kernel removes its 9,000 lock prefixes one by one, each with two changes
+/// `microvm` has no PCI bus, and a kernel that looks for one complains. On one CPU a kernel removes its 9,000 lock prefixes one by one, each with two changes
 /// of page tables; emulation of one CPU ignores the prefixes anyway (`noreplace-smp`; 10 % of a small run). Pages are not
 /// cleared before they are overwritten, as most of a large image's are (`init_on_alloc=0`; 3 % of a Debian, nothing of
 /// a small run). Emulated `cmpxchg16b` now and then leaves garbage in the flags, which Linux 6.12 takes to heart: one
