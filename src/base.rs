@@ -62,30 +62,27 @@ pub struct Facts {
 }
 
 /// Which packed images are kept.
-#[derive(Debug, Clone, Copy)]
-pub enum Keep<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
     /// None.
     Nothing,
     /// Those of archives, whose state tells that they have not changed: they need not be read again.
-    Archives(&'a Cache),
+    Archives,
     /// All, also those of directories, so that machines can have the same file mapped. What is in a directory has to be
     /// read to know it.
-    All(&'a Cache),
+    All,
 }
 
 /// Reads the image, checks that it is the one agreed on, and lays it out; or takes it from the cache, when it is there.
+/// Without a `cache` nothing is kept.
 ///
-/// Errors: the image cannot be read, or is another one.
-pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep<'_>) -> Result<Base> {
-    let (cache, keeps_all) = match keep {
-        Keep::Nothing => (None, false),
-        Keep::Archives(cache) => (Some(cache), false),
-        Keep::All(cache) => (Some(cache), true),
-    };
-    let recipe = cache.and_then(|cache| Some((cache, recipe(image, epoch)?)));
+/// Errors: the image cannot be read, or is another one; with [`Keep::All`] also that it cannot be kept.
+pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -> Result<Base> {
+    let cache = cache.filter(|_| keep != Keep::Nothing);
+    let recipe = cache.and_then(|_| recipe(image, epoch));
     trust::check_parts(image)?;
     let wanted = trust::wanted(image)?;
-    if let Some((cache, recipe)) = &recipe
+    if let Some((cache, recipe)) = cache.zip(recipe.as_ref())
         && let Some(packed) = cache.find(recipe)
         && let Ok(facts) = serde_json::from_slice::<Facts>(&packed.facts)
         && let Some(digest) = facts.digest
@@ -102,7 +99,8 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep<'_>) -> Result<Base> {
         });
     }
     let read = image::open(image)?;
-    let digest = match wanted.is_some() || recipe.is_some() || keeps_all {
+    let cache = cache.filter(|_| keep == Keep::All || recipe.is_some());
+    let digest = match wanted.is_some() || cache.is_some() {
         true => Some(trust::digest::of(&read.tree).map_err(trust::Error::from)?),
         false => None,
     };
@@ -125,23 +123,22 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep<'_>) -> Result<Base> {
             .map(ToString::to_string)
             .collect(),
     };
-    let recipe = recipe.map(|(_, recipe)| recipe);
-    if let Some(cache) = cache.filter(|_| keeps_all || recipe.is_some())
-        && let Some(digest) = digest
-    {
+    if let Some((cache, digest)) = cache.zip(digest) {
         facts.accounts = Files::read(&read.tree).map_err(initrd::Error::from)?;
         let key = key(digest, &facts, &read, epoch);
-        let kept = cache.get(&key).filter(|_| keeps_all).map(Ok);
-        let kept = kept
-            .unwrap_or_else(|| self::keep(cache, recipe.as_ref(), &key, &facts, &read, &places));
-        match kept {
+        let there = cache.get(&key).filter(|_| keep == Keep::All);
+        let packed = match there {
+            Some(packed) => Ok(packed),
+            None => pack(cache, recipe.as_ref(), &key, &facts, &read, &places),
+        };
+        match packed {
             Ok(packed) => {
                 return Ok(Base {
                     facts,
                     body: Body::Kept(packed),
                 });
             }
-            Err(Failed::Cache(source)) if keeps_all => {
+            Err(Failed::Cache(source)) if keep == Keep::All => {
                 return Err(Error::Host {
                     what: format!("--share: {}", cache.directory().display()),
                     source,
@@ -236,7 +233,8 @@ fn key(digest: Digest, facts: &Facts, image: &Image, epoch: Epoch) -> Digest {
     Digest(key.finalize().into())
 }
 
-fn keep(
+/// Packs the image into the cache.
+fn pack(
     cache: &Cache,
     recipe: Option<&Recipe>,
     key: &Digest,

@@ -19,6 +19,8 @@ pub use facts::{Facts, Fences, Files, Folder, User};
 pub use limits::{Limit, Limits};
 pub use memory::{GroupLimit, Memory};
 
+use crate::level::Level;
+
 /// A kernel that was found, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelFinding {
@@ -50,18 +52,6 @@ pub struct Finding {
     pub text: String,
     /// What helps, a command where there is one.
     pub remedy: Option<String>,
-}
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// Worth knowing; a run works all the same.
-    Note,
-    /// No run can work.
-    Problem,
 }
 
 /// Judges the facts. A problem is what stops every run; anything less is a note.
@@ -106,7 +96,7 @@ impl Diagnosis {
     pub fn render(&self) -> String {
         let mut text = String::new();
         for finding in &self.findings {
-            let level = finding.level.word();
+            let level = finding.level;
             text += &format!("{level:<4}  {:<7}  {}\n", finding.area, finding.text);
             if let Some(remedy) = &finding.remedy {
                 text += &format!("{:15}-> {remedy}\n", "");
@@ -123,16 +113,6 @@ impl Finding {
             level,
             text,
             remedy,
-        }
-    }
-}
-
-impl Level {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Note => "note",
-            Self::Problem => "FAIL",
         }
     }
 }

@@ -71,6 +71,8 @@ pub mod guest;
 
 pub mod report;
 
+pub mod level;
+
 pub mod doctor;
 
 pub mod inspect;

@@ -78,21 +78,19 @@ fn act(verb: Verb, began: Instant) -> Result<u8> {
         Verb::Kernel(KernelVerb::Check(args)) => {
             let cache = Search::from_env().cache;
             let verdict = kernel::check::check(&args.file, cache.as_deref())?;
-            print(&if args.json {
-                verdict.to_json()
-            } else {
-                verdict.render()
-            })?;
-            Ok(if verdict.can_run() { 0 } else { 1 })
+            let text = match args.json {
+                true => verdict.to_json(),
+                false => verdict.render(),
+            };
+            print_verdict(&text, verdict.can_run())
         }
         Verb::Doctor(args) => {
             let diagnosis = doctor::examine(&Facts::gather(), &kernel_findings());
-            print(&if args.json {
-                diagnosis.to_json()
-            } else {
-                diagnosis.render()
-            })?;
-            Ok(if diagnosis.can_run() { 0 } else { 1 })
+            let text = match args.json {
+                true => diagnosis.to_json(),
+                false => diagnosis.render(),
+            };
+            print_verdict(&text, diagnosis.can_run())
         }
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -173,13 +171,8 @@ fn boot(request: &Request, voice: Voice) -> Result<Finished> {
 }
 
 fn show_plan(request: &Request) -> Result<()> {
-    let plan = pipeline::plan(
-        &request.image,
-        &request.kernel,
-        request.cpus,
-        request.memory,
-    )?;
-    plan.warnings().iter().for_each(|warning| say(warning));
+    let plan = pipeline::plan(request)?;
+    plan.warnings.iter().for_each(|warning| say(warning));
     say(&format!(
         "kernel {} ({})",
         plan.kernel.path.display(),
@@ -377,6 +370,12 @@ fn without_errno(text: &str) -> String {
         }
     }
     plain
+}
+
+/// A verdict, and the exit code that says the same.
+fn print_verdict(text: &str, can_run: bool) -> Result<u8> {
+    print(text)?;
+    Ok(u8::from(!can_run))
 }
 
 /// Output that was asked for. A reader that has gone away is no error.

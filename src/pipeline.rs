@@ -21,7 +21,7 @@ use crate::guest::input::Input;
 use crate::guest::outlet::Outlet;
 use crate::guest::{Limits, Listener};
 use crate::initrd::attributes::Loss;
-use crate::report::{MachineFacts, Report, Timeline, Timings};
+use crate::report::{MachineFacts, Report, Subjects, Timeline, Timings};
 use crate::request::{Request, Stdin};
 use crate::terminal::Terminal;
 use crate::watch::Watch;
@@ -111,8 +111,12 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let (table, root) = (ready.attributes, ready.memory.root);
     let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
     let (moments, now) = (listener.moments(), Instant::now());
-    let name = ready.command_name;
-    let mut report = Report::of(&ending, &name, &memory);
+    let subjects = Subjects {
+        command: &ready.command_name,
+        memory: &memory,
+        copies: &request.copies.into,
+    };
+    let mut report = Report::of(&ending, subjects);
     // A user's own init sends a code and nothing else.
     report.guest = report.guest.filter(|_| request.rdinit.is_none());
     report.machine = Some(MachineFacts {

@@ -6,7 +6,7 @@ mod explain;
 mod timings;
 
 pub use self::explain::{
-    BY_SIGNAL, BY_SIGPIPE, CANNOT_RUN, FAILED, NOT_FOUND, TIMED_OUT, exit_code,
+    BY_SIGNAL, BY_SIGPIPE, CANNOT_RUN, FAILED, NOT_FOUND, Subjects, TIMED_OUT, exit_code,
 };
 
 pub use self::timings::{Timeline, Timings};
@@ -134,15 +134,15 @@ pub struct MachineFacts {
 }
 
 impl Report {
-    /// The report of a machine that ran. `name` is the command as the user knows it, for messages.
-    pub fn of(ending: &Ending, name: &str, memory: &str) -> Self {
+    /// The report of a machine that ran; `subjects` are for its message.
+    pub fn of(ending: &Ending, subjects: Subjects<'_>) -> Self {
         let (code, signal, totals) = match *ending {
             Ending::Exited { code, totals } => (Some(code), None, Some(totals)),
             Ending::Killed { signal, totals } => (None, Some(i32::from(signal)), Some(totals)),
             Ending::Interrupted(signal) => (None, Some(signal), None),
             _ => (None, None, None),
         };
-        let (outcome, message) = explain::explain(ending, name, memory);
+        let (outcome, message) = explain::explain(ending, subjects);
         let exit_code = exit_code(ending);
         let guest = totals.map(Guest::from);
         Self {
@@ -316,7 +316,12 @@ mod tests {
             oom_kills: 1,
             ..Totals::default()
         };
-        let report = Report::of(&Ending::Killed { signal: 9, totals }, "cc", "64 MiB");
+        let subjects = Subjects {
+            command: "cc",
+            memory: "64 MiB",
+            copies: &[],
+        };
+        let report = Report::of(&Ending::Killed { signal: 9, totals }, subjects);
         assert_eq!(report.outcome, Outcome::OutOfMemory);
         let json = report.to_json();
         assert!(
@@ -328,8 +333,7 @@ mod tests {
                 signal: 9,
                 totals: Totals::default(),
             },
-            "cc",
-            "64 MiB",
+            subjects,
         );
         assert_eq!((report.outcome, report.message), (Outcome::Killed, None));
     }

@@ -4,7 +4,8 @@
 use crate::engine::probe::{KvmState, QemuState, as_root};
 use crate::escape::{escaped, shown};
 
-use super::{Facts, Finding, Folder, KernelFinding, Level};
+use super::{Facts, Finding, Folder, KernelFinding};
+use crate::level::Level;
 
 pub(super) fn cpu(facts: &Facts) -> Vec<Finding> {
     let known = |text: &str| match text.is_empty() {

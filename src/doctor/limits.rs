@@ -6,7 +6,8 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::units::ByteSize;
 
-use super::{Facts, Finding, Level};
+use super::{Facts, Finding};
+use crate::level::Level;
 
 /// Resource limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

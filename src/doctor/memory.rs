@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::units::ByteSize;
 
-use super::{Finding, Level};
+use super::Finding;
+use crate::level::Level;
 
 /// Below this no run works, by estimate: QEMU 7.2 booting Debian's 6.1 cloud kernel with 128 MiB of
 /// guest RAM and no initrd was measured once, at 201 MiB resident; a little less guest RAM will do.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::escape::shown;
+use crate::level::Level;
 use config::Config;
 use features::{FEATURES, Feature, Weight};
 
@@ -72,15 +73,6 @@ struct Finding {
     missing: Vec<String>,
     /// What happens therefore.
     consequence: Option<&'static str>,
-}
-
-/// As the doctor's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Level {
-    Ok,
-    Note,
-    Problem,
 }
 
 /// Judges the kernel, or the configuration of one, at `path`. A kernel is unpacked by way of `cache`.
@@ -165,12 +157,7 @@ impl Verdict {
     pub fn render(&self) -> String {
         let mut text = String::new();
         for one in &self.features {
-            let level = match one.level {
-                Level::Ok => "ok",
-                Level::Note => "note",
-                Level::Problem => "FAIL",
-            };
-            text += &format!("{level:<4}  {}", one.feature);
+            text += &format!("{:<4}  {}", one.level, one.feature);
             if let Some(consequence) = one.consequence {
                 text += &format!(": {consequence}\n      {}", one.missing.join(", "));
             }

@@ -1,22 +1,27 @@
-//! IMAGE and kernel → what a run of it needs.
+//! Request → what a run of it needs: the image and what is copied in laid out, the kernel opened, the RAM planned.
 
 use std::io;
 use std::thread;
 
 use super::host;
-use crate::base::{self, Base, Keep};
+use crate::base::{self, Base, Body, Keep};
 use crate::cache::Cache;
+use crate::command;
+use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
-use crate::initrd::{Epoch, payload};
+use crate::image::tree::Tree;
+use crate::initrd::account::{self, Account};
+use crate::initrd::layout::{Layout, Places};
+use crate::initrd::{self, Contents, Epoch, payload};
 use crate::kernel::{self, Kernel, Search};
 use crate::memory::{self, MemoryPlan, Needs};
-use crate::request::{ImageRef, KernelWish, MemoryWish};
+use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
 use crate::units::ByteSize;
 
 /// What is counted for a command's words and variables when they are fewer, so that a plan does not change with each.
 const FEW_WORDS: u64 = 64 << 10;
 
-/// What an image needs, before anything is written or booted.
+/// What a run needs, before anything is booted.
 #[derive(Debug)]
 pub struct Plan {
     /// The image, laid out.
@@ -25,50 +30,94 @@ pub struct Plan {
     pub kernel: Kernel,
     /// RAM.
     pub memory: MemoryPlan,
+    /// What went less well than it should and is no reason to stop, one line each.
+    pub warnings: Vec<String>,
+    /// What runs: the request's words over the image's.
+    pub(super) command: Command,
+    /// Who runs it.
+    pub(super) account: Account,
+    /// What is copied in, laid out.
+    pub(super) copied: Option<(Tree, Places)>,
+    /// What the image and what is copied in are together.
+    pub(super) contents: Contents,
+    /// Whether machines have the packed image mapped together.
+    pub(super) share: bool,
 }
 
-/// Reads the image and finds the kernel, both at once, and plans the RAM.
+/// Plans a run; nothing is written.
 ///
-/// Errors: the image or the kernel cannot be used, the image is not the one agreed on, or the memory wished for is too
-/// little.
-pub fn plan(image: &ImageRef, kernel: &KernelWish, cpus: u8, wish: MemoryWish) -> Result<Plan> {
-    let (base, kernel) = read(image, kernel, Keeps::Nothing)?;
-    let memory = memory::plan(&needs(&base, &kernel, cpus, 0), wish)?;
+/// Errors: whatever keeps the machine from being built, as far as reading tells.
+pub fn plan(request: &Request) -> Result<Plan> {
+    make(request, Keep::Nothing)
+}
+
+/// As [`plan`], and keeps the packed image where the request says so.
+///
+/// Errors: the same, and that what is to be shared cannot be kept.
+pub(super) fn plan_and_keep(request: &Request) -> Result<Plan> {
+    let keep = match (request.cache, is_shared(request)) {
+        (_, true) => Keep::All,
+        // PID 1 of the user's own is told of nothing that is kept besides the archive.
+        (true, false) if request.rdinit.is_none() => Keep::Archives,
+        _ => Keep::Nothing,
+    };
+    make(request, keep)
+}
+
+fn is_shared(request: &Request) -> bool {
+    request.share && request.rdinit.is_none()
+}
+
+fn make(request: &Request, keep: Keep) -> Result<Plan> {
+    let (mut base, kernel) = read(&request.image, &request.kernel, keep)?;
+    let mut warnings = std::mem::take(&mut base.facts.warnings);
+    warnings.extend(kernel.warnings.iter().cloned());
+    let command = command::over(&request.command, &base.facts.config);
+    let account = account_of(&base, &command, request)?;
+    let below = payload::copy_in_directory(&base.facts.init);
+    let mut needs = needs(&base, &kernel, request.cpus, words(&command));
+    let mut copied = None;
+    if let Some(gathered) = copyin::read(&request.copies, &below, account.uid, account.gid)? {
+        let Gathered {
+            tree,
+            warnings: left_out,
+        } = gathered;
+        let places = Layout::of(&tree, Epoch::from_env_or_last()?)?.into_places();
+        needs.contents = needs.contents.and(places.contents());
+        warnings.extend(left_out);
+        copied = Some((tree, places));
+    }
+    let share = is_shared(request);
+    needs.keeps_initrd = share;
+    let memory = memory::plan(&needs, request.memory)?;
     Ok(Plan {
         base,
         kernel,
         memory,
+        warnings,
+        command,
+        account,
+        copied,
+        contents: needs.contents,
+        share,
     })
-}
-
-/// Which packed images a run keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeps {
-    Nothing,
-    Archives,
-    All,
 }
 
 /// The image and the kernel, both at once.
 ///
 /// Errors: those of the image, then those of the kernel; what is to be shared has no directory to be kept in.
-pub(super) fn read(image: &ImageRef, kernel: &KernelWish, keeps: Keeps) -> Result<(Base, Kernel)> {
+fn read(image: &ImageRef, kernel: &KernelWish, keep: Keep) -> Result<(Base, Kernel)> {
     let search = Search::from_env();
     let cache = search.cache.as_deref().map(Cache::below);
-    let keep = match (keeps, &cache) {
-        (Keeps::Nothing, _) | (Keeps::Archives, None) => Keep::Nothing,
-        (Keeps::Archives, Some(cache)) => Keep::Archives(cache),
-        (Keeps::All, Some(cache)) => Keep::All(cache),
-        (Keeps::All, None) => {
-            let source = io::Error::other("there is no directory to keep it in; set RDVM_CACHE");
-            return Err(host(|| "--share".to_owned())(source));
-        }
-    };
+    if keep == Keep::All && cache.is_none() {
+        let source = io::Error::other("there is no directory to keep it in; set RDVM_CACHE");
+        return Err(host(|| "--share".to_owned())(source));
+    }
     let epoch = Epoch::from_env_or_last()?;
     let image_boot = image.path.join("boot");
     let (kernel, base) = thread::scope(|scope| {
         let kernel = scope.spawn(|| kernel::open(kernel, Some(&image_boot), &search));
-        let base = base::open(image, epoch, keep);
+        let base = base::open(image, epoch, keep, cache.as_ref());
         (kernel.join(), base)
     });
     // The image's faults first: it is what the user named.
@@ -78,7 +127,7 @@ pub(super) fn read(image: &ImageRef, kernel: &KernelWish, keeps: Keeps) -> Resul
 }
 
 /// What they need together, with a command of so many bytes, all its words and variables counted.
-pub(super) fn needs(base: &Base, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
+fn needs(base: &Base, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
     let table = base.facts.attributes.as_ref().map_or(0, Vec::len) as u64;
     // In the record, in PID 1 and with the command; most are short.
     let words = command.saturating_mul(3).max(FEW_WORDS);
@@ -101,7 +150,7 @@ pub fn look(
     kernel: &KernelWish,
     cpus: u8,
 ) -> Result<(Base, Result<(Kernel, MemoryPlan)>)> {
-    let base = base::open(image, Epoch::from_env_or_last()?, Keep::Nothing)?;
+    let base = base::open(image, Epoch::from_env_or_last()?, Keep::Nothing, None)?;
     let kernel = kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
         let memory = memory::plan(&needs(&base, &kernel, cpus, 0), MemoryWish::FromImage)?;
@@ -110,10 +159,20 @@ pub fn look(
     Ok((base, machine))
 }
 
-impl Plan {
-    /// What went less well than it should and is no reason to stop, one line each.
-    pub fn warnings(&self) -> Vec<String> {
-        let image = self.base.facts.warnings.iter();
-        image.chain(&self.kernel.warnings).cloned().collect()
-    }
+/// Who runs the command; PID 1 of the user's own is not told.
+fn account_of(base: &Base, command: &Command, request: &Request) -> Result<Account> {
+    let user = command.user.as_ref().filter(|_| request.rdinit.is_none());
+    let files = match (&base.body, user) {
+        (Body::Read(image, _), Some(_)) => account::Files::read(&image.tree),
+        _ => Ok(base.facts.accounts.clone()),
+    };
+    let account = files.and_then(|files| account::account(&files, user));
+    Ok(account.map_err(initrd::Error::from)?)
+}
+
+/// How many bytes the command's words and variables have.
+fn words(command: &Command) -> u64 {
+    let words = command.entrypoint.iter().chain(&command.argv);
+    let words = words.chain(&command.env).chain(&command.workdir);
+    words.map(|word| word.len() as u64 + 1).sum()
 }

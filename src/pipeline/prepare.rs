@@ -7,21 +7,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::host;
-use super::plan::{Keeps, Plan, needs, read};
+use super::plan::{Plan, plan_and_keep};
 use crate::base::{Base, Body};
 use crate::cmdline;
-use crate::command;
-use crate::copyin::{self, Gathered};
 use crate::copyout::Receiver;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::escape::{escaped, shown};
-use crate::initrd::account::{self, Account};
 use crate::initrd::layout::Layout;
 use crate::initrd::payload::{self, Surroundings};
-use crate::initrd::{self, Epoch, Initrd, attributes};
+use crate::initrd::{Epoch, Initrd, attributes};
 use crate::machine::Machine;
-use crate::memory::{self, MemoryPlan};
+use crate::memory::MemoryPlan;
 use crate::report::MachineFacts;
 use crate::request::{Command, Request};
 use crate::terminal;
@@ -56,45 +53,24 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         true => None,
         false => Some(Receiver::open(&request.copies)?),
     };
-    // PID 1 of the user's own is told of nothing that is kept besides the archive.
-    let keeps = match (request.share, request.cache) {
-        _ if request.rdinit.is_some() => Keeps::Nothing,
-        (true, _) => Keeps::All,
-        (false, true) => Keeps::Archives,
-        (false, false) => Keeps::Nothing,
-    };
-    let (base, kernel) = read(&request.image, &request.kernel, keeps)?;
-    let command = command::over(&request.command, &base.facts.config);
-    let account = account_of(&base, &command, request)?;
-    let below = payload::copy_in_directory(&base.facts.init);
-    let copied = copyin::read(&request.copies, &below, account.uid, account.gid)?;
-    let copied = match copied {
-        Some(Gathered { tree, warnings }) => {
-            let places = Layout::of(&tree, Epoch::from_env_or_last()?)?.into_places();
-            Some((tree, places, warnings))
-        }
-        None => None,
-    };
-    let mut needs = needs(&base, &kernel, request.cpus, words(&command));
-    if let Some((_, places, _)) = &copied {
-        needs.contents = needs.contents.and(places.contents());
-    }
-    let share = keeps == Keeps::All;
-    needs.keeps_initrd = share;
-    let memory = memory::plan(&needs, request.memory)?;
-    let plan = Plan {
-        base,
+    let Plan {
+        base: Base { facts: base, body },
         kernel,
         memory,
-    };
-    let mut warnings: Vec<String> = why.into_iter().chain(plan.warnings()).collect();
-    let Base { facts: base, body } = plan.base;
+        warnings: planned,
+        command,
+        account,
+        copied,
+        contents,
+        share,
+    } = plan_and_keep(request)?;
+    let mut warnings: Vec<String> = why.into_iter().chain(planned).collect();
     let name = base.init;
     let command_name = command_name(&command);
     let rings = request.wants_rings().then(|| engine.rings_at());
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{name}"),
-        root: plan.memory.root,
+        root: memory.root,
         show_boot: request.console.show_boot,
         engine: &engine.cmdline(request.cpus, rings, share),
         append: request.append.as_deref(),
@@ -111,7 +87,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
             let surroundings = Surroundings {
                 command: &command,
                 account: &account,
-                root: plan.memory.root,
+                root: memory.root,
                 window: match request.stdin.tty {
                     true => terminal::window().unwrap_or_default(),
                     false => [0; 2],
@@ -124,12 +100,12 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let own_places = Layout::of(&own, Epoch::from_env()?)?.into_places();
     let facts = MachineFacts {
         engine: engine.to_string(),
-        kernel: plan.kernel.path.display().to_string(),
-        memory: plan.memory.total.0,
-        memory_needed: plan.memory.need.0,
+        kernel: kernel.path.display().to_string(),
+        memory: memory.total.0,
+        memory_needed: memory.need.0,
         cpus: request.cpus,
-        entries: needs.contents.entries,
-        initrd: needs.contents.packed_bytes + own_places.contents().packed_bytes,
+        entries: contents.entries,
+        initrd: contents.packed_bytes + own_places.contents().packed_bytes,
         counts: None,
     };
     let mut initrd = Initrd::default();
@@ -137,23 +113,22 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         Body::Read(image, places) => initrd.push(image.tree, places),
         Body::Kept(packed) => initrd.push_made(packed.file, packed.size),
     }
-    if let Some((tree, places, left_out)) = copied {
-        warnings.extend(left_out);
+    if let Some((tree, places)) = copied {
         initrd.push(tree, places);
     }
     initrd.push(own, own_places);
     let machine = Machine {
-        kernel: plan.kernel,
+        kernel,
         initrd,
         cmdline,
-        memory: plan.memory.total,
+        memory: memory.total,
         cpus: request.cpus,
         rings: rings.is_some(),
         share,
     };
     Ok(Ready {
         machine,
-        memory: plan.memory,
+        memory,
         warnings,
         attributes: table,
         command_name,
@@ -162,17 +137,6 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         facts,
         began,
     })
-}
-
-/// Who runs the command; PID 1 of the user's own is not told.
-fn account_of(base: &Base, command: &Command, request: &Request) -> Result<Account> {
-    let user = command.user.as_ref().filter(|_| request.rdinit.is_none());
-    let files = match (&base.body, user) {
-        (Body::Read(image, _), Some(_)) => account::Files::read(&image.tree),
-        _ => Ok(base.facts.accounts.clone()),
-    };
-    let account = files.and_then(|files| account::account(&files, user));
-    Ok(account.map_err(initrd::Error::from)?)
 }
 
 impl fmt::Display for Ready {
@@ -203,13 +167,6 @@ fn own_init(path: &Path) -> Result<Vec<u8>> {
 
 /// What becomes of extended attributes without rdinit.
 const OWN_INIT_SETS_NONE: &str = "with --rdinit nobody sets them";
-
-/// How many bytes the command's words and variables have.
-fn words(command: &Command) -> u64 {
-    let words = command.entrypoint.iter().chain(&command.argv);
-    let words = words.chain(&command.env).chain(&command.workdir);
-    words.map(|word| word.len() as u64 + 1).sum()
-}
 
 /// The command as the user knows it.
 fn command_name(command: &Command) -> String {

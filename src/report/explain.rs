@@ -1,10 +1,13 @@
 //! An ending → exit code, outcome and the line on stderr.
 
+use std::os::unix::ffi::OsStrExt;
+
 use rdinit::protocol::Stage;
 
 use super::Outcome;
+use crate::escape::escaped;
 use crate::guest::ending::Ending;
-use crate::request::ULIMITS;
+use crate::request::{CopyIn, ULIMITS};
 
 /// The machine was stopped after `--timeout`, as timeout(1) says it.
 pub const TIMED_OUT: u8 = 124;
@@ -58,8 +61,24 @@ fn by_signal(signal: i32) -> u8 {
     u8::try_from(signal).map_or(FAILED, |signal| BY_SIGNAL.saturating_add(signal))
 }
 
+/// What the messages name.
+#[derive(Debug, Clone, Copy)]
+pub struct Subjects<'a> {
+    /// The command as the user knows it.
+    pub command: &'a str,
+    /// The machine's RAM.
+    pub memory: &'a str,
+    /// What was to be copied in, in the order in which the guest counts them.
+    pub copies: &'a [CopyIn],
+}
+
 /// The outcome's name, and the line for stderr where the command did not end by itself.
-pub(super) fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Option<String>) {
+pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Option<String>) {
+    let Subjects {
+        command: name,
+        memory,
+        ..
+    } = subjects;
     match ending {
         Ending::Exited { .. } => (Outcome::Exited, None),
         Ending::Killed {
@@ -76,7 +95,7 @@ pub(super) fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Op
             stage,
             errno,
             which,
-        } => not_started(*stage, *errno, *which, name),
+        } => not_started(*stage, *errno, *which, subjects),
         Ending::Died {
             started,
             panic: Some(reason),
@@ -156,7 +175,13 @@ pub(super) fn explain(ending: &Ending, name: &str, memory: &str) -> (Outcome, Op
     }
 }
 
-fn not_started(stage: Stage, errno: i32, which: u32, name: &str) -> (Outcome, Option<String>) {
+fn not_started(
+    stage: Stage,
+    errno: i32,
+    which: u32,
+    subjects: Subjects<'_>,
+) -> (Outcome, Option<String>) {
+    let name = subjects.command;
     let error = std::io::Error::from_raw_os_error(errno);
     let (outcome, text) = match stage {
         Stage::Exec if errno == ENOENT && name == crate::initrd::payload::DEFAULT_COMMAND => (
@@ -188,15 +213,15 @@ fn not_started(stage: Stage, errno: i32, which: u32, name: &str) -> (Outcome, Op
         Stage::CopyIn if errno == EXDEV => (
             Outcome::SetupFailed,
             format!(
-                "--copy-in number {}: goes where another file system is mounted in the guest (/proc, /sys, /dev); name a path outside of it",
-                which + 1
+                "{}: goes where another file system is mounted in the guest (/proc, /sys, /dev); name a path outside of it",
+                copy_name(subjects.copies, which)
             ),
         ),
         Stage::CopyIn => (
             Outcome::SetupFailed,
             format!(
-                "--copy-in number {}: cannot be put in its place in the guest: {error}; name a path whose parents are directories",
-                which + 1
+                "{}: cannot be put in its place in the guest: {error}; name a path whose parents are directories",
+                copy_name(subjects.copies, which)
             ),
         ),
         Stage::Limit => (
@@ -221,6 +246,15 @@ fn not_started(stage: Stage, errno: i32, which: u32, name: &str) -> (Outcome, Op
         }
     };
     (outcome, Some(text))
+}
+
+/// A copy as the user gave it, by the guest's number; the guest may say any.
+fn copy_name(copies: &[CopyIn], which: u32) -> String {
+    let Some(copy) = copies.get(which as usize) else {
+        return "--copy-in".to_owned();
+    };
+    let host = escaped(copy.host.as_os_str().as_bytes());
+    format!("--copy-in {host}:{}", escaped(copy.guest.as_bytes()))
 }
 
 fn limit_name(resource: u32) -> String {

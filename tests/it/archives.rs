@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,6 +10,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::support::canary::Canary;
 use crate::support::{Image, RDVM, Rdvm, busybox, engines, missing, note_run};
 
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -321,10 +321,8 @@ fn standard_input_may_be_a_file_or_a_pipe() {
 #[test]
 fn an_archive_opens_and_writes_nothing_on_the_host_but_the_output() {
     let dir = tempfile::tempdir().unwrap();
-    let canary = dir.path().join("canary");
-    fs::create_dir(&canary).unwrap();
-    fs::write(canary.join("file"), "untouched").unwrap();
-    let canary_name = canary.to_str().unwrap().trim_start_matches('/').to_owned();
+    let canary = Canary::new(dir.path());
+    let canary_name = canary.name().trim_start_matches('/').to_owned();
     let mut builder = tar::Builder::new(Vec::new());
     let mut put = |kind: tar::EntryType, name: &str, target: Option<&str>| {
         let mut header = tar::Header::new_gnu();
@@ -371,7 +369,6 @@ fn an_archive_opens_and_writes_nothing_on_the_host_but_the_output() {
     let layer = dir.path().join("docker.tar");
     fs::write(&layer, docker(&[bytes])).unwrap();
 
-    let before = fs::metadata(&canary).unwrap();
     let log = dir.path().join("log");
     for image in [&image, &layer] {
         let output = dir.path().join("out.cpio");
@@ -408,13 +405,7 @@ fn an_archive_opens_and_writes_nothing_on_the_host_but_the_output() {
         let listing = fs::read(&output).unwrap();
         assert!(listing.windows(5).any(|bytes| bytes == b"/new\0"));
     }
-    let after = fs::metadata(&canary).unwrap();
-    assert_eq!(
-        (before.mtime(), before.mtime_nsec()),
-        (after.mtime(), after.mtime_nsec())
-    );
-    assert_eq!(fs::read_dir(&canary).unwrap().count(), 1);
-    assert_eq!(fs::read(canary.join("file")).unwrap(), b"untouched");
+    canary.is_untouched();
 }
 
 #[test]

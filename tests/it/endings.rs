@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Image, RDVM, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, large_image,
-    note_run, while_reading, while_sleeping,
+    note_run, send, while_reading, while_sleeping,
 };
 
 /// Runs with a report; gives the run, the outcome's name and the whole report.
@@ -259,13 +259,6 @@ fn a_kernel_that_never_starts_the_command_is_stopped_at_the_deadline() {
         run.exits(124).prints("").says("had not started yet");
         assert_eq!(outcome, "timed-out");
     }
-}
-
-fn send(pid: u32, signal: &str) {
-    let status = Command::new("kill")
-        .args([&format!("-{signal}"), &pid.to_string()])
-        .status();
-    assert!(status.unwrap().success());
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::archives::{archive, docker, gzip};
+use crate::support::canary::Canary;
 use crate::support::{RDVM, Run, engines, missing, note_run, sized};
 use crate::terminal::terminal;
 
@@ -314,10 +314,8 @@ fn control_characters_in_names_do_not_reach_the_terminal() {
 #[test]
 fn inspect_opens_nothing_that_an_archive_names_and_writes_nothing() {
     let place = Place::new();
-    let canary = place.0.path().join("canary");
-    fs::create_dir(&canary).unwrap();
-    fs::write(canary.join("file"), "untouched").unwrap();
-    let full = canary.to_str().unwrap();
+    let canary = Canary::new(place.0.path());
+    let full = canary.name();
     let up = format!("../../../../../..{full}");
     let name = |text: &str| format!("{text}/file").into_bytes();
     let root = member(b"base/", b'5', b"", 0);
@@ -358,7 +356,6 @@ fn inspect_opens_nothing_that_an_archive_names_and_writes_nothing() {
             ],
         ),
     ];
-    let before = fs::metadata(&canary).unwrap();
     let kernels = place.0.path().join("kernels");
     let mut read = 0;
     for (what, members) in archives {
@@ -418,13 +415,7 @@ fn inspect_opens_nothing_that_an_archive_names_and_writes_nothing() {
     }
     // Some are good images, of names that are only odd.
     assert!(read >= 4, "{read}");
-    let after = fs::metadata(&canary).unwrap();
-    assert_eq!(
-        (before.mtime(), before.mtime_nsec()),
-        (after.mtime(), after.mtime_nsec())
-    );
-    assert_eq!(fs::read_dir(&canary).unwrap().count(), 1);
-    assert_eq!(fs::read(canary.join("file")).unwrap(), b"untouched");
+    canary.is_untouched();
 }
 
 /// Numbers that overlayfs makes of a layer's and a file's, so that the files of two layers differ above bit 32 only.

@@ -156,6 +156,14 @@ fn more_than_the_need_is_what_the_guest_gets() {
     }
 }
 
+/// The line about the RAM in what rdvm said.
+fn ram_line(stderr: &str) -> String {
+    let mut lines = stderr.lines();
+    let line = lines.find(|line| line.starts_with("rdvm: ram "));
+    line.unwrap_or_else(|| panic!("no line about the RAM: {stderr}"))
+        .to_owned()
+}
+
 #[test]
 fn inspect_and_dry_run_print_the_sum_and_boot_nothing() {
     let image = busybox().path();
@@ -177,10 +185,7 @@ fn inspect_and_dry_run_print_the_sum_and_boot_nothing() {
         .sh("true")
         .run();
     let run = run.exits(0).prints("").says("rdvm: ram ");
-    let sum = run
-        .stderr()
-        .lines()
-        .find_map(|line| line.strip_prefix("rdvm: ram ").map(str::to_owned))
-        .unwrap();
-    assert!(text.contains(&sum), "inspect and --dry-run agree");
+    let line = ram_line(&run.stderr());
+    let sum = line.strip_prefix("rdvm: ram ").unwrap();
+    assert!(text.contains(sum), "inspect and --dry-run agree");
 }

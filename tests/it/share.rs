@@ -106,6 +106,27 @@ fn until_it_speaks(mut command: Command) -> (Running, String) {
 }
 
 #[test]
+fn a_dry_run_plans_what_the_run_gets_and_keeps_nothing() {
+    let planned = |run: &Run| {
+        let said = run.stderr();
+        let line = said.lines().find(|line| line.starts_with("rdvm: ram "));
+        line.unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
+    for engine in engines() {
+        let place = Place::new();
+        let copy = format!("{}:/copy", place.image.path().join("large").display());
+        let plain = planned(&place.run(engine, &["--dry-run"], "true"));
+        for options in [&["--copy-in", &copy][..], &["--share"]] {
+            let dry = place.run(engine, &[options, &["--dry-run"]].concat(), "true");
+            assert_eq!(place.kept(), [], "{options:?}");
+            let run = place.run(engine, &[options, &["--verbose"]].concat(), "true");
+            assert_eq!(planned(&run.exits(0)), planned(&dry), "{options:?}");
+            assert_ne!(planned(&dry), plain, "{options:?}");
+        }
+    }
+}
+
+#[test]
 fn machines_of_a_directory_have_one_file_mapped_and_it_stays_what_it_is() {
     for engine in engines() {
         let place = Place::new();

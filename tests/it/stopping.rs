@@ -2,11 +2,12 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, sized, while_sleeping,
+    Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, send, sized,
+    while_sleeping,
 };
 
 /// Long enough for every machine to have started its command.
@@ -227,13 +228,6 @@ fn a_reader_that_sleeps_still_gets_all_that_is_below_the_limit() {
             assert_eq!((seen.len() + count, code), (LIMIT, Some(153)), "{script}");
         }
     }
-}
-
-fn send(pid: u32, signal: &str) {
-    let status = Command::new("kill")
-        .args([&format!("-{signal}"), &pid.to_string()])
-        .status();
-    assert!(status.unwrap().success());
 }
 
 /// The figure is told and not judged: what it takes depends on what else the host does.

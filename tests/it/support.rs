@@ -1,5 +1,7 @@
 //! The plumbing of the tests: images made on the spot, a builder for runs, what came out of them.
 
+pub(crate) mod canary;
+pub(crate) mod processes;
 pub(crate) mod schema;
 pub(crate) mod session;
 
@@ -15,6 +17,8 @@ use std::sync::OnceLock;
 
 use rdvm::engine::probe;
 use tempfile::TempDir;
+
+pub(crate) use self::processes::{children_of, is_alive, send};
 
 /// The program under test.
 pub(crate) const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
@@ -374,27 +378,6 @@ pub(crate) fn while_reading(file: &Path, inject: &str, program: &Command) -> (Ru
     let log = fs::read_to_string(log.path()).unwrap();
     let reads = log.lines().filter(|line| line.contains("pread64(")).count();
     (Run(output), reads)
-}
-
-/// Processes whose parent is `pid`.
-pub(crate) fn children_of(pid: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let parent = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (_, after_name) = stat.rsplit_once(')')?;
-        after_name.split_whitespace().nth(1)?.parse::<u32>().ok()
-    };
-    pids.filter(|child| parent(child) == Some(pid)).collect()
-}
-
-/// Whether a process is still there, other than as a zombie.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit_once(')')
-            .is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
-    })
 }
 
 /// Waits until `condition` holds, for ten seconds at most.

@@ -64,7 +64,9 @@ const USES: &[(&str, &[&str])] = &[
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     (
         "kernel",
-        &["atomic", "error", "progress", "request", "units", "watch"],
+        &[
+            "atomic", "error", "level", "progress", "request", "units", "watch",
+        ],
     ),
     ("cmdline", &["memory"]),
     ("machine", &["initrd", "kernel", "units"]),
@@ -86,7 +88,8 @@ const USES: &[(&str, &[&str])] = &[
         "report",
         &["copyout", "error", "guest", "initrd", "request"],
     ),
-    ("doctor", &["engine", "error", "kernel", "units"]),
+    ("level", &[]),
+    ("doctor", &["engine", "error", "kernel", "level", "units"]),
     (
         "inspect",
         &[

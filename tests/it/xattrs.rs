@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use rdvm::Request;
-use rdvm::request::{KernelWish, MemoryWish};
 use rustix::fs::{XattrFlags, lsetxattr};
 use rustix::io::Errno;
 
@@ -181,12 +180,7 @@ fn attributes_that_the_guest_cannot_have_are_told_on_stderr_and_in_the_report() 
             the first security.capability of /bin/attributes: the root is a ramfs, which has none; with more --memory it is a tmpfs\n";
         let image = image.path();
         let command = ["attributes", "-n", "/bin/attributes"];
-        let plan = rdvm::plan(
-            &Request::new(image, [""; 0]).image,
-            &KernelWish::Search,
-            1,
-            MemoryWish::FromImage,
-        );
+        let plan = rdvm::plan(&Request::new(image, [""; 0]));
         let need = plan.unwrap().memory.need.0.to_string();
         let least = || Rdvm::on(engine).option("-m").option(&need);
         let run = least().option("--report").option(&report);
