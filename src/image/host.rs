@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
 use rustix::io::{Errno, Result, pread};
@@ -193,7 +194,18 @@ impl From<&Stat> for Stamp {
 }
 
 /// Opens the file `name` in an open directory for reading; never follows a link, never waits for a pipe's writer.
+///
+/// The file's access time stays as it is where we may ask for that (our own files, or as root): to write it down costs
+/// the host more than to read a small file.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
+    /// Once somebody else's file was among them, nobody asks any more.
+    static MAY: AtomicBool = AtomicBool::new(true);
+    if MAY.load(Ordering::Relaxed) {
+        match openat(&dir, name, FILE | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => MAY.store(false, Ordering::Relaxed),
+            done => return done,
+        }
+    }
     openat(dir, name, FILE, Mode::empty())
 }
 
@@ -245,5 +257,21 @@ mod tests {
         fs::create_dir(dir.path().join("real")).unwrap();
         symlink("real", dir.path().join("link")).unwrap();
         assert!(HostRoot::open(&dir.path().join("link")).is_ok());
+    }
+
+    #[test]
+    fn reading_our_own_file_leaves_its_access_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "text").unwrap();
+        // Older than its last change: even a mount with `relatime` would write the new one down.
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_times(fs::FileTimes::new().set_accessed(old))
+            .unwrap();
+        let root = HostDir::of_root(Arc::new(HostRoot::open(dir.path()).unwrap()));
+        let file = open_file(root.open().unwrap(), b"file").unwrap();
+        read_exact(&file, 0, &mut [0; 4]).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().accessed().unwrap(), old);
     }
 }

@@ -58,21 +58,14 @@ impl Header {
             self.namesize,
         ];
         for (field, digits) in fields.into_iter().zip(bytes[6..].chunks_exact_mut(8)) {
-            for (at, digit) in digits.iter_mut().enumerate() {
-                *digit = b"0123456789abcdef"[(field >> (28 - 4 * at)) as usize & 15];
-            }
+            digits.copy_from_slice(&digits_of(field));
         }
         bytes
     }
 
     /// The header at the start of `bytes`: nothing but hex digits after the magic, a zero checksum.
     fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
-        let mut fields = [0u32; 13];
-        for (field, digits) in fields.iter_mut().zip(bytes[6..].chunks_exact(8)) {
-            for &digit in digits {
-                *field = *field << 4 | char::from(digit).to_digit(16)?;
-            }
-        }
+        let fields = numbers(&bytes[6..])?;
         let [
             ino,
             mode,
@@ -103,6 +96,51 @@ impl Header {
         };
         (&bytes[..6] == MAGIC && check == 0).then_some(header)
     }
+}
+
+/// Every byte the same.
+const fn each(byte: u8) -> u64 {
+    u64::from_be_bytes([byte; 8])
+}
+
+/// Eight hex digits, small letters. All at once: an archive has twelve fields in every record.
+fn digits_of(number: u32) -> [u8; 8] {
+    let mut x = u64::from(number);
+    x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    x = (x | x << 4) & each(0x0f);
+    // Where a value is above 9, plus 6 reaches the next bit.
+    let letters = (x + each(6)) >> 4 & each(1);
+    (x + each(b'0') + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
+}
+
+/// What eight hex digits each say; `None` when one of them is none. Bytes that are left over mean nothing.
+pub fn numbers<const N: usize>(digits: &[u8]) -> Option<[u32; N]> {
+    let mut numbers = [0; N];
+    for (number, digits) in numbers.iter_mut().zip(digits.as_chunks().0) {
+        *number = number_of(*digits)?;
+    }
+    Some(numbers)
+}
+
+fn number_of(digits: [u8; 8]) -> Option<u32> {
+    const HIGH: u64 = each(0x80);
+    let mut x = u64::from_be_bytes(digits);
+    if x & HIGH != 0 {
+        return None;
+    }
+    // Sets a byte's high bit where it is at least `least`; no byte has it set before.
+    let from = |x: u64, least: u8| x + each(0x80 - least) & HIGH;
+    let small = x | each(0x20);
+    let digit = from(x, b'0') & !from(x, b'9' + 1);
+    let letter = from(small, b'a') & !from(small, b'f' + 1);
+    if digit | letter != HIGH {
+        return None;
+    }
+    x = (x & each(0x0f)) + (letter >> 7) * 9;
+    x = (x | x >> 4) & 0x00ff_00ff_00ff_00ff;
+    x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
+    Some((x | x >> 16) as u32)
 }
 
 /// The next multiple of four.
@@ -178,4 +216,34 @@ fn read_one(bytes: &[u8]) -> Result<(Record<'_>, usize), &'static str> {
         },
         end,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_the_digits_that_everybody_writes() {
+        let mut number = 1_u32;
+        for _ in 0..100_000 {
+            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            assert_eq!(digits_of(number), format!("{number:08x}").as_bytes());
+            assert_eq!(number_of(digits_of(number)), Some(number));
+        }
+    }
+
+    #[test]
+    fn each_byte_at_each_place_is_a_digit_or_none() {
+        for place in 0..8 {
+            for byte in 0..=u8::MAX {
+                let mut digits = *b"1fA90Fa0";
+                digits[place] = byte;
+                let each = digits.map(|byte| char::from(byte).to_digit(16));
+                let number = each
+                    .into_iter()
+                    .try_fold(0, |number, digit| Some(number << 4 | digit?));
+                assert_eq!(number_of(digits), number, "{digits:?}");
+            }
+        }
+    }
 }

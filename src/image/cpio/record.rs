@@ -3,6 +3,7 @@
 use super::error::{Error, Flaw, unreadable};
 use crate::image::store::Region;
 use crate::image::window::Window;
+use crate::initrd::newc::numbers;
 
 /// Length of a header in bytes.
 const HEADER: usize = 110;
@@ -56,7 +57,7 @@ pub(super) fn read(region: &Region, window: &mut Window<'_>, at: u64) -> Result<
         rminor,
         length,
         sum,
-    ] = fields(&header[6..]).ok_or_else(|| here(Flaw::Digit))?;
+    ] = numbers(&header[6..]).ok_or_else(|| here(Flaw::Digit))?;
     if !(2..=NAME_LIMIT).contains(&length) {
         return Err(here(Flaw::NameLength(length)));
     }
@@ -132,17 +133,6 @@ impl Record {
             false => Err(Flaw::Checksum { promised, found }.of(region, &self.name, self.at)),
         }
     }
-}
-
-/// Eight hexadecimal digits each, nothing else.
-fn fields<const N: usize>(digits: &[u8]) -> Option<[u32; N]> {
-    let mut fields = [0; N];
-    for (field, digits) in fields.iter_mut().zip(digits.chunks_exact(8)) {
-        for &digit in digits {
-            *field = *field << 4 | char::from(digit).to_digit(16)?;
-        }
-    }
-    Some(fields)
 }
 
 /// What stands before the NULs at the end; `None` when there is more behind the first one.
