@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -42,11 +43,20 @@ const EXITS: [(&str, &[u64]); 5] = [
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A command and whether it boots the guest that writes marks.
+/// A command and what it prints.
 struct Case {
     name: &'static str,
     command: Vec<String>,
-    marks: bool,
+    prints: Prints,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prints {
+    Nothing,
+    /// A line, when the machine has all the memory that it will have.
+    Line,
+    /// The marks of benches/guest.c.
+    Marks,
 }
 
 /// A row of the table in the making: figure, and value.
@@ -84,7 +94,7 @@ fn cases() -> Vec<Case> {
     let hello = |name, kernel: &str| Case {
         name,
         command: (boot::ours(name, kernel, "/bench/guest", "/bench/dir").command)(0),
-        marks: true,
+        prints: Prints::Marks,
     };
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
     let mut cases = Vec::new();
@@ -95,14 +105,21 @@ fn cases() -> Vec<Case> {
             command: words(&format!(
                 "rdvm run -q --engine kvm -m {RAM}m -k {SMALL} /bench/libs busybox true"
             )),
-            marks: false,
+            prints: Prints::Nothing,
+        });
+        cases.push(Case {
+            name: "hello in C, planned RAM",
+            command: words(&format!(
+                "rdvm run -q --engine kvm -k {SMALL} /bench/hello /hello"
+            )),
+            prints: Prints::Line,
         });
     }
     cases.push(hello("hello, Debian's kernel", "/bench/debian"));
     cases.push(Case {
         name: "pack 2,000 files",
         command: words("rdvm pack -o /tmp/packed.cpio /bench/many"),
-        marks: false,
+        prints: Prints::Nothing,
     });
     cases
 }
@@ -115,7 +132,10 @@ fn figures(case: &Case, histograms: &Histograms) -> Result<Figures> {
     histograms.start()?;
     run(&case.command)?;
     let mut figures = histograms.stop()?;
-    if case.marks {
+    if case.prints == Prints::Line {
+        figures.push(("peak memory, KiB".to_owned(), peak(&case.command)?.to_string()));
+    }
+    if case.prints == Prints::Marks {
         let times = boot::run(&case.command)?;
         for (figure, time) in [
             ("ms to user space", times.user_space),
@@ -150,6 +170,23 @@ fn run(command: &[String]) -> Result<()> {
         true => Ok(()),
         false => Err(format!("{}: {status}", command.join(" ")).into()),
     }
+}
+
+/// The most memory that a command had by its first byte of output, in KiB: all that was touched, the guest's RAM too.
+fn peak(command: &[String]) -> Result<u64> {
+    let mut child = Command::new(&command[0])
+        .args(&command[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdout = child.stdout.take().ok_or("it is piped")?;
+    stdout.read_exact(&mut [0])?;
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+    std::io::copy(&mut stdout, &mut std::io::sink())?;
+    child.wait()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number.ok_or("it was gone already")?.parse()?)
 }
 
 /// What the kernel counts for us: the event and its histogram's keys and sum.

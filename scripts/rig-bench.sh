@@ -25,7 +25,8 @@ bench_machine() {
 	"$rdvm" pack "$rig/guest" -o "$image/bench/initrd"
 	ln -s "$debian" "$image/bench/debian"
 	cp "$kernel" "$image/bench/bzimage"
-	mkdir -p "$image/bench/libs/bin"
+	mkdir -p "$image/bench/libs/bin" "$image/bench/hello"
+	gcc -static -Os -s -o "$image/bench/hello/hello" scripts/hello.c
 	cp "$image/bin/busybox" "$image/bench/libs/bin"
 	(cd "$image/bench/many" && mkdir {00..19} && for directory in *; do seq 100 | split -l 1 -a 3 -d - "$directory/file"; done)
 }
@@ -80,8 +81,7 @@ peers() {
 # Debian image without what apt and dpkg could do without (107 MB), 50,000 files of ten bytes in 200 directories.
 with_images() {
 	local name
-	mkdir -p "$image/bench/hello" "$image/bench/files/"{000..199}
-	gcc -static -Os -s -o "$image/bench/hello/hello" scripts/hello.c
+	mkdir -p "$image/bench/files/"{000..199}
 	cp "$image/bench/hello/hello" "$image/bench/files"
 	(cd "$image/bench/files" && for name in [0-9]*; do seq -f '%09.0f' 250 | split -l 1 -a 3 -d - "$name/file"; done)
 	cp -al "$images/debian" "$image/bench/debian-image" 2>/dev/null || cp -a "$images/debian" "$image/bench/debian-image" ||
@@ -98,8 +98,7 @@ with_images() {
 bench_scale() {
 	local size words='' most=0 all=0
 	bench_machine
-	mkdir -p "$image/bench/hello" "$image/bench/archives"
-	gcc -static -Os -s -o "$image/bench/hello/hello" scripts/hello.c
+	mkdir -p "$image/bench/archives"
 	run_of() { printf 'KVM\t%s\t%s\t' "$1" "$2"; printf '%s\t' rdvm run -q --engine kvm --report REPORT "$3"; printf '/hello\n'; }
 	run_of hello 0 /bench/hello >"$image/bench/plan"
 	for size in $(find "$1" -name '*.cpio' -printf '%f\n' | sed 's/\.cpio//' | sort -n); do
@@ -130,7 +129,7 @@ bench_timeline() {
 			sed -E 's/^KVM/rdvm of the archive/; s#(/bench/(hello|debian-image|files))\t#\1.cpio\t#'
 		scripts/bench-plan.sh peers /bench "$image" /cache/kernel/vmlinux "$debian"
 	} >"$image/bench/plan"
-	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 0 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"
+	RIG_ICOUNT=1 RIG_LIMIT=${RIG_LIMIT:-1800s} outer timeline "${RIG_MEMORY:-4g}" /rig/timeline 1 /bench/plan | sed 's/debian-image/Debian/; s/\tfiles\t/\t50,000 files\t/' >"$rig/phases"
 	{
 		head_of 'counted instructions on KVM in the rig, one a nanosecond'
 		printf 'engine\tkernel\timage\tphase\tms\n'

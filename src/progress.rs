@@ -1,7 +1,8 @@
 //! A bar on the terminal for what takes longer than half a second: bytes, how many of how many, and how fast; or files.
 //!
-//! The stages count their bytes, or files, here whether somebody looks or not: a process has one terminal, so there is one counter
-//! for all of it. Only the program asks for the bar ([`show`]), and it is gone before anything else is written.
+//! The stages count their bytes, or files, here whether somebody looks or not: a process has one terminal, so there
+//! is one counter for all of it. Only the program asks for the bar ([`show`]), and it is gone before anything else is
+//! written.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};

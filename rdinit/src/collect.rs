@@ -1,4 +1,5 @@
-//! What `--copy-out` asks for: file trees → frames for the way out (`outlet.rs`), when the command and all it left behind are gone.
+//! What `--copy-out` asks for: file trees → frames for the way out (`outlet.rs`), when the command and all it left
+//! behind are gone.
 //!
 //! Nothing changes under the walk, since nobody else runs. All the same it opens everything by directory and name and
 //! follows no link but a wish that is one itself. It uses no memory but what it says at the start.

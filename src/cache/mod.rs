@@ -154,8 +154,9 @@ impl Cache {
         Some(packed)
     }
 
-    /// Keeps an archive of `size` bytes, to be found by its key and by its recipe, if it has one, which `write` writes to an empty file, and the facts that it gives; gives it back open.
-    /// Then removes what has not been used for longest until at most `limit` bytes are kept.
+    /// Keeps an archive of `size` bytes, to be found by its key and by its recipe, if it has one, which `write`
+    /// writes to an empty file, and the facts that it gives; gives it back open. Then removes what has not been used
+    /// for longest until at most `limit` bytes are kept.
     ///
     /// Errors: those of `write`; whatever the file system says. Nothing is left behind then.
     pub fn insert<E: From<io::Error>>(

@@ -110,7 +110,7 @@ fn digits_of(number: u32) -> [u8; 8] {
     x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
     x = (x | x << 4) & each(0x0f);
     // Where a value is above 9, plus 6 reaches the next bit.
-    let letters = (x + each(6)) >> 4 & each(1);
+    let letters = ((x + each(6)) >> 4) & each(1);
     (x + each(b'0') + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
@@ -130,7 +130,7 @@ fn number_of(digits: [u8; 8]) -> Option<u32> {
         return None;
     }
     // Sets a byte's high bit where it is at least `least`; no byte has it set before.
-    let from = |x: u64, least: u8| x + each(0x80 - least) & HIGH;
+    let from = |x: u64, least: u8| (x + each(0x80 - least)) & HIGH;
     let small = x | each(0x20);
     let digit = from(x, b'0') & !from(x, b'9' + 1);
     let letter = from(small, b'a') & !from(small, b'f' + 1);

@@ -2,8 +2,10 @@
 //!
 //! Takes the source and the cache directory, gives the path of the kernel; says what it does through a function that
 //! the caller passes in. Which options the kernel has is `fragment`, what it says of its build `identity`, how it
-//! lies in memory `layout`, what we change in it `patches`, where its source is `source`, what must be installed `tools`, the temporary directory and the programs run there `workshop`,
-//! how far they are `compiled`, whether there is anything to do `stamp`. All checks come before anything is unpacked, and the old kernel stays until the new one is complete.
+//! lies in memory `layout`, what we change in it `patches`, where its source is `source`, what must be installed
+//! `tools`, the temporary directory and the programs run there `workshop`, how far they are `compiled`, whether there
+//! is anything to do `stamp`. All checks come before anything is unpacked, and the old kernel stays until the new one
+//! is complete.
 
 mod compiled;
 mod error;

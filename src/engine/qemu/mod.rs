@@ -37,12 +37,12 @@ use crate::machine::Machine;
 use crate::units::ByteSize;
 use crate::watch::Watch;
 
-/// `microvm` has no PCI bus, and a kernel that looks for one complains. On one CPU a kernel removes its 9,000 lock prefixes one by one, each with two changes
-/// of page tables; emulation of one CPU ignores the prefixes anyway (`noreplace-smp`; 10 % of a small run). Pages are not
-/// cleared before they are overwritten, as most of a large image's are (`init_on_alloc=0`; 3 % of a Debian, nothing of
-/// a small run). Emulated `cmpxchg16b` now and then leaves garbage in the flags, which Linux 6.12 takes to heart: one
-/// boot in fifteen died of it on a busy machine, none with the kernel told that there is no such instruction
-/// (`clearcpuid=141`, CX16); programs still see it.
+/// `microvm` has no PCI bus, and a kernel that looks for one complains. On one CPU a kernel removes its 9,000 lock
+/// prefixes one by one, each with two changes of page tables; emulation of one CPU ignores the prefixes anyway
+/// (`noreplace-smp`; 10 % of a small run). Pages are not cleared before they are overwritten, as most of a large
+/// image's are (`init_on_alloc=0`; 3 % of a Debian, nothing of a small run). Emulated `cmpxchg16b` now and then
+/// leaves garbage in the flags, which Linux 6.12 takes to heart: one boot in fifteen died of it on a busy machine,
+/// none with the kernel told that there is no such instruction (`clearcpuid=141`, CX16); programs still see it.
 const CMDLINE: &str = "pci=off noreplace-smp init_on_alloc=0 clearcpuid=141";
 
 /// Where shared memory is: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
