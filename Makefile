@@ -13,7 +13,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-kvm-native test-big test-many test-quick check-speed check-speed-accept examples soak fuzz
+.PHONY: all build demo test test-kvm test-files test-programs test-kvm-native test-big test-many test-quick check-speed check-speed-accept examples soak fuzz
 .PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density
 .PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
@@ -28,13 +28,22 @@ demo: ## install what is missing, build, run both images in a chroot and in rdvm
 	scripts/make-images.sh $(images) libs debian
 	RDVM=$(rdvm) scripts/demo.sh $(images)
 
+# The network has the one core, the compiler the other; and many tests sleep.
 test: ## install what is missing, run every test
 	scripts/install-deps.sh test
+	$(MAKE) -j2 test-files test-programs
+	$(CARGO) run --quiet -- kernel build
+	RUST_TEST_THREADS=$$(($$(nproc) + 1)) RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) \
+		$(CARGO) test --workspace --no-fail-fast
+	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test
+
+test-files:
 	scripts/make-images.sh $(images)
 	scripts/get-kernels.sh $(kernels)
-	$(CARGO) run --quiet -- kernel build
-	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --workspace --no-fail-fast
-	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test
+
+test-programs:
+	$(CARGO) test --workspace --no-run
+	$(CARGO) build
 
 test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
 	scripts/install-deps.sh test
