@@ -3,19 +3,21 @@
 #
 #   scripts/bench-density.sh [IMAGES]     (default target/images; RDVM names the program, default target/release/rdvm)
 #
-# Variables: ENGINE (qemu); MACHINES (10), how many are there at once for the memory; RUNS (24), how many are started for the
-# rates; MODES ("default share"); TSV (benches/density.tsv), where the figures go besides the tables on standard output.
+# Variables: ENGINE (qemu); MACHINES (100 that share, 10 others), how many are there at once for the memory; RUNS (24), how many are
+# started for the rates; MODES ("default share"); TSV (benches/density.tsv), where the figures go besides the tables on standard
+# output.
 #
-# Memory: machines of the Debian image whose command has started and waits, one after another. What is counted is PSS of
-# rdvm and QEMU: what a process has for itself, and its part of what it shares. A further machine takes (all of N - all of
-# one) / (N - 1). Stops before less than 2 GiB are available.
+# Memory: machines of the Debian image without documents and apt's lists (107 MB) whose command has started and waits, one after
+# another. What is counted is PSS of rdvm and QEMU: what a process has for itself, and its part of what it shares. A further
+# machine takes (all of N - all of one) / (N - 1). Stops before less than 2 GiB are available.
 #
-# Rates: machines of the libs image whose command is busybox's true, so many at a time, from the first start to the last end.
+# Rates: machines of the libs image whose command is busybox's true, so many at a time, from the first start to the last end; and
+# for what sharing costs, the Debian image one at a time.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 images=$(realpath "${1:-$top/target/images}")
 rdvm=$(realpath "${RDVM:-${CARGO_TARGET_DIR:-$top/target}/release/rdvm}")
-engine=${ENGINE:-qemu} machines=${MACHINES:-10} runs=${RUNS:-24} modes=${MODES:-default share}
+engine=${ENGINE:-qemu} runs=${RUNS:-24} modes=${MODES:-default share}
 tsv=${TSV:-$top/benches/density.tsv}
 out=$(mktemp -d "${TMPDIR:-/tmp}/rdvm-density.XXXXXX")
 pids=()
@@ -51,7 +53,7 @@ pss() {
 machine() {
 	: >"$out/said.$2"
 	# shellcheck disable=SC2046 # a list of words
-	"$rdvm" run -q -i --engine "$engine" $(options "$1") "$images/debian" -- sh -c 'echo here; cat' \
+	"$rdvm" run -q -i --engine "$engine" $(options "$1") "$out/debian" -- sh -c 'echo here; cat' \
 		<"$out/input" >"$out/said.$2" 2>"$out/errors.$2" 9>&- &
 	pids+=($!)
 	while ! grep -q here "$out/said.$2"; do
@@ -62,7 +64,8 @@ machine() {
 
 # memory MODE: a line of the table.
 memory() {
-	local number before first all further
+	local number before first all further machines=${MACHINES:-10}
+	[ "$1" != share ] || machines=${MACHINES:-100}
 	rm -f "$out/input"
 	mkfifo "$out/input"
 	exec 9<>"$out/input"
@@ -82,14 +85,36 @@ memory() {
 	stop
 }
 
-# rate MODE AT_A_TIME: machines a second.
+# rate MODE AT_A_TIME IMAGE COMMAND...: machines a second.
 rate() {
-	local from=${EPOCHREALTIME//[!0-9]/}
+	local mode=$1 at_a_time=$2 from
+	shift 2
+	from=${EPOCHREALTIME//[!0-9]/}
 	# shellcheck disable=SC2046 # a list of words
-	seq "$runs" | xargs -P "$2" -I '{}' "$rdvm" run -q --engine "$engine" $(options "$1") "$images/libs" -- busybox true
+	seq "$runs" | xargs -P "$at_a_time" -I '{}' "$rdvm" run -q --engine "$engine" $(options "$mode") "$@"
 	awk -v us=$((${EPOCHREALTIME//[!0-9]/} - from)) -v runs="$runs" 'BEGIN { printf "%.2f", runs * 1e6 / us }'
 }
 
+# rates MODE IMAGE AT_A_TIME... -- WORD...: a line of the table.
+rates() {
+	local mode=$1 image=$2 at=() line value
+	shift 2
+	while [ "$1" != -- ]; do
+		at+=("$1")
+		shift
+	done
+	shift
+	line="| $mode | $image |"
+	for at_a_time in "${at[@]}"; do
+		value=$(rate "$mode" "$at_a_time" "$@")
+		line+=" $value |"
+		printf '%s\t%s\t%s\t%s\n' "$mode" "$image" "$at_a_time" "$value" >>"$out/rate.tsv"
+	done
+	echo "$line"
+}
+
+cp -al "$images/debian" "$out/debian" 2>/dev/null || cp -a "$images/debian" "$out/debian"
+rm -rf "$out/debian/"{usr/share/doc,usr/share/man,var/cache/apt,var/lib/apt/lists}
 echo "engine $engine, $(nproc) CPUs, $(uname -r)"
 echo
 echo "| mode | machines | the first, MiB (PSS) | each further one, MiB (PSS) | less available, MiB each |"
@@ -97,17 +122,10 @@ echo "|---|---|---|---|---|"
 printf 'mode\tmachines\tpss_mib_per_machine\n' >"$out/memory.tsv"
 for mode in $modes; do memory "$mode"; done
 echo
-echo "| mode | 1 at a time | 2 | 4 | 8 |"
-echo "|---|---|---|---|---|"
-printf 'mode\tat_a_time\tmachines_per_second\n' >"$out/rate.tsv"
-for mode in $modes; do
-	line="| $mode |"
-	for at_a_time in 1 2 4 8; do
-		value=$(rate "$mode" "$at_a_time")
-		line+=" $value |"
-		printf '%s\t%s\t%s\n' "$mode" "$at_a_time" "$value" >>"$out/rate.tsv"
-	done
-	echo "$line"
-done
+echo "| mode | image | 1 at a time | 2 | 4 | 8 |"
+echo "|---|---|---|---|---|---|"
+printf 'mode\timage\tat_a_time\tmachines_per_second\n' >"$out/rate.tsv"
+for mode in $modes; do rates "$mode" libs 1 2 4 8 -- "$images/libs" -- busybox true; done
+for mode in $modes; do rates "$mode" Debian 1 -- "$out/debian" -- true; done
 # Two tables, an empty line between them.
 { cat "$out/memory.tsv"; echo; cat "$out/rate.tsv"; } >"$tsv"
