@@ -150,6 +150,7 @@ fn memory(table: &Table) -> Result<Lines, Error> {
 fn starts(table: &Table) -> Result<Lines, Error> {
     let mut lines = Vec::new();
     let mut ticks = Vec::new();
+    let table = table.only("image", "libs")?;
     for mode in table.values("mode")? {
         let rows = table.only("mode", &mode)?;
         let mut points = Vec::new();
