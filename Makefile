@@ -88,7 +88,7 @@ fuzz: ## feed damaged kernels to the check for FUZZ_SECONDS, 60 by default; want
 	fuzz/run.sh $(FUZZ_SECONDS)
 
 # Each part leaves its tables in benches/results, so that one can be measured again alone.
-bench: bench-setup ## measure everything and make docs/performance.md of it; half an hour, on a machine that does nothing else
+bench: bench-setup ## measure everything and make docs/performance.md of it; three quarters of an hour, on a machine that does nothing else
 	$(MAKE) bench-run bench-timeline bench-copies bench-kvm bench-scale bench-density bench-memory
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-images; else echo 'bench: SKIPPED bench-images, which only root can run'; fi
 	$(MAKE) bench-draw
