@@ -156,7 +156,7 @@ outer() {
 		pulse=$!
 	fi
 	RIG_PULSE=${RIG_PULSE:-} RDVM_QEMU=$top/tests/rig/qemu.sh \
-		"$rdvm" run --engine qemu --timeout "${RIG_LIMIT:-600s}" -m "$memory" \
+		"$rdvm" run --engine qemu --timeout "${RIG_LIMIT:-900s}" -m "$memory" \
 		-k "$kernel" --append "$words" --hostname "$name" \
 		-e RDVM_CACHE=/cache -e RDVM_TEST_IMAGES=/images -e RDVM_TEST_PROGRAMS=/programs \
 		-e RDVM_TEST_KERNELS=/kernels -e RDVM_TEST_KERNEL_CACHE=/unpacked -e RDVM_TEST_BIG \

@@ -11,7 +11,7 @@ scenarios=0 failed=0 again=0
 
 # watch: after the time for the tests of one kernel says what the threads of each machine are doing, and ends the tests.
 watch() {
-	sleep "${RIG_PATIENCE:-270}"
+	sleep "${RIG_PATIENCE:-420}"
 	for process in $(pidof rdvm); do
 		echo "rig: stuck: $(tr '\0' ' ' <"/proc/$process/cmdline" | cut -c1-200)"
 		for task in "/proc/$process/task"/*; do
