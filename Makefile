@@ -43,7 +43,6 @@ test-files:
 
 test-programs:
 	$(CARGO) test --workspace --no-run
-	$(CARGO) build
 
 test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
 	scripts/install-deps.sh test

@@ -113,7 +113,7 @@ rates() {
 	echo "$line"
 }
 
-cp -al "$images/debian" "$out/debian" 2>/dev/null || cp -a "$images/debian" "$out/debian"
+cp -a "$images/debian" "$out/debian"
 rm -rf "$out/debian/"{usr/share/doc,usr/share/man,var/cache/apt,var/lib/apt/lists}
 echo "engine $engine, $(nproc) CPUs, $(uname -r)"
 echo

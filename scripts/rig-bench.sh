@@ -84,7 +84,7 @@ with_images() {
 	mkdir -p "$image/bench/files/"{000..199}
 	cp "$image/bench/hello/hello" "$image/bench/files"
 	(cd "$image/bench/files" && for name in [0-9]*; do seq -f '%09.0f' 250 | split -l 1 -a 3 -d - "$name/file"; done)
-	cp -al "$images/debian" "$image/bench/debian-image" 2>/dev/null || cp -a "$images/debian" "$image/bench/debian-image" ||
+	cp -a "$images/debian" "$image/bench/debian-image" ||
 		die "$images has no debian; scripts/make-images.sh makes it"
 	rm -rf "$image/bench/debian-image/"{usr/share/doc,usr/share/man,var/cache/apt,var/lib/apt/lists}
 	for name in hello debian-image files; do

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::environment;
@@ -227,7 +228,7 @@ impl From<clap::Error> for Refused {
 /// Errors: [`Refused`].
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
     let mut words: Vec<OsString> = words.into_iter().collect();
-    let mut cli = Cli::try_parse_from(&words)?;
+    let mut cli = Cli::try_parse_from(&words).map_err(with_run)?;
     let Verb::Run(args) = &mut cli.verb else {
         return Ok(cli);
     };
@@ -251,6 +252,22 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> 
         args.from_profile = Some(shown);
     }
     Ok(cli)
+}
+
+/// The first mistake of many is an image in the place of the verb: says what to type.
+fn with_run(mut error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::InvalidSubcommand
+        && error.get(ContextKind::SuggestedSubcommand).is_none()
+        && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+    {
+        let tip = format!(
+            "to run a command in an image: rdvm run {}",
+            escaped(word.as_bytes())
+        );
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
+    error
 }
 
 /// The profile of a file, or of the nearest.

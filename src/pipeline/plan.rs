@@ -69,8 +69,8 @@ fn is_shared(request: &Request) -> bool {
 }
 
 fn make(request: &Request, keep: Keep) -> Result<Plan> {
-    let (mut base, kernel) = read(&request.image, &request.kernel, keep)?;
-    let mut warnings = std::mem::take(&mut base.facts.warnings);
+    let (base, kernel) = read(&request.image, &request.kernel, keep)?;
+    let mut warnings = base.facts.warnings.clone();
     warnings.extend(kernel.warnings.iter().cloned());
     let command = command::over(&request.command, &base.facts.config);
     let account = account_of(&base, &command, request)?;

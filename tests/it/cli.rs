@@ -12,6 +12,19 @@ fn rdvm(words: &[&str]) -> Run {
 }
 
 #[test]
+fn an_image_where_the_verb_should_be_is_told_what_to_type() {
+    let run = Rdvm::verb("./some-image").run().exits(125);
+    run.says("to run a command in an image: rdvm run ./some-image");
+    // What is nearly a verb is more likely that one.
+    let run = Rdvm::verb("inspekt").run().exits(125);
+    let said = run.stderr();
+    assert!(
+        said.contains("inspect") && !said.contains("rdvm run"),
+        "{said}"
+    );
+}
+
+#[test]
 fn help_names_every_verb_and_version_is_the_crates() {
     let help = rdvm(&["--help"]).exits(0).says_only("").stdout();
     for verb in ["run", "pack", "inspect", "kernel", "doctor", "completions"] {
