@@ -163,7 +163,7 @@ fn recipe(image: &ImageRef, epoch: Epoch) -> Option<Recipe> {
         "{FORM} {} {:?} {:?} {} {:?} {:?} {epoch:?}",
         env!("CARGO_PKG_VERSION"),
         image.format,
-        image.owner,
+        image.owner.resolved(),
         image.is_layer,
         image.tag,
         // What was kept under wide limits is no answer under narrow ones.

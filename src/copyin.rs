@@ -13,7 +13,7 @@ use rustix::fs::FileType;
 
 use crate::escape::{escaped, shown};
 use crate::image::files;
-use crate::image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree, Warning};
+use crate::image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
 use crate::initrd::payload;
 use crate::request::{Copies, CopyIn};
 
@@ -217,7 +217,7 @@ fn walk(host: &Path, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), E
     let mut warnings = left_out
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    warnings.extend(mounts.iter().map(|Warning::MountPoint { path }| {
+    warnings.extend(mounts.iter().map(|path| {
         format!(
             "--copy-in: {}: is a mount point, copied as an empty directory; name it in a --copy-in of its own",
             shown(&host.join(OsStr::from_bytes(path)))

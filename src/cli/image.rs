@@ -13,8 +13,9 @@ use crate::units::ByteSize;
 /// What all verbs that read images have.
 #[derive(Debug, Args)]
 pub struct ImageArgs {
-    /// Who owns a directory's files in the guest: root, keep (as on the host), or ranges HOST:GUEST:COUNT[,...]
-    #[arg(long, value_name = "root|keep|MAP", default_value = "root")]
+    /// Owner of a directory's files in the guest: keep (as on the host), root, ranges HOST:GUEST:COUNT[,...], or auto: keep
+    /// when rdvm runs as root, else root
+    #[arg(long, value_name = "auto|root|keep|MAP", default_value = "auto")]
     owner: Ownership,
     /// Owners, modes and devices from a save file of fakeroot -s
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -18,8 +18,11 @@ use super::entry::{Maker, UNNUMBERED, failed, kind_of, look};
 use super::fakeroot::SaveFile;
 use super::files::Sieve;
 use super::host::{HostDir, HostRoot};
-use super::tree::{self, Content, Entry, FileBody, Kind, LinkId, PATH_LIMIT, Tree, Warning};
-use crate::request::ImageRef;
+use super::tree::{
+    self, Content, Entry, FileBody, ImagePath, Kind, LinkId, PATH_LIMIT, Tree, Warning,
+};
+use crate::escape::shown;
+use crate::request::{ImageRef, Ownership};
 
 /// Threads that walk. More would wait for each other: the work between two directories is short.
 const WALKERS: usize = 2;
@@ -27,18 +30,25 @@ const WALKERS: usize = 2;
 /// Reads the directory that `image` names.
 pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
     let save = image.fakeroot.as_deref().map(SaveFile::read).transpose()?;
-    let maker = Maker::new(&image.owner, save);
-    let (entries, warnings) = walk(&image.path, maker, None)?;
+    let owner = image.owner.resolved();
+    let without_owners =
+        image.owner == Ownership::Auto && owner == Ownership::Root && save.is_none();
+    let (entries, mounts) = walk(&image.path, Maker::new(&owner, save), None)?;
+    let mounts = mounts.into_iter().map(|path| Warning::MountPoint { path });
+    let owners = without_owners.then(|| Warning::Owners {
+        shown: shown(&image.path),
+    });
+    let warnings = owners.into_iter().chain(mounts).collect();
     Ok(Tree::from_entries(entries)?.with_warnings(warnings))
 }
 
-/// Everything at and below the directory at `path` that `sieve` lets through, in the order of a tree, and what was left
-/// out for other reasons.
+/// Everything at and below the directory at `path` that `sieve` lets through, in the order of a tree, and the
+/// directories that other file systems are mounted on, which are read as empty ones.
 pub(super) fn walk(
     path: &Path,
     maker: Maker<'_>,
     sieve: Option<Sieve<'_>>,
-) -> Result<(Vec<Entry>, Vec<Warning>), Error> {
+) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
     let unreadable = |errno: Errno| Error::Image {
         path: path.to_owned(),
         source: errno.into(),
@@ -72,15 +82,15 @@ pub(super) fn walk(
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             all.listings.extend(found.listings);
-            all.warnings.extend(found.warnings);
+            all.mounts.extend(found.mounts);
         }
         Ok(all)
     })?;
-    let mut warnings = found.warnings;
-    warnings.sort_by(|Warning::MountPoint { path: a }, Warning::MountPoint { path: b }| a.cmp(b));
+    let mut mounts = found.mounts;
+    mounts.sort();
     let mut entries = in_order(found.listings);
     number_links(&mut entries);
-    Ok((entries, warnings))
+    Ok((entries, mounts))
 }
 
 /// One walk: what is the same for all directories, and the list of those not yet read.
@@ -131,7 +141,7 @@ enum Slot {
 #[derive(Default)]
 struct Found {
     listings: Vec<Listing>,
-    warnings: Vec<Warning>,
+    mounts: Vec<ImagePath>,
 }
 
 impl Walk<'_> {
@@ -214,9 +224,7 @@ impl Walk<'_> {
             let mounted = facts.is_directory();
             let entry = self.maker.named(dir, &fd, name, seen)?;
             if mounted {
-                found.warnings.push(Warning::MountPoint {
-                    path: entry.path.clone(),
-                });
+                found.mounts.push(entry.path.clone());
             }
             slots.push(Slot::Entry(entry));
         }

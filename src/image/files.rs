@@ -11,17 +11,17 @@ use super::Error;
 use super::dir;
 use super::entry::{Maker, failed, look};
 use super::host::{HostDir, HostRoot};
-use super::tree::{Entry, Warning};
+use super::tree::{Entry, ImagePath};
 
 /// Says of a path below the directory that is read, and of its kind, that it stays out. A directory that does is not
 /// looked into.
 pub type Sieve<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
 
 /// Everything at and below the directory at `path` that `sieve` lets through, in the order of a tree and with its root,
-/// all of it root's; and what was left out because something else is mounted there.
+/// all of it root's; and the directories that something else is mounted on, which come empty.
 ///
 /// Errors: as for an image.
-pub fn below(path: &Path, sieve: Sieve<'_>) -> Result<(Vec<Entry>, Vec<Warning>), Error> {
+pub fn below(path: &Path, sieve: Sieve<'_>) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
     dir::walk(path, Maker::plain(), Some(sieve))
 }
 

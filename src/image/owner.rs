@@ -1,16 +1,30 @@
-//! Who owns an image's files in the guest: `--owner root`, `keep` or a map of number ranges.
+//! Who owns an image's files in the guest: `--owner auto`, `root`, `keep` or a map of number ranges.
 //!
 //! Takes host numbers, gives guest numbers. Where the host numbers come from, and fakeroot's say in it, is not
 //! decided here.
 
 use std::str::FromStr;
 
+use rustix::process::geteuid;
+
 use crate::request::{OwnerRange, Ownership};
 
 impl Ownership {
+    /// The rule that applies to this process: never [`Ownership::Auto`], which root reads as [`Ownership::Keep`].
+    ///
+    /// A file's owner means something where its owner could choose it: to root. What others have unpacked is theirs.
+    pub fn resolved(&self) -> Self {
+        match self {
+            Self::Auto if geteuid().is_root() => Self::Keep,
+            Self::Auto => Self::Root,
+            chosen => chosen.clone(),
+        }
+    }
+
     /// The guest's number for a host's, for users and groups alike; `None` when a map has no range for it.
     pub fn in_guest(&self, host: u32) -> Option<u32> {
         match self {
+            Self::Auto => self.resolved().in_guest(host),
             Self::Root => Some(0),
             Self::Keep => Some(host),
             Self::Map(ranges) => ranges.iter().find_map(|range| {
@@ -26,7 +40,7 @@ impl Ownership {
 pub enum ParseError {
     /// Neither a word nor three numbers.
     #[error(
-        "{text:?}: not an owner range; write HOST:GUEST:COUNT, as in 100000:0:65536, or root, or keep"
+        "{text:?}: not an owner range; write HOST:GUEST:COUNT, as in 100000:0:65536, or root, keep, auto"
     )]
     Shape {
         /// What was written.
@@ -85,9 +99,10 @@ fn number(text: &str) -> Option<u32> {
 impl FromStr for Ownership {
     type Err = ParseError;
 
-    /// `root`, `keep`, or ranges `HOST:GUEST:COUNT` with commas between them.
+    /// `auto`, `root`, `keep`, or ranges `HOST:GUEST:COUNT` with commas between them.
     fn from_str(text: &str) -> Result<Self, ParseError> {
         match text {
+            "auto" => return Ok(Self::Auto),
             "root" => return Ok(Self::Root),
             "keep" => return Ok(Self::Keep),
             _ => {}
@@ -138,6 +153,7 @@ mod tests {
 
     #[test]
     fn owners_are_a_word_or_ranges_of_three_numbers() {
+        assert_eq!("auto".parse(), Ok(Ownership::Auto));
         assert_eq!("root".parse(), Ok(Ownership::Root));
         assert_eq!("keep".parse(), Ok(Ownership::Keep));
         assert_eq!(

@@ -275,6 +275,15 @@ pub enum Warning {
         /// Where, in the image.
         path: ImagePath,
     },
+    /// The owners of a directory's files were not taken over.
+    #[error(
+        "{shown}: read without root, so its files belong to root in the guest; --owner keep or --fakeroot FILE gives \
+         others, --owner root hides this line"
+    )]
+    Owners {
+        /// The directory on the host, for messages.
+        shown: String,
+    },
 }
 
 /// A path's components but `.`, each by itself.

@@ -76,8 +76,10 @@ impl Default for Limits {
 /// Who owns the image's files in the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Ownership {
-    /// Everything is 0:0.
+    /// As on the host for root, of the host or of a user namespace, who can give files to others; else everything is 0:0.
     #[default]
+    Auto,
+    /// Everything is 0:0.
     Root,
     /// As on the host.
     Keep,

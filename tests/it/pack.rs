@@ -193,7 +193,7 @@ fn the_same_tree_is_the_same_bytes_in_another_place_by_another_user_on_another_d
             .args([&packed[1], &copy])
             .output()
             .unwrap();
-        Run(run).exits(0);
+        Run(run).exits(0).says("--owner keep").says("--fakeroot");
     } else {
         missing("root, to pack as two users");
         pack(&copy, &packed[1]).exits(0);
@@ -244,14 +244,20 @@ fn times_are_kept_in_a_run_and_clamped_to_source_date_epoch() {
 }
 
 #[test]
-fn owners_are_roots_or_kept_or_mapped() {
+fn owners_are_kept_by_root_unless_they_are_to_be_roots_or_mapped() {
     if !rustix::process::geteuid().is_root() {
         return missing("root, to own files as others");
     }
     let image = Image::busybox().file("file", 0o644, "");
     std::os::unix::fs::chown(image.path().join("file"), Some(1005), Some(2000)).unwrap();
     for engine in engines() {
+        let run = Rdvm::on(engine).image(image.path());
+        run.sh("stat -c %u:%g /file; stat -c %u:%g /bin")
+            .run()
+            .exits(0)
+            .prints("1005:2000\n0:0\n");
         for (owner, expected) in [
+            ("auto", "1005:2000\n"),
             ("root", "0:0\n"),
             ("keep", "1005:2000\n"),
             ("0:0:1,1000:100:10,2000:7:1", "105:7\n"),
@@ -273,6 +279,57 @@ fn owners_are_roots_or_kept_or_mapped() {
             .run();
         run.exits(125).says("/file").says("1005");
     }
+}
+
+/// Lists owner and name of what `rdvm pack WORDS` makes of a directory, packed by user 65534 in a shell with `prelude`.
+fn owners_packed_by_nobody(prelude: &str, words: &[&str], image: &Path) -> Run {
+    // The program is where only we may look, so it is handed over as an open file.
+    let script = format!("exec 9<\"$0\"; {prelude} /proc/self/fd/9 \"$@\" | cpio -itvn --quiet");
+    let output = Command::new("bash")
+        .args(["-o", "pipefail", "-c", &script, RDVM, "pack"])
+        .args(words)
+        .args(["-o", "-"])
+        .arg(image)
+        .output();
+    Run(output.unwrap())
+}
+
+#[test]
+fn owners_count_for_root_of_a_user_namespace_and_no_one_else_is_asked_to_believe_them() {
+    if !rustix::process::geteuid().is_root() {
+        return missing("root, to own files as others");
+    }
+    let image = Image::empty()
+        .file("mine", 0o644, "")
+        .file("theirs", 0o644, "");
+    fs::set_permissions(image.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (path, owner) in [("", 65534), ("mine", 65534), ("theirs", 1005)] {
+        std::os::unix::fs::chown(image.path().join(path), Some(owner), Some(owner)).unwrap();
+    }
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let owners = |run: &Run| -> Vec<String> {
+        let text = run.stdout();
+        let lines = text.lines().map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            format!("{} {}:{}", words[words.len() - 1], words[2], words[3])
+        });
+        lines.collect()
+    };
+    let run = owners_packed_by_nobody(nobody, &[], image.path()).exits(0);
+    assert_eq!(owners(&run), [". 0:0", "mine 0:0", "theirs 0:0"]);
+    let run = run.says("read without root").says("--owner keep");
+    run.says("--fakeroot FILE");
+    let run = owners_packed_by_nobody(nobody, &["--owner", "root"], image.path());
+    let run = run.exits(0).says_only("");
+    assert_eq!(owners(&run), [". 0:0", "mine 0:0", "theirs 0:0"]);
+    // Its own files are root's to the root of the namespace, as they are in a chroot there.
+    let mapped = format!("{nobody} unshare --user --map-root-user");
+    let run = owners_packed_by_nobody(&mapped, &[], image.path());
+    if run.stderr().contains("unshare failed") {
+        return missing("user namespaces");
+    }
+    let run = run.exits(0).says_only("");
+    assert_eq!(owners(&run), [". 0:0", "mine 0:0", "theirs 65534:65534"]);
 }
 
 #[test]
