@@ -59,6 +59,16 @@ impl Streams {
         let (child_stdin, stdin) = if has_stdin { pipe()? } else { (-1, -1) };
         let (stdout, child_stdout) = pipe()?;
         let (stderr, child_stderr) = pipe()?;
+        // Owner and mode of a pipe decide who may open it as /dev/stdout or /proc/self/fd/1. The owner is runc's; the mode
+        // is for users that the command changes to, which have the pipe open anyway.
+        for (end, mode) in [
+            (child_stdin, 0o644),
+            (child_stdout, 0o622),
+            (child_stderr, 0o622),
+        ] {
+            let _ = sys::give_to(end, start.uid);
+            let _ = sys::set_open_mode(end, mode);
+        }
         let ours = Child {
             pid: 0,
             stdin,
