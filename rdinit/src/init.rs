@@ -9,7 +9,7 @@ use crate::protocol::{
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::{PollFd, Shared};
-use crate::{attributes, collect, mounts, place, relay, sys, timeline};
+use crate::{attributes, collect, etc, mounts, place, relay, sys, timeline};
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
 pub fn run(name: &[u8]) -> ! {
@@ -105,6 +105,7 @@ fn live(
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
     place::place(strings.copies_in, start.copies_in)
         .map_err(|(which, errno)| at_one(Stage::CopyIn, which)(errno))?;
+    etc::complete(strings.hostname);
     let child = spawn::spawn(&start, &strings)?;
     send(*status, &Event::Started(sys::boot_clock()));
     // Sent before the command's first byte, so that the host never takes its stderr for the kernel's words.

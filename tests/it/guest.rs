@@ -45,3 +45,58 @@ fn standard_streams_can_be_opened_by_name_whoever_the_command_runs_as() {
         sh(engine, &["-tu", "1000"], &image, "echo out >/dev/stdout").prints("out\r\n");
     }
 }
+
+const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+                     ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
+#[test]
+fn files_of_names_are_filled_where_they_are_missing_or_empty() {
+    let show = "cat /etc/hosts /etc/hostname; readlink /etc/mtab; stat -c '%a %u' /etc/hosts /etc/hostname";
+    let images = [
+        Image::busybox(),
+        Image::busybox().directory("etc", 0o755),
+        // As `docker export` leaves them.
+        Image::busybox()
+            .file("etc/hosts", 0o644, "")
+            .file("etc/hostname", 0o644, ""),
+    ];
+    for engine in engines() {
+        for image in &images {
+            let own = "127.0.0.1\trdvm\nrdvm\n";
+            sh(engine, &[], image, show)
+                .prints(format!("{LOCAL}{own}/proc/mounts\n644 0\n644 0\n"));
+        }
+        let options = ["--hostname", "box.example.org"];
+        let own = "127.0.0.1\tbox.example.org box\nbox.example.org\n";
+        sh(engine, &options, &images[1], "cat /etc/hosts /etc/hostname")
+            .prints(format!("{LOCAL}{own}"));
+        // Every name is found.
+        let script = "for name in localhost box box.example.org; do ping -c 1 $name >/dev/null || echo $name; done";
+        sh(engine, &options, &images[2], script).prints("");
+    }
+}
+
+#[test]
+fn files_of_names_that_are_the_images_own_choice_stay_as_they_are() {
+    let image = Image::busybox()
+        .file("etc/hosts", 0o600, "10.0.0.1 mine\n")
+        .link("/other", "etc/hostname")
+        .link("mine", "etc/mtab");
+    let elsewhere = Image::busybox()
+        .directory("real", 0o755)
+        .link("real", "etc");
+    let odd = Image::busybox().file("etc", 0o644, "a file");
+    let bare = Image::busybox().directory("etc", 0o755);
+    let copied = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(copied.path(), "10.0.0.2 copied\n").unwrap();
+    for engine in engines() {
+        let script =
+            "cat /etc/hosts; stat -c %a /etc/hosts; ls -A / | grep other; readlink /etc/mtab";
+        sh(engine, &[], &image, script).prints("10.0.0.1 mine\n600\nmine\n");
+        sh(engine, &[], &elsewhere, "ls -A /real; readlink /etc").prints("real\n");
+        sh(engine, &[], &odd, "cat /etc").prints("a file");
+        let copy = format!("{}:/etc/hosts", copied.path().display());
+        let options = ["--copy-in", &copy];
+        sh(engine, &options, &bare, "cat /etc/hosts").prints("10.0.0.2 copied\n");
+    }
+}

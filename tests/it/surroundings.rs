@@ -263,8 +263,8 @@ fn the_guest_sees_nothing_of_rdvm_in_the_image() {
             .sh("ls -A /")
             .run()
             .exits(0);
-        // /root comes from the kernel's own built-in initramfs; the others are mount points.
-        run.prints("bin\ndev\nproc\nroot\nrun\nsys\ntmp\n");
+        // /root comes from the kernel's own built-in initramfs; the others are mount points, and /etc has the machine's names.
+        run.prints("bin\ndev\netc\nproc\nroot\nrun\nsys\ntmp\n");
         let image = Image::busybox()
             .file(".rdvm", 0o644, "mine")
             .link("x", ".rdvm1");
