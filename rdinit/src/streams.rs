@@ -1,5 +1,6 @@
 //! The command's standard streams: pipes or a terminal, its ends and ours.
 
+use crate::mounts;
 use crate::protocol::{HAS_STDIN, HAS_TERMINAL, Stage, Start};
 use crate::spawn::{Failure, at};
 use crate::sys;
@@ -100,7 +101,11 @@ impl Streams {
         if self.terminal {
             sys::take_terminal(self.stdin).map_err(at(Stage::Terminal))?;
         }
-        self.take().map_err(at(Stage::Pipes))
+        self.take().map_err(at(Stage::Pipes))?;
+        if self.terminal {
+            mounts::terminal_as_console();
+        }
+        Ok(())
     }
 
     fn take(self) -> sys::Result<()> {

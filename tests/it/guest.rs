@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::support::{Image, Rdvm, Run, engines};
+use crate::support::{Image, Rdvm, Run, busybox, engines, sized};
 
 /// busybox with two users.
 fn users() -> Image {
@@ -98,5 +98,73 @@ fn files_of_names_that_are_the_images_own_choice_stay_as_they_are() {
         let copy = format!("{}:/etc/hosts", copied.path().display());
         let options = ["--copy-in", &copy];
         sh(engine, &options, &bare, "cat /etc/hosts").prints("10.0.0.2 copied\n");
+    }
+}
+
+#[test]
+fn the_environment_is_dockers() {
+    let show = "env | grep -E '^(PATH|HOME|HOSTNAME|TERM|container)=' | sort";
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    for engine in engines() {
+        let expected = format!("HOME=/root\nHOSTNAME=rdvm\n{path}\n");
+        sh(engine, &[], busybox(), show).prints(expected);
+        let expected = format!("HOME=/\nHOSTNAME=box\n{path}\nTERM=xterm\n").replace('\n', "\r\n");
+        let options = ["-t", "-u", "1000", "--hostname", "box"];
+        sh(engine, &options, busybox(), show).prints(expected);
+        let options = ["-t", "-e", "TERM=vt100", "-e", "HOSTNAME=mine"];
+        let show = "echo $TERM $HOSTNAME";
+        sh(engine, &options, busybox(), show).prints("vt100 mine\r\n");
+    }
+}
+
+#[test]
+fn a_terminal_belongs_to_its_user_and_to_group_tty_and_is_the_console() {
+    let show = "stat -c '%u:%g %a' $(tty) /dev/console; echo seen >/dev/console";
+    for engine in engines() {
+        for user in ["0", "1000"] {
+            let expected = format!("{user}:5 620\r\n{user}:5 620\r\nseen\r\n");
+            sh(engine, &["-tu", user], busybox(), show)
+                .prints(expected)
+                .says_only("");
+        }
+    }
+}
+
+#[test]
+fn every_user_may_listen_on_any_port_and_ping() {
+    // busybox's ping asks for a raw socket, which is root's.
+    let script = "httpd -p 127.0.0.1:80 -h /www && wget -q -O - http://127.0.0.1/page; \
+                  cat /proc/sys/net/ipv4/ping_group_range";
+    let image = Image::busybox().file("www/page", 0o644, "served\n");
+    for engine in engines() {
+        sh(engine, &["-u", "1000:1000"], &image, script).prints("served\n0\t2147483647\n");
+    }
+}
+
+#[test]
+fn every_user_may_open_and_start_as_much_as_in_a_container() {
+    let limits =
+        "ulimit -S -n; ulimit -H -n; ulimit -S -u; ulimit -H -u; cat /proc/sys/fs/file-max";
+    let expected = "1024\n524288\nunlimited\nunlimited\n9223372036854775807\n";
+    let raised = "ulimit -n 65536 && ulimit -n";
+    let count = sized(450, 100);
+    // Half of what a machine of this size can have at all was the limit.
+    let many = format!("i=0; while [ $i -lt {count} ]; do sleep 1000 & i=$((i+1)); done; echo $i");
+    for engine in engines() {
+        for user in ["0", "1000"] {
+            sh(engine, &["-u", user], busybox(), limits).prints(expected);
+        }
+        sh(engine, &["-u", "1000"], busybox(), raised).prints("65536\n");
+        sh(engine, &["-u", "1000"], busybox(), &many).prints(format!("{count}\n"));
+    }
+}
+
+#[test]
+fn message_queues_have_their_directory() {
+    let script =
+        "grep -o ' /dev/mqueue mqueue rw,nosuid,nodev,noexec' /proc/mounts; stat -c %a /dev/mqueue";
+    for engine in engines() {
+        let run = sh(engine, &[], busybox(), script);
+        run.prints(" /dev/mqueue mqueue rw,nosuid,nodev,noexec\n1777\n");
     }
 }
