@@ -117,7 +117,7 @@ fn live(
         orders: (start.flags & HAS_ORDERS != 0).then(|| Orders::new(*status)),
     };
     let end = relay::until_the_end(&child, children, &mut ports, |event| send(*status, event));
-    send(*status, &ending(&end));
+    send(*status, &ending(&end, child.is_init));
     if let Some(orders) = &mut ports.orders
         && start.copies_out > 0
     {
@@ -177,7 +177,8 @@ pub(crate) fn send(port: i32, event: &Event) {
     }
 }
 
-fn ending(end: &relay::End) -> Event {
+fn ending(end: &relay::End, is_init: bool) -> Event {
+    const SIGINT: i32 = 2;
     let totals = Totals {
         stdout: end.stdout,
         stderr: end.stderr,
@@ -188,6 +189,8 @@ fn ending(end: &relay::End) -> Event {
     };
     match end.status & 0x7f {
         0 => Event::Exited((end.status >> 8) as u8, totals),
+        // reboot(2) in a PID namespace: this is what the kernel makes of halt and power off there.
+        SIGINT if is_init => Event::Exited(0, totals),
         signal => Event::Killed(signal as u8, totals),
     }
 }

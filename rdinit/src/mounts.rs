@@ -138,6 +138,13 @@ pub(crate) fn grow_root(bytes: u64) {
     let _ = sys::mount(b"rootfs\0", b"/\0", REMOUNT, &data);
 }
 
+/// Mounts `/proc` anew, with the processes of the caller's PID namespace.
+pub(crate) fn proc_of_this_namespace() {
+    let [proc, ..] = &MOUNTS;
+    let _ = sys::unmount(proc.target);
+    let _ = sys::mount(proc.kind, proc.target, proc.flags, proc.data);
+}
+
 /// Makes this process's standard input, a terminal, `/dev/console` as well, as runc does.
 pub(crate) fn terminal_as_console() {
     let _ = sys::mount(b"/proc/self/fd/0\0", b"/dev/console\0", BIND, b"\0");

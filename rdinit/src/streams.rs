@@ -8,6 +8,8 @@ use crate::sys;
 /// A running command.
 pub(crate) struct Child {
     pub(crate) pid: i32,
+    /// Whether it is PID 1 of a namespace of its own.
+    pub(crate) is_init: bool,
     /// Write end of its stdin; negative where it has none.
     pub(crate) stdin: i32,
     /// Read end of its stdout, or the master side of its terminal.
@@ -44,6 +46,7 @@ impl Streams {
             }
             let ours = Child {
                 pid: 0,
+                is_init: false,
                 stdin: if has_stdin { master } else { -1 },
                 stdout: master,
                 stderr: -1,
@@ -72,6 +75,7 @@ impl Streams {
         }
         let ours = Child {
             pid: 0,
+            is_init: false,
             stdin,
             stdout,
             stderr,

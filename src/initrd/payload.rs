@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rdinit::protocol::{
-    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL, Limit,
-    MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL,
+    IS_INIT, Limit, MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
 };
 
 use super::account::Account;
@@ -48,6 +48,8 @@ const LIMITS: [Limit; 2] = [
 /// kernel announces a reset on the console.
 const LINGER_MS: u32 = 10_000;
 const HOSTNAME: &[u8] = b"rdvm";
+/// By this systemd knows that its namespace is not the whole machine: it leaves devices alone, and `systemctl exit` has a code.
+const CONTAINER: &[u8] = b"container=rdvm";
 
 /// The name in the guest's root directory that PID 1 gets: one that `image` has no entry for, with or without a suffix.
 pub fn name(image: &Tree) -> String {
@@ -91,6 +93,7 @@ pub fn segment(
         (request.stdin.interactive, HAS_STDIN),
         (request.stdin.tty, HAS_TERMINAL),
         (request.takes_orders(), HAS_ORDERS),
+        (is_init(surroundings.command), IS_INIT),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set);
     let flags = flags.fold(0, |all, (_, flag)| all | flag);
@@ -227,6 +230,20 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
     .encode()
 }
 
+/// Whether the command has to be PID 1: systemd, or the machine's init under one of its usual names. The same rule as
+/// `podman run --systemd=true` has.
+fn is_init(command: &Command) -> bool {
+    let name = command.argv.first().map(|name| name.as_bytes());
+    let name = name.unwrap_or_default();
+    let inits: [&[u8]; 4] = [
+        b"init",
+        b"/sbin/init",
+        b"/usr/sbin/init",
+        b"/usr/local/sbin/init",
+    ];
+    inits.contains(&name) || name.rsplit(|&byte| byte == b'/').next() == Some(b"systemd")
+}
+
 /// PATH, HOME, HOSTNAME and with a terminal TERM as docker sets them, then the user's own; the last of each name wins and
 /// keeps the first's place.
 fn environment(command: &Command, account: &Account, hostname: &[u8], tty: bool) -> Vec<Vec<u8>> {
@@ -234,6 +251,7 @@ fn environment(command: &Command, account: &Account, hostname: &[u8], tty: bool)
     let hostname = [b"HOSTNAME=", hostname].concat();
     let defaults = [PATH.as_bytes(), home.as_bytes(), &hostname];
     let defaults = defaults.into_iter().chain(tty.then_some(TERM));
+    let defaults = defaults.chain(is_init(command).then_some(CONTAINER));
     let mut entries: Vec<Vec<u8>> = Vec::new();
     let mut places = std::collections::HashMap::new();
     for entry in defaults.chain(command.env.iter().map(|entry| entry.as_bytes())) {

@@ -1,6 +1,7 @@
 //! What the command finds is what it would find in a docker container: docs/guest.md, as tests.
 
 use std::io::Write;
+use std::process::Stdio;
 
 use crate::support::{Image, Rdvm, Run, busybox, engines, sized};
 
@@ -166,5 +167,65 @@ fn message_queues_have_their_directory() {
     for engine in engines() {
         let run = sh(engine, &[], busybox(), script);
         run.prints(" /dev/mqueue mqueue rw,nosuid,nodev,noexec\n1777\n");
+    }
+}
+
+/// An init that does what its argument says.
+const INIT: &str = "#!/bin/sh
+echo \"$$ $(cat /proc/1/comm) $container $0\"
+set -- \"$1\" /proc/[0-9]*
+[ $# = 2 ] && echo alone
+case $1 in
+exit) exit 9 ;;
+halt) busybox poweroff -f ;;
+wait) trap 'echo stopped; exit 4' 37; while :; do sleep 0.1; done ;;
+esac
+";
+
+#[test]
+fn an_init_is_pid_1_of_its_own_processes() {
+    let image = Image::busybox()
+        .file("sbin/init", 0o755, INIT)
+        .directory("lib/systemd", 0o755)
+        .link("../../sbin/init", "lib/systemd/systemd");
+    for engine in engines() {
+        let run = |name: &str, options: &[&str], argument: &str| {
+            let rdvm = options
+                .iter()
+                .fold(Rdvm::on(engine), |rdvm, option| rdvm.option(option));
+            rdvm.stdin(Stdio::null())
+                .image(image.path())
+                .command(&[name, argument])
+                .run()
+        };
+        let run_of = |name: &str, argument| run(name, &[], argument);
+        run_of("/sbin/init", "exit")
+            .exits(9)
+            .prints("1 init rdvm /sbin/init\nalone\n");
+        run_of("init", "halt")
+            .exits(0)
+            .prints("1 init rdvm /sbin/init\nalone\n");
+        run_of("/lib/systemd/systemd", "exit")
+            .exits(9)
+            .prints("1 systemd rdvm /lib/systemd/systemd\nalone\n");
+        // The deadline stops it by its own signal.
+        let stopped = run("/sbin/init", &["--timeout", sized("6s", "20s")], "wait");
+        stopped
+            .exits(124)
+            .prints("1 init rdvm /sbin/init\nalone\nstopped\n");
+    }
+}
+
+#[test]
+fn other_commands_are_not_pid_1() {
+    let script = "#!/bin/sh\n[ $$ != 1 ] && cat /proc/1/comm && echo \"$container\"\n";
+    let image = Image::busybox()
+        .file("init", 0o755, script)
+        .file("bin/systemd-run", 0o755, script);
+    for engine in engines() {
+        for command in [&[][..], &["/init"], &["systemd-run"]] {
+            let run = Rdvm::on(engine).image(image.path()).command(command).run();
+            run.exits(0).prints(".rdvm\n\n");
+        }
     }
 }
