@@ -311,6 +311,22 @@ mod tests {
     }
 
     #[test]
+    fn an_init_without_pid_namespaces_is_told_what_is_missing() {
+        let subjects = Subjects {
+            command: "/sbin/init",
+            memory: "64 MiB",
+            copies: &[],
+        };
+        let ending = Ending::NotStarted {
+            stage: Stage::Fork,
+            errno: 22,
+            which: 0,
+        };
+        let line = Report::of(&ending, subjects).message.unwrap();
+        assert!(line.starts_with("/sbin/init: has to be PID 1"), "{line}");
+    }
+
+    #[test]
     fn a_death_for_want_of_memory_is_told_apart_from_a_kill() {
         let totals = Totals {
             oom_kills: 1,

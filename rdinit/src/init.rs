@@ -9,7 +9,7 @@ use crate::protocol::{
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::{PollFd, Shared};
-use crate::{attributes, collect, mounts, place, relay, sys, timeline};
+use crate::{attributes, collect, etc, mounts, place, relay, sys, timeline};
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
 pub fn run(name: &[u8]) -> ! {
@@ -105,6 +105,7 @@ fn live(
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
     place::place(strings.copies_in, start.copies_in)
         .map_err(|(which, errno)| at_one(Stage::CopyIn, which)(errno))?;
+    etc::complete(strings.hostname);
     let child = spawn::spawn(&start, &strings)?;
     send(*status, &Event::Started(sys::boot_clock()));
     // Sent before the command's first byte, so that the host never takes its stderr for the kernel's words.
@@ -116,7 +117,7 @@ fn live(
         orders: (start.flags & HAS_ORDERS != 0).then(|| Orders::new(*status)),
     };
     let end = relay::until_the_end(&child, children, &mut ports, |event| send(*status, event));
-    send(*status, &ending(&end));
+    send(*status, &ending(&end, child.is_init));
     if let Some(orders) = &mut ports.orders
         && start.copies_out > 0
     {
@@ -176,7 +177,8 @@ pub(crate) fn send(port: i32, event: &Event) {
     }
 }
 
-fn ending(end: &relay::End) -> Event {
+fn ending(end: &relay::End, is_init: bool) -> Event {
+    const SIGINT: i32 = 2;
     let totals = Totals {
         stdout: end.stdout,
         stderr: end.stderr,
@@ -187,6 +189,8 @@ fn ending(end: &relay::End) -> Event {
     };
     match end.status & 0x7f {
         0 => Event::Exited((end.status >> 8) as u8, totals),
+        // reboot(2) in a PID namespace: this is what the kernel makes of halt and power off there.
+        SIGINT if is_init => Event::Exited(0, totals),
         signal => Event::Killed(signal as u8, totals),
     }
 }

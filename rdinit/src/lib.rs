@@ -18,6 +18,8 @@ pub mod init;
 
 mod attributes;
 
+mod etc;
+
 mod mounts;
 
 mod place;

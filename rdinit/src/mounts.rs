@@ -10,6 +10,7 @@ const NOSUID: usize = 2;
 const NODEV: usize = 4;
 const NOEXEC: usize = 8;
 const REMOUNT: usize = 32;
+const BIND: usize = 4096;
 
 struct Mount {
     kind: &'static [u8],
@@ -18,7 +19,7 @@ struct Mount {
     data: &'static [u8],
 }
 
-const MOUNTS: [Mount; 6] = [
+const MOUNTS: [Mount; 7] = [
     Mount {
         kind: b"proc\0",
         target: b"/proc\0",
@@ -41,13 +42,20 @@ const MOUNTS: [Mount; 6] = [
         kind: b"devpts\0",
         target: b"/dev/pts\0",
         flags: NOSUID | NOEXEC,
-        data: b"mode=620,ptmxmode=666\0",
+        // Group tty: without it grantpt(3) of a glibc before 2.33 refuses every user but root.
+        data: b"gid=5,mode=620,ptmxmode=666\0",
     },
     Mount {
         kind: b"tmpfs\0",
         target: b"/dev/shm\0",
         flags: NOSUID | NODEV,
         data: b"mode=1777\0",
+    },
+    Mount {
+        kind: b"mqueue\0",
+        target: b"/dev/mqueue\0",
+        flags: NOSUID | NODEV | NOEXEC,
+        data: b"\0",
     },
     Mount {
         kind: b"cgroup2\0",
@@ -59,11 +67,21 @@ const MOUNTS: [Mount; 6] = [
 
 const DIRECTORIES: [(&[u8], usize); 2] = [(b"/tmp\0", 0o1777), (b"/run\0", 0o755)];
 
-const LINKS: [(&[u8], &[u8]); 4] = [
+const LINKS: [(&[u8], &[u8]); 5] = [
     (b"/proc/self/fd\0", b"/dev/fd\0"),
     (b"/proc/self/fd/0\0", b"/dev/stdin\0"),
     (b"/proc/self/fd/1\0", b"/dev/stdout\0"),
     (b"/proc/self/fd/2\0", b"/dev/stderr\0"),
+    // devtmpfs has a device of that name.
+    (b"pts/ptmx\0", b"/dev/ptmx\0"),
+];
+
+/// The first two are docker's: every user may listen on any port, and ping. The third is systemd's: a process's own limit is
+/// the one that counts, where the kernel's for all of them is low in a small machine.
+const SETTINGS: [(&[u8], &[u8]); 3] = [
+    (b"/proc/sys/net/ipv4/ip_unprivileged_port_start\0", b"0"),
+    (b"/proc/sys/net/ipv4/ping_group_range\0", b"0 2147483647"),
+    (b"/proc/sys/fs/file-max\0", b"9223372036854775807"),
 ];
 
 /// For kernels without devtmpfs (`Documentation/admin-guide/devices.txt`).
@@ -94,6 +112,12 @@ pub(crate) fn make() {
     for (target, name) in LINKS {
         let _ = sys::symlink(target, name);
     }
+    for (name, value) in SETTINGS {
+        if let Ok(fd) = sys::open(name, sys::O_WRONLY | sys::O_CLOEXEC) {
+            let _ = sys::write(fd, value);
+            sys::close(fd);
+        }
+    }
     for (name, mode) in DIRECTORIES {
         // Made only where there is nothing at all: a link to elsewhere is the image's own choice.
         if sys::lstat_mode(name) == Err(sys::ENOENT) {
@@ -112,6 +136,18 @@ pub(crate) fn grow_root(bytes: u64) {
         *digit = b"0123456789abcdef"[(bytes >> (4 * place) & 15) as usize];
     }
     let _ = sys::mount(b"rootfs\0", b"/\0", REMOUNT, &data);
+}
+
+/// Mounts `/proc` anew, with the processes of the caller's PID namespace.
+pub(crate) fn proc_of_this_namespace() {
+    let [proc, ..] = &MOUNTS;
+    let _ = sys::unmount(proc.target);
+    let _ = sys::mount(proc.kind, proc.target, proc.flags, proc.data);
+}
+
+/// Makes this process's standard input, a terminal, `/dev/console` as well, as runc does.
+pub(crate) fn terminal_as_console() {
+    let _ = sys::mount(b"/proc/self/fd/0\0", b"/dev/console\0", BIND, b"\0");
 }
 
 /// Makes `name` a directory whatever it was. Links go too: mounting over where they lead would hide that.

@@ -7,7 +7,7 @@
 //! ring or there. [`VERSION`] changes whenever a byte of one of them changes. All numbers are little-endian.
 
 /// Version of all formats.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 mod attributes;
 mod event;

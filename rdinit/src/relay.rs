@@ -115,6 +115,13 @@ fn obey(order: Order, child: &Child, stdin: &mut Stdin<'_>) {
             sys::kill_all_others(sys::SIGKILL);
         }
         Order::Signal(signal) => {
+            // To systemd, SIGTERM means to start anew. podman stops it and other inits by this one too.
+            const SIGTERM: u8 = 15;
+            const SIGRTMIN_3: u8 = 37;
+            let signal = match signal {
+                SIGTERM if child.is_init => SIGRTMIN_3,
+                _ => signal,
+            };
             let _ = sys::kill_group(child.pid, signal.into());
         }
         Order::Resize { rows, columns } if child.is_terminal() => {

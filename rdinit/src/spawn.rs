@@ -1,6 +1,7 @@
 //! The one command: its user, its place, its limits, and what is said when it cannot be run.
 
-use crate::protocol::{MAKE_WORKDIR, Stage, Start, Strings};
+use crate::mounts;
+use crate::protocol::{IS_INIT, MAKE_WORKDIR, Stage, Start, Strings};
 use crate::streams::{Child, Streams};
 use crate::sys::{self, Errno};
 
@@ -37,7 +38,8 @@ pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Chi
     let vectors = Vectors::new(start, strings).map_err(at(Stage::Record))?;
     let (theirs, ours) = Streams::make(start)?;
     let (verdict, child_verdict) = sys::pipe().map_err(at(Stage::Pipes))?;
-    let Some(pid) = sys::fork().map_err(at(Stage::Fork))? else {
+    let is_init = start.flags & IS_INIT != 0;
+    let Some(pid) = sys::fork(is_init).map_err(at(Stage::Fork))? else {
         let failure = become_command(start, strings, &vectors, theirs);
         let mut report = [failure.stage as u8; VERDICT];
         report[1..5].copy_from_slice(&failure.errno.0.to_le_bytes());
@@ -64,7 +66,11 @@ pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Chi
             which: u32::from_le_bytes(which),
         });
     }
-    Ok(Child { pid, ..ours })
+    Ok(Child {
+        pid,
+        is_init,
+        ..ours
+    })
 }
 
 /// In the child: everything up to exec. Returns only the reason why that did not happen.
@@ -77,6 +83,9 @@ fn become_command(
     sys::setsid();
     sys::umask(0o022);
     sys::default_signals();
+    if start.flags & IS_INIT != 0 {
+        mounts::proc_of_this_namespace();
+    }
     let prepared = streams
         .connect()
         .and_then(|()| {

@@ -1,5 +1,6 @@
 //! The command's standard streams: pipes or a terminal, its ends and ours.
 
+use crate::mounts;
 use crate::protocol::{HAS_STDIN, HAS_TERMINAL, Stage, Start};
 use crate::spawn::{Failure, at};
 use crate::sys;
@@ -7,6 +8,8 @@ use crate::sys;
 /// A running command.
 pub(crate) struct Child {
     pub(crate) pid: i32,
+    /// Whether it is PID 1 of a namespace of its own.
+    pub(crate) is_init: bool,
     /// Write end of its stdin; negative where it has none.
     pub(crate) stdin: i32,
     /// Read end of its stdout, or the master side of its terminal.
@@ -43,6 +46,7 @@ impl Streams {
             }
             let ours = Child {
                 pid: 0,
+                is_init: false,
                 stdin: if has_stdin { master } else { -1 },
                 stdout: master,
                 stderr: -1,
@@ -59,8 +63,19 @@ impl Streams {
         let (child_stdin, stdin) = if has_stdin { pipe()? } else { (-1, -1) };
         let (stdout, child_stdout) = pipe()?;
         let (stderr, child_stderr) = pipe()?;
+        // Owner and mode of a pipe decide who may open it as /dev/stdout or /proc/self/fd/1. The owner is runc's; the mode
+        // is for users that the command changes to, which have the pipe open anyway.
+        for (end, mode) in [
+            (child_stdin, 0o644),
+            (child_stdout, 0o622),
+            (child_stderr, 0o622),
+        ] {
+            let _ = sys::give_to(end, start.uid);
+            let _ = sys::set_open_mode(end, mode);
+        }
         let ours = Child {
             pid: 0,
+            is_init: false,
             stdin,
             stdout,
             stderr,
@@ -90,7 +105,11 @@ impl Streams {
         if self.terminal {
             sys::take_terminal(self.stdin).map_err(at(Stage::Terminal))?;
         }
-        self.take().map_err(at(Stage::Pipes))
+        self.take().map_err(at(Stage::Pipes))?;
+        if self.terminal {
+            mounts::terminal_as_console();
+        }
+        Ok(())
     }
 
     fn take(self) -> sys::Result<()> {

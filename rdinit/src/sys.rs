@@ -256,9 +256,11 @@ pub fn duplicate(from: i32, to: i32) -> Result<()> {
     call3(33, from as usize, to as usize, 0).map(drop)
 }
 
-/// Forks; `None` in the child.
-pub fn fork() -> Result<Option<i32>> {
-    match call3(57, 0, 0, 0)? {
+/// Forks; `None` in the child, which is PID 1 of a new namespace if that is wanted.
+pub fn fork(new_pids: bool) -> Result<Option<i32>> {
+    const CLONE_NEWPID: u64 = 0x2000_0000;
+    let flags = SIGCHLD | if new_pids { CLONE_NEWPID } else { 0 };
+    match call(56, [flags as usize, 0, 0, 0, 0, 0])? {
         0 => Ok(None),
         pid => Ok(Some(pid as i32)),
     }
@@ -336,6 +338,12 @@ pub fn mknod_char(name: &[u8], mode: usize, major: usize, minor: usize) -> Resul
 pub fn mount(kind: &[u8], target: &[u8], flags: usize, data: &[u8]) -> Result<()> {
     let kind = path(kind)?;
     call(165, [kind, path(target)?, kind, flags, path(data)?, 0]).map(drop)
+}
+
+/// Takes what is mounted at `target` away from there; who uses it keeps it.
+pub fn unmount(target: &[u8]) -> Result<()> {
+    const MNT_DETACH: usize = 2;
+    call3(166, path(target)?, MNT_DETACH, 0).map(drop)
 }
 
 /// Becomes the leader of a new session.

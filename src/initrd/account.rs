@@ -84,14 +84,11 @@ const GROUP: &str = "/etc/group";
 ///
 /// Errors: a name that the image's files do not have, or files that cannot be read.
 pub fn account(files: &Files, wish: Option<&UserWish>) -> Result<Account, Error> {
-    let Some(wish) = wish else {
-        return Ok(Account {
-            uid: 0,
-            gid: 0,
-            groups: Vec::new(),
-            home: "/root".to_owned(),
-        });
+    let root = UserWish {
+        user: Id::Number(0),
+        group: None,
     };
+    let wish = wish.unwrap_or(&root);
     let passwd = &files.passwd;
     let known = lines(passwd).find(|fields| match &wish.user {
         Id::Name(name) => fields.first() == Some(&name.as_str()),
@@ -150,7 +147,11 @@ pub fn account(files: &Files, wish: Option<&UserWish>) -> Result<Account, Error>
         uid,
         gid,
         groups,
-        home: home.unwrap_or(&"/").to_string(),
+        home: match (home, uid) {
+            (Some(home), _) => home.to_string(),
+            (None, 0) => "/root".to_owned(),
+            (None, _) => "/".to_owned(),
+        },
     })
 }
 

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rdinit::protocol::{
-    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL, Limit,
-    MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL,
+    IS_INIT, Limit, MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
 };
 
 use super::account::Account;
@@ -28,10 +28,28 @@ pub const DEFAULT_COMMAND: &str = "/init";
 const PORTS: [&[u8]; 3] = [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"];
 /// As docker sets it where the image says nothing.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// As docker sets it with `-t`: whatever the terminal is, this is in every image's terminfo and near to it.
+const TERM: &[u8] = b"TERM=xterm";
+/// What a command may have open, and start: as systemd sets it for services and so for docker, `RLIMIT_NOFILE` of 1024
+/// that may be raised by anybody, and no `RLIMIT_NPROC`. The kernel's own are 4096 and what a half of the RAM would hold.
+const LIMITS: [Limit; 2] = [
+    Limit {
+        resource: 7,
+        soft: 1024,
+        hard: 524_288,
+    },
+    Limit {
+        resource: 6,
+        soft: u64::MAX,
+        hard: u64::MAX,
+    },
+];
 /// rdvm stops the machine as soon as it has read the last event. This is for the day it does not: long, since the
 /// kernel announces a reset on the console.
 const LINGER_MS: u32 = 10_000;
 const HOSTNAME: &[u8] = b"rdvm";
+/// By this systemd knows that its namespace is not the whole machine: it leaves devices alone, and `systemctl exit` has a code.
+const CONTAINER: &[u8] = b"container=rdvm";
 
 /// The name in the guest's root directory that PID 1 gets: one that `image` has no entry for, with or without a suffix.
 pub fn name(image: &Tree) -> String {
@@ -75,6 +93,7 @@ pub fn segment(
         (request.stdin.interactive, HAS_STDIN),
         (request.stdin.tty, HAS_TERMINAL),
         (request.takes_orders(), HAS_ORDERS),
+        (is_init(surroundings.command), IS_INIT),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set);
     let flags = flags.fold(0, |all, (_, flag)| all | flag);
@@ -130,9 +149,9 @@ fn target(copy: &CopyIn, workdir: &[u8]) -> Vec<u8> {
     path
 }
 
-/// The last limit for each resource.
+/// The last limit for each resource, over the usual ones.
 fn limits(ulimits: &[Ulimit]) -> Vec<Limit> {
-    let mut limits: Vec<Limit> = Vec::new();
+    let mut limits = LIMITS.to_vec();
     for &Ulimit {
         resource,
         soft,
@@ -168,7 +187,11 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         RootFs::Tmpfs { limit } => limit.0,
         RootFs::Ramfs => 0,
     };
-    let env = environment(command, account);
+    let hostname = command
+        .hostname
+        .as_ref()
+        .map_or(HOSTNAME, |name| name.as_bytes());
+    let env = environment(command, account, hostname, request.stdin.tty);
     let env: Vec<&[u8]> = env.iter().map(Vec::as_slice).collect();
     let workdir = command
         .workdir
@@ -195,10 +218,7 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         linger_ms: LINGER_MS,
         ports: PORTS,
         workdir,
-        hostname: command
-            .hostname
-            .as_ref()
-            .map_or(HOSTNAME, |name| name.as_bytes()),
+        hostname,
         argv: if given.is_empty() { &default } else { &given },
         env: &env,
         window,
@@ -210,16 +230,31 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
     .encode()
 }
 
-/// PATH and HOME as docker sets them, then the user's own; the last of each name wins and keeps the first's place.
-fn environment(command: &Command, account: &Account) -> Vec<Vec<u8>> {
+/// Whether the command has to be PID 1: systemd, or the machine's init under one of its usual names. The same rule as
+/// `podman run --systemd=true` has.
+fn is_init(command: &Command) -> bool {
+    let name = command.argv.first().map(|name| name.as_bytes());
+    let name = name.unwrap_or_default();
+    let inits: [&[u8]; 4] = [
+        b"init",
+        b"/sbin/init",
+        b"/usr/sbin/init",
+        b"/usr/local/sbin/init",
+    ];
+    inits.contains(&name) || name.rsplit(|&byte| byte == b'/').next() == Some(b"systemd")
+}
+
+/// PATH, HOME, HOSTNAME and with a terminal TERM as docker sets them, then the user's own; the last of each name wins and
+/// keeps the first's place.
+fn environment(command: &Command, account: &Account, hostname: &[u8], tty: bool) -> Vec<Vec<u8>> {
     let home = format!("HOME={}", account.home);
-    let defaults = [PATH.as_bytes(), home.as_bytes()];
+    let hostname = [b"HOSTNAME=", hostname].concat();
+    let defaults = [PATH.as_bytes(), home.as_bytes(), &hostname];
+    let defaults = defaults.into_iter().chain(tty.then_some(TERM));
+    let defaults = defaults.chain(is_init(command).then_some(CONTAINER));
     let mut entries: Vec<Vec<u8>> = Vec::new();
     let mut places = std::collections::HashMap::new();
-    for entry in defaults
-        .into_iter()
-        .chain(command.env.iter().map(|entry| entry.as_bytes()))
-    {
+    for entry in defaults.chain(command.env.iter().map(|entry| entry.as_bytes())) {
         let name = entry
             .split(|&byte| byte == b'=')
             .next()
@@ -299,6 +334,6 @@ mod tests {
         };
         let limits = limits(&[limit(7, 1), limit(2, 5), limit(7, 3)]);
         let seen: Vec<_> = limits.iter().map(|l| (l.resource, l.soft)).collect();
-        assert_eq!(seen, [(2, 5), (7, 3)]);
+        assert_eq!(seen, [(6, u64::MAX), (2, 5), (7, 3)]);
     }
 }

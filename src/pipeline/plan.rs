@@ -161,9 +161,14 @@ pub fn look(
 
 /// Who runs the command; PID 1 of the user's own is not told.
 fn account_of(base: &Base, command: &Command, request: &Request) -> Result<Account> {
-    let user = command.user.as_ref().filter(|_| request.rdinit.is_none());
+    let is_told = request.rdinit.is_none();
+    let user = command.user.as_ref().filter(|_| is_told);
     let files = match (&base.body, user) {
         (Body::Read(image, _), Some(_)) => account::Files::read(&image.tree),
+        // Who asked for no user gets root, whatever these files are.
+        (Body::Read(image, _), None) if is_told => {
+            Ok(account::Files::read(&image.tree).unwrap_or_default())
+        }
         _ => Ok(base.facts.accounts.clone()),
     };
     let account = files.and_then(|files| account::account(&files, user));

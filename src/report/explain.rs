@@ -21,6 +21,7 @@ pub const NOT_FOUND: u8 = 127;
 pub const BY_SIGNAL: u8 = 128;
 
 const EXDEV: i32 = 18;
+const EINVAL: i32 = 22;
 pub(super) const ENOENT: i32 = 2;
 const SIGINT: i32 = 2;
 const SIGPIPE: i32 = 13;
@@ -235,6 +236,12 @@ fn not_started(
             Outcome::SetupFailed,
             format!(
                 "--tty: the guest has no terminal: {error}; is CONFIG_UNIX98_PTYS in its kernel?"
+            ),
+        ),
+        Stage::Fork if errno == EINVAL => (
+            Outcome::SetupFailed,
+            format!(
+                "{name}: has to be PID 1, and the guest's kernel has no PID namespaces; take a kernel with CONFIG_PID_NS"
             ),
         ),
         Stage::Record | Stage::Ports | Stage::Pipes | Stage::Fork => {

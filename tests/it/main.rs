@@ -48,6 +48,8 @@ mod many;
 
 mod surroundings;
 
+mod guest;
+
 mod copy_in;
 
 mod copy_out;

@@ -90,7 +90,7 @@ fn arguments_and_variables_arrive_byte_for_byte() {
         expected.extend([0xff, b'\n', 0x01, b' ', b'"', 0x80]);
         expected.extend("\0--\0-x\0a\u{e9}\0".as_bytes());
         expected.extend(
-            b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0HOME=/h\0ODD=",
+            b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0HOME=/h\0HOSTNAME=rdvm\0ODD=",
         );
         expected.extend([0xff, b'\n', 0x01, b' ', b'"', 0x80]);
         expected.extend(b"\0EMPTY=\0");
@@ -115,7 +115,7 @@ fn a_mebibyte_of_arguments_and_ten_thousand_variables_arrive() {
         .iter()
         .for_each(|word| expected.update(format!("{word}\0")));
     expected
-        .update(b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0HOME=/root\0");
+        .update(b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0HOME=/root\0HOSTNAME=rdvm\0");
     expected.update(variables.replace('\n', "\0"));
     for engine in engines() {
         let command: Vec<&str> = std::iter::once("/dump")
@@ -263,8 +263,8 @@ fn the_guest_sees_nothing_of_rdvm_in_the_image() {
             .sh("ls -A /")
             .run()
             .exits(0);
-        // /root comes from the kernel's own built-in initramfs; the others are mount points.
-        run.prints("bin\ndev\nproc\nroot\nrun\nsys\ntmp\n");
+        // /root comes from the kernel's own built-in initramfs; the others are mount points, and /etc has the machine's names.
+        run.prints("bin\ndev\netc\nproc\nroot\nrun\nsys\ntmp\n");
         let image = Image::busybox()
             .file(".rdvm", 0o644, "mine")
             .link("x", ".rdvm1");

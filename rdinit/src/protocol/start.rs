@@ -21,6 +21,8 @@ pub const HAS_STDIN: u32 = 8;
 pub const HAS_TERMINAL: u32 = 16;
 /// Flag in a start record: orders may come on the status port.
 pub const HAS_ORDERS: u32 = 32;
+/// Flag in a start record: the command is PID 1 of a namespace of its own, as inits must be.
+pub const IS_INIT: u32 = 128;
 
 /// What is added to rdinit's own path to give the path of the directory in which `--copy-in` lands: below it a directory
 /// for each, named by its number.

@@ -1,6 +1,6 @@
 //! File trees: looking at them for `--copy-out`, moving them into place for `--copy-in`.
 
-use super::{O_CLOEXEC, Result, call, call3, path};
+use super::{EINVAL, O_CLOEXEC, O_NONBLOCK, O_WRONLY, Result, call, call3, path};
 
 /// Do not follow a symbolic link.
 pub const O_NOFOLLOW: usize = 0o400000;
@@ -77,6 +77,22 @@ pub fn stat(name: &[u8]) -> Result<Stat> {
 pub fn open_at(at: i32, name: &[u8], flags: usize) -> Result<i32> {
     let name = path(name)?;
     call(257, [at as usize, name, flags | O_CLOEXEC, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+/// Opens the regular file `name` for writing, made with mode 644 where it is missing; gives its length as well. A link is
+/// not followed, and anything else that has the name is `EINVAL`.
+pub fn open_to_write(name: &[u8]) -> Result<(i32, u64)> {
+    const O_CREAT: usize = 0o100;
+    let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    let fd = call3(2, path(name)?, flags, 0o644)? as i32;
+    let mut words = [0u64; 18];
+    let known = call3(5, fd as usize, words.as_mut_ptr() as usize, 0);
+    let stat = Stat::of(words);
+    if known.is_err() || stat.mode & S_IFMT != S_IFREG {
+        super::close(fd);
+        return Err(EINVAL);
+    }
+    Ok((fd, stat.size))
 }
 
 /// The target of the link `name` below the open directory `at`; gives its length, cut to the buffer's.

@@ -40,6 +40,11 @@ pub fn give_to(fd: i32, uid: u32) -> Result<()> {
     call3(93, fd as usize, uid as usize, SAME as usize).map(drop)
 }
 
+/// Sets the permissions of an open file.
+pub fn set_open_mode(fd: i32, mode: u32) -> Result<()> {
+    call3(91, fd as usize, mode as usize, 0).map(drop)
+}
+
 /// Makes a terminal this session's own.
 pub fn take_terminal(fd: i32) -> Result<()> {
     const TIOCSCTTY: usize = 0x540e;
