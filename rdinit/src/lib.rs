@@ -32,6 +32,8 @@ mod outlet;
 
 mod relay;
 
+mod root;
+
 pub mod collect;
 
 mod timeline;

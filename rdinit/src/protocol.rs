@@ -7,13 +7,14 @@
 //! ring or there. [`VERSION`] changes whenever a byte of one of them changes. All numbers are little-endian.
 
 /// Version of all formats.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 mod attributes;
 mod event;
 mod frame;
 mod order;
 mod parcel;
+mod room;
 mod start;
 
 pub use attributes::*;
@@ -21,6 +22,7 @@ pub use event::*;
 pub use frame::{FrameError, crc32};
 pub use order::*;
 pub use parcel::*;
+pub use room::*;
 pub use start::*;
 
 /// Takes numbers and strings from the front of a slice; `None` where there is too little.
