@@ -46,7 +46,10 @@ python3 python3
 musl-gcc musl-tools
 skopeo skopeo
 umoci umoci
-setcap libcap2-bin'
+setcap libcap2-bin
+bwrap bubblewrap
+runc runc
+crun crun'
 
 # missing_programs LIST: the packages of those that are not here.
 missing_programs() {

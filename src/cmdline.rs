@@ -1,8 +1,6 @@
 //! The kernel command line from typed parts. Its length and characters are checked here, since a kernel cuts a long
 //! one short without a word.
 
-use crate::memory::RootFs;
-
 /// `COMMAND_LINE_SIZE` of x86 is 2048 with its NUL (`arch/x86/include/asm/setup.h`).
 pub const LENGTH_LIMIT: usize = 2047;
 
@@ -18,13 +16,14 @@ const ALWAYS: &str = "console=ttyS0 8250.nr_uarts=4 panic=-1 reboot=t cryptomgr.
 const SILENT: &str = "quiet loglevel=1";
 const TALKATIVE: &str = "loglevel=7";
 
+/// The file system that the image is unpacked into: one with limits, which PID 1 sets. The other choice, a ramfs, has none.
+const ROOT: &str = "rootfstype=tmpfs";
+
 /// What the command line says.
 #[derive(Debug, Clone)]
 pub struct Parts<'a> {
     /// Path of PID 1 in the guest.
     pub init: &'a str,
-    /// File system for the image.
-    pub root: RootFs,
     /// Whether the kernel may speak.
     pub show_boot: bool,
     /// What the engine's machine needs to be told.
@@ -60,10 +59,6 @@ pub enum Error {
 /// Errors: [`Error`], before anything is booted.
 pub fn build(parts: &Parts<'_>) -> Result<String, Error> {
     let voice = if parts.show_boot { TALKATIVE } else { SILENT };
-    let root = match parts.root {
-        RootFs::Tmpfs { .. } => "rootfstype=tmpfs",
-        RootFs::Ramfs => "rootfstype=ramfs",
-    };
     let init = format!("rdinit={}", parts.init);
     let append = parts.append.unwrap_or_default();
     if let Some(character) = append.chars().find(|c| !(' '..='~').contains(c)) {
@@ -72,7 +67,7 @@ pub fn build(parts: &Parts<'_>) -> Result<String, Error> {
     if append.split(' ').any(|word| word == "--") {
         return Err(Error::EndOfOptions);
     }
-    let words = [ALWAYS, voice, root, &init, parts.engine, append];
+    let words = [ALWAYS, voice, ROOT, &init, parts.engine, append];
     let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     let line = words.join(" ");
     match line.len() {
@@ -89,7 +84,6 @@ mod tests {
         let engine = "pci=off";
         build(&Parts {
             init: "/.rdvm",
-            root: RootFs::Ramfs,
             show_boot: false,
             engine,
             append: Some(append),
@@ -100,7 +94,7 @@ mod tests {
     fn the_users_words_come_last_and_the_kernel_is_quiet() {
         let line = with_append("a=b").unwrap();
         assert!(
-            line.ends_with(" rootfstype=ramfs rdinit=/.rdvm pci=off a=b"),
+            line.ends_with(" rootfstype=tmpfs rdinit=/.rdvm pci=off a=b"),
             "{line}"
         );
         assert!(line.contains(" mitigations=off rodata=off quiet loglevel=1 "));

@@ -1,29 +1,33 @@
 //! How much RAM an image needs. Pure arithmetic: sizes in, a plan with its sum out.
 //!
 //! The kernel keeps the initrd until it has unpacked it, so the first peak is initrd + unpacked tree; afterwards the
-//! initrd is free again and the command may use its place. Whichever is larger counts.
+//! initrd is free again and the command may use its place. Whichever is larger counts. Meanwhile the root, a tmpfs, may
+//! hold half of what kernel and initrd leave: so there are initrd and twice the unpacked tree at least. What of it files
+//! may take in the end is up to PID 1, which sees how much is really free ([`Room`]).
 //!
 //! The constants were measured by bisection (`benches/memory.rs`): those of a distribution's kernel on Debian's 6.1, those
 //! of a small one on what `rdvm kernel build` makes.
 
 use std::fmt;
 
+use rdinit::protocol::Room;
+
 use crate::initrd::layout::Contents;
 use crate::request::MemoryWish;
 use crate::units::{ByteSize, PAGE};
 
-/// What every command can write or allocate on top of its image, at least, beside a distribution's kernel.
+/// RAM for files and programs on top of the image, at least, beside a distribution's kernel.
 pub const ROOM: ByteSize = ByteSize::mib(64);
 
 /// The same beside a small kernel. What an image's initrd takes becomes free before the command starts, so an image that
 /// holds compilers has room for them; this is for those that hold one program.
-pub const SMALL_ROOM: ByteSize = ByteSize::mib(8);
+pub const SMALL_ROOM: ByteSize = ByteSize::mib(12);
 
 /// Kernels that occupy less are small ones: what rdvm builds has 11 MiB, the kernels of distributions have 45 to 60.
 const SMALL_KERNEL: ByteSize = ByteSize::mib(24);
 
-/// What a machine gets with `auto`, though it may need less: RAM that no guest touches costs the host nothing.
-const FLOOR: ByteSize = ByteSize::mib(40);
+/// What a machine gets with `auto`, though it may need less: room to write that costs hardly anything until it is used.
+const FLOOR: ByteSize = ByteSize::mib(64);
 
 /// Of every page of RAM the kernel keeps a `struct page` of 64 bytes.
 const PAGE_STRUCTS: u64 = PAGE / 64;
@@ -73,20 +77,8 @@ pub struct Needs {
     pub cpus: u8,
     /// The kernel does not free the initrd, so that machines can share it.
     pub keeps_initrd: bool,
-    /// The image has extended attributes, which a tmpfs holds and a ramfs does not.
-    pub attributes: bool,
-}
-
-/// The file system that the kernel unpacks the image into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RootFs {
-    /// Limited: a command that writes too much gets "no space left on device".
-    Tmpfs {
-        /// What it may hold in all once the command runs.
-        limit: ByteSize,
-    },
-    /// Not limited, and not bound to half the RAM while the image is unpacked; holds no extended attributes.
-    Ramfs,
+    /// PID 1 is the user's own and leaves the root the half of the RAM that it begins with.
+    pub root_keeps_its_half: bool,
 }
 
 /// How much RAM, and why.
@@ -98,8 +90,6 @@ pub struct MemoryPlan {
     pub need: ByteSize,
     /// The parts that the need is the sum of.
     pub terms: Vec<(&'static str, ByteSize)>,
-    /// Where the image is unpacked.
-    pub root: RootFs,
 }
 
 /// `-m` is below what the image needs.
@@ -131,11 +121,11 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
     let unpacked = ByteSize(needs.contents.page_rounded_bytes);
     let initrd = ByteSize(needs.contents.packed_bytes).page_round_up();
     let least_room = if is_small { SMALL_ROOM } else { ROOM };
-    let (name, room) = match initrd > least_room {
-        _ if needs.keeps_initrd => ("room to write", least_room),
-        true => ("initrd, later room to write", initrd),
-        false => ("room to write, at first the initrd", least_room),
+    let (name, room) = match needs.keeps_initrd {
+        true => ("room to write", least_room),
+        false => ("room to write, at first the initrd", least_room.max(initrd)),
     };
+    let files = ByteSize(Room::within(room.0).bytes);
     let mut terms = vec![
         ("kernel", kernel),
         ("its own data", own),
@@ -146,7 +136,8 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
             "PID 1 and what it is told",
             ByteSize(needs.own.page_round_up().0.saturating_mul(2)),
         ),
-        (name, room),
+        (name, files),
+        ("programs and new inodes", ByteSize(room.0 - files.0)),
     ];
     if needs.keeps_initrd {
         terms.push(("initrd, which stays", initrd));
@@ -172,12 +163,20 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
     if lies > summed {
         terms.push(("free below the kernel", ByteSize(lies.0 - summed.0)));
     }
+    let fixed = ByteSize(kernel.0 + own.0);
+    let half = unpacked.0.max(needs.contents.entries.saturating_mul(PAGE));
+    let half = half.saturating_add(needs.own.page_round_up().0);
+    let for_half = for_tmpfs(fixed, initrd, half);
     let need = summed.max(lies);
+    if for_half > need {
+        let more = ByteSize(for_half.0 - need.0);
+        terms.push(("the other half, beside a tmpfs", more));
+    }
+    let need = need.max(for_half);
     let total = match wish {
-        MemoryWish::FromImage if needs.attributes => {
-            let fixed = ByteSize(kernel.0 + own.0);
-            let tmpfs = for_tmpfs(fixed, initrd, unpacked, needs.contents.entries);
-            need.max(tmpfs).max(FLOOR)
+        MemoryWish::FromImage if needs.root_keeps_its_half => {
+            let half = half.saturating_add(least_room.0);
+            need.max(for_tmpfs(fixed, initrd, half)).max(FLOOR)
         }
         MemoryWish::FromImage => need.max(FLOOR),
         MemoryWish::Exactly(given) if given < need => {
@@ -189,17 +188,7 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
         }
         MemoryWish::Exactly(given) => ByteSize(given.0 & !(PAGE - 1)),
     };
-    let fixed = ByteSize(kernel.0 + own.0 + total.0 / PAGE_STRUCTS);
-    // What the kernel gives out to nobody, and what PID 1 takes, stays out of reach of files.
-    let kept = kept(total.0, initrd).saturating_add(terms[4].1.0);
-    let kept = kept.saturating_add(if needs.keeps_initrd { initrd.0 } else { 0 });
-    let root = root_fs(total, fixed, initrd, unpacked, entries, kept);
-    Ok(MemoryPlan {
-        total,
-        need,
-        terms,
-        root,
-    })
+    Ok(MemoryPlan { total, need, terms })
 }
 
 /// All RAM such that what the kernel keeps of it for itself leaves `used`.
@@ -219,38 +208,17 @@ fn kept(total: u64, initrd: ByteSize) -> u64 {
     reserve + total / ZONE_RESERVE_SHARE + total / MARGIN_SHARE
 }
 
-/// The least RAM with which [`root_fs`] takes a tmpfs. The guest touches no more of it than of the need.
-fn for_tmpfs(fixed: ByteSize, initrd: ByteSize, unpacked: ByteSize, entries: u64) -> ByteSize {
-    let half = unpacked.0.max(entries.saturating_mul(PAGE));
+/// The least RAM with which half of what is free while the image is unpacked is `half` (`mm/shmem.c`: the default limits
+/// are half of the RAM that is not reserved at mount time, and the initrd still is, and an inode for each of these
+/// pages). The guest touches no more of it than of the sum.
+fn for_tmpfs(fixed: ByteSize, initrd: ByteSize, half: u64) -> ByteSize {
     let used = fixed
         .0
         .saturating_add(initrd.0)
         .saturating_add(half.saturating_mul(2));
-    // All of it, of which a share of page structs leaves `used`.
-    let total = used.saturating_add(used / (PAGE_STRUCTS - 1) + PAGE);
+    // All of it, of which page structs and hash tables, a 256th, leave `used`.
+    let total = used.saturating_add(used / 50 + PAGE);
     ByteSize(total).mib_round_up()
-}
-
-/// A tmpfs where the image fits into half of what is free while it is unpacked (`mm/shmem.c`: the default limit is
-/// half of the RAM that is not reserved at mount time, and the initrd still is), for pages and for inodes.
-fn root_fs(
-    total: ByteSize,
-    kernel: ByteSize,
-    initrd: ByteSize,
-    unpacked: ByteSize,
-    entries: ByteSize,
-    kept: u64,
-) -> RootFs {
-    let free = total.0.saturating_sub(kernel.0).saturating_sub(initrd.0);
-    let inodes = free / 2 / PAGE;
-    if unpacked.0 > free / 2 || entries.0 / PER_ENTRY > inodes {
-        return RootFs::Ramfs;
-    }
-    let taken = kernel.0.saturating_add(entries.0).saturating_add(kept);
-    let limit = total.0.saturating_sub(taken);
-    RootFs::Tmpfs {
-        limit: ByteSize(limit.max(unpacked.0)),
-    }
 }
 
 fn sum(total: ByteSize, terms: &[(&'static str, ByteSize)]) -> String {
@@ -268,10 +236,7 @@ impl fmt::Display for MemoryPlan {
         if self.total > self.need {
             write!(f, "; it gets {}", self.total)?;
         }
-        match self.root {
-            RootFs::Tmpfs { limit } => write!(f, "; root is a tmpfs of {limit}"),
-            RootFs::Ramfs => write!(f, "; root is a ramfs"),
-        }
+        Ok(())
     }
 }
 
@@ -295,7 +260,7 @@ mod tests {
             own: ByteSize(200 << 10),
             cpus,
             keeps_initrd: false,
-            attributes: false,
+            root_keeps_its_half: false,
         }
     }
 
@@ -304,23 +269,25 @@ mod tests {
         let plan = plan(&needs(161 << 20, 172 << 20, 6681, 1), MemoryWish::FromImage).unwrap();
         let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
         assert_eq!(sum, plan.need.0, "{plan}");
+        let least = ByteSize::mib(161 + 2 * 172 + 46);
         assert!(
-            plan.need > ByteSize::mib(161 + 172 + 46) && plan.need < ByteSize::mib(440),
+            plan.need > least && plan.need.0 < least.0 + (40 << 20),
             "{plan}"
         );
-        assert_eq!(plan.root, RootFs::Ramfs);
+    }
+
+    fn term(plan: &MemoryPlan, name: &str) -> ByteSize {
+        let mut terms = plan.terms.iter();
+        let term = terms.find(|(other, _)| other.starts_with(name));
+        term.unwrap_or_else(|| panic!("no {name} in {plan}")).1
     }
 
     #[test]
-    fn a_small_image_gets_a_tmpfs_that_takes_sixty_four_mebibytes_more() {
+    fn files_and_programs_share_sixty_four_mebibytes() {
         let plan = plan(&needs(2 << 20, 2 << 20, 10, 1), MemoryWish::FromImage).unwrap();
-        let RootFs::Tmpfs { limit } = plan.root else {
-            panic!("{plan}")
-        };
-        assert!(
-            limit.0 >= ROOM.0 + (2 << 20) && limit < plan.total,
-            "{plan}"
-        );
+        let (files, programs) = (term(&plan, "room to write"), term(&plan, "programs"));
+        assert_eq!(files.0 + programs.0, ROOM.0, "{plan}");
+        assert!(files > ByteSize::mib(45), "{plan}");
     }
 
     fn small(packed: u64, unpacked: u64) -> Needs {
@@ -332,14 +299,11 @@ mod tests {
     }
 
     #[test]
-    fn one_program_and_a_small_kernel_get_forty_mebibytes_and_need_less() {
+    fn one_program_and_a_small_kernel_get_sixty_four_mebibytes_and_need_less() {
         let plan = plan(&small(2 << 20, 2 << 20), MemoryWish::FromImage).unwrap();
-        assert_eq!(plan.total, ByteSize::mib(40), "{plan}");
-        assert!(plan.need < ByteSize::mib(34), "{plan}");
-        let RootFs::Tmpfs { limit } = plan.root else {
-            panic!("{plan}")
-        };
-        assert!(limit.0 >= SMALL_ROOM.0 + (2 << 20), "{plan}");
+        assert_eq!(plan.total, ByteSize::mib(64), "{plan}");
+        assert!(plan.need < ByteSize::mib(36), "{plan}");
+        assert!(term(&plan, "room to write").0 > SMALL_ROOM.0 / 3, "{plan}");
     }
 
     #[test]
@@ -358,52 +322,46 @@ mod tests {
 
     #[test]
     fn an_initrd_that_stays_is_no_room_to_write() {
-        let needs = small(161 << 20, 172 << 20);
+        let needs = small(4 << 20, 1 << 20);
         let shared = Needs {
             keeps_initrd: true,
             ..needs
         };
         let plan = |needs| plan(needs, MemoryWish::FromImage).unwrap();
         let more = plan(&shared).need.0 - plan(&needs).need.0;
-        let room = SMALL_ROOM.0;
-        assert!((room..room + (2 << 20)).contains(&more), "{more}");
+        assert!((1..=5 << 20).contains(&more), "{more}");
     }
 
     #[test]
-    fn given_enough_ram_a_large_image_gets_a_tmpfs_too() {
-        let large = needs(161 << 20, 172 << 20, 6681, 1);
-        let plan = plan(&large, MemoryWish::Exactly(ByteSize::mib(1024))).unwrap();
-        assert!(matches!(plan.root, RootFs::Tmpfs { .. }), "{plan}");
-        assert_eq!(plan.total, ByteSize::mib(1024));
-    }
-
-    #[test]
-    fn an_image_with_extended_attributes_gets_the_ram_that_a_tmpfs_takes() {
+    fn half_of_what_kernel_and_initrd_leave_holds_the_image() {
         for (packed, unpacked, entries) in [
             (161, 172, 6681),
             (1, 1, 2_000_000),
             (3000, 3100, 9),
             (2, 2, 10),
         ] {
-            let plain = needs(packed << 20, unpacked << 20, entries, 2);
-            let with = Needs {
-                attributes: true,
-                ..plain
-            };
-            let plan = |needs| plan(&needs, MemoryWish::FromImage).unwrap();
-            let (without, with) = (plan(plain), plan(with));
-            assert!(matches!(with.root, RootFs::Tmpfs { .. }), "{with}");
-            assert_eq!(with.need, without.need);
-            match without.root {
-                RootFs::Tmpfs { .. } => assert_eq!(with.total, without.total),
-                RootFs::Ramfs => {
-                    // Not more than it takes.
-                    let less = MemoryWish::Exactly(ByteSize(with.total.0 - (2 << 20)));
-                    let less = super::plan(&plain, less).unwrap();
-                    assert_eq!(less.root, RootFs::Ramfs, "{with}");
-                }
+            for cpus in [1, 16] {
+                let needs = needs(packed << 20, unpacked << 20, entries, cpus);
+                let plan = plan(&needs, MemoryWish::FromImage).unwrap();
+                let (kernel, own) = (term(&plan, "kernel"), term(&plan, "its own data"));
+                let left = plan.need.0 - kernel.0 - own.0 - (packed << 20);
+                let half = left.saturating_sub(plan.need.0 / PAGE_STRUCTS) / 2;
+                assert!(half >= (unpacked << 20) + needs.own.0, "{plan}");
+                assert!(half / PAGE >= entries, "{plan}");
             }
         }
+    }
+
+    #[test]
+    fn a_root_that_keeps_its_half_has_room_to_write_in_it() {
+        let needs = needs(161 << 20, 172 << 20, 6681, 1);
+        let own = Needs {
+            root_keeps_its_half: true,
+            ..needs
+        };
+        let plan = |needs| plan(needs, MemoryWish::FromImage).unwrap();
+        assert_eq!(plan(&own).need, plan(&needs).need);
+        assert!(plan(&own).total.0 >= plan(&needs).total.0 + 2 * ROOM.0);
     }
 
     #[test]
@@ -435,7 +393,7 @@ mod tests {
         #[test]
         fn no_sizes_overflow(packed: u64, unpacked: u64, entries: u64) {
             let needs = Needs {
-                attributes: true,
+                root_keeps_its_half: true,
                 ..needs(packed, unpacked, entries, 16)
             };
             let plan = plan(&needs, MemoryWish::FromImage).unwrap();

@@ -108,7 +108,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         listener = listener.with_receiver(receiver);
     }
     let memory = ready.machine.memory.to_string();
-    let (table, root) = (ready.attributes, ready.memory.root);
+    let table = ready.attributes;
     let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
     let (moments, now) = (listener.moments(), Instant::now());
     let subjects = Subjects {
@@ -126,7 +126,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     report.timings = Some(Timings::of(ready.began, &moments, now));
     report.timeline = Some(Timeline::of(request.began, &moments, now));
     let lost = table.zip(listener.attributes_lost());
-    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost, root));
+    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
     let unseen = matches!(
         ending,
         Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. }

@@ -109,6 +109,12 @@ pub struct Guest {
     pub system_ms: f64,
     /// Largest resident set of one process, KiB.
     pub max_rss_kib: u64,
+    /// Bytes that the root file system may hold.
+    pub root_bytes: u64,
+    /// Bytes of those that were free at the end.
+    pub root_free_bytes: u64,
+    /// No file could be written, or none be made, at the end.
+    pub root_full: bool,
 }
 
 /// What the machine was.
@@ -207,6 +213,9 @@ impl From<Totals> for Guest {
             user_ms: totals.user_us as f64 / 1000.0,
             system_ms: totals.system_us as f64 / 1000.0,
             max_rss_kib: totals.max_rss_kib,
+            root_bytes: totals.root.bytes,
+            root_free_bytes: totals.root.free_bytes,
+            root_full: totals.root.is_full(),
         }
     }
 }
@@ -215,7 +224,7 @@ impl From<Totals> for Guest {
 mod tests {
     use super::explain::ENOENT;
     use super::*;
-    use rdinit::protocol::Stage;
+    use rdinit::protocol::{RootUse, Stage};
 
     fn code(ending: Ending) -> u8 {
         exit_code(&ending)
@@ -324,6 +333,51 @@ mod tests {
         };
         let line = Report::of(&ending, subjects).message.unwrap();
         assert!(line.starts_with("/sbin/init: has to be PID 1"), "{line}");
+    }
+
+    #[test]
+    fn a_command_that_fails_on_a_full_root_is_told_the_way_out() {
+        let subjects = Subjects {
+            command: "cc",
+            memory: "64 MiB",
+            copies: &[],
+        };
+        let ending = |code, free_bytes, free_inodes| {
+            let root = RootUse {
+                bytes: 18 << 20,
+                free_bytes,
+                free_inodes,
+            };
+            let totals = Totals {
+                root,
+                ..Totals::default()
+            };
+            match code {
+                0..=127 => Ending::Exited { code, totals },
+                _ => Ending::Killed {
+                    signal: code - 128,
+                    totals,
+                },
+            }
+        };
+        let message = |ending| Report::of(&ending, subjects).message;
+        let full = "the root file system is full (18 MiB); give the machine more RAM with -m";
+        assert_eq!(
+            message(ending(2, 4096, 99)).unwrap(),
+            format!("cc: exited with 2, and {full}")
+        );
+        assert_eq!(
+            message(ending(1, 9 << 20, 0)).unwrap(),
+            format!("cc: exited with 1, and {full}")
+        );
+        assert_eq!(
+            message(ending(135, 0, 99)).unwrap(),
+            format!("cc: killed by signal 7, and {full}")
+        );
+        assert_eq!(message(ending(0, 0, 0)), None);
+        assert_eq!(message(ending(2, 1 << 20, 99)), None);
+        let report = Report::of(&ending(0, 0, 99), subjects);
+        assert!(report.guest.unwrap().root_full);
     }
 
     #[test]

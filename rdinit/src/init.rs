@@ -3,13 +3,13 @@
 use crate::input::Orders;
 use crate::outlet::Outlet;
 use crate::protocol::{
-    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_ORDERS, Order,
-    RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_ORDERS, OWNS_ROOT,
+    Order, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
 };
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::{PollFd, Shared};
-use crate::{attributes, collect, etc, mounts, place, relay, sys, timeline};
+use crate::{attributes, collect, etc, mounts, place, relay, root, sys, timeline};
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
 pub fn run(name: &[u8]) -> ! {
@@ -23,6 +23,11 @@ pub fn run(name: &[u8]) -> ! {
         Ok((start, strings, lost))
     });
     mounts::make();
+    if let Ok((start, ..)) = &orders
+        && start.flags & OWNS_ROOT != 0
+    {
+        root::set_limits();
+    }
     let _ = sys::loopback_up();
     let (mut status, mut linger_ms) = (-1, 0);
     if let Err(failure) = live(orders, born, &mut status, &mut linger_ms) {
@@ -47,10 +52,10 @@ pub fn run(name: &[u8]) -> ! {
 /// The record, and which of the image's attributes could not be set.
 type Task = (Start<'static>, Strings<'static>, AttributesLost);
 
-/// Lets the root file system grow to its limit and gives its files their extended attributes.
+/// Enters a root file system that can be pivoted and gives its files their extended attributes.
 fn finish_root(name: &[u8], start: &Start<'_>) -> sys::Result<AttributesLost> {
-    if start.root_limit > 0 {
-        mounts::grow_root(start.root_limit);
+    if start.flags & OWNS_ROOT != 0 {
+        root::cover();
     }
     if start.flags & HAS_ATTRIBUTES == 0 {
         return Ok(AttributesLost::default());
@@ -186,6 +191,7 @@ fn ending(end: &relay::End, is_init: bool) -> Event {
         user_us: end.usage.user_us,
         system_us: end.usage.system_us,
         max_rss_kib: end.usage.max_rss_kib,
+        root: root::in_use(),
     };
     match end.status & 0x7f {
         0 => Event::Exited((end.status >> 8) as u8, totals),
@@ -198,18 +204,11 @@ fn ending(end: &relay::End, is_init: bool) -> Event {
 /// The `oom_kill` line of `/proc/vmstat`; zero where there is none.
 fn oom_kills() -> u32 {
     let mut text = [0u8; 8192];
-    let Ok(fd) = sys::open(b"/proc/vmstat\0", sys::O_RDONLY | sys::O_CLOEXEC) else {
-        return 0;
-    };
-    let length = sys::read(fd, &mut text).unwrap_or(0);
-    sys::close(fd);
+    let length = sys::read_file(b"/proc/vmstat\0", &mut text).unwrap_or(0);
     let lines = text[..length].split(|&byte| byte == b'\n');
     let digits = lines
         .filter_map(|line| line.strip_prefix(b"oom_kill "))
         .next()
         .unwrap_or_default();
-    digits.iter().fold(0u32, |sum, digit| {
-        sum.wrapping_mul(10)
-            .wrapping_add(u32::from(digit.wrapping_sub(b'0')))
-    })
+    sys::decimal(digits) as u32
 }

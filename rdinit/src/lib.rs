@@ -34,6 +34,8 @@ mod outlet;
 
 mod relay;
 
+mod root;
+
 pub mod collect;
 
 mod timeline;

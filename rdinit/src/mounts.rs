@@ -12,6 +12,8 @@ const NOEXEC: usize = 8;
 const REMOUNT: usize = 32;
 const BIND: usize = 4096;
 
+const SHM: &[u8] = b"/dev/shm\0";
+
 struct Mount {
     kind: &'static [u8],
     target: &'static [u8],
@@ -19,7 +21,7 @@ struct Mount {
     data: &'static [u8],
 }
 
-const MOUNTS: [Mount; 7] = [
+const MOUNTS: [Mount; 6] = [
     Mount {
         kind: b"proc\0",
         target: b"/proc\0",
@@ -36,7 +38,8 @@ const MOUNTS: [Mount; 7] = [
         kind: b"devtmpfs\0",
         target: b"/dev\0",
         flags: NOSUID,
-        data: b"mode=755\0",
+        // Half of the RAM by default, which nothing but a mistake would use.
+        data: b"mode=755,size=1m,nr_inodes=2048\0",
     },
     Mount {
         kind: b"devpts\0",
@@ -44,12 +47,6 @@ const MOUNTS: [Mount; 7] = [
         flags: NOSUID | NOEXEC,
         // Group tty: without it grantpt(3) of a glibc before 2.33 refuses every user but root.
         data: b"gid=5,mode=620,ptmxmode=666\0",
-    },
-    Mount {
-        kind: b"tmpfs\0",
-        target: b"/dev/shm\0",
-        flags: NOSUID | NODEV,
-        data: b"mode=1777\0",
     },
     Mount {
         kind: b"mqueue\0",
@@ -99,6 +96,7 @@ const DEVICES: [(&[u8], usize, usize, usize); 9] = [
 
 /// Mounts and makes all of the above.
 pub(crate) fn make() {
+    enter_shared_memory();
     for mount in &MOUNTS {
         ensure_directory(mount.target);
         let done = sys::mount(mount.kind, mount.target, mount.flags, mount.data);
@@ -109,6 +107,7 @@ pub(crate) fn make() {
             }
         }
     }
+    mount_shared_memory();
     for (target, name) in LINKS {
         let _ = sys::symlink(target, name);
     }
@@ -126,16 +125,28 @@ pub(crate) fn make() {
     }
 }
 
-/// Lets the root tmpfs grow to `bytes`; it starts at half of what was free before the initrd was unpacked.
-/// On a ramfs, which has no limit, this changes nothing.
-pub(crate) fn grow_root(bytes: u64) {
-    // In hexadecimal: the kernel would take leading zeros for octal.
-    let mut data = *b"nr_inodes=0,size=0x0000000000000000\0";
-    let end = data.len() - 1;
-    for (place, digit) in data[end - 16..end].iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[(bytes >> (4 * place) & 15) as usize];
+/// Enters the directory of the root that is to be `/dev/shm`, where soon another `/dev` hides it.
+fn enter_shared_memory() {
+    ensure_directory(b"/dev\0");
+    ensure_directory(SHM);
+    let _ = sys::set_mode(SHM, 0o1777);
+    let _ = sys::chdir(SHM);
+}
+
+/// Mounts the working directory as `/dev/shm`. A tmpfs of its own, with half of the RAM as its limit, could not be full
+/// at the same time as the root.
+fn mount_shared_memory() {
+    ensure_directory(SHM);
+    match sys::mount(b".\0", SHM, BIND, b"\0") {
+        Ok(()) => {
+            let flags = BIND | REMOUNT | NOSUID | NODEV;
+            let _ = sys::mount(b".\0", SHM, flags, b"\0");
+        }
+        Err(_) => {
+            let _ = sys::mount(b"tmpfs\0", SHM, NOSUID | NODEV, b"mode=1777\0");
+        }
     }
-    let _ = sys::mount(b"rootfs\0", b"/\0", REMOUNT, &data);
+    let _ = sys::chdir(b"/\0");
 }
 
 /// Mounts `/proc` anew, with the processes of the caller's PID namespace.

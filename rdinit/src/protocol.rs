@@ -14,6 +14,7 @@ mod event;
 mod frame;
 mod order;
 mod parcel;
+mod room;
 mod start;
 
 pub use attributes::*;
@@ -21,6 +22,7 @@ pub use event::*;
 pub use frame::{FrameError, crc32};
 pub use order::*;
 pub use parcel::*;
+pub use room::*;
 pub use start::*;
 
 /// Takes numbers and strings from the front of a slice; `None` where there is too little.

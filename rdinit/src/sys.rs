@@ -312,6 +312,11 @@ pub fn chdir(name: &[u8]) -> Result<()> {
     call3(80, path(name)?, 0, 0).map(drop)
 }
 
+/// Changes the root directory.
+pub fn chroot(name: &[u8]) -> Result<()> {
+    call3(161, path(name)?, 0, 0).map(drop)
+}
+
 /// Makes a directory and gives it exactly this mode.
 pub fn mkdir(name: &[u8], mode: usize) -> Result<()> {
     call3(83, path(name)?, mode, 0)?;
@@ -386,6 +391,16 @@ pub fn boot_clock() -> u64 {
     let mut time = [0u64; 2];
     match call3(228, 7, time.as_mut_ptr() as usize, 0) {
         Ok(_) => time[0] * 1_000_000_000 + time[1],
+        Err(_) => 0,
+    }
+}
+
+/// RAM that nobody uses, in bytes.
+pub fn free_ram() -> u64 {
+    // struct sysinfo: word 5 is freeram, in the units of word 13.
+    let mut words = [0u64; 14];
+    match call3(99, words.as_mut_ptr() as usize, 0, 0) {
+        Ok(_) => words[5].saturating_mul(words[13] & 0xffff_ffff),
         Err(_) => 0,
     }
 }

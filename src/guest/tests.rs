@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::Duration;
 
-use rdinit::protocol::{FRAME_MAX, ORDER_MAX, RING, Stage, Totals};
+use rdinit::protocol::{FRAME_MAX, ORDER_MAX, RING, RootUse, Stage, Totals};
 use rustix::pipe::pipe;
 use vm_memory::MmapRegion;
 
@@ -76,6 +76,11 @@ const EXITED: Event = Event::Exited(
         user_us: 0,
         system_us: 0,
         max_rss_kib: 0,
+        root: RootUse {
+            bytes: 0,
+            free_bytes: 0,
+            free_inodes: 0,
+        },
     },
 );
 

@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::Error;
 use crate::escape::escaped;
 use crate::image::tree::{Entry, FileBody, Kind, Tree};
-use crate::memory::RootFs;
 
 /// The longest name the kernel takes (`XATTR_NAME_MAX` of `linux/limits.h`).
 const NAME_LIMIT: usize = 255;
@@ -80,17 +79,17 @@ pub struct Loss {
 
 impl Loss {
     /// The guest's numbers with the host's words. `table` is what the guest was given.
-    pub fn of(table: &[u8], lost: &AttributesLost, root: RootFs) -> Self {
+    pub fn of(table: &[u8], lost: &AttributesLost) -> Self {
         Self {
             attributes: lost.attributes,
             files: lost.files,
             capabilities: lost.capabilities,
-            message: lost_in_guest(table, lost, root),
+            message: lost_in_guest(table, lost),
         }
     }
 }
 
-fn lost_in_guest(table: &[u8], lost: &AttributesLost, root: RootFs) -> String {
+fn lost_in_guest(table: &[u8], lost: &AttributesLost) -> String {
     let table = Attributes::decode(table);
     // The guest's word: there may be no such attribute.
     let first = table.and_then(|table| table.iter().nth(lost.first as usize));
@@ -103,20 +102,16 @@ fn lost_in_guest(table: &[u8], lost: &AttributesLost, root: RootFs) -> String {
         )
     });
     let name = first.map_or(&b""[..], |attribute| attribute.name);
-    let (why, way_out) = match (lost.errno, root) {
-        (EOPNOTSUPP, RootFs::Ramfs) => (
-            "the root is a ramfs, which has none".to_owned(),
-            "with more --memory it is a tmpfs",
-        ),
-        (EOPNOTSUPP, _) if name.starts_with(b"user.") => (
+    let (why, way_out) = match lost.errno {
+        EOPNOTSUPP if name.starts_with(b"user.") => (
             "this kernel's tmpfs has none of that kind".to_owned(),
             "use Linux 6.6 or newer",
         ),
-        (EOPNOTSUPP, _) => (
+        EOPNOTSUPP => (
             "this kernel's tmpfs has none of that kind".to_owned(),
             "use a kernel with CONFIG_TMPFS_XATTR and CONFIG_TMPFS_POSIX_ACL",
         ),
-        (errno, _) => (
+        errno => (
             io::Error::from_raw_os_error(errno).to_string(),
             "remove them from the image if they are not needed",
         ),
@@ -181,11 +176,6 @@ mod tests {
     use crate::initrd::account::Account;
     use crate::initrd::payload;
     use crate::request::Request;
-    use crate::units::ByteSize;
-
-    const TMPFS: RootFs = RootFs::Tmpfs {
-        limit: ByteSize::mib(64),
-    };
 
     fn entry(path: &str, kind: Kind, list: &[(&str, &[u8])]) -> Entry {
         let list = list
@@ -251,7 +241,6 @@ mod tests {
         let surroundings = payload::Surroundings {
             command: &request.command,
             account: &account,
-            root: TMPFS,
             window: [0, 0],
             rings: None,
         };
@@ -306,7 +295,7 @@ mod tests {
     #[test]
     fn a_loss_is_told_with_its_reason_and_a_way_out() {
         let table = table(&tree()).unwrap().unwrap();
-        let lost = |first, errno, root| {
+        let lost = |first, errno| {
             let lost = AttributesLost {
                 attributes: 2,
                 files: 1,
@@ -314,13 +303,13 @@ mod tests {
                 first,
                 errno,
             };
-            Loss::of(&table, &lost, root).message
+            Loss::of(&table, &lost).message
         };
-        let ramfs = lost(1, EOPNOTSUPP, RootFs::Ramfs);
         assert_eq!(
-            ramfs,
+            lost(1, EOPNOTSUPP),
             "2 extended attributes of 1 file (1 a file capability) could not be set in the guest, \
-             the first security.capability of /a: the root is a ramfs, which has none; with more --memory it is a tmpfs"
+             the first security.capability of /a: this kernel's tmpfs has none of that kind; \
+             use a kernel with CONFIG_TMPFS_XATTR and CONFIG_TMPFS_POSIX_ACL"
         );
         for (first, errno, words) in [
             (
@@ -341,7 +330,7 @@ mod tests {
                 "could not be set in the guest: Unknown error",
             ),
         ] {
-            let line = lost(first, errno, TMPFS);
+            let line = lost(first, errno);
             assert!(line.contains(words), "{line}");
         }
         assert_eq!(

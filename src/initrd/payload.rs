@@ -10,12 +10,11 @@ use std::sync::Arc;
 
 use rdinit::protocol::{
     ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL,
-    IS_INIT, Limit, MAKE_WORKDIR, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+    IS_INIT, Limit, MAKE_WORKDIR, OWNS_ROOT, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
 };
 
 use super::account::Account;
 use crate::image::tree::{Content, Entry, FileBody, Kind, Tree};
-use crate::memory::RootFs;
 use crate::request::{Command, CopyIn, Request, Ulimit};
 
 /// rdinit: a static ELF for x86-64 Linux.
@@ -70,8 +69,6 @@ pub struct Surroundings<'a> {
     pub command: &'a Command,
     /// As whom.
     pub account: &'a Account,
-    /// In what.
-    pub root: RootFs,
     /// Rows and columns of the terminal; zero where there is none or it does not say.
     pub window: [u16; 2],
     /// The physical address of memory that is shared, where any is.
@@ -88,6 +85,7 @@ pub fn segment(
 ) -> Tree {
     let flags = [
         (true, MAKE_WORKDIR),
+        (true, OWNS_ROOT),
         (request.timings, WANT_TIMELINE),
         (attributes.is_some(), HAS_ATTRIBUTES),
         (request.stdin.interactive, HAS_STDIN),
@@ -177,16 +175,11 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
     let Surroundings {
         command,
         account,
-        root,
         window,
         rings,
     } = surroundings;
     let default = [DEFAULT_COMMAND.as_bytes()];
     let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
-    let root_limit = match root {
-        RootFs::Tmpfs { limit } => limit.0,
-        RootFs::Ramfs => 0,
-    };
     let hostname = command
         .hostname
         .as_ref()
@@ -214,7 +207,6 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         uid: account.uid,
         gid: account.gid,
         groups: &account.groups,
-        root_limit,
         linger_ms: LINGER_MS,
         ports: PORTS,
         workdir,

@@ -89,6 +89,7 @@ fn make(request: &Request, keep: Keep) -> Result<Plan> {
     }
     let share = is_shared(request);
     needs.keeps_initrd = share;
+    needs.root_keeps_its_half = request.rdinit.is_some();
     let memory = memory::plan(&needs, request.memory)?;
     Ok(Plan {
         base,
@@ -138,7 +139,7 @@ fn needs(base: &Base, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
         own: ByteSize(payload::RDINIT.len() as u64 + table + words),
         cpus,
         keeps_initrd: false,
-        attributes: base.facts.attributes.is_some(),
+        root_keeps_its_half: false,
     }
 }
 

@@ -70,7 +70,6 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let rings = request.wants_rings().then(|| engine.rings_at());
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{name}"),
-        root: memory.root,
         show_boot: request.console.show_boot,
         engine: &engine.cmdline(request.cpus, rings, share),
         append: request.append.as_deref(),
@@ -87,7 +86,6 @@ pub fn prepare(request: &Request) -> Result<Ready> {
             let surroundings = Surroundings {
                 command: &command,
                 account: &account,
-                root: memory.root,
                 window: match request.stdin.tty {
                     true => terminal::window().unwrap_or_default(),
                     false => [0; 2],

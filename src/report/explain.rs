@@ -2,12 +2,13 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use rdinit::protocol::Stage;
+use rdinit::protocol::{RootUse, Stage};
 
 use super::Outcome;
 use crate::escape::escaped;
 use crate::guest::ending::Ending;
 use crate::request::{CopyIn, ULIMITS};
+use crate::units::ByteSize;
 
 /// The machine was stopped after `--timeout`, as timeout(1) says it.
 pub const TIMED_OUT: u8 = 124;
@@ -81,7 +82,12 @@ pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Opti
         ..
     } = subjects;
     match ending {
-        Ending::Exited { .. } => (Outcome::Exited, None),
+        Ending::Exited { code: 0, .. } => (Outcome::Exited, None),
+        Ending::Exited { code, totals } => {
+            let full = full_root(&totals.root);
+            let message = full.map(|full| format!("{name}: exited with {code}, and {full}"));
+            (Outcome::Exited, message)
+        }
         Ending::Killed {
             signal: SIGKILL,
             totals,
@@ -91,7 +97,11 @@ pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Opti
                 "{name}: killed, the guest ran out of memory ({memory}); give it more with -m"
             )),
         ),
-        Ending::Killed { .. } => (Outcome::Killed, None),
+        Ending::Killed { signal, totals } => {
+            let full = full_root(&totals.root);
+            let message = full.map(|full| format!("{name}: killed by signal {signal}, and {full}"));
+            (Outcome::Killed, message)
+        }
         Ending::NotStarted {
             stage,
             errno,
@@ -174,6 +184,15 @@ pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Opti
             )
         }
     }
+}
+
+/// What is to be said of a root that is full. It may not be why the command failed, but whoever looks for the reason must
+/// know it.
+fn full_root(root: &RootUse) -> Option<String> {
+    let size = ByteSize(root.bytes);
+    root.is_full().then(|| {
+        format!("the root file system is full ({size}); give the machine more RAM with -m")
+    })
 }
 
 fn not_started(

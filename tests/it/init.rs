@@ -67,7 +67,6 @@ impl Guest {
             uid: 0,
             gid: 0,
             groups: &[],
-            root_limit: 0,
             linger_ms: 0,
             ports: [b"/ports/console", b"/ports/stdout", b"/ports/status"],
             workdir: workdir.as_bytes(),

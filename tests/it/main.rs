@@ -24,6 +24,8 @@ mod hostile;
 
 mod memory;
 
+mod root;
+
 mod share;
 
 mod kernel;

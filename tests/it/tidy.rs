@@ -41,9 +41,7 @@ const USES: &[(&str, &[&str])] = &[
     ),
     (
         "initrd",
-        &[
-            "atomic", "error", "image", "memory", "progress", "request", "units",
-        ],
+        &["atomic", "error", "image", "progress", "request", "units"],
     ),
     (
         "trust",
@@ -68,7 +66,7 @@ const USES: &[(&str, &[&str])] = &[
             "atomic", "error", "level", "progress", "request", "units", "watch",
         ],
     ),
-    ("cmdline", &["memory"]),
+    ("cmdline", &[]),
     ("machine", &["initrd", "kernel", "units"]),
     ("watch", &[]),
     ("terminal", &["watch"]),
@@ -86,7 +84,7 @@ const USES: &[(&str, &[&str])] = &[
     ),
     (
         "report",
-        &["copyout", "error", "guest", "initrd", "request"],
+        &["copyout", "error", "guest", "initrd", "request", "units"],
     ),
     ("level", &[]),
     ("doctor", &["engine", "error", "kernel", "level", "units"]),

@@ -7,7 +7,7 @@ use super::frame::{self, FrameError, HEAD, TAIL};
 pub const FRAME_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfe];
 /// The longest frame of an event.
 pub const FRAME_MAX: usize = HEAD + PAYLOAD_MAX + TAIL;
-const PAYLOAD_MAX: usize = 64;
+const PAYLOAD_MAX: usize = 80;
 
 /// What the guest tells the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,26 @@ pub struct Totals {
     pub system_us: u64,
     /// The largest resident set of any one process, KiB.
     pub max_rss_kib: u64,
+    /// The root file system.
+    pub root: RootUse,
+}
+
+/// How full a file system with limits is; all zero for one without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RootUse {
+    /// Bytes that it may hold.
+    pub bytes: u64,
+    /// Bytes that it may hold besides what it holds.
+    pub free_bytes: u64,
+    /// Files, directories and links that may be made.
+    pub free_inodes: u64,
+}
+
+impl RootUse {
+    /// Less than a 256th is left, or no file can be made: who wrote until an error came leaves that much.
+    pub fn is_full(&self) -> bool {
+        self.bytes > 0 && (self.free_bytes < self.bytes / 256 || self.free_inodes == 0)
+    }
 }
 
 /// Which extended attributes the guest's kernel would not have.
@@ -158,6 +178,10 @@ impl Event {
                 w.put(&totals.user_us.to_le_bytes());
                 w.put(&totals.system_us.to_le_bytes());
                 w.put(&totals.max_rss_kib.to_le_bytes());
+                let root = totals.root;
+                for number in [root.bytes, root.free_bytes, root.free_inodes] {
+                    w.put(&number.to_le_bytes());
+                }
             }
             Self::Failed {
                 stage,
@@ -240,6 +264,11 @@ impl Totals {
             user_us: r.u64()?,
             system_us: r.u64()?,
             max_rss_kib: r.u64()?,
+            root: RootUse {
+                bytes: r.u64()?,
+                free_bytes: r.u64()?,
+                free_inodes: r.u64()?,
+            },
         })
     }
 }
@@ -269,6 +298,11 @@ mod tests {
         user_us: 1,
         system_us: 2,
         max_rss_kib: u64::MAX,
+        root: RootUse {
+            bytes: 5,
+            free_bytes: 6,
+            free_inodes: u64::MAX - 1,
+        },
     };
 
     fn events() -> Vec<Event> {

@@ -21,6 +21,9 @@ pub const HAS_STDIN: u32 = 8;
 pub const HAS_TERMINAL: u32 = 16;
 /// Flag in a start record: orders may come on the status port.
 pub const HAS_ORDERS: u32 = 32;
+/// Flag in a start record: the root file system is the one that the kernel unpacked the image into. PID 1 makes it one
+/// that can be pivoted and sets its limits ([`super::Room`]).
+pub const OWNS_ROOT: u32 = 64;
 /// Flag in a start record: the command is PID 1 of a namespace of its own, as inits must be.
 pub const IS_INIT: u32 = 128;
 
@@ -52,8 +55,6 @@ pub struct Start<'a> {
     pub uid: u32,
     /// Group of the command.
     pub gid: u32,
-    /// Size in bytes that the root tmpfs may grow to; zero leaves it alone.
-    pub root_limit: u64,
     /// How long PID 1 waits with the reset after its last event, so that a host that stops the machine at that event
     /// comes first. Milliseconds.
     pub linger_ms: u32,
@@ -103,8 +104,7 @@ impl<'a> Start<'a> {
         if r.take(8)? != START_MAGIC || r.u32()? != u32::from(VERSION) {
             return None;
         }
-        let (flags, uid, gid, root_limit, linger_ms) =
-            (r.u32()?, r.u32()?, r.u32()?, r.u64()?, r.u32()?);
+        let (flags, uid, gid, linger_ms) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
         let (window, rings) = ([r.u16()?, r.u16()?], r.u64()?);
         let mut count = || r.u32().map(|count| count as usize);
         let (groups, limits) = (count()?, count()?);
@@ -115,7 +115,6 @@ impl<'a> Start<'a> {
             flags,
             uid,
             gid,
-            root_limit,
             linger_ms,
             window,
             rings,
@@ -185,8 +184,6 @@ pub struct StartRecord<'a> {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: &'a [u32],
-    /// Size in bytes that the root tmpfs may grow to; zero leaves it alone.
-    pub root_limit: u64,
     /// How long PID 1 waits with the reset after its last event, milliseconds.
     pub linger_ms: u32,
     /// Devices of console, stdout and status.
@@ -219,7 +216,6 @@ impl StartRecord<'_> {
         out.extend(START_MAGIC);
         let numbers = [u32::from(VERSION), self.flags, self.uid, self.gid];
         numbers.iter().for_each(|n| out.extend(n.to_le_bytes()));
-        out.extend(self.root_limit.to_le_bytes());
         out.extend(self.linger_ms.to_le_bytes());
         let window = self.window.iter().flat_map(|n| n.to_le_bytes());
         out.extend(window);
@@ -281,7 +277,6 @@ mod tests {
             uid: 1000,
             gid: 100,
             groups: &[4, 24],
-            root_limit: 1 << 33,
             linger_ms: 77,
             ports: [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"],
             workdir: b"/src",
@@ -296,10 +291,7 @@ mod tests {
         }
         .encode();
         let (start, strings) = Start::decode(&bytes).unwrap();
-        assert_eq!(
-            (start.flags, start.uid, start.gid, start.root_limit),
-            (1, 1000, 100, 1 << 33)
-        );
+        assert_eq!((start.flags, start.uid, start.gid), (1, 1000, 100));
         assert_eq!(start.linger_ms, 77);
         assert_eq!(start.groups().collect::<Vec<_>>(), [4, 24]);
         assert_eq!(

@@ -1,6 +1,8 @@
 //! File trees: looking at them for `--copy-out`, moving them into place for `--copy-in`.
 
-use super::{EINVAL, O_CLOEXEC, O_NONBLOCK, O_WRONLY, Result, call, call3, path};
+use super::{
+    EINVAL, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY, Result, call, call3, close, open, path, read,
+};
 
 /// Do not follow a symbolic link.
 pub const O_NOFOLLOW: usize = 0o400000;
@@ -71,6 +73,47 @@ pub fn stat(name: &[u8]) -> Result<Stat> {
     let mut words = [0u64; 18];
     call3(4, path(name)?, words.as_mut_ptr() as usize, 0)?;
     Ok(Stat::of(words))
+}
+
+/// The parts of `struct statfs` that are of use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileSystem {
+    /// Bytes that it may hold; zero where there is no limit.
+    pub bytes: u64,
+    /// Bytes of those that are free.
+    pub free_bytes: u64,
+    /// Inodes that it may hold; zero where there is no limit.
+    pub inodes: u64,
+    /// Inodes of those that are free.
+    pub free_inodes: u64,
+}
+
+/// The file system that `name` is on.
+pub fn stat_fs(name: &[u8]) -> Result<FileSystem> {
+    let mut words = [0u64; 15];
+    call3(137, path(name)?, words.as_mut_ptr() as usize, 0)?;
+    Ok(FileSystem {
+        bytes: words[2].saturating_mul(words[1]),
+        free_bytes: words[3].saturating_mul(words[1]),
+        inodes: words[5],
+        free_inodes: words[6],
+    })
+}
+
+/// Reads the start of a file; gives how much that is.
+pub fn read_file(name: &[u8], buffer: &mut [u8]) -> Result<usize> {
+    let fd = open(name, O_RDONLY | O_CLOEXEC)?;
+    let length = read(fd, buffer);
+    close(fd);
+    length
+}
+
+/// The number whose digits stand at the start of `text`; zero where there is none.
+pub fn decimal(text: &[u8]) -> u64 {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0u64, |sum, digit| {
+        sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))
+    })
 }
 
 /// Opens `name` below the open directory `at`, closed on exec.
@@ -171,6 +214,18 @@ pub fn set_time(name: &[u8], seconds: i64, nanoseconds: u32) -> Result<()> {
 mod tests {
     use super::*;
     use alloc::vec::Vec;
+
+    #[test]
+    fn a_number_ends_at_the_first_byte_that_is_no_digit() {
+        assert_eq!(decimal(b"1242\n"), 1242);
+        assert_eq!((decimal(b""), decimal(b"x7")), (0, 0));
+    }
+
+    #[test]
+    fn the_root_of_this_machine_has_limits_or_none() {
+        let root = stat_fs(b"/\0").unwrap();
+        assert!(root.free_bytes <= root.bytes && root.free_inodes <= root.inodes);
+    }
 
     #[test]
     fn a_directory_of_this_machine_is_read() {
