@@ -2,6 +2,7 @@
 //!
 //! An engine knows no images, flags or exit codes. There are two, so they are an enum and not a trait.
 
+mod acpi;
 pub mod kvm;
 pub mod probe;
 pub mod qemu;
@@ -65,7 +66,7 @@ impl Engine {
     pub fn cmdline(&self, cpus: u8, rings: Option<u64>, share: bool) -> String {
         let mut words = match self {
             Self::Kvm => kvm::cmdline(cpus),
-            Self::Qemu(qemu) => qemu.cmdline(rings),
+            Self::Qemu(qemu) => qemu.cmdline(cpus, rings),
         };
         // A kernel overwrites an initrd that it frees, page by page, and each of them would become the machine's own.
         if share {

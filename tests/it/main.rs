@@ -62,6 +62,8 @@ mod xattrs;
 
 mod machine;
 
+mod load;
+
 mod stubs;
 
 mod kernels;

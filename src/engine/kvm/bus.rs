@@ -3,9 +3,9 @@
 //! Splits accesses of any width and any number into bytes, as an ISA bus does. Moves no output and raises no interrupt:
 //! the devices are asked for both by whoever owns the bus.
 
-use super::acpi;
 use super::cmos::{self, Cmos};
 use super::serial::Serial;
+use crate::engine::acpi;
 use crate::guest::Port;
 
 /// COM1, COM2, COM3 with their interrupt lines, as every PC has them.

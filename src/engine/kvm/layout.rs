@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+pub(super) use crate::engine::acpi::ACPI;
+use crate::engine::acpi::{ACPI_MAX, IO_APIC, LOCAL_APIC};
 use crate::guest::rings::RINGS as RINGS_SIZE;
 
 /// Four descriptors of eight bytes.
@@ -22,18 +24,12 @@ pub(super) const CMDLINE: u64 = 0x2_0000;
 pub(super) const CMDLINE_MAX: u64 = 0x800;
 /// The end of RAM below video memory.
 pub(super) const LOW_RAM_END: u64 = 0xa_0000;
-/// The ACPI tables, where the BIOS of a PC would be: kernels look there for the first of them if they are not told.
-pub(super) const ACPI: u64 = 0xe_0000;
-pub(super) const ACPI_MAX: u64 = 0x1000;
 /// Where RAM goes on, above video memory and ROMs.
 pub(super) const HIGH_RAM: u64 = 0x10_0000;
 
 /// Below 4 GiB the last GiB belongs to devices: IO-APIC, local APICs, KVM's own.
 pub(super) const HOLE: Range<u64> = 3 << 30..FOUR_GIB;
 const FOUR_GIB: u64 = 4 << 30;
-/// Fixed by the architecture.
-pub(super) const IO_APIC: u32 = 0xfec0_0000;
-pub(super) const LOCAL_APIC: u32 = 0xfee0_0000;
 /// A page for the identity map and three for a task state segment: Intel CPUs need them for guests in real mode
 /// (`KVM_SET_IDENTITY_MAP_ADDR`, `KVM_SET_TSS_ADDR`). They may lie anywhere in the hole.
 pub(super) const IDENTITY_MAP: u64 = 0xfffb_c000;

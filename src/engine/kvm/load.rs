@@ -10,16 +10,18 @@ use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::Error;
-use super::acpi;
 use super::cpu::GDT_ENTRIES;
 use super::layout::{self, ACPI, CMDLINE, GDT, PAGE_DIRECTORIES, PDPT, PML4, ZERO_PAGE};
 use super::ram::Ram;
+use crate::engine::acpi;
 use crate::initrd::Stopped;
 use crate::kernel::{Kernel, KernelImage};
 use crate::machine::Machine;
 
 /// Where the 64-bit entry of a bzImage's own code is.
 const BZIMAGE_ENTRY: u64 = 0x200;
+/// KVM's routes lead every interrupt line to the pin of the same number, the timer's too.
+const TIMER: u8 = 0;
 /// A boot loader without a number of its own.
 const LOADER: u8 = 0xff;
 const BOOT_FLAG: u16 = 0xaa55;
@@ -159,7 +161,7 @@ fn tables(memory: &GuestMemoryMmap, kernel_end: u64, cpus: u8) -> Result<(), Err
     put(memory, PML4, &words(&[PDPT | PRESENT_WRITABLE]))?;
     put(memory, PDPT, &words(&pointers))?;
     put(memory, PAGE_DIRECTORIES, &words(&entries))?;
-    put(memory, ACPI, &acpi::tables(cpus))
+    put(memory, ACPI, &acpi::tables(cpus, TIMER))
 }
 
 /// The kernel's parameters: `header` with what every loader fills in, and the map of RAM.

@@ -2,11 +2,10 @@
 //!
 //! `boot` is the start-up in its order, one call a step; docs/architecture.md tells it as a story. What the machine
 //! consists of: RAM (`ram.rs`, laid out by `layout.rs`, filled by `load.rs`), vCPUs (`vcpu.rs`, their first state in
-//! `cpu.rs`, described to the guest in `acpi.rs`), KVM's own interrupt controllers and timer, and the ports
+//! `cpu.rs`, described to the guest in `../acpi.rs`), KVM's own interrupt controllers and timer, and the ports
 //! (`bus.rs`) with three serial lines (`serial.rs`) and a clock (`cmos.rs`). It lives in `session.rs`,
 //! its vCPUs on threads of their own (`threads.rs`).
 
-mod acpi;
 mod bus;
 mod cmos;
 mod cpu;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
+use crate::engine::acpi::{ACPI, PM1_CONTROL};
 use crate::units::ByteSize;
 
 /// The descriptors that QEMU inherits, by number.
@@ -10,6 +11,8 @@ use crate::units::ByteSize;
 pub(super) struct Fds {
     pub(super) kernel: RawFd,
     pub(super) initrd: Initrd,
+    /// The ACPI tables.
+    pub(super) tables: RawFd,
     /// Console, stdout, status.
     pub(super) ports: [Line; 3],
     /// A file that is to be the guest's RAM, where some of that is shared.
@@ -60,18 +63,28 @@ pub(super) struct Settings<'a> {
 /// CPU time, one of the debian image 19 % (docs/performance.md).
 const CPU: &str = "max,-erms,-fsrm";
 
-/// The clock (`rtc=on`) is there because a kernel that finds none waits a second for it.
-const MACHINE: &str = "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=off";
+/// ACPI's tables are ours: by QEMU's own the machine has neither the timer nor the first interrupt controller of a PC
+/// (`HW_REDUCED_ACPI`), and a kernel is left with the timers of its local APICs, whose rate it must measure. The clock
+/// (`rtc=on`) is there because a kernel that finds none waits a second for it.
+const MACHINE: &str =
+    "microvm,acpi=off,auto-kernel-cmdline=off,rtc=on,pit=on,pic=on,isa-serial=off";
+
+/// Where ACPI's tables have the register that switches off: QEMU ends when something is written there.
+const OFF_SWITCH: &str = "isa-debug-exit,iosize=2,iobase";
+
+/// By the names of its threads it is seen which of them are CPUs (`halt.rs`).
+const NAME: &str = "rdvm,debug-threads=on";
 
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The arguments.
 ///
-/// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry. CPUs and interrupts are
-/// described by ACPI: without it QEMU 7.2 says nothing of a second CPU.
+/// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry.
 pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     let mut args = vec![
+        "-name".into(),
+        NAME.into(),
         "-accel".into(),
         "tcg,thread=multi".into(),
         "-M".into(),
@@ -141,6 +154,12 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         args.push("-device".into());
         args.push(format!("isa-serial,chardev=port{index},index={index}"));
     }
+    let tables = format!(
+        "loader,file=/proc/self/fd/{},addr={ACPI:#x},force-raw=on",
+        fds.tables
+    );
+    args.extend(["-device".into(), tables]);
+    args.extend(["-device".into(), format!("{OFF_SWITCH}={PM1_CONTROL:#x}")]);
     args.extend(["-kernel".into(), format!("/proc/self/fd/{}", fds.kernel)]);
     if let Initrd::Read(initrd) = fds.initrd {
         args.extend(["-initrd".into(), format!("/proc/self/fd/{initrd}")]);
@@ -177,6 +196,7 @@ mod tests {
             let fds = Fds {
                 kernel: 7,
                 initrd: Initrd::Mapped(mapped),
+                tables: 14,
                 ram,
                 ports: PORTS,
             };
@@ -207,6 +227,7 @@ mod tests {
             &Fds {
                 kernel: 7,
                 initrd: Initrd::Read(8),
+                tables: 14,
                 ram: Some(12),
                 ports: PORTS,
             },
@@ -214,7 +235,9 @@ mod tests {
         let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         let text = args.join(" ");
         for part in [
-            "-M microvm,acpi=on,rtc=on",
+            "-M microvm,acpi=off,",
+            "-device loader,file=/proc/self/fd/14,addr=0xe0000,force-raw=on",
+            "-device isa-debug-exit,iosize=2,iobase=0x604",
             "-m size=153600k -smp 2",
             "-chardev file,id=port1,path=/proc/self/fd/10 -device isa-serial,chardev=port1,index=1",
             "-object memory-backend-file,id=ram,size=153600k,mem-path=/proc/self/fd/12,share=on",

@@ -1,11 +1,13 @@
 //! The QEMU engine: a child `qemu-system-x86_64` with software emulation and the same three ports.
 //!
-//! `args.rs` says what it is started with, `child.rs` owns the process, `session.rs` is the loop that watches it.
+//! `args.rs` says what it is started with, `child.rs` owns the process, `session.rs` is the loop that watches it, `halt.rs`
+//! sees that nothing more is to come.
 
 mod args;
 mod cables;
 #[allow(unsafe_code)]
 mod child;
+mod halt;
 mod session;
 mod shared;
 #[allow(unsafe_code)]
@@ -14,6 +16,7 @@ mod tsc;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,9 +28,10 @@ use rustix::io::Errno;
 use self::args::{Fds, Settings};
 use self::cables::Cables;
 use self::child::Process;
+use self::halt::Pulse;
 use self::session::Session;
 use self::shared::Place;
-use crate::engine::probe;
+use crate::engine::{acpi, probe};
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
 use crate::guest::rings::{RINGS, Rings};
@@ -43,7 +47,21 @@ use crate::watch::Watch;
 /// image's are (`init_on_alloc=0`; 3 % of a Debian, nothing of a small run). Emulated `cmpxchg16b` now and then
 /// leaves garbage in the flags, which Linux 6.12 takes to heart: one boot in fifteen died of it on a busy machine,
 /// none with the kernel told that there is no such instruction (`clearcpuid=141`, CX16); programs still see it.
-const CMDLINE: &str = "pci=off noreplace-smp init_on_alloc=0 clearcpuid=141";
+///
+/// Time comes from the host's counter (`tsc=reliable`): what a kernel would check it against are its own timer interrupts,
+/// which come late and get lost wherever QEMU waits for the CPU. Timers are the PIT's, whose rate is known
+/// (`nolapic_timer`): the local APICs' is measured for a tenth of a second, and a process that loses the CPU meanwhile gets
+/// it wrong by as much, up to timers that never fire.
+const CMDLINE: &str =
+    "pci=off noreplace-smp init_on_alloc=0 clearcpuid=141 nolapic_timer tsc=reliable";
+
+/// For a guest with one CPU, as in the KVM engine: the PC's first interrupt controller is enough.
+const ONE_CPU: &str = " noapic";
+/// For one with several, that the timer's interrupt arrives is known; on a busy host the test of it fails.
+const SEVERAL_CPUS: &str = " no_timer_check";
+
+/// The pin of QEMU's IO-APIC that the timer is at.
+const TIMER: u8 = 2;
 
 /// Where shared memory is: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
 /// initrd, which the guest would have to move out of the way of it.
@@ -62,6 +80,13 @@ fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
     let place = FileOffset::from_arc(Arc::clone(&file), RINGS_AT);
     let region = MmapRegion::from_file(place, RINGS as usize).map_err(io::Error::other)?;
     Ok((file, Rings::new(region)))
+}
+
+/// A file with the ACPI tables.
+fn tables(cpus: u8) -> io::Result<File> {
+    let file = File::from(memfd_create("rdvm-acpi", MemfdFlags::CLOEXEC)?);
+    file.write_all_at(&acpi::tables(cpus, TIMER), 0)?;
+    Ok(file)
 }
 
 /// A QEMU that was found.
@@ -124,8 +149,9 @@ impl Qemu {
     }
 
     /// What this machine's kernel must be told.
-    pub(super) fn cmdline(&self, rings: Option<u64>) -> String {
-        let mut words = CMDLINE.to_owned();
+    pub(super) fn cmdline(&self, cpus: u8, rings: Option<u64>) -> String {
+        let several = if cpus == 1 { ONE_CPU } else { SEVERAL_CPUS };
+        let mut words = format!("{CMDLINE}{several}");
         if let Some(khz) = self.clock.khz() {
             words += &format!(" tsc_early_khz={khz}");
         }
@@ -203,7 +229,9 @@ impl Qemu {
         if let Some(rings) = rings {
             listener.attach(rings);
         }
+        let tables = tables(machine.cpus).map_err(host_error("writing the ACPI tables"))?;
         let fds = Fds {
+            tables: tables.as_raw_fd(),
             ram: ram.as_ref().map(AsRawFd::as_raw_fd),
             kernel: kernel.as_raw_fd(),
             initrd: match shared.zip(place) {
@@ -216,7 +244,7 @@ impl Qemu {
             },
             ports: cables.lines(),
         };
-        let mut inherit = vec![fds.kernel, initrd.as_raw_fd()];
+        let mut inherit = vec![fds.kernel, initrd.as_raw_fd(), fds.tables];
         inherit.extend(shared.map(|(image, _)| image.as_raw_fd()));
         inherit.extend(fds.ram);
         inherit.extend(cables.theirs.iter().map(AsRawFd::as_raw_fd));
@@ -239,6 +267,7 @@ impl Qemu {
             mouths,
             listener: &mut listener,
             watch,
+            pulse: Pulse::new(process.id(), machine.cpus),
             // One that is shared is part of the RAM; then the copy of the kernel is what has been used up.
             unpacked: Some(if shared.is_none() { &initrd } else { &kernel }),
         }

@@ -1,10 +1,15 @@
-//! The ACPI tables: the guest's CPUs, its IO-APIC, how it resets and switches itself off.
+//! The ACPI tables of both engines' machines: the guest's CPUs, its IO-APIC, how it resets and switches itself off.
 //!
 //! Numbers in, bytes out. Format: ACPI Specification 6.4, chapter 5; signatures, lengths and offsets are from there. As
 //! little as kernels need: no devices (the three serial ports are where every PC has them), no interpreted code but the
 //! name of the state "off".
 
-use super::layout::{ACPI, ACPI_MAX, IO_APIC, LOCAL_APIC};
+/// The place of the tables, where the BIOS of a PC would be: kernels look there for the first of them if they are not told.
+pub(super) const ACPI: u64 = 0xe_0000;
+pub(super) const ACPI_MAX: u64 = 0x1000;
+/// Fixed by the architecture.
+pub(super) const IO_APIC: u32 = 0xfec0_0000;
+pub(super) const LOCAL_APIC: u32 = 0xfee0_0000;
 
 /// PM1 status and enable: no event ever comes.
 pub(super) const PM1_EVENT: u16 = 0x600;
@@ -34,13 +39,13 @@ const ENABLED: u32 = 1;
 const ALL_CPUS: u8 = 0xff;
 
 /// The tables for `cpus` CPUs, whose local APICs have the numbers from 0 on, to be placed at `ACPI`. The first of them
-/// is the RSDP.
-pub(super) fn tables(cpus: u8) -> Vec<u8> {
+/// is the RSDP. The timer's interrupt, line 0, is at the pin `timer` of the IO-APIC.
+pub(super) fn tables(cpus: u8, timer: u8) -> Vec<u8> {
     let mut memory = vec![0; 64]; // the RSDP, once it is known where the rest is
     let facs = place(&mut memory, &facs());
     let dsdt = place(&mut memory, &table(b"DSDT", 2, &off()));
     let facp = place(&mut memory, &facp(facs, dsdt));
-    let madt = place(&mut memory, &madt(cpus));
+    let madt = place(&mut memory, &madt(cpus, timer));
     let list: Vec<u8> = [facp, madt]
         .iter()
         .flat_map(|at| at.to_le_bytes())
@@ -116,17 +121,22 @@ fn facp(facs: u64, dsdt: u64) -> Vec<u8> {
 }
 
 /// Section 5.2.12.
-fn madt(cpus: u8) -> Vec<u8> {
+fn madt(cpus: u8, timer: u8) -> Vec<u8> {
     let mut body = Vec::from(LOCAL_APIC.to_le_bytes());
     body.extend(WITH_8259.to_le_bytes());
     for cpu in 0..cpus {
         body.extend([0, 8, cpu, cpu]);
         body.extend(ENABLED.to_le_bytes());
     }
-    // Interrupt lines are the pins of the same number: KVM routes them so, the timer's too.
     body.extend([1, 12, cpus, 0]);
     body.extend(IO_APIC.to_le_bytes());
     body.extend([0; 4]);
+    // Other interrupt lines are the pins of the same number.
+    if timer != 0 {
+        body.extend([2, 10, 0, 0]);
+        body.extend(u32::from(timer).to_le_bytes());
+        body.extend([0; 2]);
+    }
     // The NMI is at the second pin of every local APIC.
     body.extend([4, 6, ALL_CPUS, 0, 0, 1]);
     table(b"APIC", 4, &body)
@@ -168,7 +178,7 @@ mod tests {
     #[test]
     fn the_rsdp_leads_to_every_table_and_all_sums_are_zero() {
         for cpus in 1..=16 {
-            let memory = tables(cpus);
+            let memory = tables(cpus, 2);
             assert!(memory.len() as u64 <= ACPI_MAX);
             assert_eq!((checksum(&memory[..20]), checksum(&memory[..36])), (0, 0));
             let xsdt = at(&memory, number(&memory, 24, 8));
@@ -182,18 +192,21 @@ mod tests {
             );
             let facs = number(facp, 36, 4) - ACPI as usize;
             assert_eq!((&memory[facs..facs + 4], facs % 64), (&b"FACS"[..], 0));
-            assert_eq!(madt.len(), 44 + 8 * usize::from(cpus) + 12 + 6);
+            assert_eq!(madt.len(), 44 + 8 * usize::from(cpus) + 12 + 10 + 6);
         }
     }
 
     #[test]
     fn the_madt_names_every_cpu_once_and_the_io_apic_after_them() {
-        let madt = madt(3);
+        let madt = madt(3, 0);
         for cpu in 0..3 {
             let entry = &madt[44 + 8 * usize::from(cpu)..][..8];
             assert_eq!(entry, [0, 8, cpu, cpu, 1, 0, 0, 0]);
         }
         assert_eq!(madt[68..80], [1, 12, 3, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
+        assert_eq!(madt[80..82], [4, 6], "line 0 is pin 0");
+        let madt = super::madt(3, 2);
+        assert_eq!(madt[80..90], [2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
     }
 
     /// Read by the reference interpreter where it is installed; by hand here.
