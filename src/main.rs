@@ -18,6 +18,7 @@ use rdvm::cli::{
 use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
+use rdvm::image::Sources;
 use rdvm::image::config::Config;
 use rdvm::image::tree::Tree;
 use rdvm::initrd::Epoch;
@@ -224,9 +225,14 @@ fn pack(args: PackArgs) -> Result<u8> {
     let _bar = progress::show();
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
     let mut images = ManuallyDrop::new(Vec::new());
+    // Steps have parts in common, and each part is opened once.
+    let sources = match packing.steps.iter().any(|step| !step.layers.is_empty()) {
+        true => Sources::keeping(),
+        false => Sources::default(),
+    };
     for step in &packing.steps {
-        let image = rdvm::image::open(step)?;
-        rdvm::trust::check(step, &image.tree)?;
+        let image = rdvm::image::open_from(step, &sources)?;
+        rdvm::trust::check(step, &image.tree, &sources)?;
         let warnings = image.tree.warnings().iter();
         warnings.for_each(|warning| say(&warning.to_string()));
         images.push(image);
