@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Cache, Packed, Recipe};
+use crate::atomic::TEMPORARY;
 use crate::digest::Digest;
 use crate::units::ByteSize;
 
@@ -180,7 +181,7 @@ fn what_a_killed_writer_left_goes_after_a_day_and_what_is_not_ours_never() {
     fs::create_dir_all(&directory).unwrap();
     let key = "ab".repeat(32);
     let names = [
-        format!(".{key}.initrd.77.tmp"),
+        format!("{TEMPORARY}77-0"),
         format!("{key}.other"),
         "notes".to_owned(),
     ];
@@ -189,12 +190,12 @@ fn what_a_killed_writer_left_goes_after_a_day_and_what_is_not_ours_never() {
         let age = Duration::from_secs(2 * 24 * 60 * 60);
         file.set_modified(SystemTime::now() - age).unwrap();
     }
-    fs::write(directory.join(format!(".{key}.initrd.78.tmp")), "").unwrap();
+    fs::write(directory.join(format!("{TEMPORARY}78-0")), "").unwrap();
     place.cache.prune(ByteSize(0), None).unwrap();
     assert_eq!(
         place.names(),
         [
-            format!(".{key}.initrd.78.tmp"),
+            format!("{TEMPORARY}78-0"),
             format!("{key}.other"),
             "notes".to_owned()
         ]

@@ -86,7 +86,7 @@ const USES: &[(&str, &[&str])] = &[
     ),
     (
         "report",
-        &["copyout", "error", "guest", "initrd", "request"],
+        &["atomic", "copyout", "error", "guest", "initrd", "request"],
     ),
     ("level", &[]),
     ("doctor", &["engine", "error", "kernel", "level", "units"]),
@@ -99,9 +99,9 @@ const USES: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "base", "cache", "cmdline", "command", "copyin", "copyout", "engine", "error", "guest",
-            "image", "initrd", "kernel", "machine", "memory", "report", "request", "terminal",
-            "units", "watch",
+            "atomic", "base", "cache", "cmdline", "command", "copyin", "copyout", "engine",
+            "error", "guest", "hostmem", "image", "initrd", "kernel", "machine", "memory",
+            "report", "request", "terminal", "units", "watch",
         ],
     ),
 ];
