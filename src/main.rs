@@ -183,6 +183,9 @@ fn boot(request: &Request, voice: Voice) -> Result<Finished> {
         ready.warnings.iter().for_each(|warning| say(warning));
     }
     if voice.verbose {
+        if let Some(note) = Search::from_env().keeps_nothing {
+            say(&note);
+        }
         say(&ready.to_string());
         say(&ready.memory.to_string());
     }

@@ -121,7 +121,12 @@ fn read(image: &ImageRef, kernel: &KernelWish, keep: Keep) -> Result<(Base, Kern
         (kernel.join(), base)
     });
     // The image's faults first: it is what the user named.
-    let base = base?;
+    let mut base = base?;
+    if keep != Keep::Nothing && cache.is_none() {
+        let warning =
+            "--cache: there is no directory for it, the packed image is not kept; set RDVM_CACHE";
+        base.facts.warnings.push(warning.to_owned());
+    }
     let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     Ok((base, kernel))
 }
