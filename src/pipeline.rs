@@ -134,7 +134,10 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost, root));
     let unseen = matches!(
         ending,
-        Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. }
+        Ending::Died { .. }
+            | Ending::Starved { .. }
+            | Ending::TimedOut { started: false }
+            | Ending::NotStarted { .. }
     );
     let last_lines =
         match unseen && listener.moments().started.is_none() && !listener.console().was_shown() {

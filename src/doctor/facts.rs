@@ -12,10 +12,10 @@ use rustix::fs::{Access, MemfdFlags};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::engine::probe::{self, Cpu, KvmState, Packages, QemuState};
+use crate::hostmem::Memory;
 use crate::kernel::Search;
 
 use super::limits::Limits;
-use super::memory::{self, Memory};
 
 /// All that the doctor looks at.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ impl Facts {
             kvm: probe::kvm(),
             qemu: probe::qemu(),
             packages: Packages::here(),
-            memory: memory::gather(),
+            memory: Memory::gather(),
             limits: Limits::gather(),
             files: Files::gather(),
             fences: Fences::gather(user.root),

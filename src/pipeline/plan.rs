@@ -9,6 +9,7 @@ use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
+use crate::hostmem::Memory;
 use crate::image::tree::Tree;
 use crate::initrd::account::{self, Account};
 use crate::initrd::layout::{Layout, Places};
@@ -69,6 +70,11 @@ fn is_shared(request: &Request) -> bool {
 }
 
 fn make(request: &Request, keep: Keep) -> Result<Plan> {
+    // Before anything is read.
+    let host = Memory::gather();
+    if let MemoryWish::Exactly(given) = request.memory {
+        host.check_given(given)?;
+    }
     let (base, kernel) = read(&request.image, &request.kernel, keep)?;
     let mut warnings = base.facts.warnings.clone();
     warnings.extend(kernel.warnings.iter().cloned());
@@ -90,6 +96,7 @@ fn make(request: &Request, keep: Keep) -> Result<Plan> {
     let share = is_shared(request);
     needs.keeps_initrd = share;
     let memory = memory::plan(&needs, request.memory)?;
+    warnings.extend(host.check_needed(memory.need)?);
     Ok(Plan {
         base,
         kernel,
