@@ -1,14 +1,25 @@
-//! Output files that appear whole or not at all.
+//! Output files that appear whole or not at all, and those that are written to as they stand: devices, pipes, sockets and
+//! descriptors that are open already.
 
-use std::ffi::OsString;
-use std::fs::File;
+use std::collections::hash_map::RandomState;
+use std::fs::{self, File};
+use std::hash::BuildHasher;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, getpid, getrlimit};
+
+/// The start of every temporary name, by which leftovers of killed processes are known.
+pub const TEMPORARY: &str = ".rdvm-";
+/// Names that are tried before a directory counts as unusable.
+const ATTEMPTS: u64 = 100;
+/// Links that are followed from one path, as in the kernel.
+const LINKS: usize = 40;
 
 /// A file being written. It has no name until it is put in place, so nothing is left of it whatever happens to us;
 /// on file systems that cannot do that it has a temporary one, removed on drop.
@@ -23,47 +34,43 @@ pub struct Draft {
 enum State {
     Nameless,
     Named(PathBuf),
-    /// A pipe or a device (`/dev/null`, `/dev/fd/3`), written to as it stands.
+    /// A device, a pipe, a socket or an open descriptor, written to as it stands.
     Special,
 }
 
 impl Draft {
-    /// Starts a file that is to become `target`. A link is followed, so that the file it names is replaced and the
-    /// link stays.
+    /// Starts a file that is to become `target`. Symbolic links are followed: the file that they lead to is replaced, or
+    /// made, and the links stay.
     ///
     /// Errors: the directory is missing or cannot be written to; `target` is a directory.
     pub fn beside(target: &Path) -> io::Result<Self> {
-        let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
-        match target.metadata() {
-            Ok(meta) if meta.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            Ok(meta) if !meta.is_file() => {
-                let file = File::options().write(true).open(&target)?;
-                return Ok(Self {
-                    file,
-                    target,
-                    state: State::Special,
-                });
-            }
-            _ => {}
+        if let Some(file) = special(target)? {
+            return Ok(Self {
+                file,
+                target: target.to_owned(),
+                state: State::Special,
+            });
         }
-        let directory = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+        let target = match resolve(target)? {
+            Place::Path(path) => path,
+            Place::Descriptor(_) => target.to_owned(),
         };
+        if target.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        match rustix::fs::open(directory, flags, Mode::from_raw_mode(0o666)) {
+        match rustix::fs::open(directory(&target), flags, Mode::from_raw_mode(0o666)) {
             Ok(fd) => Ok(Self {
                 file: fd.into(),
                 target,
                 state: State::Nameless,
             }),
+            // Not every file system can do that (NFS, for one).
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let name = temporary_name(&target)?;
-                let file = File::options()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(&name)?;
+                let mut options = File::options();
+                options.read(true).write(true).create_new(true);
+                let (name, file) =
+                    under_new_name(directory(&target), TEMPORARY, |name| options.open(name))?;
                 Ok(Self {
                     file,
                     target,
@@ -71,6 +78,19 @@ impl Draft {
                 })
             }
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Removes what stands at the target, so that it cannot be taken for what is being written. A stream stays.
+    ///
+    /// Errors: those of removing a file that is there.
+    pub fn remove_old(&self) -> io::Result<()> {
+        match self.state {
+            State::Special => Ok(()),
+            _ => match fs::remove_file(&self.target) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -90,13 +110,15 @@ impl Draft {
     pub fn put_in_place(mut self) -> io::Result<()> {
         if matches!(self.state, State::Nameless) {
             // A link cannot replace a file, a rename can: so it gets a temporary name for a moment.
-            let name = temporary_name(&self.target)?;
             let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            rustix::fs::linkat(CWD, own, CWD, &name, AtFlags::SYMLINK_FOLLOW)?;
+            let (name, ()) = under_new_name(directory(&self.target), TEMPORARY, |name| {
+                let linked = rustix::fs::linkat(CWD, &own, CWD, name, AtFlags::SYMLINK_FOLLOW);
+                Ok(linked?)
+            })?;
             self.state = State::Named(name);
         }
         if let State::Named(name) = &self.state {
-            std::fs::rename(name, &self.target)?;
+            fs::rename(name, &self.target)?;
             self.state = State::Special;
         }
         Ok(())
@@ -107,7 +129,7 @@ impl Drop for Draft {
     fn drop(&mut self) {
         if let State::Named(name) = &self.state {
             // It may be gone already; there is nothing else to be done.
-            let _ = std::fs::remove_file(name);
+            let _ = fs::remove_file(name);
         }
     }
 }
@@ -126,11 +148,113 @@ pub fn fits_limit(size: u64) -> io::Result<()> {
     }
 }
 
-fn temporary_name(target: &Path) -> io::Result<PathBuf> {
-    let mut name = OsString::from(".");
-    name.push(target.file_name().ok_or(io::ErrorKind::InvalidInput)?);
-    name.push(format!(".{}.tmp", std::process::id()));
-    Ok(target.with_file_name(name))
+/// Has `make` make something in `directory` under a name that begins with `prefix` and that nothing has yet: what killed processes left, also one with
+/// our process ID in another PID namespace, is not in the way.
+///
+/// Errors: those of `make`; `AlreadyExists` only when no free name was found.
+pub fn under_new_name<T>(
+    directory: &Path,
+    prefix: &str,
+    make: impl Fn(&Path) -> io::Result<T>,
+) -> io::Result<(PathBuf, T)> {
+    let mut attempt = 0;
+    loop {
+        let random = RandomState::new().hash_one(attempt);
+        let process = std::process::id();
+        let path = directory.join(format!("{prefix}{process}-{random:016x}"));
+        match make(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < ATTEMPTS => {
+                attempt += 1;
+            }
+            made => return made.map(|made| (path, made)),
+        }
+    }
+}
+
+/// The file to write to where `target` is no regular file but a device, a pipe, a socket, or an open descriptor
+/// (`/dev/stdout`, `/dev/fd/N`) of any kind; `None` where a file is to be made or replaced.
+///
+/// A regular file behind a descriptor is shared with whoever has it open, position and all, so that nobody overwrites
+/// another's bytes. Everything else is opened anew where that is allowed.
+///
+/// Errors: those of opening it; the descriptor cannot be written to.
+pub fn special(target: &Path) -> io::Result<Option<File>> {
+    let place = resolve(target)?;
+    let kind = match target.metadata() {
+        Ok(meta) => meta.file_type(),
+        Err(error) if matches!(place, Place::Descriptor(_)) => return Err(error),
+        Err(_) => return Ok(None),
+    };
+    let opened = || File::options().write(true).open(target);
+    match place {
+        Place::Descriptor(number) if kind.is_file() => duplicate(number, target).map(Some),
+        Place::Descriptor(number) => opened().or_else(|_| duplicate(number, target)).map(Some),
+        Place::Path(_) if kind.is_file() || kind.is_dir() => Ok(None),
+        Place::Path(path) if kind.is_socket() => {
+            let stream = UnixStream::connect(path)?;
+            Ok(Some(File::from(OwnedFd::from(stream))))
+        }
+        Place::Path(_) => opened().map(Some),
+    }
+}
+
+/// Our descriptor `number` once more; where the kernel does not allow that, the end of the file behind it.
+fn duplicate(number: RawFd, target: &Path) -> io::Result<File> {
+    let file = match number {
+        1 => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+        2 => File::from(io::stderr().as_fd().try_clone_to_owned()?),
+        _ => {
+            let copy = rustix::process::pidfd_open(getpid(), PidfdFlags::empty());
+            let copy = copy.and_then(|process| {
+                rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
+            });
+            match copy {
+                Ok(copy) => copy.into(),
+                Err(_) => File::options().append(true).open(target)?,
+            }
+        }
+    };
+    match rustix::fs::fcntl_getfl(&file)? & OFlags::RWMODE {
+        OFlags::RDONLY => Err(Errno::BADF.into()),
+        _ => Ok(file),
+    }
+}
+
+/// Where a path leads.
+enum Place {
+    /// To something with a name, which need not be there and is no link.
+    Path(PathBuf),
+    /// To one of our open descriptors.
+    Descriptor(RawFd),
+}
+
+/// Follows the links at the end of a path, up to our own descriptors, which are links that lead nowhere by name.
+fn resolve(path: &Path) -> io::Result<Place> {
+    let descriptors = fs::canonicalize("/proc/self/fd").ok();
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        let parent = directory(&path);
+        if descriptors.is_some()
+            && fs::canonicalize(parent).ok() == descriptors
+            && let Some(name) = path.file_name().and_then(|name| name.to_str())
+            && let Ok(number) = name.parse()
+        {
+            return Ok(Place::Descriptor(number));
+        }
+        match fs::read_link(&path) {
+            Ok(link) => path = parent.join(link),
+            Err(_) => return Ok(Place::Path(path)),
+        }
+    }
+    Err(Errno::LOOP.into())
+}
+
+/// The directory that a path's last name is in.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(test)]
@@ -152,20 +276,95 @@ mod tests {
         let draft = Draft::beside(&target).unwrap();
         draft.file().write_all(b"half").unwrap();
         drop(draft);
-        assert_eq!(std::fs::read(&target).unwrap(), b"old");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_link_stays_and_a_device_is_written_to() {
         let dir = tempfile::tempdir().unwrap();
         let (target, link) = (dir.path().join("target"), dir.path().join("link"));
-        std::fs::write(&target, "old").unwrap();
         std::os::unix::fs::symlink("target", &link).unwrap();
-        write(&link, b"new").unwrap();
-        assert_eq!(std::fs::read(&target).unwrap(), b"new");
-        assert!(link.is_symlink());
+        // At first it leads nowhere.
+        for text in ["new", "newer"] {
+            write(&link, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), text);
+            assert!(link.is_symlink());
+        }
         write(Path::new("/dev/null"), b"gone").unwrap();
         assert!(write(dir.path(), b"").is_err());
+        std::os::unix::fs::symlink("circle", dir.path().join("circle")).unwrap();
+        assert!(write(&dir.path().join("circle"), b"").is_err());
+    }
+
+    #[test]
+    fn leftovers_and_other_threads_are_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out");
+        let process = std::process::id();
+        fs::write(dir.path().join(format!(".out.{process}.tmp")), "half").unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100).for_each(|_| write(&target, b"whole").unwrap()));
+            }
+        });
+        assert_eq!(fs::read(&target).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+
+        let taken = std::cell::RefCell::new(Vec::new());
+        let (name, ()) = under_new_name(dir.path(), "x-", |name| {
+            taken.borrow_mut().push(name.to_owned());
+            match taken.borrow().len() {
+                ..5 => Err(io::ErrorKind::AlreadyExists.into()),
+                _ => Ok(()),
+            }
+        })
+        .unwrap();
+        let taken = taken.into_inner();
+        assert_eq!(taken.last(), Some(&name));
+        let different: std::collections::BTreeSet<_> = taken.iter().collect();
+        assert_eq!(different.len(), 5);
+        let full = under_new_name(dir.path(), "x-", |_| {
+            Err::<(), _>(io::ErrorKind::AlreadyExists.into())
+        });
+        assert!(full.is_err());
+    }
+
+    #[test]
+    fn an_open_descriptor_is_written_to_where_its_owner_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = File::create(&path).unwrap();
+        let link = dir.path().join("link");
+        let number = log.as_raw_fd();
+        std::os::unix::fs::symlink(format!("/dev/fd/{number}"), &link).unwrap();
+        log.write_all(b"one ").unwrap();
+        write(Path::new(&format!("/proc/self/fd/{number}")), b"two ").unwrap();
+        write(&link, b"three ").unwrap();
+        log.write_all(b"four").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one two three four");
+        let reader = File::open(&path).unwrap();
+        let number = reader.as_raw_fd();
+        assert!(write(Path::new(&format!("/dev/fd/{number}")), b"x").is_err());
+        assert!(write(Path::new("/dev/fd/987654"), b"x").is_err());
+    }
+
+    #[test]
+    fn pipes_and_sockets_get_the_bytes_and_are_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, socket) = (dir.path().join("fifo"), dir.path().join("socket"));
+        rustix::fs::mkfifoat(CWD, &fifo, Mode::from_raw_mode(0o600)).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(&fifo, b"piped").unwrap());
+            assert_eq!(fs::read(&fifo).unwrap(), b"piped");
+        });
+        write(&socket, b"sent").unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        io::Read::read_to_string(&mut stream, &mut text).unwrap();
+        assert_eq!(text, "sent");
+        assert!(fifo.metadata().unwrap().file_type().is_fifo());
+        assert!(socket.metadata().unwrap().file_type().is_socket());
     }
 }

@@ -1,7 +1,7 @@
 //! IMAGE as the path after it needs it: its tree laid out for the initrd, or packed on an earlier run; and the little that
 //! has to be known of it besides.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::cache::{Cache, DEFAULT_LIMIT, Packed, Recipe};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::config::Config;
-use crate::image::{self, Image};
+use crate::image::{self, Image, Sources};
 use crate::initrd::account::Files;
 use crate::initrd::{self, Contents, Epoch, Layout, Places, attributes, payload};
 use crate::request::ImageRef;
@@ -79,8 +79,14 @@ pub enum Keep {
 /// Errors: the image cannot be read, or is another one; with [`Keep::All`] also that it cannot be kept.
 pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -> Result<Base> {
     let cache = cache.filter(|_| keep != Keep::Nothing);
-    let recipe = cache.and_then(|_| recipe(image, epoch));
-    trust::check_parts(image)?;
+    let sources = match image.layers.is_empty() {
+        true => Sources::default(),
+        false => Sources::keeping(),
+    };
+    trust::check_parts(image, &sources)?;
+    // What has been checked counts; nothing else has to be opened to look it up.
+    let now = |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
+    let recipe = cache.and_then(|_| recipe(image, epoch, now));
     let wanted = trust::wanted(image)?;
     if let Some((cache, recipe)) = cache.zip(recipe.as_ref())
         && let Some(packed) = cache.find(recipe)
@@ -98,7 +104,10 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
             body: Body::Kept(packed),
         });
     }
-    let read = image::open(image)?;
+    let read = image::open_from(image, &sources)?;
+    // The state of what was read, wherever the paths lead by now.
+    let read_from = |path: &Path| sources.metadata(path).ok_or(io::ErrorKind::NotFound.into());
+    let recipe = cache.and_then(|_| self::recipe(image, epoch, read_from));
     let cache = cache.filter(|_| keep == Keep::All || recipe.is_some());
     let digest = match wanted.is_some() || cache.is_some() {
         true => Some(trust::digest::of(&read.tree).map_err(trust::Error::from)?),
@@ -157,8 +166,13 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
     })
 }
 
-/// What the packed image depends on; `None` for what a file's state does not tell: directories and pipes.
-fn recipe(image: &ImageRef, epoch: Epoch) -> Option<Recipe> {
+/// What the packed image depends on, each file in the state that `state` gives; `None` for what that does not tell:
+/// directories and pipes. Of directories alone a fakeroot's save file speaks.
+fn recipe(
+    image: &ImageRef,
+    epoch: Epoch,
+    state: impl Fn(&Path) -> io::Result<Metadata>,
+) -> Option<Recipe> {
     let options = format!(
         "{FORM} {} {:?} {:?} {} {:?} {:?} {epoch:?}",
         env!("CARGO_PKG_VERSION"),
@@ -171,16 +185,12 @@ fn recipe(image: &ImageRef, epoch: Epoch) -> Option<Recipe> {
     );
     let mut recipe = Recipe::new(&options);
     let layers = image.layers.iter().map(|path| ("layer", path));
-    let fakeroot = image.fakeroot.iter().map(|path| ("fakeroot", path));
-    for (role, path) in std::iter::once(("image", &image.path))
-        .chain(layers)
-        .chain(fakeroot)
-    {
+    for (role, path) in std::iter::once(("image", &image.path)).chain(layers) {
         // Standard input, and not a file of that name.
         if path == Path::new("-") {
             return None;
         }
-        recipe.file(role, path).ok()?;
+        recipe.file(role, &state(path).ok()?).ok()?;
     }
     // What was made just now is read again, and kept the next time.
     recipe.is_settled().then_some(recipe)

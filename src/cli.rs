@@ -18,11 +18,13 @@ use crate::units::ByteSize;
 
 mod image;
 mod pack;
+mod refused;
 mod run;
 mod values;
 
 pub use image::{ImageArgs, StackArgs};
 pub use pack::{PackArgs, Packing};
+pub use refused::report_of;
 pub use run::RunArgs;
 
 /// Run a root file system as its own hardware-isolated machine, as if it were a local command.

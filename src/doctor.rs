@@ -17,8 +17,8 @@ use serde::Serialize;
 
 pub use facts::{Facts, Fences, Files, Folder, User};
 pub use limits::{Limit, Limits};
-pub use memory::{GroupLimit, Memory};
 
+pub use crate::hostmem::{GroupLimit, Memory};
 use crate::level::Level;
 
 /// A kernel that was found, as plain data.

@@ -1,6 +1,6 @@
 //! The crate's error: one variant per stage, each wrapping that stage's own.
 
-use crate::{cmdline, copyin, copyout, engine, image, initrd, kernel, memory, trust};
+use crate::{cmdline, copyin, copyout, engine, hostmem, image, initrd, kernel, memory, trust};
 
 /// What kept a run from happening. The text is one line: subject, what went wrong, way out.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,9 @@ pub enum Error {
     /// The RAM plan.
     #[error(transparent)]
     Memory(#[from] memory::TooLittle),
+    /// The host's memory.
+    #[error(transparent)]
+    HostMemory(#[from] hostmem::Error),
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),

@@ -37,6 +37,8 @@ pub mod profile;
 
 pub mod request;
 
+pub mod hostmem;
+
 pub mod image;
 
 pub mod trust;

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use rdvm::atomic::Draft;
 use rdvm::base::Body;
 use rdvm::cache::Cache;
 use rdvm::cli::{
@@ -18,6 +17,7 @@ use rdvm::cli::{
 use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::escape::shown;
+use rdvm::image::Sources;
 use rdvm::image::config::Config;
 use rdvm::image::tree::Tree;
 use rdvm::initrd::Epoch;
@@ -25,7 +25,7 @@ use rdvm::inspect::Inspected;
 use rdvm::kernel::{self, Search};
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::progress;
-use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
+use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report, ReportFile};
 use rdvm::request::Request;
 use signal_hook::consts::SIGXFSZ;
 
@@ -33,16 +33,7 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let cli = match rdvm::cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(Refused::Line(error)) => {
-            let asked_for = !error.use_stderr();
-            // Nowhere left to say that the message could not be printed.
-            let _ = error.print();
-            return ExitCode::from(if asked_for { 0 } else { FAILED });
-        }
-        Err(Refused::Cannot(error)) => {
-            say(&error.to_string());
-            return ExitCode::from(FAILED);
-        }
+        Err(refused) => return ExitCode::from(refuse(&refused)),
     };
     // A file that reaches `ulimit -f` is an error of the write then, and not our death.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
@@ -59,6 +50,33 @@ fn main() -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// Says what is wrong with the command line, also in the report that it asks for.
+fn refuse(refused: &Refused) -> u8 {
+    match refused {
+        Refused::Line(error) if !error.use_stderr() => {
+            // Nowhere left to say that the message could not be printed.
+            let _ = error.print();
+            return 0;
+        }
+        Refused::Line(error) => {
+            let _ = error.print();
+        }
+        Refused::Cannot(error) => say(&error.to_string()),
+    }
+    if let Some(path) = rdvm::cli::report_of(std::env::args_os())
+        && let Err(error) = ReportFile::open(&path).and_then(|file| {
+            let text = without_errno(&refused.to_string());
+            // What clap adds for people follows on lines of its own.
+            let text = text.lines().next().unwrap_or_default();
+            let text = text.strip_prefix("error: ").unwrap_or(text);
+            file.write(&Report::of_error(text.to_owned()))
+        })
+    {
+        say(&error.to_string());
+    }
+    FAILED
 }
 
 fn act(verb: Verb, began: Instant) -> Result<u8> {
@@ -126,7 +144,12 @@ fn run(args: RunArgs, began: Instant) -> Result<u8> {
         say(&format!("the profile's options: {words}"));
     }
     // Before anything runs: a report that cannot be written must not cost the command's exit code.
-    let draft = report_to.as_deref().map(report_draft).transpose()?;
+    let is_stdout = report_to.as_deref() == Some(Path::new("-"));
+    anyhow::ensure!(
+        !is_stdout || dry_run,
+        "--report: -: standard output is the command's; name a file, a pipe or /dev/stderr"
+    );
+    let file = report_to.as_deref().map(ReportFile::open).transpose()?;
     let finished = args
         .into_request()
         .map_err(anyhow::Error::from)
@@ -145,11 +168,8 @@ fn run(args: RunArgs, began: Instant) -> Result<u8> {
             last_lines: Vec::new(),
         },
     };
-    if let Some((path, draft)) = report_to.zip(draft) {
-        let written = draft.file().write_all(finished.report.to_json().as_bytes());
-        written
-            .and_then(|()| draft.put_in_place())
-            .map_err(|error| report_error(&path, &error))?;
+    if let Some(file) = file {
+        file.write(&finished.report)?;
     }
     voice.conclude(&finished);
     Ok(finished.report.exit_code)
@@ -163,6 +183,9 @@ fn boot(request: &Request, voice: Voice) -> Result<Finished> {
         ready.warnings.iter().for_each(|warning| say(warning));
     }
     if voice.verbose {
+        if let Some(note) = Search::from_env().keeps_nothing {
+            say(&note);
+        }
         say(&ready.to_string());
         say(&ready.memory.to_string());
     }
@@ -224,9 +247,14 @@ fn pack(args: PackArgs) -> Result<u8> {
     let _bar = progress::show();
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
     let mut images = ManuallyDrop::new(Vec::new());
+    // Steps have parts in common, and each part is opened once.
+    let sources = match packing.steps.iter().any(|step| !step.layers.is_empty()) {
+        true => Sources::keeping(),
+        false => Sources::default(),
+    };
     for step in &packing.steps {
-        let image = rdvm::image::open(step)?;
-        rdvm::trust::check(step, &image.tree)?;
+        let image = rdvm::image::open_from(step, &sources)?;
+        rdvm::trust::check(step, &image.tree, &sources)?;
         let warnings = image.tree.warnings().iter();
         warnings.for_each(|warning| say(&warning.to_string()));
         images.push(image);
@@ -336,18 +364,6 @@ fn build_kernel(args: BuildArgs) -> Result<u8> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// The report's file, which gets its name only when it is whole.
-fn report_draft(path: &Path) -> Result<Draft> {
-    Draft::beside(path).map_err(|error| report_error(path, &error))
-}
-
-fn report_error(path: &Path, error: &std::io::Error) -> anyhow::Error {
-    anyhow::anyhow!(
-        "--report: {}: {error}; name a file in a directory that can be written to",
-        shown(path)
-    )
 }
 
 /// One line of ours on stderr.

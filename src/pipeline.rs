@@ -13,6 +13,7 @@ use std::time::Instant;
 pub use self::plan::{Plan, look, plan};
 pub use self::prepare::{Ready, prepare};
 
+use crate::atomic;
 use crate::error::{Error, Result};
 use crate::guest::console::Console;
 use crate::guest::control::Control;
@@ -72,10 +73,14 @@ pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
 pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finished> {
     let copy = match &request.console.file {
         Some(path) => {
-            let file = File::create(path);
+            let file = atomic::special(path).and_then(|special| match special {
+                Some(stream) => Ok(stream),
+                None => File::create(path),
+            });
             let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
             // A pipe or terminal that nobody reads must not hold up the machine: what it does not take is lost.
-            let _ = rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::NONBLOCK);
+            let flags = rustix::fs::fcntl_getfl(&file).unwrap_or(rustix::fs::OFlags::empty());
+            let _ = rustix::fs::fcntl_setfl(&file, flags | rustix::fs::OFlags::NONBLOCK);
             Some(file)
         }
         None => None,
@@ -129,7 +134,10 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
     let unseen = matches!(
         ending,
-        Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. }
+        Ending::Died { .. }
+            | Ending::Starved { .. }
+            | Ending::TimedOut { started: false }
+            | Ending::NotStarted { .. }
     );
     let last_lines =
         match unseen && listener.moments().started.is_none() && !listener.console().was_shown() {

@@ -3,11 +3,14 @@
 //! The table of exit codes is [`exit_code`] and nowhere else; it and the messages are in `report/explain.rs`.
 
 mod explain;
+mod file;
 mod timings;
 
 pub use self::explain::{
     BY_SIGNAL, BY_SIGPIPE, CANNOT_RUN, FAILED, NOT_FOUND, Subjects, TIMED_OUT, exit_code,
 };
+
+pub use self::file::{FileError, ReportFile};
 
 pub use self::timings::{Timeline, Timings};
 

@@ -12,7 +12,7 @@ mod prune;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -78,11 +78,10 @@ impl Recipe {
 
     /// Adds the state of a file, and what it is there for: which it is, its length and its times.
     ///
-    /// Errors: it is not there; it is not a regular file, whose state its times do not tell.
-    pub fn file(&mut self, role: &str, path: &Path) -> io::Result<()> {
+    /// Errors: it is not a regular file, whose state its times do not tell.
+    pub fn file(&mut self, role: &str, meta: &Metadata) -> io::Result<()> {
         self.hash.update(role.as_bytes());
         self.hash.update([0]);
-        let meta = fs::metadata(path)?;
         if !meta.is_file() {
             return Err(io::ErrorKind::InvalidInput.into());
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Cache, LINK, SUFFIX};
+use crate::atomic::TEMPORARY;
 use crate::units::ByteSize;
 
 /// A writer needs minutes at most; what is older was left by one that was killed.
@@ -106,13 +107,9 @@ fn is_entry(name: &str) -> bool {
         .is_some_and(|key| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// A draft (`.KEY.initrd.PID.tmp`) that has been there for too long.
+/// A draft that has been there for too long.
 fn is_left_over(name: &str, path: &Path) -> bool {
-    let draft = name
-        .strip_prefix('.')
-        .and_then(|name| name.strip_suffix(".tmp"));
-    let draft = draft.and_then(|name| name.rsplit_once('.'));
-    draft.is_some_and(|(name, _)| is_entry(name))
+    name.starts_with(TEMPORARY)
         && fs::symlink_metadata(path)
             .and_then(|meta| meta.modified())
             .is_ok_and(|modified| {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Cache, Packed, Recipe};
+use crate::atomic::TEMPORARY;
 use crate::digest::Digest;
 use crate::units::ByteSize;
 
@@ -53,7 +54,7 @@ impl Place {
 /// The recipe of a file, as if it had been left alone for long.
 fn recipe(path: &Path) -> Recipe {
     let mut recipe = Recipe::new("options");
-    recipe.file("image", path).unwrap();
+    recipe.file("image", &path.metadata().unwrap()).unwrap();
     recipe.newest -= Duration::from_secs(3600);
     recipe
 }
@@ -81,16 +82,13 @@ fn what_was_kept_is_found_by_the_state_of_its_files_and_by_nothing_else() {
     );
 
     let mut other_options = Recipe::new("other options");
-    other_options.file("image", &source).unwrap();
+    let state = source.metadata().unwrap();
+    other_options.file("image", &state).unwrap();
     assert!(place.cache.find(&other_options).is_none());
     fs::write(&source, "changed").unwrap();
     assert!(place.cache.find(&recipe(&source)).is_none());
-    assert!(Recipe::new("").file("image", place.dir.path()).is_err());
-    assert!(
-        Recipe::new("")
-            .file("image", &place.dir.path().join("missing"))
-            .is_err()
-    );
+    let directory = place.dir.path().metadata().unwrap();
+    assert!(Recipe::new("").file("image", &directory).is_err());
 }
 
 #[test]
@@ -98,7 +96,8 @@ fn a_file_that_was_just_changed_is_not_remembered() {
     let place = place();
     let source = place.source("a.tar");
     let mut fresh = Recipe::new("options");
-    fresh.file("image", &source).unwrap();
+    let state = source.metadata().unwrap();
+    fresh.file("image", &state).unwrap();
     place.insert(&fresh, 1, b"archive").unwrap();
     assert!(place.cache.find(&fresh).is_none());
     assert_eq!(place.cache.list().unwrap().len(), 1);
@@ -182,7 +181,7 @@ fn what_a_killed_writer_left_goes_after_a_day_and_what_is_not_ours_never() {
     fs::create_dir_all(&directory).unwrap();
     let key = "ab".repeat(32);
     let names = [
-        format!(".{key}.initrd.77.tmp"),
+        format!("{TEMPORARY}77-0"),
         format!("{key}.other"),
         "notes".to_owned(),
     ];
@@ -191,12 +190,12 @@ fn what_a_killed_writer_left_goes_after_a_day_and_what_is_not_ours_never() {
         let age = Duration::from_secs(2 * 24 * 60 * 60);
         file.set_modified(SystemTime::now() - age).unwrap();
     }
-    fs::write(directory.join(format!(".{key}.initrd.78.tmp")), "").unwrap();
+    fs::write(directory.join(format!("{TEMPORARY}78-0")), "").unwrap();
     place.cache.prune(ByteSize(0), None).unwrap();
     assert_eq!(
         place.names(),
         [
-            format!(".{key}.initrd.78.tmp"),
+            format!("{TEMPORARY}78-0"),
             format!("{key}.other"),
             "notes".to_owned()
         ]

@@ -20,7 +20,7 @@ pub struct ImageArgs {
     /// Owners, modes and devices from a save file of fakeroot -s
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     fakeroot: Option<PathBuf>,
-    /// Refuse an archive that unpacks to more; half of this machine's memory when not given
+    /// Refuse an archive that unpacks to more; half of the memory that rdvm can have when not given
     #[arg(long, value_name = "SIZE")]
     max_size: Option<ByteSize>,
     /// Refuse archives with more members

@@ -190,7 +190,7 @@ pub(super) fn files(facts: &Facts) -> Vec<Finding> {
         ));
     }
     let cacheless = match &files.cache {
-        None => Some("neither HOME nor XDG_CACHE_HOME says where".into()),
+        None => Some("neither HOME nor XDG_CACHE_HOME names a directory".into()),
         Some(cache) => unwritable(cache),
     };
     if let Some(text) = cacheless {

@@ -4,7 +4,6 @@
 //! program; every reader of a text is a pure function beside it.
 
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -13,9 +12,10 @@ use rustix::fs::{Access, MemfdFlags};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::engine::probe::{self, Cpu, KvmState, Packages, QemuState};
+use crate::hostmem::Memory;
+use crate::kernel::Search;
 
 use super::limits::Limits;
-use super::memory::{self, Memory};
 
 /// All that the doctor looks at.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ pub struct Files {
     pub memfd: Result<(), String>,
     /// Where temporary files go.
     pub temporary: Folder,
-    /// Where prepared kernels are kept; `None` when neither variable says where.
+    /// Where prepared kernels are kept; `None` when no variable names a place.
     pub cache: Option<Folder>,
 }
 
@@ -93,7 +93,7 @@ impl Facts {
             kvm: probe::kvm(),
             qemu: probe::qemu(),
             packages: Packages::here(),
-            memory: memory::gather(),
+            memory: Memory::gather(),
             limits: Limits::gather(),
             files: Files::gather(),
             fences: Fences::gather(user.root),
@@ -154,19 +154,11 @@ impl Files {
                 .map(drop)
                 .map_err(|error| error.to_string()),
             temporary: Folder::look(env::temp_dir(), false),
-            cache: cache(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"))
+            cache: Search::from_env()
+                .cache
                 .map(|path| Folder::look(path, true)),
         }
     }
-}
-
-/// The folder of rdvm's cache. The XDG rules: a relative path is to be ignored.
-fn cache(xdg: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
-    let absolute = |path: PathBuf| path.is_absolute().then_some(path);
-    xdg.map(PathBuf::from)
-        .and_then(absolute)
-        .or_else(|| Some(PathBuf::from(home?).join(".cache")).and_then(absolute))
-        .map(|folder| folder.join("rdvm"))
 }
 
 impl Folder {
@@ -234,22 +226,6 @@ impl Fences {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cache_is_where_xdg_says_else_under_home() {
-        let at = |xdg: Option<&str>, home: Option<&str>| {
-            cache(xdg.map(Into::into), home.map(Into::into))
-        };
-        assert_eq!(at(Some("/c"), Some("/h")), Some("/c/rdvm".into()));
-        assert_eq!(
-            at(Some("relative"), Some("/h")),
-            Some("/h/.cache/rdvm".into())
-        );
-        assert_eq!(at(Some(""), Some("/h")), Some("/h/.cache/rdvm".into()));
-        assert_eq!(at(None, Some("/h")), Some("/h/.cache/rdvm".into()));
-        assert_eq!(at(None, Some("")), None);
-        assert_eq!(at(None, None), None);
-    }
 
     #[test]
     fn a_folder_that_can_be_made_is_as_good_as_one_that_is_there() {

@@ -28,7 +28,7 @@ fn good_host() -> Facts {
         packages: Packages::of("ID=debian"),
         memory: Memory {
             available: Some(ByteSize::mib(8000)),
-            group: None,
+            ..Memory::default()
         },
         limits: Limits {
             open_files: Limit {
@@ -129,7 +129,7 @@ fn a_bad_host_reads_so() {
         }),
         memory: Memory {
             available: Some(ByteSize::mib(64)),
-            group: None,
+            ..Memory::default()
         },
         ..good_host()
     };

@@ -2,6 +2,8 @@
 
 use rdinit::protocol::{Event, Stage, Totals};
 
+use crate::hostmem::Bound;
+
 /// Every way there is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -36,6 +38,13 @@ pub enum Ending {
         panic: Option<String>,
         /// What the engine knows of it, to follow "the machine".
         how: Option<String>,
+    },
+    /// The host's kernel killed the machine for want of memory.
+    Starved {
+        /// Whether the command ran.
+        started: bool,
+        /// What the machine cannot exceed, where the host says.
+        bound: Option<Bound>,
     },
     /// It ran longer than it was allowed to.
     TimedOut {

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustix::fs::{FileType, RawDir, fstat};
@@ -27,13 +26,13 @@ use crate::request::{ImageRef, Ownership};
 /// Threads that walk. More would wait for each other: the work between two directories is short.
 const WALKERS: usize = 2;
 
-/// Reads the directory that `image` names.
-pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
+/// Reads the directory `root` as `image` says.
+pub(super) fn read(root: Arc<HostRoot>, image: &ImageRef) -> Result<Tree, Error> {
     let save = image.fakeroot.as_deref().map(SaveFile::read).transpose()?;
     let owner = image.owner.resolved();
     let without_owners =
         image.owner == Ownership::Auto && owner == Ownership::Root && save.is_none();
-    let (entries, mounts) = walk(&image.path, Maker::new(&owner, save), None)?;
+    let (entries, mounts) = walk(root, Maker::new(&owner, save), None)?;
     let mounts = mounts.into_iter().map(|path| Warning::MountPoint { path });
     let owners = without_owners.then(|| Warning::Owners {
         shown: shown(&image.path),
@@ -42,19 +41,19 @@ pub(super) fn read(image: &ImageRef) -> Result<Tree, Error> {
     Ok(Tree::from_entries(entries)?.with_warnings(warnings))
 }
 
-/// Everything at and below the directory at `path` that `sieve` lets through, in the order of a tree, and the
-/// directories that other file systems are mounted on, which are read as empty ones.
+/// Everything at and below the directory `root` that `sieve` lets through, in the order of a tree, and the directories
+/// that other file systems are mounted on, which are read as empty ones.
 pub(super) fn walk(
-    path: &Path,
+    root: Arc<HostRoot>,
     maker: Maker<'_>,
     sieve: Option<Sieve<'_>>,
 ) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
+    let path = root.path().to_owned();
     let unreadable = |errno: Errno| Error::Image {
-        path: path.to_owned(),
+        path: path.clone(),
         source: errno.into(),
     };
-    let root = HostRoot::open(path).map_err(unreadable)?;
-    let dir = Arc::new(HostDir::of_root(Arc::new(root)));
+    let dir = Arc::new(HostDir::of_root(root));
     let fd = dir.open().map_err(unreadable)?;
     let stat = fstat(&fd).map_err(unreadable)?;
     let first = Job {

@@ -22,7 +22,11 @@ pub type Sieve<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
 ///
 /// Errors: as for an image.
 pub fn below(path: &Path, sieve: Sieve<'_>) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
-    dir::walk(path, Maker::plain(), Some(sieve))
+    let root = HostRoot::open(path).map_err(|errno| Error::Image {
+        path: path.to_owned(),
+        source: errno.into(),
+    })?;
+    dir::walk(Arc::new(root), Maker::plain(), Some(sieve))
 }
 
 /// The regular file at `path`, as an entry without a path. Links are followed; by the time it is read none may be left.

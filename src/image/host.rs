@@ -41,6 +41,11 @@ impl HostRoot {
             path: path.to_owned(),
         })
     }
+
+    /// Its path, as given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// A directory at or below a root, by its path from there.

@@ -29,7 +29,7 @@ const WORKERS: usize = 2;
 const PIECE: usize = 256 << 10;
 
 /// An image before its layers are read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Recipe {
     /// How it is to be run.
     pub(super) config: Config,
@@ -42,7 +42,7 @@ pub(super) struct Recipe {
 }
 
 /// A layer before it is read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Layer {
     /// What it is called in the archive.
     pub(super) name: String,

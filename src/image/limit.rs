@@ -2,30 +2,38 @@
 //!
 //! An archive of some kilobytes can unpack to terabytes, or have millions of empty members. Knows no formats.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::tree::NAME_LIMIT;
 use crate::escape::escaped;
+use crate::hostmem::Memory;
 use crate::request::Limits;
 use crate::units::ByteSize;
 
 /// How many bytes may still be unpacked.
 #[derive(Debug)]
 pub struct Budget {
-    limit: u64,
+    given: Option<u64>,
+    /// Found out when the first byte is unpacked.
+    own: OnceLock<u64>,
     spent: AtomicU64,
 }
 
 impl Budget {
-    /// What `--max-size` gives, or half of this machine's memory.
+    /// What `--max-size` gives, or half of the memory that we can have.
     pub fn new(limits: &Limits) -> Self {
-        let limit = match limits.unpacked {
-            Some(ByteSize(bytes)) => bytes,
-            None => memory() / 2,
-        };
         Self {
-            limit,
+            given: limits.unpacked.map(|ByteSize(bytes)| bytes),
+            own: OnceLock::new(),
             spent: AtomicU64::new(0),
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        match self.given {
+            Some(bytes) => bytes,
+            None => *self.own.get_or_init(|| memory(&Memory::gather()) / 2),
         }
     }
 
@@ -33,11 +41,11 @@ impl Budget {
     ///
     /// Errors: there are not as many left.
     pub fn spend(&self, bytes: u64, shown: &str) -> Result<(), Error> {
-        match add(&self.spent, bytes) <= self.limit {
+        match add(&self.spent, bytes) <= self.limit() {
             true => Ok(()),
             false => Err(Error::Bytes {
                 shown: shown.to_owned(),
-                limit: ByteSize(self.limit),
+                limit: ByteSize(self.limit()),
             }),
         }
     }
@@ -102,8 +110,11 @@ fn add(sum: &AtomicU64, count: u64) -> u64 {
     })
 }
 
-/// This machine's memory in bytes.
-fn memory() -> u64 {
+/// The RAM that we can have in bytes: the host's, or less where a control group allows less.
+fn memory(memory: &Memory) -> u64 {
+    if let Some(ram) = memory.most_ram() {
+        return ram.0;
+    }
     let info = rustix::system::sysinfo();
     // Their types differ from one C library to another.
     #[allow(clippy::unnecessary_cast)]
@@ -182,6 +193,21 @@ mod tests {
     fn without_a_wish_half_of_the_memory_is_the_limit() {
         let budget = Budget::new(&Limits::default());
         budget.spend(1 << 20, "a").unwrap();
-        assert!(budget.spend(memory(), "a").is_err());
+        assert!(budget.spend(memory(&Memory::gather()), "a").is_err());
+    }
+
+    #[test]
+    fn a_control_groups_limit_is_the_memory_that_counts() {
+        let host = Memory {
+            ram: Some(ByteSize::mib(256 << 10)),
+            ..Memory::default()
+        };
+        assert_eq!(memory(&host), 256 << 30);
+        let limited = Memory {
+            limit: Some(ByteSize::mib(512)),
+            ..host
+        };
+        assert_eq!(memory(&limited), 512 << 20);
+        assert!(memory(&Memory::default()) > 1 << 20);
     }
 }

@@ -40,6 +40,7 @@ use rustix::io::Errno;
 
 pub use blobs::Flaw;
 pub use error::Error;
+pub use source::Sources;
 
 use crate::digest::Digest;
 use crate::request::ImageRef;
@@ -73,7 +74,14 @@ pub struct Image {
 ///
 /// Errors name the image or the file in it, and what to do.
 pub fn open(image: &ImageRef) -> Result<Image, Error> {
-    reading::open(image)
+    open_from(image, &Sources::default())
+}
+
+/// The same from what `sources` has opened already, to which it adds what it opens.
+///
+/// Errors: as above.
+pub fn open_from(image: &ImageRef, sources: &Sources) -> Result<Image, Error> {
+    reading::open(image, sources)
 }
 
 /// The first bytes of a region, as many as there are up to a tar header.

@@ -2,15 +2,17 @@
 //!
 //! A directory without layers goes straight to its tree; everything else goes through the in-memory file system.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blobs::{Blobs, Flaw};
 use super::config::Config;
 use super::fs::{FileSystem, Rules};
+use super::host::HostRoot;
 use super::layers::{self, Recipe};
 use super::limit::{Budget, Counter};
 use super::recognise::{self, Bundle, Form, Kind};
-use super::source::{self, Source};
+use super::source::{Kept, Source, Sources};
 use super::store::{Region, Store};
 use super::stream::Compression;
 use super::tree::Tree;
@@ -19,16 +21,19 @@ use crate::escape::shown;
 use crate::request::{Format, ImageRef};
 
 /// Reads the image that `image` names, with its layers on top.
-pub(super) fn open(image: &ImageRef) -> Result<Image, Error> {
-    let paths = std::iter::once(&image.path).chain(&image.layers);
-    if image.fakeroot.is_some() && !paths.into_iter().any(|path| path.is_dir()) {
+pub(super) fn open(image: &ImageRef, sources: &Sources) -> Result<Image, Error> {
+    let budget = Budget::new(&image.limits);
+    let mut paths = std::iter::once(&image.path).chain(&image.layers);
+    let is_directory =
+        |path: &PathBuf| matches!(sources.open(path, &budget), Ok(Source::Directory(_)));
+    if image.fakeroot.is_some() && !paths.any(is_directory) {
         return Err(Error::FakerootOfArchive {
             path: image.path.clone(),
         });
     }
-    let budget = Budget::new(&image.limits);
     let mut reading = Reading {
         image,
+        sources,
         budget: &budget,
         members: Counter::new(&image.limits),
         system: FileSystem::new(image.limits.entries),
@@ -92,6 +97,7 @@ pub(super) fn open(image: &ImageRef) -> Result<Image, Error> {
 /// What is being read.
 struct Reading<'a> {
     image: &'a ImageRef,
+    sources: &'a Sources,
     budget: &'a Budget,
     members: Counter,
     system: FileSystem,
@@ -118,13 +124,20 @@ impl Part {
             recipe: None,
         }
     }
+
+    fn of_tree(tree: Tree) -> Self {
+        Self {
+            tree: Some(tree),
+            ..Self::new(Form::Directory)
+        }
+    }
 }
 
 impl<'a> Reading<'a> {
     /// Reads the image itself.
     fn part(&mut self, image: &ImageRef) -> Result<Part, Error> {
-        let (region, compression) = match source::open(&image.path, self.budget)? {
-            Source::Directory => return self.directory(image),
+        let (region, compression) = match self.sources.open(&image.path, self.budget)? {
+            Source::Directory(root) => return self.directory(&root, image),
             Source::Archive(region, compression) => (region, compression),
         };
         let wrong = |what| Error::WrongKind {
@@ -149,10 +162,15 @@ impl<'a> Reading<'a> {
         Ok(part)
     }
 
-    fn directory(&mut self, image: &ImageRef) -> Result<Part, Error> {
+    fn directory(&mut self, root: &Arc<HostRoot>, image: &ImageRef) -> Result<Part, Error> {
+        match self.sources.kept(image) {
+            Some(Kept::Recipe(recipe)) => return self.layout(recipe, image),
+            Some(Kept::Tree(tree)) => return Ok(Part::of_tree(tree)),
+            None => {}
+        }
         let layout = match image.format {
             Some(Format::Dir) => None,
-            _ => Blobs::of_directory(&image.path).map_err(|source| Error::Image {
+            _ => Blobs::of_directory(root).map_err(|source| Error::Image {
                 path: image.path.clone(),
                 source,
             })?,
@@ -161,20 +179,25 @@ impl<'a> Reading<'a> {
             (Some(blobs), None | Some(Format::Oci)) => {
                 let recipe = oci::open(&blobs, image.tag.as_deref());
                 let recipe = recipe.map_err(flawed(image))?;
-                let mut part = self.recipe(recipe, image)?;
-                part.form = Form::OciDirectory;
-                Ok(part)
+                self.sources.keep(image, || Kept::Recipe(recipe.clone()));
+                self.layout(recipe, image)
             }
             (_, Some(Format::Tar)) => Err(not_of(image, "a tar archive")),
             (_, Some(Format::Docker)) => Err(not_of(image, "a docker archive")),
             (_, Some(Format::Cpio)) => Err(not_of(image, "a cpio archive")),
             (None, Some(Format::Oci)) => Err(not_of(image, "an OCI layout")),
             _ => {
-                let mut part = Part::new(Form::Directory);
-                part.tree = Some(dir::read(image)?);
-                Ok(part)
+                let tree = dir::read(root.clone(), image)?;
+                self.sources.keep(image, || Kept::Tree(tree.clone()));
+                Ok(Part::of_tree(tree))
             }
         }
+    }
+
+    fn layout(&mut self, recipe: Recipe, image: &ImageRef) -> Result<Part, Error> {
+        let mut part = self.recipe(recipe, image)?;
+        part.form = Form::OciDirectory;
+        Ok(part)
     }
 
     /// A tar archive: a root file system, or one that holds images. It is read as the first until the end, since only then
@@ -255,9 +278,9 @@ impl<'a> Reading<'a> {
 
     /// Puts a directory or an archive on top of what there is.
     fn layer(&mut self, layer: &ImageRef) -> Result<(), Error> {
-        let region = match source::open(&layer.path, self.budget)? {
-            Source::Directory => {
-                let part = self.directory(layer)?;
+        let region = match self.sources.open(&layer.path, self.budget)? {
+            Source::Directory(root) => {
+                let part = self.directory(&root, layer)?;
                 if let Some(tree) = part.tree {
                     self.system.begin_layer(Rules::Layer);
                     self.put_tree(tree, layer)?;

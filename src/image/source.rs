@@ -3,26 +3,111 @@
 //! A plain archive file stays where it is; what is compressed or comes through a pipe is unpacked into memory. Knows
 //! nothing of what is in archives.
 
-use std::fs::File;
+use std::cell::RefCell;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::host::HostRoot;
+use super::layers::Recipe;
 use super::limit::Budget;
 use super::store::{Region, Store};
 use super::stream::{self, Compression};
+use super::tree::Tree;
 use super::{Error, start_of};
 use crate::escape::shown;
 use crate::progress;
+use crate::request::ImageRef;
 
 /// What a path is.
+#[derive(Debug, Clone)]
 pub(super) enum Source {
     /// A directory.
-    Directory,
+    Directory(Arc<HostRoot>),
     /// A file, uncompressed, and how it was compressed.
     Archive(Region, Compression),
+}
+
+/// The paths of images and layers, each opened once: whatever is checked, read and remembered of a path is one file, also
+/// when the path leads elsewhere meanwhile.
+#[derive(Debug, Default)]
+pub struct Sources {
+    keeps: bool,
+    opened: RefCell<Vec<Opened>>,
+    kept: RefCell<Vec<(ImageRef, Kept)>>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    path: PathBuf,
+    /// As it was before the first byte was read.
+    metadata: Metadata,
+    source: Source,
+}
+
+/// What was made of a directory.
+#[derive(Debug, Clone)]
+pub(super) enum Kept {
+    /// The tree that it is.
+    Tree(Tree),
+    /// The image that its layout holds.
+    Recipe(Recipe),
+}
+
+impl Sources {
+    /// For images that are read more than once, as parts of several: what directories hold is kept as well.
+    pub fn keeping() -> Self {
+        Self {
+            keeps: true,
+            ..Self::default()
+        }
+    }
+
+    /// The state of what was opened at `path`, before it was read; `None` when nothing was.
+    pub fn metadata(&self, path: &Path) -> Option<Metadata> {
+        let opened = self.opened.borrow();
+        let found = opened.iter().find(|opened| opened.path == path);
+        found.map(|opened| opened.metadata.clone())
+    }
+
+    /// Opens what is at `path`, and unpacks it if it is compressed; or returns it as it was opened before.
+    ///
+    /// Errors: nothing is there, it cannot be read, is no file, or is compressed twice.
+    pub(super) fn open(&self, path: &Path, budget: &Budget) -> Result<Source, Error> {
+        let opened = self.opened.borrow();
+        if let Some(opened) = opened.iter().find(|opened| opened.path == path) {
+            return Ok(opened.source.clone());
+        }
+        drop(opened);
+        let (metadata, source) = open(path, budget)?;
+        self.opened.borrow_mut().push(Opened {
+            path: path.to_owned(),
+            metadata,
+            source: source.clone(),
+        });
+        Ok(source)
+    }
+
+    /// Keeps what was made of the directory of `image`, if that is ever asked for again.
+    pub(super) fn keep(&self, image: &ImageRef, kept: impl FnOnce() -> Kept) {
+        if self.keeps {
+            self.kept.borrow_mut().push((image.clone(), kept()));
+        }
+    }
+
+    /// What was made of the directory of `image`.
+    pub(super) fn kept(&self, image: &ImageRef) -> Option<Kept> {
+        let is_same = |other: &ImageRef| {
+            (&other.path, &other.tag, other.format) == (&image.path, &image.tag, image.format)
+                && (&other.owner, &other.fakeroot) == (&image.owner, &image.fakeroot)
+        };
+        let kept = self.kept.borrow();
+        let found = kept.iter().find(|(other, _)| is_same(other));
+        found.map(|(_, kept)| kept.clone())
+    }
 }
 
 /// Standard input as a path.
@@ -31,10 +116,7 @@ const STDIN: &str = "-";
 /// How many first bytes tell the compression.
 const START: u64 = 16;
 
-/// Opens what is at `path`, and unpacks it if it is compressed.
-///
-/// Errors: nothing is there, it cannot be read, is no file, or is compressed twice.
-pub(super) fn open(path: &Path, budget: &Budget) -> Result<Source, Error> {
+fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing {
             path: path.to_owned(),
@@ -51,21 +133,35 @@ pub(super) fn open(path: &Path, budget: &Budget) -> Result<Source, Error> {
     };
     // What a shell has opened for us: `rdvm run <(docker save app)`.
     let is_open = is_stdin || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
+    let is_archive = |facts: &Metadata| {
+        let kind = facts.file_type();
+        kind.is_file() || is_open && (kind.is_fifo() || kind.is_socket())
+    };
     // Any other pipe could be one that nobody writes to, and is not even opened.
-    let facts = match is_stdin {
+    let mut facts = match is_stdin {
         true => opened().and_then(|file| file.metadata()),
         false => std::fs::metadata(path),
-    };
-    let kind = facts.map_err(unreadable)?.file_type();
-    let what = match kind {
-        _ if kind.is_dir() && !is_stdin => return Ok(Source::Directory),
-        _ if kind.is_file() || is_open && (kind.is_fifo() || kind.is_socket()) => {
-            let file = opened().map_err(unreadable)?;
-            return read(file, path, kind.is_file(), budget).map_err(|error| match error {
-                Error::Archive { source, .. } => unreadable(source),
-                other => other,
-            });
+    }
+    .map_err(unreadable)?;
+    if facts.is_dir() && !is_stdin {
+        let root = HostRoot::open(path).map_err(|errno| unreadable(errno.into()))?;
+        return Ok((facts, Source::Directory(Arc::new(root))));
+    }
+    if is_archive(&facts) {
+        let file = opened().map_err(unreadable)?;
+        // Another one may have got the name by now; what was opened counts.
+        facts = file.metadata().map_err(unreadable)?;
+        if is_archive(&facts) {
+            let source =
+                read(file, path, facts.is_file(), budget).map_err(|error| match error {
+                    Error::Archive { source, .. } => unreadable(source),
+                    other => other,
+                })?;
+            return Ok((facts, source));
         }
+    }
+    let kind = facts.file_type();
+    let what = match kind {
         _ if kind.is_dir() => "a directory",
         _ if kind.is_fifo() => "a named pipe",
         _ if kind.is_socket() => "a socket",

@@ -8,35 +8,29 @@
 //! Takes and gives bytes and open files; does not unpack and does not look into a kernel. A cache that cannot be used
 //! is never an error: the bytes then go into a memfd, and the caller is told why.
 //!
-//! An entry gets its name by a rename when it is complete, so that a second writer never meets half of one; until then
-//! it has no name at all (O_TMPFILE), so that a kill leaves nothing behind. There is no fsync: after a power failure an
+//! An entry is a [`Draft`] until it is complete, so that a second writer never meets half of one and a kill leaves nothing
+//! behind. There is no fsync: after a power failure an
 //! entry may be short, and one whose size is not the size that the bzImage promises is not used and is written anew.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{
-    AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, linkat, memfd_create,
-    openat,
-};
-use rustix::io::Errno;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
 use super::file::{self, Links, Stamp};
-use crate::atomic::fits_limit;
+use crate::atomic::{Draft, TEMPORARY, fits_limit};
 
 /// Unpacked kernels are some 50 MB each; who compares more than eight at a time can wait 60 ms for the ninth.
 const ENTRIES: usize = 8;
 /// The same file in many places (a kernel in copies of an image) makes many.
 const LINKS: usize = 64;
 const LINK: &str = "at-";
-const TEMPORARY: &str = ".new-";
 /// A writer needs well under a second; what is older was left by one that was killed.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -79,17 +73,17 @@ pub(super) fn insert(cache: &Path, key: &str, bytes: &[u8]) -> io::Result<File> 
         .recursive(true)
         .mode(0o700)
         .create(&directory)?;
-    let temporary = write(&directory, key, bytes)?;
-    let named = reopen(&temporary, bytes).and_then(|file| {
-        fs::rename(&temporary, directory.join(key))?;
-        Ok(file)
-    });
-    if named.is_err() {
-        // What cannot be removed now is stale tomorrow.
-        let _ = fs::remove_file(&temporary);
-    }
+    let path = directory.join(key);
+    let draft = Draft::beside(&path)?;
+    draft
+        .file()
+        .set_permissions(Permissions::from_mode(0o644))?;
+    draft.file().write_all(bytes)?;
+    draft.put_in_place()?;
     prune(&directory, key);
-    named
+    // Some file systems run out of space late.
+    let whole = find(cache, key, bytes.len() as u64);
+    whole.ok_or_else(|| io::Error::other("the file is not as long as was written"))
 }
 
 /// The bytes as a file without a name, sealed against any change.
@@ -111,53 +105,6 @@ pub(super) fn without_name(bytes: &[u8]) -> io::Result<File> {
 
 fn directory(cache: &Path) -> PathBuf {
     cache.join("vmlinux")
-}
-
-/// A complete file under a temporary name, which is the result.
-fn write(directory: &Path, key: &str, bytes: &[u8]) -> io::Result<PathBuf> {
-    let mode = Mode::from_raw_mode(0o644);
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    if let Ok(unnamed) = openat(CWD, directory, flags | OFlags::TMPFILE, mode) {
-        let mut file = File::from(unnamed);
-        file.write_all(bytes)?;
-        let source = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let link = |path: &Path| linkat(CWD, &source, CWD, path, AtFlags::SYMLINK_FOLLOW);
-        return Ok(under_new_name(directory, key, link)?.0);
-    }
-    // Not every file system can do that (NFS, for one).
-    let create = |path: &Path| openat(CWD, path, flags | OFlags::CREATE | OFlags::EXCL, mode);
-    let (path, file) = under_new_name(directory, key, create)?;
-    let written = File::from(file).write_all(bytes);
-    if written.is_err() {
-        let _ = fs::remove_file(&path);
-    }
-    written.map(|()| path)
-}
-
-/// Tries names until `make` finds one that no other writer has.
-fn under_new_name<T>(
-    directory: &Path,
-    key: &str,
-    make: impl Fn(&Path) -> rustix::io::Result<T>,
-) -> io::Result<(PathBuf, T)> {
-    let process = std::process::id();
-    let mut attempt = 0;
-    loop {
-        let path = directory.join(format!("{TEMPORARY}{key}-{process}-{attempt}"));
-        match make(&path) {
-            Err(Errno::EXIST) if attempt < 1000 => attempt += 1,
-            made => return Ok(made.map(|made| (path, made))?),
-        }
-    }
-}
-
-/// For reading only, and only when it is as long as was written: some file systems run out of space late.
-fn reopen(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let reader = File::open(path)?;
-    if reader.metadata()?.len() != bytes.len() as u64 {
-        return Err(io::Error::other("the file is not as long as was written"));
-    }
-    Ok(reader)
 }
 
 /// Keeps the newest entries and links, and `key`. What cannot be removed stays: the next call tries again.
@@ -213,7 +160,6 @@ fn is_key(name: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek};
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -269,10 +215,9 @@ mod tests {
     fn what_a_killed_writer_left_is_not_in_the_way_and_goes_after_a_day() {
         let cache = tempfile::tempdir().unwrap();
         let key = key(b"");
-        let process = std::process::id();
         insert(cache.path(), &key, b"").unwrap();
-        let fresh = format!("{TEMPORARY}{key}-{process}-0");
-        let old = format!("{TEMPORARY}{key}-1-0");
+        let fresh = format!("{TEMPORARY}{}-0", std::process::id());
+        let old = format!("{TEMPORARY}1-0");
         for name in [&fresh, &old] {
             fs::write(directory(cache.path()).join(name), "half").unwrap();
         }

@@ -7,6 +7,8 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use super::error::{Error, Problem};
 use super::file::{self, Links};
 use crate::escape::shown;
@@ -19,6 +21,8 @@ pub struct Search {
     pub kernel: Option<OsString>,
     /// rdvm's cache directory, which need not exist; nothing is kept without one.
     pub cache: Option<PathBuf>,
+    /// Why nothing new can be kept, where that is the user's home and no accident; one line.
+    pub keeps_nothing: Option<String>,
     /// The host's kernels, normally `/boot`.
     pub boot: PathBuf,
     /// The release of the host's running kernel, as `uname -r` prints it.
@@ -80,11 +84,13 @@ impl Candidate {
 impl Search {
     /// The places of this process: its environment, `/boot` and `uname`.
     pub fn from_env() -> Self {
-        let cache = cache_dir(|name| env::var_os(name).filter(|value| !value.is_empty()));
+        let (cache, keeps_nothing) =
+            cache_dir(|name| env::var_os(name).filter(|value| !value.is_empty()));
         let uname = rustix::system::uname();
         Self {
             kernel: env::var_os("RDVM_KERNEL").filter(|value| !value.is_empty()),
             cache,
+            keeps_nothing,
             boot: "/boot".into(),
             release: uname.release().to_string_lossy().into_owned(),
         }
@@ -149,16 +155,38 @@ impl Search {
     }
 }
 
-/// `RDVM_CACHE`, else `rdvm` in the user's cache directory as the XDG specification finds it.
-fn cache_dir(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// `RDVM_CACHE`, else `rdvm` in the user's cache directory as the XDG specification finds it; and why nothing can be kept
+/// there. A home that does not exist is nobody's to make.
+fn cache_dir(var: impl Fn(&str) -> Option<OsString>) -> (Option<PathBuf>, Option<String>) {
     if let Some(own) = var("RDVM_CACHE") {
-        return Some(own.into());
+        return (Some(own.into()), None);
     }
     // The specification wants a relative path to be ignored.
     let xdg = var("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || var("HOME").map(|home| Path::new(&home).join(".cache"));
-    let base = xdg.filter(|path| path.is_absolute()).or_else(home)?;
-    Some(base.join("rdvm"))
+    if let Some(base) = xdg.filter(|path| path.is_absolute()) {
+        return (Some(base.join("rdvm")), None);
+    }
+    let Some(home) = var("HOME").map(PathBuf::from) else {
+        return (None, None);
+    };
+    let note = |what: &str| {
+        format!(
+            "cache: HOME is {}, which {what}; nothing is kept there: RDVM_CACHE names another directory",
+            shown(&home)
+        )
+    };
+    if !home.is_dir() {
+        return (None, Some(note("is no directory")));
+    }
+    let cache = home.join(".cache/rdvm");
+    let nearest = cache.ancestors().find(|path| path.exists());
+    let writable = nearest
+        .is_none_or(|path| rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok());
+    // What is there already is used all the same.
+    (
+        Some(cache),
+        (!writable).then(|| note("cannot be written to")),
+    )
 }
 
 /// The first candidate that `probe` accepts, what it gave, and a line for each broken file that was passed over.
@@ -298,21 +326,38 @@ mod tests {
     fn the_cache_directory_is_found_as_the_xdg_specification_says() {
         let of = |vars: &[(&str, &str)]| {
             let find = |name: &str| vars.iter().find(|(key, _)| *key == name);
-            cache_dir(|name| find(name).map(|(_, value)| value.into()))
+            cache_dir(|name| find(name).map(|(_, value)| value.into())).0
         };
+        let home = tempfile::tempdir().unwrap();
+        let home = home.path().to_str().unwrap();
+        let at_home = Some(Path::new(home).join(".cache/rdvm"));
         let all = [
             ("RDVM_CACHE", "/r"),
             ("XDG_CACHE_HOME", "/x"),
-            ("HOME", "/h"),
+            ("HOME", home),
         ];
         assert_eq!(of(&all), Some("/r".into()));
         assert_eq!(of(&all[1..]), Some("/x/rdvm".into()));
-        assert_eq!(of(&all[2..]), Some("/h/.cache/rdvm".into()));
-        assert_eq!(
-            of(&[("XDG_CACHE_HOME", "x"), ("HOME", "/h")]),
-            Some("/h/.cache/rdvm".into())
-        );
+        assert_eq!(of(&all[2..]), at_home);
+        assert_eq!(of(&[("XDG_CACHE_HOME", "x"), ("HOME", home)]), at_home);
         assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn a_home_that_is_not_there_has_no_cache_and_one_that_is_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |home: &Path| cache_dir(|name| (name == "HOME").then(|| home.into()));
+        assert_eq!(of(dir.path()), (Some(dir.path().join(".cache/rdvm")), None));
+        let gone = dir.path().join("gone");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for home in [&gone, &file] {
+            let (cache, note) = of(home);
+            assert_eq!(cache, None);
+            let note = note.unwrap();
+            assert!(note.contains(home.to_str().unwrap()), "{note}");
+            assert!(note.contains("is no directory; nothing is kept"), "{note}");
+        }
     }
 
     /// A host with three kernels, running the middle one, and an image with two.

@@ -99,7 +99,8 @@ pub fn open(wish: &KernelWish, image_boot: Option<&Path>, host: &Search) -> Resu
         Ok(loaded) => loaded,
         Err(problem) => return Err(Error::File { path, problem }),
     };
-    warnings.extend(warning);
+    // Whose home takes nothing knows it, or is told under --verbose.
+    warnings.extend(warning.filter(|_| host.keeps_nothing.is_none()));
     Ok(Kernel {
         path,
         origin,

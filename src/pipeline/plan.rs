@@ -9,6 +9,7 @@ use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
+use crate::hostmem::Memory;
 use crate::image::tree::Tree;
 use crate::initrd::account::{self, Account};
 use crate::initrd::layout::{Layout, Places};
@@ -69,6 +70,11 @@ fn is_shared(request: &Request) -> bool {
 }
 
 fn make(request: &Request, keep: Keep) -> Result<Plan> {
+    // Before anything is read.
+    let host = Memory::gather();
+    if let MemoryWish::Exactly(given) = request.memory {
+        host.check_given(given)?;
+    }
     let (base, kernel) = read(&request.image, &request.kernel, keep)?;
     let mut warnings = base.facts.warnings.clone();
     warnings.extend(kernel.warnings.iter().cloned());
@@ -91,6 +97,7 @@ fn make(request: &Request, keep: Keep) -> Result<Plan> {
     needs.keeps_initrd = share;
     needs.root_keeps_its_half = request.rdinit.is_some();
     let memory = memory::plan(&needs, request.memory)?;
+    warnings.extend(host.check_needed(memory.need)?);
     Ok(Plan {
         base,
         kernel,
@@ -122,7 +129,12 @@ fn read(image: &ImageRef, kernel: &KernelWish, keep: Keep) -> Result<(Base, Kern
         (kernel.join(), base)
     });
     // The image's faults first: it is what the user named.
-    let base = base?;
+    let mut base = base?;
+    if keep != Keep::Nothing && cache.is_none() {
+        let warning =
+            "--cache: there is no directory for it, the packed image is not kept; set RDVM_CACHE";
+        base.facts.warnings.push(warning.to_owned());
+    }
     let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     Ok((base, kernel))
 }

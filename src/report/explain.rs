@@ -48,6 +48,7 @@ pub fn exit_code(ending: &Ending) -> u8 {
         } => CANNOT_RUN,
         Ending::NotStarted { .. }
         | Ending::Died { .. }
+        | Ending::Starved { .. }
         | Ending::OutputFailed(_)
         | Ending::InputFailed(_) => FAILED,
         Ending::TimedOut { .. } => TIMED_OUT,
@@ -139,6 +140,21 @@ pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Opti
                 ),
             };
             (Outcome::MachineDied, Some(message))
+        }
+        Ending::Starved { started, bound } => {
+            let when = if *started {
+                "while it ran"
+            } else {
+                "before it ran"
+            };
+            let bound = bound.map_or_else(String::new, |bound| format!(" ({bound})"));
+            (
+                Outcome::MachineDied,
+                Some(format!(
+                    "{name}: the host's kernel killed the machine for want of memory {when}{bound}; give it a host or \
+                     control group with more, or fewer files"
+                )),
+            )
         }
         Ending::TimedOut { started } => {
             let when = if *started {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::digest::{BadDigest, Digest};
 use crate::escape::shown;
 use crate::image::tree::Tree;
+use crate::image::{self, Sources};
 use crate::request::{Expectation, ImageRef};
 
 /// What the image's digest has to be, and who says so; `None` where nobody does. With layers on top it is the digest of
@@ -28,11 +29,12 @@ pub fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
     }
 }
 
-/// Whether the image and the layers on top of it are each what the lock file says; those that it knows are read for that,
-/// one by one. Without layers [`wanted`] is all there is.
+/// Checks that the image and the layers on top of it are each what the lock file says; those that it knows are read for
+/// that, one by one, and stay open in `sources`, so that nothing else is read of them later. Without layers [`wanted`] is
+/// all there is.
 ///
 /// Errors: one is not, or cannot be read.
-pub fn check_parts(image: &ImageRef) -> Result<(), crate::error::Error> {
+pub fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::error::Error> {
     if image.expect != Expectation::Lock || image.layers.is_empty() {
         return Ok(());
     }
@@ -50,18 +52,19 @@ pub fn check_parts(image: &ImageRef) -> Result<(), crate::error::Error> {
                 tag: image.tag.clone().filter(|_| is_base),
                 ..image.clone()
             };
-            let digest = digest::of(&crate::image::open(&part)?.tree).map_err(Error::from)?;
+            let digest =
+                digest::of(&image::open_from(&part, sources)?.tree).map_err(Error::from)?;
             wanted.check(path, digest)?;
         }
     }
     Ok(())
 }
 
-/// Whether an image that was read is the one agreed on. Reads its contents, if anybody asks for that.
+/// Checks that an image that was read from `sources` is the one agreed on. Reads its contents, if anybody asks for that.
 ///
 /// Errors: it is not; its contents cannot be read.
-pub fn check(image: &ImageRef, tree: &Tree) -> Result<(), crate::error::Error> {
-    check_parts(image)?;
+pub fn check(image: &ImageRef, tree: &Tree, sources: &Sources) -> Result<(), crate::error::Error> {
+    check_parts(image, sources)?;
     match wanted(image)? {
         Some(wanted) => Ok(wanted.check(&image.path, digest::of(tree).map_err(Error::from)?)?),
         None => Ok(()),

@@ -324,6 +324,42 @@ fn each_layer_on_top_is_what_the_lock_file_says() {
 }
 
 #[test]
+fn what_is_checked_is_what_is_read_each_part_is_opened_once() {
+    let project = Project::new();
+    rdvm_in(project.path(), &["pack", "-o", "top.tar", "top"]).exits(0);
+    rdvm_in(project.path(), &["inspect", "--lock", "top.tar"]).exits(0);
+    let opens = |words: &[&str], parts: &[&str]| {
+        let log = project.path().join("log");
+        let traced = Command::new("strace")
+            .args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"])
+            .arg(&log)
+            .arg(RDVM)
+            .args(words)
+            .current_dir(project.path())
+            .stdin(Stdio::null())
+            .output();
+        Run(traced.expect("strace is installed")).exits(0);
+        let calls = fs::read_to_string(log).unwrap();
+        for part in parts {
+            let name = format!("AT_FDCWD, \"{part}\"");
+            let count = calls.lines().filter(|call| call.contains(&name)).count();
+            assert_eq!(count, 1, "{part} by {words:?}");
+        }
+    };
+    if !crate::kept::has_strace() {
+        return;
+    }
+    for (base, top) in [("app.tar", "top.tar"), ("base", "top"), ("base", "top.tar")] {
+        opens(&["run", "--dry-run", "--layer", top, base], &[top, base]);
+        opens(&["inspect", "--layer", top, base], &[top, base]);
+        let pack = [
+            "pack", "--format", "docker", "-o", "out", "--layer", top, base,
+        ];
+        opens(&pack, &[top, base]);
+    }
+}
+
+#[test]
 fn a_damaged_lock_file_is_named_with_the_line() {
     let project = Project::new();
     let good = fs::read_to_string(project.lock()).unwrap();

@@ -1,7 +1,7 @@
 //! `--cache`: an archive that was packed once is not read again, a changed one is, and no accident makes the cache lie.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use rustix::fs::{XattrFlags, lsetxattr};
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
-use crate::support::{Image, RDVM, Run, busybox, engines, missing, note_run};
+use crate::support::{Image, RDVM, Run, busybox, engines, eventually, missing, note_run};
 
 /// What is too young is not remembered: its stamp could be the same after a change (`SETTLED` in src/cache/mod.rs).
 const SETTLED: Duration = Duration::from_secs(12);
@@ -193,6 +193,59 @@ fn other_options_and_a_changed_archive_are_read_again() {
         run.args(["sh", "-c", "cat /etc/word"]);
         Run(run.output().unwrap()).exits(0).prints("Word");
     }
+}
+
+/// `current -> release/N`, switched while it is read, and back.
+#[test]
+fn what_was_read_is_kept_and_not_what_the_path_led_to_before() {
+    if !has_strace() {
+        return;
+    }
+    let place = Place::new();
+    let archives = ["one", "two"].map(|word| {
+        let image = Image::busybox().file("etc/word", 0o644, word);
+        place.archive(&format!("{word}.tar"), image.path(), &[])
+    });
+    settle(&archives[1]);
+    let link = place.path("current.tar");
+    let lead = |to: &str| {
+        let new = place.path("new");
+        symlink(to, &new).unwrap();
+        fs::rename(new, &link).unwrap();
+    };
+    lead("one.tar");
+    let name = link.to_str().unwrap();
+    let log = place.path("paused");
+    fs::write(&log, "").unwrap();
+    // Stands still for a while before it opens the link.
+    let mut run = Command::new("strace")
+        .args(["-f", "-qq", "-P", name, "-o"])
+        .arg(&log)
+        .args(["-e", "inject=openat:delay_enter=5000000"])
+        .args([RDVM, "run", "--cache", "--user", NO_USER])
+        .args(["--engine", engines()[0], name, "sh"])
+        .env("RDVM_CACHE", place.path("cache"))
+        .env("RDVM_KERNEL", kernel())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // By now it knows what the path led to.
+    eventually("the path is looked at", || {
+        fs::read_to_string(&log).unwrap().contains("stat")
+    });
+    lead("two.tar");
+    assert_eq!(run.wait().unwrap().code(), Some(125));
+    assert_eq!(place.kept().0.len(), 1, "the image was kept");
+    lead("one.tar");
+    for engine in engines() {
+        note_run(engine);
+        let mut run = place.rdvm(&["run", "--cache", "--engine", engine, name]);
+        run.args(["sh", "-c", "cat /etc/word"]);
+        Run(run.output().unwrap()).exits(0).prints("one");
+    }
+    // What was read is kept under its own name all the same.
+    assert_eq!(place.opens(&archives[1], &[]), 0);
 }
 
 #[test]

@@ -273,10 +273,12 @@ fn a_build_that_is_stopped_leaves_the_old_kernel_and_no_process() {
 #[test]
 fn what_a_build_lacks_is_said_before_anything_is_made() {
     let place = Place::new();
-    place.build(Path::new("/nonexistent")).run().exits(125).prints("").says_only(
-        "rdvm: --source: /nonexistent: no such file or directory; name a kernel's source, a .tar.xz, .tar.bz2, .tar.gz \
-         or .tar.zst or its directory\n",
-    );
+    let gone = place.0.path().join("gone");
+    place.build(&gone).run().exits(125).prints("").says_only(&format!(
+        "rdvm: --source: {}: no such file or directory; name a kernel's source, a .tar.xz, .tar.bz2, .tar.gz or .tar.zst \
+         or its directory\n",
+        gone.display()
+    ));
     assert!(!place.cache().exists());
     let bin = place.0.path().join("bin");
     fs::create_dir(&bin).unwrap();

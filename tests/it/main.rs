@@ -78,4 +78,6 @@ mod examples;
 
 mod reports;
 
+mod host;
+
 mod tidy;

@@ -4,11 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::support::schema::{conforms, faults, report_schema};
-use crate::support::{Rdvm, busybox, engines};
+use crate::support::{RDVM, Rdvm, Run, busybox, engines, note_run};
 
 /// The outcomes of the code, as they are written.
 fn outcomes() -> BTreeSet<String> {
@@ -135,5 +139,181 @@ fn a_report_of_every_kind_conforms() {
             assert_eq!(report["outcome"], outcome, "{report:#}");
             conforms(&report);
         }
+    }
+}
+
+/// A line that is refused, and one that fails later.
+const WRONG: [&[&str]; 7] = [
+    &["-m", "lots", "/nowhere"],
+    &["--memroy", "1g", "/nowhere"],
+    &["--cpus"],
+    &[],
+    &["--profile", "none", "--config", "/nowhere"],
+    &["--rdinit", "/bin/sh", "--tty", "/nowhere"],
+    &["/nowhere"],
+];
+
+#[test]
+fn an_old_report_does_not_survive_an_error_of_any_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, link) = (dir.path().join("report.json"), dir.path().join("link"));
+    std::os::unix::fs::symlink("report.json", &link).unwrap();
+    for words in WRONG {
+        for target in [&path, &link] {
+            fs::write(&path, "old").unwrap();
+            let mut rdvm = Rdvm::verb("run").option("--report").option(target);
+            for word in words {
+                rdvm = rdvm.option(word);
+            }
+            let stderr = rdvm.run().exits(125).stderr();
+            let report: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            conforms(&report);
+            let message = report["message"].as_str().unwrap();
+            assert!(stderr.contains(message), "{message} is not in {stderr}");
+            assert!(link.is_symlink(), "{words:?}");
+        }
+    }
+}
+
+#[test]
+fn an_old_report_does_not_survive_a_run_that_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.json");
+    for engine in engines() {
+        fs::write(&path, "old").unwrap();
+        let rdvm = Rdvm::on(engine).option("--report").option(&path);
+        let mut child = rdvm
+            .image(busybox().path())
+            .sh("echo on; sleep 1000")
+            .spawn();
+        let mut line = [0; 3];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut line)
+            .unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+/// `rdvm run WORDS` by a shell that has its descriptors as `redirections` say.
+fn redirected(dir: &Path, redirections: &str, words: &[&str]) -> Run {
+    let output = Command::new("sh")
+        .args(["-c", &format!("\"$@\" {redirections}"), "sh", RDVM, "run"])
+        .args(words)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .output();
+    Run(output.unwrap())
+}
+
+#[test]
+fn a_report_to_what_is_open_already_goes_where_that_stands_and_replaces_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let check = |before: &str| {
+        let text = fs::read_to_string(&log).unwrap();
+        let (start, json) = text.split_at(text.find("{\n").expect("there is a report"));
+        assert_eq!(start, before);
+        let (json, after) = json.split_at(json.rfind("}\n").unwrap() + 2);
+        assert_eq!(after, "after\n");
+        conforms(&serde_json::from_str(json).unwrap());
+    };
+    let refused = ["-m", "1k", "/nowhere"];
+    for (target, stream) in [
+        ("/dev/stdout", ">&3"),
+        ("/proc/self/fd/1", ">&3"),
+        ("/dev/fd/7", "7>&3 2>/dev/null"),
+        ("link", "7>&3 2>/dev/null"),
+    ] {
+        let link = dir.path().join("link");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink("/dev/fd/7", &link).unwrap();
+        let shell = format!("exec 3>log; echo before >&3; \"$@\" {stream}; echo after >&3");
+        let output = Command::new("sh")
+            .args(["-c", &shell, "sh", RDVM, "run", "--report", target])
+            .args(refused)
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .output();
+        assert!(output.unwrap().status.success());
+        check("before\n");
+    }
+    let image = busybox().path().to_str().unwrap();
+    for engine in engines() {
+        note_run(engine);
+        let words = ["--engine", engine, "--report", "/dev/stdout", image];
+        let words = [&words[..], &["sh", "-c", "echo out"]].concat();
+        redirected(dir.path(), ">log && echo after >>log", &words).exits(0);
+        check("out\n");
+    }
+}
+
+#[test]
+fn a_report_to_a_pipe_or_a_device_is_written_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let reader = "mkfifo pipe; cat pipe >copy & \"$@\"; wait";
+    let output = Command::new("sh")
+        .args([
+            "-c", reader, "sh", RDVM, "run", "--report", "pipe", "/nowhere",
+        ])
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .output();
+    assert!(output.unwrap().status.success());
+    let copy = fs::read(dir.path().join("copy")).unwrap();
+    conforms(&serde_json::from_slice(&copy).unwrap());
+    assert!(
+        fs::metadata(dir.path().join("pipe"))
+            .unwrap()
+            .file_type()
+            .is_fifo()
+    );
+    let words = ["--report", "/dev/null", "/nowhere"];
+    redirected(dir.path(), "", &words).exits(125).prints("");
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+}
+
+#[test]
+fn standard_output_takes_the_report_only_where_there_is_no_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = ["--report", "-", "/nowhere", "true"];
+    redirected(dir.path(), "", &words).exits(125).prints("").says_only(
+        "rdvm: --report: -: standard output is the command's; name a file, a pipe or /dev/stderr\n",
+    );
+    let dry = redirected(dir.path(), "", &[&["--dry-run"], &words[..]].concat()).exits(125);
+    conforms(&serde_json::from_str(&dry.stdout()).unwrap());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_console_on_an_open_descriptor_is_written_behind_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = busybox().path().to_str().unwrap();
+    for engine in engines() {
+        note_run(engine);
+        let words = ["--engine", engine, "--console", "/dev/fd/7", image];
+        let words = [&words[..], &["sh", "-c", "echo shown >&2"]].concat();
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                "exec 7>log; echo before >&7; \"$@\"; echo after >&7",
+                "sh",
+            ])
+            .args([RDVM, "run"])
+            .args(words)
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .output();
+        assert!(output.unwrap().status.success());
+        let text = fs::read_to_string(dir.path().join("log")).unwrap();
+        assert!(text.starts_with("before\n"), "{text}");
+        assert!(
+            text.ends_with("after\n") && text.contains("shown"),
+            "{text}"
+        );
     }
 }

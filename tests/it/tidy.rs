@@ -16,11 +16,12 @@ const USES: &[(&str, &[&str])] = &[
     (
         "error",
         &[
-            "cmdline", "copyin", "copyout", "engine", "image", "initrd", "kernel", "memory",
-            "trust",
+            "cmdline", "copyin", "copyout", "engine", "hostmem", "image", "initrd", "kernel",
+            "memory", "trust",
         ],
     ),
     ("atomic", &[]),
+    ("hostmem", &["units"]),
     (
         "cli",
         &[
@@ -37,7 +38,9 @@ const USES: &[(&str, &[&str])] = &[
     ),
     (
         "image",
-        &["digest", "error", "initrd", "progress", "request", "units"],
+        &[
+            "digest", "error", "hostmem", "initrd", "progress", "request", "units",
+        ],
     ),
     (
         "initrd",
@@ -73,21 +76,27 @@ const USES: &[(&str, &[&str])] = &[
     (
         "engine",
         &[
-            "cmdline", "error", "guest", "initrd", "kernel", "machine", "request", "units", "watch",
+            "cmdline", "error", "guest", "hostmem", "initrd", "kernel", "machine", "request",
+            "units", "watch",
         ],
     ),
     (
         "guest",
         &[
-            "copyout", "error", "progress", "request", "terminal", "units", "watch",
+            "copyout", "error", "hostmem", "progress", "request", "terminal", "units", "watch",
         ],
     ),
     (
         "report",
-        &["copyout", "error", "guest", "initrd", "request", "units"],
+        &[
+            "atomic", "copyout", "error", "guest", "initrd", "request", "units",
+        ],
     ),
     ("level", &[]),
-    ("doctor", &["engine", "error", "kernel", "level", "units"]),
+    (
+        "doctor",
+        &["engine", "error", "hostmem", "kernel", "level", "units"],
+    ),
     (
         "inspect",
         &[
@@ -97,9 +106,9 @@ const USES: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "base", "cache", "cmdline", "command", "copyin", "copyout", "engine", "error", "guest",
-            "image", "initrd", "kernel", "machine", "memory", "report", "request", "terminal",
-            "units", "watch",
+            "atomic", "base", "cache", "cmdline", "command", "copyin", "copyout", "engine",
+            "error", "guest", "hostmem", "image", "initrd", "kernel", "machine", "memory",
+            "report", "request", "terminal", "units", "watch",
         ],
     ),
 ];

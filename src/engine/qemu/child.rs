@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 
@@ -69,9 +69,9 @@ impl Process {
         (ended, String::from_utf8_lossy(&said).trim().to_owned())
     }
 
-    /// Waits for it to end by itself for as long as its ports are closed already.
-    pub(super) fn wait(&mut self) {
-        let _ = self.child.wait();
+    /// Waits for it to end by itself, now that its ports are closed; the signal that killed it, if one did.
+    pub(super) fn wait(&mut self) -> Option<i32> {
+        self.child.wait().ok().and_then(|status| status.signal())
     }
 
     fn stop(&mut self) {

@@ -35,6 +35,7 @@ use crate::engine::{acpi, probe};
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
 use crate::guest::rings::{RINGS, Rings};
+use crate::hostmem::{Memory, OomKills};
 use crate::initrd;
 use crate::kernel::{self, Boot};
 use crate::machine::Machine;
@@ -66,6 +67,8 @@ const TIMER: u8 = 2;
 /// Where shared memory is: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
 /// initrd, which the guest would have to move out of the way of it.
 pub(super) const RINGS_AT: u64 = 8 << 20;
+
+const SIGKILL: i32 = 9;
 
 /// A file for RAM of so many bytes, and what of it is shared with us.
 fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
@@ -260,6 +263,7 @@ impl Qemu {
             stdio,
             ..
         } = cables;
+        let kills = OomKills::so_far();
         let mut process = Process::start(&self.program, &args, inherit, stdio).map_err(start)?;
         drop(theirs);
         let ending = Session {
@@ -274,7 +278,7 @@ impl Qemu {
         .run()
         .map_err(host("waiting for the machine"))?;
         let ending = self
-            .conclude(ending, &mut process, &mut listener)
+            .conclude(ending, &mut process, &mut listener, kills)
             .map_or_else(|| self.refused(process), Ok)?;
         Ok((ending, listener))
     }
@@ -285,21 +289,28 @@ impl Qemu {
         ending: Option<Ending>,
         process: &mut Process,
         listener: &mut Listener,
+        kills: OomKills,
     ) -> Option<Ending> {
         if ending.is_some() {
             return ending;
         }
-        process.wait();
+        let signal = process.wait();
         if let Some(ending) = listener.outcome() {
             return Some(ending);
         }
         let moments = listener.moments();
+        if signal == Some(SIGKILL) && OomKills::so_far().have_risen_since(kills) {
+            return Some(Ending::Starved {
+                started: moments.started.is_some(),
+                bound: Memory::gather().bound(),
+            });
+        }
         let spoke = moments.ready.is_some() || !listener.console().last_lines(1).is_empty();
         let panic = listener.console().panic();
         spoke.then_some(Ending::Died {
             started: moments.started.is_some(),
             panic,
-            how: None,
+            how: signal.map(|signal| format!("lost its QEMU to signal {signal}")),
         })
     }
 

@@ -106,11 +106,12 @@ pub(super) fn place(digest: &Digest) -> String {
 }
 
 impl Blobs<'_> {
-    /// The layout in the directory `path`; `None` where it is none.
+    /// The layout in the directory `root`; `None` where it is none.
     ///
     /// Errors: it cannot be read.
-    pub(super) fn of_directory(path: &std::path::Path) -> io::Result<Option<Self>> {
-        let root = Arc::new(HostDir::of_root(Arc::new(HostRoot::open(path)?)));
+    pub(super) fn of_directory(root: &Arc<HostRoot>) -> io::Result<Option<Self>> {
+        let path = root.path();
+        let root = Arc::new(HostDir::of_root(root.clone()));
         let fd = root.open()?;
         let has = |name: &[u8]| match open_file(&fd, name) {
             Ok(file) => fstat(&file)

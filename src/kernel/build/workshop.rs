@@ -4,8 +4,10 @@
 //! nothing of kernels.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,16 +15,18 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, statvfs};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, kill_process_group, pidfd_open};
 
 use super::error::Error;
+use crate::atomic::under_new_name;
 use crate::escape::{escaped, shown};
 use crate::units::ByteSize;
 use crate::watch::Watch;
 
-const PREFIX: &str = "build-";
+/// The start of the directory's name, with which it may lie in a directory that all users share.
+const PREFIX: &str = "rdvm-build-";
 /// How much of the log an error shows.
 const LAST_BYTES: u64 = 4096;
 const LAST_LINES: usize = 8;
@@ -69,35 +73,50 @@ fn host(path: &Path) -> impl FnOnce(io::Error) -> Error {
 #[derive(Debug)]
 pub(super) struct Workshop {
     directory: PathBuf,
+    /// Locked as long as the build lives.
+    _lock: OwnedFd,
     log: PathBuf,
     watch: Watch,
 }
 
 impl Workshop {
     /// Makes the temporary directory, in which `need` must be free, and starts the log `build.log` in `home`. From now
-    /// on signals are caught. The caller has the lock of `home`, so what a killed build left there is removed.
+    /// on signals are caught. What killed builds left is removed first, in `home` and where this one will work.
     ///
     /// # Errors
     /// `Space`, `Host`.
     pub(super) fn open(home: &Path, need: ByteSize) -> Result<Self, Error> {
-        remove_leftovers(home);
         let parent = env::var_os("TMPDIR").filter(|value| !value.is_empty());
         let parent = parent.map_or_else(|| home.to_owned(), PathBuf::from);
-        let about = statvfs(&parent).map_err(io::Error::from);
-        let about = about.map_err(host(&parent))?;
+        Self::open_in(&parent, home, need)
+    }
+
+    fn open_in(parent: &Path, home: &Path, need: ByteSize) -> Result<Self, Error> {
+        for place in [home, parent] {
+            remove_leftovers(place);
+        }
+        let about = statvfs(parent).map_err(io::Error::from);
+        let about = about.map_err(host(parent))?;
         let free = ByteSize(about.f_bavail.saturating_mul(about.f_frsize));
         if free < need {
-            let place = shown(&parent);
+            let place = shown(parent);
             return Err(Error::Space { place, need, free });
         }
         let log = home.join("build.log");
         File::create(&log).map_err(host(&log))?;
-        let directory = parent.join(format!("{PREFIX}{}", std::process::id()));
-        let watch = Watch::start(None).map_err(host(&directory))?;
-        fs::create_dir(&directory).map_err(host(&directory))?;
+        let watch = Watch::start(None).map_err(host(parent))?;
+        // make wants to know where it is from wherever it is called.
+        let parent = parent.canonicalize().map_err(host(parent))?;
+        let (directory, lock) = under_new_name(&parent, PREFIX, |name| {
+            DirBuilder::new().mode(0o700).create(name)?;
+            let lock = open_directory(name)?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(lock)
+        })
+        .map_err(host(&parent))?;
         Ok(Self {
-            // make wants to know where it is from wherever it is called.
-            directory: directory.canonicalize().map_err(host(&directory))?,
+            directory,
+            _lock: lock,
             log,
             watch,
         })
@@ -278,15 +297,25 @@ impl Drop for Workshop {
     }
 }
 
-fn remove_leftovers(home: &Path) {
-    let entries = fs::read_dir(home).into_iter().flatten().flatten();
+/// Removes the directories of builds that were killed: those that are ours and that nobody has locked any more.
+fn remove_leftovers(place: &Path) {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+        if name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+            && let Ok(directory) = open_directory(&entry.path())
+            && fstat(&directory).is_ok_and(|stat| stat.st_uid == geteuid().as_raw())
+            && flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
             // What cannot be removed is only in the way of the disk's other uses.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// The last lines of a file, each after a line feed and indented.
@@ -318,6 +347,33 @@ mod tests {
             "{text}"
         );
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_removed_wherever_it_worked_and_a_living_ones_stays() {
+        let (home, parent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let names = |place: &tempfile::TempDir| -> Vec<PathBuf> {
+            let list = fs::read_dir(place.path()).unwrap().flatten();
+            let is_build = |path: &PathBuf| !path.ends_with("build.log");
+            let mut names: Vec<_> = list.map(|entry| entry.path()).filter(is_build).collect();
+            names.sort();
+            names
+        };
+        for place in [&home, &parent] {
+            fs::create_dir_all(place.path().join(format!("{PREFIX}dead/out"))).unwrap();
+        }
+        let other = parent.path().join("build-of-somebody");
+        fs::create_dir(&other).unwrap();
+        let open = || Workshop::open_in(parent.path(), home.path(), ByteSize(0)).unwrap();
+        let first = open();
+        assert_eq!(names(&home), [""; 0].map(PathBuf::from));
+        let expected = [other.clone(), first.directory.clone()];
+        assert_eq!(names(&parent), expected);
+        // Of another cache, it may be: it has its own lock.
+        let second = open();
+        assert!(first.directory.is_dir() && second.directory.is_dir());
+        drop((first, second));
+        assert_eq!(names(&parent), [other]);
     }
 
     #[test]
