@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::copyout::Copied;
 use crate::guest::Counts;
+use crate::guest::console::Gaps;
 use crate::guest::ending::Ending;
 use crate::initrd::attributes::Loss;
 
@@ -49,6 +50,9 @@ pub struct Report {
     /// Extended attributes of the image that the guest's kernel would not have, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attributes_lost: Option<Loss>,
+    /// What the copy of the console lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console_lost: Option<Gaps>,
     /// What was copied out, one for each wish in its order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copied: Vec<Copied>,
@@ -163,6 +167,7 @@ impl Report {
             message,
             guest,
             attributes_lost: None,
+            console_lost: None,
             copied: Vec::new(),
             machine: None,
             timings: None,
@@ -182,6 +187,7 @@ impl Report {
             message,
             guest: None,
             attributes_lost: None,
+            console_lost: None,
             copied: Vec::new(),
             machine: None,
             timings: None,
@@ -189,9 +195,9 @@ impl Report {
         }
     }
 
-    /// Adds what was copied out. A wish that was not met makes a run fail that did not fail otherwise.
+    /// Adds what was copied out. A wish that was not met, or not all of it, makes a run fail that did not fail otherwise.
     pub fn add_copies(&mut self, copied: Vec<Copied>) {
-        let failed = copied.iter().any(|copied| copied.error.is_some());
+        let failed = !copied.iter().all(Copied::is_complete);
         if failed && self.exit_code == 0 {
             self.exit_code = FAILED;
         }

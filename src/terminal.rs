@@ -2,15 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use signal_hook::consts::SIGWINCH;
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
-use crate::watch::Watch;
+use crate::watch::{Catcher, Watch};
 
 /// What the terminal was, while it is not. Of the process, since it has one terminal and a panic must find it.
 static BEFORE: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
@@ -20,7 +19,9 @@ static BEFORE: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 pub struct Terminal {
     /// Where it is typed; none where standard input is no terminal or not the command's.
     typed: Option<OwnedFd>,
-    resized: Arc<AtomicBool>,
+    resized: Catcher,
+    /// Nobody has asked for the size yet: since it was put into the start record it may have changed.
+    is_new: AtomicBool,
 }
 
 impl Terminal {
@@ -32,10 +33,11 @@ impl Terminal {
         let stdin = io::stdin();
         let typed = (interactive && isatty(&stdin)).then(|| stdin.as_fd().try_clone_to_owned());
         let typed = typed.transpose()?;
-        let resized = watch.notice(SIGWINCH)?;
-        // Since it was asked for the start record it may have changed, and nobody was listening.
-        resized.store(true, Ordering::Relaxed);
-        Ok(Self { typed, resized })
+        Ok(Self {
+            typed,
+            resized: watch.notice(SIGWINCH)?,
+            is_new: AtomicBool::new(true),
+        })
     }
 
     /// Whether somebody types.
@@ -45,7 +47,8 @@ impl Terminal {
 
     /// Rows and columns, the first time and once after every change.
     pub fn changed_window(&self) -> Option<[u16; 2]> {
-        match self.resized.swap(false, Ordering::Relaxed) {
+        let is_new = self.is_new.swap(false, Ordering::Relaxed);
+        match self.resized.take(SIGWINCH) || is_new {
             true => window(),
             false => None,
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The size of a page on x86-64.
 pub const PAGE: u64 = 4096;
@@ -97,15 +97,43 @@ pub fn parse_span(text: &str) -> Result<Duration, ParseError> {
         _ => return Err(ParseError::Span),
     };
     let count: f64 = digits.parse().map_err(|_| ParseError::Span)?;
-    Duration::try_from_secs_f64(count * unit)
-        .ok()
-        .filter(|span| !span.is_zero())
-        .ok_or(ParseError::Span)
+    // Longer than a Duration can be is as good as the longest.
+    let span = Duration::try_from_secs_f64(count * unit).unwrap_or(Duration::MAX);
+    match span.is_zero() {
+        true => Err(ParseError::Span),
+        false => Ok(span),
+    }
+}
+
+/// The longest span that is counted: a century. What is longer never passes, and no clock has to hold it.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The moment that comes `span` after `start`, or a century after it where that is sooner. A user's span may be any number,
+/// and the sum of a clock and such a number overflows.
+pub fn after(start: Instant, span: Duration) -> Instant {
+    start + span.min(LONGEST)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_span_there_is_ends_in_a_century_and_others_when_they_are_over() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        assert_eq!(after(now, second) - now, second);
+        let nines = "9".repeat(400);
+        for text in [
+            "10000000000000000000",
+            "18446744073709551615s",
+            "99999999999d",
+            &nines,
+        ] {
+            let span = parse_span(text).unwrap();
+            assert_eq!(after(now, span) - now, LONGEST, "{text}");
+        }
+        assert_eq!(after(now, Duration::MAX) - now, LONGEST);
+    }
 
     #[test]
     fn sizes_are_read_as_docker_reads_them() {

@@ -1,55 +1,66 @@
 //! What ends a run from outside: a deadline, and the signals that ask us to stop.
 
-use std::io::{self, Read};
+#[allow(unsafe_code)]
+mod handlers;
+
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
+pub(crate) use self::handlers::Catcher;
+
+use crate::units::after;
+
 /// Signals that stop the machine.
 pub const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
 
-/// A deadline, and a descriptor that becomes readable when a signal came.
+/// A deadline, and a descriptor that becomes readable when a signal came. What the process did with the signals before, it
+/// does again when this is dropped.
 #[derive(Debug)]
 pub struct Watch {
     deadline: Option<Instant>,
+    catcher: Catcher,
     wake: UnixStream,
     notify: UnixStream,
-    signal: Arc<AtomicUsize>,
 }
 
 impl Watch {
     /// Starts to count, and catches [`SIGNALS`] from now on.
     ///
-    /// Errors: no descriptors left.
+    /// # Errors
+    ///
+    /// No descriptors left.
     pub fn start(timeout: Option<Duration>) -> io::Result<Self> {
         let (wake, notify) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let signal = Arc::new(AtomicUsize::new(0));
-        for number in SIGNALS {
-            // The flag first: it says which signal it was by the time the descriptor becomes readable.
-            signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)?;
-            signal_hook::low_level::pipe::register(number, notify.try_clone()?)?;
-        }
+        notify.set_nonblocking(true)?;
         Ok(Self {
-            deadline: timeout.map(|span| Instant::now() + span),
+            deadline: timeout.map(|span| after(Instant::now(), span)),
+            catcher: Catcher::new(&SIGNALS, Some(notify.try_clone()?.into()))?,
             wake,
             notify,
-            signal,
         })
     }
 
-    /// A flag that is set when this signal comes, which also makes [`Self::fd`] readable. It ends nothing.
+    /// Notices when this signal comes, which also makes [`Self::fd`] readable. It ends nothing.
     ///
-    /// Errors: no descriptors left.
-    pub fn notice(&self, signal: i32) -> io::Result<Arc<AtomicBool>> {
-        let flag = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(signal, Arc::clone(&flag))?;
-        signal_hook::low_level::pipe::register(signal, self.notify.try_clone()?)?;
-        Ok(flag)
+    /// # Errors
+    ///
+    /// No descriptors left.
+    pub(crate) fn notice(&self, signal: i32) -> io::Result<Catcher> {
+        Catcher::new(&[signal], Some(self.notify.try_clone()?.into()))
+    }
+
+    /// Lets another thread make [`Self::fd`] readable.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors left.
+    pub fn waker(&self) -> io::Result<Waker> {
+        Ok(Waker(self.notify.try_clone()?))
     }
 
     /// Makes [`Self::fd`] wait for the next signal.
@@ -60,10 +71,7 @@ impl Watch {
 
     /// The signal that came, if one did.
     pub fn signal(&self) -> Option<i32> {
-        match self.signal.load(Ordering::Relaxed) {
-            0 => None,
-            number => i32::try_from(number).ok(),
-        }
+        self.catcher.last()
     }
 
     /// How long there still is; `None` for ever, zero when time is up.
@@ -80,5 +88,65 @@ impl Watch {
     /// To be polled for reading.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
+
+/// Wakes whoever polls a [`Watch`], from another thread.
+#[derive(Debug)]
+pub struct Waker(UnixStream);
+
+impl Waker {
+    /// Makes the descriptor readable.
+    pub fn wake(&self) {
+        // Where it is full it is readable, and where the other end is gone nobody waits.
+        let _ = (&self.0).write(b"!");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use rustix::fs::fstat;
+
+    use super::*;
+
+    #[test]
+    fn a_span_that_no_clock_can_hold_is_no_deadline_that_comes() {
+        for span in [
+            Duration::MAX,
+            Duration::from_secs(10_000_000_000_000_000_000),
+        ] {
+            let watch = Watch::start(Some(span)).unwrap();
+            assert!(watch.time_left() > Some(Duration::from_secs(1 << 30)));
+            assert!(!watch.is_over());
+        }
+    }
+
+    #[test]
+    fn nothing_stays_open_when_a_watch_is_over() {
+        let watch = Watch::start(None).unwrap();
+        let noticed = watch.notice(signal_hook::consts::SIGWINCH).unwrap();
+        let waker = watch.waker().unwrap();
+        waker.wake();
+        let ours = [fstat(&watch.wake), fstat(&watch.notify)];
+        let ours = ours.map(|stat| format!("socket:[{}]", stat.unwrap().st_ino));
+        let open = || {
+            let links = fs::read_dir("/proc/self/fd").unwrap();
+            let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+            let is_ours =
+                |link: &PathBuf| ours.iter().any(|name| link.as_os_str() == name.as_str());
+            links.filter(is_ours).count()
+        };
+        assert_eq!(open(), 5);
+        drop((noticed, waker, watch));
+        assert_eq!(open(), 0);
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use self::probe::KvmState;
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::request::EngineWish;
 use crate::watch::Watch;
 
@@ -28,6 +28,9 @@ pub enum Engine {
 /// Why no engine, or not this one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What is to run is no machine.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
     /// KVM was asked for and cannot be had.
     #[error(transparent)]
     Probe(#[from] probe::Error),
@@ -85,13 +88,15 @@ impl Engine {
 
     /// Runs the machine to its end. Everything it started is gone when this returns; the listener comes back.
     ///
-    /// Errors: the engine itself failed; the guest's failures are endings.
+    /// Errors: it is no machine that could run ([`Machine::check`]); the engine itself failed. The guest's failures are
+    /// endings.
     pub fn boot(
         &self,
         machine: Machine,
         listener: Listener,
         watch: &Watch,
     ) -> Result<(Ending, Listener), Error> {
+        machine.check()?;
         match self {
             Self::Kvm => Ok(kvm::boot(machine, listener, watch)?),
             Self::Qemu(qemu) => Ok(qemu.boot(machine, listener, watch)?),

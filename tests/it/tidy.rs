@@ -60,7 +60,7 @@ const USES: &[(&str, &[&str])] = &[
     ),
     ("output", &["atomic", "image", "initrd"]),
     ("copyin", &["image", "initrd", "request"]),
-    ("copyout", &["atomic", "request", "units"]),
+    ("copyout", &["atomic", "request", "units", "watch"]),
     ("memory", &["initrd", "request", "units"]),
     // `kernel build` writes a file whole and stops when asked to: it needs what the run's ends use for that.
     (
@@ -71,7 +71,7 @@ const USES: &[(&str, &[&str])] = &[
     ),
     ("cmdline", &[]),
     ("machine", &["initrd", "kernel", "units"]),
-    ("watch", &[]),
+    ("watch", &["units"]),
     ("terminal", &["watch"]),
     (
         "engine",
@@ -120,6 +120,7 @@ const UNSAFE: &[&str] = &[
     "src/engine/kvm/vcpu.rs",
     "src/engine/qemu/child.rs",
     "src/engine/qemu/tsc.rs",
+    "src/watch/handlers.rs",
     "rdinit/src/sys.rs",
     "rdinit/src/sys/shared.rs",
     "rdinit/src/main.rs",

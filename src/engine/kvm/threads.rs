@@ -1,6 +1,6 @@
 //! The vCPUs' threads: what they do, what they share, how they are asked something and ended.
 //!
-//! A thread is made to leave the guest by a signal, whose handler does nothing. What the machine's end is, the engine's
+//! A thread is made to leave the guest by a signal, which does nothing else. What the machine's end is, the engine's
 //! own thread decides (`session.rs`).
 
 use std::io;
@@ -11,12 +11,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, unblock_signal};
 
 use super::Error;
 use super::devices::Devices;
 use super::exits::{Step, handle};
 use super::vcpu::{Reason, Vcpu};
+use crate::watch::Catcher;
 
 /// Time between a signal and the next where one has come too early.
 const RESEND: Duration = Duration::from_millis(2);
@@ -88,6 +89,8 @@ impl Shared {
 pub(super) struct Threads {
     list: Vec<Thread>,
     shared: Arc<Shared>,
+    /// The signal would kill us if it came when nobody catches it: it is the last to go.
+    _signal: Catcher,
 }
 
 /// A vCPU's thread.
@@ -98,18 +101,16 @@ struct Thread {
     ends: Arc<AtomicBool>,
 }
 
-extern "C" fn ignore(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-
 impl Threads {
     /// Starts a thread for every vCPU.
     ///
     /// Errors: the host gives no threads; those that were started are gone then.
     pub(super) fn start(shared: &Arc<Shared>, vcpus: Vec<Vcpu>) -> Result<Self, Error> {
-        register_signal_handler(SIGRTMIN(), ignore)
-            .map_err(|errno| Error::host("catching a signal")(io::Error::from(errno)))?;
+        let signal = Catcher::new(&[SIGRTMIN()], None);
         let mut threads = Self {
             list: Vec::new(),
             shared: Arc::clone(shared),
+            _signal: signal.map_err(Error::host("catching a signal"))?,
         };
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             let thread = threads.add(id, vcpu);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_EXIT_IO_IN, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
-    kvm_cpuid_entry2, kvm_run,
+    kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_cpuid_entry2, kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use rustix::io::Errno;
@@ -16,6 +16,7 @@ use super::cpu::{self, Package};
 use super::exits::Exit;
 use super::load::Start;
 use super::{given, kvm};
+use crate::units::PAGE;
 
 /// A vCPU.
 #[derive(Debug)]
@@ -28,6 +29,17 @@ pub(super) struct Vcpu {
 
 /// How long KVM may say "again": it does once for a vCPU that another one starts.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Writes that KVM keeps at most: what fits into the ring's page (`KVM_COALESCED_MMIO_MAX` in
+/// include/uapi/linux/kvm.h).
+const RING: usize =
+    (PAGE as usize - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>();
+
+/// As many writes as the ring holds. All vCPUs write to one ring, and go on doing so while it is read: with an end to that
+/// one vCPU cannot keep the lock on the devices for ever, and what was kept before an exit still comes before it.
+fn one_ring<T>(reads: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    reads.take(RING)
+}
 
 /// Why `Vcpu::run` returned.
 #[derive(Debug)]
@@ -122,12 +134,13 @@ impl Vcpu {
         }
     }
 
-    /// Gives every port write that KVM has kept, oldest first: port, value of one byte.
+    /// Gives every port write that KVM has kept by now, oldest first: port, value of one byte.
     pub(super) fn drain(&mut self, mut take: impl FnMut(u16, u8)) {
-        while self.coalesces
-            && let Ok(Some(write)) = self.fd.coalesced_mmio_read()
-        {
-            take(write.phys_addr as u16, write.data[0]);
+        if self.coalesces {
+            let reads = std::iter::from_fn(|| self.fd.coalesced_mmio_read().ok().flatten());
+            for write in one_ring(reads) {
+                take(write.phys_addr as u16, write.data[0]);
+            }
         }
     }
 
@@ -195,5 +208,21 @@ impl Vcpu {
             Ok(KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED) => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_is_filled_as_fast_as_it_is_read_is_left_after_its_size() {
+        let mut kept = 0..RING * 3;
+        assert_eq!(RING, 170);
+        for round in 0..3 {
+            let seen: Vec<_> = one_ring(kept.by_ref()).collect();
+            assert_eq!((seen.len(), seen[0]), (RING, RING * round));
+        }
+        assert_eq!(one_ring(kept).count(), 0);
     }
 }
