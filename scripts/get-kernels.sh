@@ -10,7 +10,7 @@
 # while it works, and checks signatures and sums as ever. NAME.list names the files of a release; while they are all
 # there, no network is asked. Delete DIR to fetch newer ones.
 #
-# The archive is the one that apt uses here; MIRROR overrules it on Debian.
+# The archive is the one that apt uses here (scripts/mirror.sh); MIRROR overrules it on Debian.
 set -euo pipefail
 umask 022
 exec 3>&2 # apt's words go to a file, ours do not
@@ -83,13 +83,6 @@ begin() {
 	: >"$work/status"
 }
 
-# The archive that apt uses here for Debian itself.
-mirror() {
-	# shellcheck disable=SC2016 # apt's own placeholders
-	apt-get indextargets --format '$(ORIGIN)|$(COMPONENT)|$(RELEASE)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-		awk -F'|' '$1 == "Debian" && $2 == "main" && $3 !~ /[-\/]/ && $4 ~ /^https?:/ { print $4; exit }'
-}
-
 debian() {
 	local suite there=0 suites='bookworm trixie bullseye' keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 	for suite in $suites; do
@@ -97,8 +90,7 @@ debian() {
 	done
 	if [ "$there" -ge 2 ]; then return; fi
 	[ -e "$keyring" ] || die "$keyring is missing; install debian-archive-keyring"
-	: "${MIRROR:=$(mirror)}"
-	: "${MIRROR:=http://deb.debian.org/debian}"
+	MIRROR=$("$here/mirror.sh" 2>&3)
 	there=0
 	for suite in $suites; do
 		if [ "$there" -ge 2 ]; then break; fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what rdvm's demo, examples or tests need and this Debian or Ubuntu machine lacks.
 #
-#   scripts/install-deps.sh [demo|examples|test]     (default demo; each is the one before and more)
+#   scripts/install-deps.sh [demo|examples|test|vmx]     (default demo; each is the one before and more)
 #
 # Looks first: a program counts wherever it comes from. When nothing is missing it asks for neither network nor root.
 set -euo pipefail
@@ -49,7 +49,10 @@ umoci umoci
 setcap libcap2-bin
 bwrap bubblewrap
 runc runc
-crun crun'
+crun crun
+bochs bochs
+xorriso xorriso'
+vmx_programs='g++ g++'
 
 # missing_programs LIST: the packages of those that are not here.
 missing_programs() {
@@ -62,9 +65,16 @@ missing_programs() {
 missing_packages() {
 	missing_programs "$demo_programs"
 	[ "$level" = demo ] || missing_programs "$examples_programs"
-	[ "$level" != test ] || missing_programs "$test_programs"
+	case $level in test | vmx) missing_programs "$test_programs" ;; esac
+	[ "$level" != vmx ] || missing_programs "$vmx_programs"
 	[ -e /usr/include/stdio.h ] || echo libc6-dev
-	if [ "$level" = test ]; then
+	if [ "$level" = test ] || [ "$level" = vmx ]; then
+		# Bochs's terminal, BIOSes and boot loader, which have no program on PATH.
+		compgen -G '/usr/lib/*/bochs/plugins/libbx_term_gui.so' >/dev/null || echo bochs-term
+		[ -e /usr/share/bochs/BIOS-bochs-latest ] || echo bochsbios
+		[ -e /usr/share/vgabios/vgabios.bin ] || echo vgabios
+		[ -e /usr/lib/ISOLINUX/isolinux.bin ] || echo isolinux
+		[ -e /usr/lib/syslinux/modules/bios/ldlinux.c32 ] || echo syslinux-common
 		# What a kernel is built from, and what its build reads objects with.
 		[ -e /usr/include/gelf.h ] || echo libelf-dev
 		compgen -G '/usr/src/linux-source-*.tar.*' >/dev/null || echo linux-source
@@ -101,7 +111,7 @@ make_a_kernel_readable() {
 	as_root dpkg-statoverride --update --add root root 0644 "$kernel"
 }
 
-case $level in demo | examples | test) ;; *) die "level '$level' is unknown; it is demo, examples or test" ;; esac
+case $level in demo | examples | test | vmx) ;; *) die "level '$level' is unknown; it is demo, examples, test or vmx" ;; esac
 
 if ! command -v cargo >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
 	die "cargo is missing; install Rust with rustup: https://rustup.rs, or 'apt install rustup' and 'rustup default stable'"

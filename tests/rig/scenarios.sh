@@ -3,11 +3,14 @@
 #
 #   scenarios.sh LIST
 #
-# LIST has a line `KERNEL TEST` for each test; KERNEL is a file, or `default`. The last line of the output is for
-# scripts/rig.sh: "rig-result SCENARIOS MACHINES FAILED AGAIN". SCENARIOS is how many tests started a run on KVM. MACHINES is
-# KVM's own count of machines made, which it sends in a uevent each time. AGAIN is how many passed only when run again.
+# LIST has a line `KERNEL TEST` for each test; KERNEL is a file, or `default`. Some lines of the output are for
+# scripts/rig.sh: "rig-again KERNEL TEST" names a test that passed only when run again, "rig-failed KERNEL TEST" one that did
+# not, "rig-skipped TEST: WHY" what was left out; the last line is "rig-result SCENARIOS MACHINES". SCENARIOS is how many
+# tests started a run on KVM. MACHINES is KVM's own count of machines made, which it sends in a uevent each time.
+# With RIG_TRIES=1 nothing is run again.
 list=$1
-scenarios=0 failed=0 again=0
+scenarios=0 failed=0
+export RDVM_TEST_SKIPS=/tmp/skips
 
 # watch: after the time for the tests of one kernel says what the threads of each machine are doing, and ends the tests.
 watch() {
@@ -32,10 +35,10 @@ attempt() {
 	done >/tmp/bad
 }
 
-# tests KERNEL: runs the tests of the list that are to boot it. What fails is run once more and counted, not forgotten:
-# emulated SVM loses an interrupt now and then (docs/testing.md), and what fails twice has another reason.
+# tests KERNEL: runs the tests of the list that are to boot it. What fails is run once more and named: emulated SVM loses
+# an interrupt now and then (docs/testing.md), and what fails twice has another reason.
 tests() {
-	local name bad
+	local name bad verdict
 	export RDVM_TEST_RUNS="/tmp/runs.${1##*/}"
 	touch "$RDVM_TEST_RUNS"
 	echo "kernel: $1"
@@ -43,9 +46,14 @@ tests() {
 	attempt $(sed -n "s|^$1 ||p" "$list")
 	bad=$(cat /tmp/bad)
 	for name in $bad; do
-		echo "rig: $name failed or did not end; once more"
-		attempt "$name"
-		if [ -s /tmp/bad ]; then failed=$((failed + 1)); else again=$((again + 1)); fi
+		verdict=rig-failed
+		if [ "${RIG_TRIES:-2}" -gt 1 ]; then
+			echo "rig: $name failed or did not end; once more"
+			attempt "$name"
+			[ -s /tmp/bad ] || verdict=rig-again
+		fi
+		echo "$verdict ${1##*/} $name"
+		[ "$verdict" = rig-again ] || failed=$((failed + 1))
 	done
 	scenarios=$((scenarios + $(grep '^kvm ' "$RDVM_TEST_RUNS" | sort -u | wc -l)))
 }
@@ -58,5 +66,6 @@ for kernel in $(cut -d' ' -f1 "$list" | sort -u); do
 done
 sleep 1 # for the last event
 kill "$events"
-echo "rig-result $scenarios $(cat /tmp/machines 2>/dev/null || echo 0) $failed $again"
+[ ! -e /tmp/skips ] || sort -u /tmp/skips | sed 's/^/rig-skipped /'
+echo "rig-result $scenarios $(cat /tmp/machines 2>/dev/null || echo 0)"
 [ "$failed" = 0 ]
