@@ -44,7 +44,7 @@ struct State {
     pieces: VecDeque<Vec<u8>>,
     /// Bytes in the pieces, and in the one that is being written.
     held: usize,
-    /// Somebody has been told that there is no room.
+    /// Somebody has been told that there is less room than was wanted.
     is_awaited: bool,
     task: Task,
     /// The thread waits for something to do.
@@ -110,11 +110,11 @@ impl CopyOut {
         })
     }
 
-    /// How many more bytes can be taken now. Where there is no room the waker is used when there is some.
-    pub fn room(&self) -> usize {
+    /// How many more bytes can be taken now. Where there are fewer than `wanted`, the waker is used when there are more.
+    pub fn room(&self, wanted: usize) -> usize {
         let mut state = self.shared.state();
         let room = QUEUE.saturating_sub(state.held);
-        state.is_awaited = room == 0;
+        state.is_awaited = room < wanted.min(QUEUE);
         room
     }
 
@@ -356,7 +356,7 @@ mod tests {
         let (mut copy_out, beat, watch, stream) = copying(dir.path());
         let hang = beat.hang.lock().unwrap();
         let mut sent = 0;
-        while copy_out.room() > 0 {
+        while copy_out.room(1) > 0 {
             copy_out.push(&stream[..1000]);
             sent += 1000;
         }
@@ -378,6 +378,31 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert!(is_empty(dir.path()));
+    }
+
+    #[test]
+    fn whoever_is_told_of_too_little_room_is_woken_when_there_is_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (copy_out, beat, watch, stream) = copying(dir.path());
+        let woken = |seconds| {
+            let limit = Timespec {
+                tv_sec: seconds,
+                tv_nsec: 0,
+            };
+            let mut set = [PollFd::new(&watch, PollFlags::IN)];
+            poll(&mut set, Some(&limit)) == Ok(1)
+        };
+        for wanted in [1, QUEUE, usize::MAX] {
+            let hang = beat.hang.lock().unwrap();
+            copy_out.push(&stream[..1000]);
+            assert_eq!(copy_out.room(wanted), QUEUE - 1000);
+            drop(hang);
+            assert_eq!(woken(if wanted > 1 { 60 } else { 0 }), wanted > 1);
+            watch.seen();
+            while copy_out.room(0) < QUEUE {
+                std::thread::yield_now();
+            }
+        }
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl Listener {
         if self.awaits_files() {
             if self.course.copying.is_none() {
                 self.course.copying = Some(Instant::now());
-                if !self.bar.in_a_line {
+                if !self.bar.in_a_line && !self.stdout.has_reader() {
                     self.bar.is_on = true;
                     progress::stage("copying out", None);
                 }

@@ -51,9 +51,13 @@ struct Queue {
 impl Input {
     /// Input from `source`, where the command is to have any. With `typed` three Ctrl-] leave the machine.
     pub fn new(source: Option<OwnedFd>, typed: bool) -> Self {
+        let kind = source.as_ref().and_then(|fd| fstat(fd).ok());
+        let kind = kind.map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let source = source.map(|fd| patient(fd, kind == Some(FileType::Fifo)));
+        let is_socket = kind == Some(FileType::Socket);
         Self {
-            is_socket: source.as_ref().is_some_and(|fd| is_a(FileType::Socket, fd)),
-            source: source.map(patient),
+            is_socket,
+            source,
             escape: typed.then(Escape::default),
             ..Self::default()
         }
@@ -181,15 +185,11 @@ impl Input {
 
 /// Somebody else may read from the same pipe or terminal, so that a read waits though there was something. It is opened
 /// anew, for ourselves alone, not to wait; where that is refused it stays as it is.
-fn patient(fd: OwnedFd) -> OwnedFd {
-    match is_a(FileType::Fifo, &fd) || isatty(&fd) {
+fn patient(fd: OwnedFd, is_pipe: bool) -> OwnedFd {
+    match is_pipe || isatty(&fd) {
         true => unblocked(fd, OFlags::RDONLY).unwrap_or_else(|same| same),
         false => fd,
     }
-}
-
-fn is_a(kind: FileType, fd: &OwnedFd) -> bool {
-    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
 }
 
 /// Reads, without waiting where it is a socket, which cannot be opened anew.

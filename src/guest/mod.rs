@@ -22,7 +22,7 @@ mod tests;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use rdinit::protocol::{AttributesLost, Event, Order};
+use rdinit::protocol::{AttributesLost, Event, Order, RING};
 
 pub use self::course::Limits;
 
@@ -235,7 +235,7 @@ impl Listener {
         match port {
             Port::Status => true,
             Port::Stdout => match &self.copy_out {
-                Some(copy_out) if self.course.copies() => copy_out.room() > 0,
+                Some(copy_out) if self.course.copies() => copy_out.room(1) > 0,
                 _ => self.stdout.is_empty(),
             },
             Port::Console => self.console.is_empty(),
@@ -410,7 +410,7 @@ impl Listener {
                 copy_out.push(bytes);
                 progress::add(bytes.len() as u64);
             };
-            if let Some(total) = rings.take(copy_out.room() as u64, take) {
+            if let Some(total) = rings.take(copy_out.room(RING as usize) as u64, take) {
                 self.input.order(Order::Taken(total));
             }
         }

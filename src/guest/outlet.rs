@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, OFlags, fstat, fstatfs, major};
+use rustix::fs::{FileType, OFlags, fstat, fstatfs, major, minor};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use rustix::termios::isatty;
@@ -36,12 +36,15 @@ const LOCAL: [u64; 9] = [
 ];
 /// The major number of memory devices: /dev/null, /dev/full and the like.
 const MEMORY: u32 = 1;
+/// The numbers of /dev/ptmx.
+const PTMX: (u32, u32) = (5, 2);
 
 /// A stream to write to.
 #[derive(Debug)]
 pub struct Outlet {
     way: Way,
     is_terminal: bool,
+    has_reader: bool,
     pending: Vec<u8>,
     written: usize,
     state: State,
@@ -73,9 +76,16 @@ enum State {
 impl Outlet {
     /// A stream to this descriptor.
     pub fn new(fd: OwnedFd) -> Self {
+        // What cannot be asked what it is cannot be written to either, which a write tells.
+        let (kind, device) = fstat(&fd).map_or((FileType::RegularFile, 0), |stat| {
+            (FileType::from_raw_mode(stat.st_mode), stat.st_rdev)
+        });
+        let is_memory = major(device) == MEMORY;
+        let is_terminal = kind == FileType::CharacterDevice && !is_memory && isatty(&fd);
         Self {
-            is_terminal: isatty(&fd),
-            way: Way::of(fd),
+            is_terminal,
+            has_reader: matches!(kind, FileType::Fifo | FileType::Socket),
+            way: Way::of(fd, kind, device, is_terminal),
             pending: Vec::new(),
             written: 0,
             state: State::Open,
@@ -101,6 +111,11 @@ impl Outlet {
     /// Whether it leads to a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.is_terminal
+    }
+
+    /// Whether it leads to a program, which may have the terminal to itself.
+    pub(super) fn has_reader(&self) -> bool {
+        self.has_reader
     }
 
     /// How much was taken and is not on its way yet.
@@ -202,16 +217,16 @@ impl Outlet {
 }
 
 impl Way {
-    fn of(fd: OwnedFd) -> Self {
-        let Ok(stat) = fstat(&fd) else {
-            return Self::Ready(fd);
-        };
-        let fd = match FileType::from_raw_mode(stat.st_mode) {
+    fn of(fd: OwnedFd, kind: FileType, device: u64, is_terminal: bool) -> Self {
+        let fd = match kind {
             FileType::Socket => return Self::Socket(fd),
             FileType::RegularFile if is_local(&fd) => return Self::Ready(fd),
-            FileType::CharacterDevice if major(stat.st_rdev) == MEMORY => return Self::Ready(fd),
+            FileType::CharacterDevice if major(device) == MEMORY => return Self::Ready(fd),
             FileType::Fifo => unblocked(fd, OFlags::WRONLY),
-            FileType::CharacterDevice if isatty(&fd) => unblocked(fd, OFlags::WRONLY),
+            // The other side of a pseudo-terminal is a terminal as well, but to open it is to make a new one.
+            _ if is_terminal && (major(device), minor(device)) != PTMX => {
+                unblocked(fd, OFlags::WRONLY)
+            }
             _ => Err(fd),
         };
         match fd.map_err(Background::start) {

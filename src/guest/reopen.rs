@@ -5,15 +5,11 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, fstat, major, minor, open};
+use rustix::fs::{Mode, OFlags, open};
 
 /// Opens `fd` anew with `access` (`O_RDONLY` or `O_WRONLY`), not to wait; gives `fd` back where that is refused, as it is
 /// for another user's pipe or terminal, or for a pipe whose other end is closed.
 pub(super) fn unblocked(fd: OwnedFd, access: OFlags) -> Result<OwnedFd, OwnedFd> {
-    // The other side of a pseudo-terminal: to open it is to make a new one.
-    if fstat(&fd).is_ok_and(|stat| (major(stat.st_rdev), minor(stat.st_rdev)) == (5, 2)) {
-        return Err(fd);
-    }
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     open(path, flags, Mode::empty()).map_err(|_| fd)

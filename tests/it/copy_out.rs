@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::support::{
-    RDVM, Rdvm, busybox, children_of, engines, eventually, note_run, schema, send, sized,
+    RDVM, Rdvm, busybox, children_of, engines, eventually, is_alive, note_run, schema, send, sized,
 };
 
 /// A run with these `--copy-out`s.
@@ -282,12 +282,14 @@ fn ctrl_c_ends_a_run_at_once_whose_files_are_written_where_nothing_answers() {
             strace.args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"]);
             strace.arg(format!("--trace={name}"));
             strace.arg(format!("--inject={name}:delay_enter=3600s"));
-            strace.args([RDVM, "run", "--engine", engine, "--copy-out"]);
+            strace.args([RDVM, "run", "--engine", engine, "--report"]);
+            let report = host.path().join("report");
+            strace.arg(&report).arg("--copy-out");
             strace.arg(format!("/file:{}", host.path().join("file").display()));
             strace.arg(busybox().path());
             strace.args(["sh", "-c", "echo content > /file"]);
             strace.stdin(Stdio::null()).stdout(Stdio::null());
-            let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap();
+            let mut strace = strace.stderr(Stdio::null()).spawn().unwrap();
             let rdvm = || children_of(strace.id()).first().copied();
             let mut hangs = false;
             for _ in 0..6000 {
@@ -298,9 +300,17 @@ fn ctrl_c_ends_a_run_at_once_whose_files_are_written_where_nothing_answers() {
                 }
             }
             assert!(hangs, "{engine}: it never came to {name}");
-            send(rdvm().unwrap(), "INT");
-            eventually("rdvm ends", || strace.try_wait().unwrap().is_some());
-            assert_eq!(strace.wait().unwrap().code(), Some(130), "{engine} {name}");
+            let rdvm = rdvm().unwrap();
+            send(rdvm, "INT");
+            eventually("rdvm ends", || !is_alive(rdvm));
+            // It is of no use any more: it waits for the end of the time that the call was to take.
+            strace.kill().unwrap();
+            strace.wait().unwrap();
+            let report = fs::read(report).unwrap();
+            let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+            assert_eq!(report["outcome"], "interrupted", "{engine} {name}");
+            assert_eq!(report["exit_code"], 130);
+            assert!(report["copied"][0]["error"].is_string());
             assert!(!host.path().join("file").exists());
         }
     }
