@@ -204,6 +204,10 @@ impl Voice {
         {
             say(&lost.message);
         }
+        let gaps = finished.report.console_lost.as_ref();
+        if let Some(gaps) = gaps.filter(|_| !self.quiet) {
+            say(&gaps.message);
+        }
         if let Some(message) = &finished.report.message {
             say(message);
         }

@@ -13,7 +13,9 @@ use std::time::Instant;
 pub use self::plan::{Plan, look, plan};
 pub use self::prepare::{Ready, prepare};
 
+use crate::copyout::CopyOut;
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::guest::console::Console;
 use crate::guest::control::Control;
 use crate::guest::ending::Ending;
@@ -74,9 +76,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         Some(path) => {
             let file = File::create(path);
             let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
-            // A pipe or terminal that nobody reads must not hold up the machine: what it does not take is lost.
-            let _ = rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::NONBLOCK);
-            Some(file)
+            Some((Outlet::new(file.into()), shown(path)))
         }
         None => None,
     };
@@ -105,7 +105,11 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let input = Input::new(streams.stdin.filter(|_| interactive), typed);
     listener = listener.with_input(input, terminal);
     if let Some(receiver) = ready.receiver {
-        listener = listener.with_receiver(receiver);
+        let copy_out = watch
+            .waker()
+            .and_then(|waker| CopyOut::start(receiver, waker));
+        let copy_out = copy_out.map_err(host(|| "starting a thread for --copy-out".to_owned()))?;
+        listener = listener.with_copy_out(copy_out);
     }
     let memory = ready.machine.memory.to_string();
     let (table, root) = (ready.attributes, ready.memory.root);
@@ -116,17 +120,9 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         memory: &memory,
         copies: &request.copies.into,
     };
-    let mut report = Report::of(&ending, subjects);
-    // A user's own init sends a code and nothing else.
-    report.guest = report.guest.filter(|_| request.rdinit.is_none());
-    report.machine = Some(MachineFacts {
-        counts: listener.counts(),
-        ..ready.facts
-    });
-    report.timings = Some(Timings::of(ready.began, &moments, now));
-    report.timeline = Some(Timeline::of(request.began, &moments, now));
+    let console_lost = listener.console().finish_copy(&watch);
     let lost = table.zip(listener.attributes_lost());
-    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost, root));
+    let counts = listener.counts();
     let unseen = matches!(
         ending,
         Ending::Died { .. } | Ending::TimedOut { started: false } | Ending::NotStarted { .. }
@@ -136,14 +132,34 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
             true => listener.console().last_lines(LAST_LINES),
             false => Vec::new(),
         };
-    if let Some(mut receiver) = listener.into_receiver() {
-        // Who interrupts a run wants nothing of it.
-        if matches!(ending, Ending::Interrupted(_) | Ending::Left) {
-            receiver.give_up();
-        }
-        let unanswered = report.message.clone();
-        report.add_copies(receiver.finish(unanswered.as_deref()));
+    let mut report = Report::of(&ending, subjects);
+    if let Some(copy_out) = listener.into_copy_out() {
+        let message = report.message.clone();
+        let copied = match ending {
+            // Who interrupts a run wants nothing of it.
+            Ending::Interrupted(_) | Ending::Left => {
+                copy_out.give_up(message.as_deref().unwrap_or("interrupted"), &watch)
+            }
+            _ => {
+                let (copied, signal) = copy_out.finish(message.as_deref(), &watch);
+                if let Some(signal) = signal {
+                    report = Report::of(&Ending::Interrupted(signal), subjects);
+                }
+                copied
+            }
+        };
+        report.add_copies(copied);
     }
+    // A user's own init sends a code and nothing else.
+    report.guest = report.guest.filter(|_| request.rdinit.is_none());
+    report.machine = Some(MachineFacts {
+        counts,
+        ..ready.facts
+    });
+    report.timings = Some(Timings::of(ready.began, &moments, now));
+    report.timeline = Some(Timeline::of(request.began, &moments, now));
+    report.console_lost = console_lost;
+    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost, root));
     Ok(Finished { report, last_lines })
 }
 

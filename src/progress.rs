@@ -1,4 +1,5 @@
-//! A bar on the terminal for what takes longer than half a second: bytes, how many of how many, and how fast; or files.
+//! A bar on the terminal for what takes longer than half a second: bytes, how many of how many, and how fast; or files; or
+//! the time that it takes.
 //!
 //! The stages count their bytes, or files, here whether somebody looks or not: a process has one terminal, so there
 //! is one counter for all of it. Only the program asks for the bar ([`show`]), and it is gone before anything else is
@@ -10,9 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::units::ByteSize;
 
-/// What is over sooner needs no bar.
+/// Phases that are over sooner need no bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Cells of the bar.
@@ -26,6 +29,7 @@ static METER: Meter = Meter {
         total: None,
         unit: Unit::Bytes,
         began: None,
+        since: None,
         shown: false,
         over: true,
     }),
@@ -44,6 +48,8 @@ struct Stage {
     total: Option<u64>,
     unit: Unit,
     began: Option<Instant>,
+    /// When the first of the stages began between which there was no pause.
+    since: Option<Instant>,
     /// There is a bar on the terminal.
     shown: bool,
     /// There is to be none any more.
@@ -55,6 +61,7 @@ struct Stage {
 enum Unit {
     Bytes,
     Files,
+    Time,
 }
 
 /// What follows is `what` ("reading", "packing"), of `total` bytes where that is known.
@@ -67,11 +74,19 @@ pub fn stage_of_files(what: &'static str, total: u64) {
     begin(what, Some(total), Unit::Files);
 }
 
+/// What follows is `what` ("booting"), of which nothing can be counted but the time.
+pub fn stage_of_time(what: &'static str) {
+    begin(what, None, Unit::Time);
+}
+
 fn begin(what: &'static str, total: Option<u64>, unit: Unit) {
     let mut stage = METER.stage();
     (stage.what, stage.total, stage.unit) = (what, total, unit);
-    stage.began = Some(Instant::now());
+    let now = Instant::now();
+    stage.began = Some(now);
+    stage.since.get_or_insert(now);
     METER.done.store(0, Ordering::Relaxed);
+    METER.changed.notify_all();
 }
 
 /// So many more bytes, or files, of the stage are done.
@@ -92,6 +107,13 @@ pub fn finish() {
     METER.changed.notify_all();
 }
 
+/// Takes the bar away until another stage begins: what comes now is not ours.
+pub fn pause() {
+    let mut stage = METER.stage();
+    (stage.began, stage.since) = (None, None);
+    erase(&mut stage);
+}
+
 /// Takes the bar away until it is drawn again: a line is about to be written to the terminal.
 pub fn clear() {
     erase(&mut METER.stage());
@@ -99,9 +121,19 @@ pub fn clear() {
 
 fn erase(stage: &mut Stage) {
     if std::mem::take(&mut stage.shown) {
-        // A terminal that has gone away needs no erasing.
-        let _ = std::io::stderr().write_all(ERASE.as_bytes());
+        print(ERASE);
     }
+}
+
+/// Writes to the terminal, unless that would wait, as it does for one that is stopped by Ctrl-S: whoever takes the bar away
+/// may be what a machine waits for.
+fn print(text: &str) -> bool {
+    let stderr = std::io::stderr();
+    let at_once = Timespec::default();
+    let mut set = [PollFd::new(&stderr, PollFlags::OUT)];
+    poll(&mut set, Some(&at_once)) == Ok(1)
+        && set[0].revents() == PollFlags::OUT
+        && stderr.lock().write_all(text.as_bytes()).is_ok()
 }
 
 /// The bar, as long as this is not dropped and [`finish`] is not called; nothing where standard error is no terminal.
@@ -112,7 +144,8 @@ pub struct Bar(());
 pub fn show() -> Bar {
     if std::io::stderr().is_terminal() {
         let mut stage = METER.stage();
-        (stage.over, stage.began) = (false, Some(Instant::now()));
+        let now = Some(Instant::now());
+        (stage.over, stage.began, stage.since) = (false, now, now);
         drop(stage);
         // Without a thread there is no bar, and that is no reason to stop.
         let _ = std::thread::Builder::new()
@@ -136,23 +169,30 @@ impl Meter {
 
 fn draw() {
     let mut stage = METER.stage();
-    let mut wait = PATIENCE;
     while !stage.over {
-        let waited = METER.changed.wait_timeout(stage, wait);
-        stage = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let (Some(began), Some(since)) = (stage.began, stage.since) else {
+            let waited = METER.changed.wait(stage);
+            stage = waited.unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        let patience = PATIENCE.saturating_sub(since.elapsed());
         let done = METER.done.load(Ordering::Relaxed);
-        if !stage.over && done > 0 {
-            let elapsed = stage.began.map_or(Duration::ZERO, |began| began.elapsed());
+        if patience.is_zero() && (done > 0 || matches!(stage.unit, Unit::Time)) {
             let text = match (stage.unit, stage.total) {
                 (Unit::Files, Some(total)) => line_of_files(stage.what, done, total),
-                _ => line(stage.what, done, stage.total, elapsed),
+                (Unit::Time, _) => line_of_time(stage.what, began.elapsed()),
+                _ => line(stage.what, done, stage.total, began.elapsed()),
             };
-            stage.shown = std::io::stderr()
-                .write_all(format!("{ERASE}{text}").as_bytes())
-                .is_ok();
-            wait = INTERVAL;
+            stage.shown = print(&format!("{ERASE}{text}")) || stage.shown;
         }
+        let waited = METER.changed.wait_timeout(stage, patience.max(INTERVAL));
+        stage = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
+}
+
+/// What is shown of a stage of which only the time is known.
+fn line_of_time(what: &str, elapsed: Duration) -> String {
+    format!("rdvm: {what}, {} s", elapsed.as_secs())
 }
 
 /// What is shown of a stage that counts files. The total is a guess, so that the end is told by other words.
@@ -185,6 +225,12 @@ fn line(what: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_time_has_whole_seconds() {
+        let time = Duration::from_millis(3999);
+        assert_eq!(line_of_time("booting", time), "rdvm: booting, 3 s");
+    }
 
     #[test]
     fn a_line_of_files_never_claims_that_all_is_done() {

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::copyout::Copied;
 use crate::guest::Counts;
+use crate::guest::console::Gaps;
 use crate::guest::ending::Ending;
 use crate::initrd::attributes::Loss;
 
@@ -46,6 +47,9 @@ pub struct Report {
     /// Extended attributes of the image that the guest's kernel would not have, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attributes_lost: Option<Loss>,
+    /// What the copy of the console lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console_lost: Option<Gaps>,
     /// What was copied out, one for each wish in its order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copied: Vec<Copied>,
@@ -154,6 +158,7 @@ impl Report {
             message,
             guest,
             attributes_lost: None,
+            console_lost: None,
             copied: Vec::new(),
             machine: None,
             timings: None,
@@ -173,6 +178,7 @@ impl Report {
             message,
             guest: None,
             attributes_lost: None,
+            console_lost: None,
             copied: Vec::new(),
             machine: None,
             timings: None,
@@ -180,9 +186,9 @@ impl Report {
         }
     }
 
-    /// Adds what was copied out. A wish that was not met makes a run fail that did not fail otherwise.
+    /// Adds what was copied out. A wish that was not met, or not all of it, makes a run fail that did not fail otherwise.
     pub fn add_copies(&mut self, copied: Vec<Copied>) {
-        let failed = copied.iter().any(|copied| copied.error.is_some());
+        let failed = !copied.iter().all(Copied::is_complete);
         if failed && self.exit_code == 0 {
             self.exit_code = FAILED;
         }

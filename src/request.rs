@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut};
+pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut, Links};
 pub use self::image::{Expectation, Format, ImageRef, Limits, OwnerRange, Ownership};
 
 use crate::units::ByteSize;

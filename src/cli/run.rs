@@ -14,8 +14,8 @@ use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
-    Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, MemoryWish, Request, Stdin, Ulimit,
-    UserWish,
+    Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Links, MemoryWish, Request, Stdin,
+    Ulimit, UserWish,
 };
 use crate::units::{ByteSize, parse_span};
 
@@ -87,6 +87,9 @@ pub struct RunArgs {
     /// How much --copy-out may bring back in all
     #[arg(long, value_name = "SIZE", default_value = "1g")]
     copy_out_limit: ByteSize,
+    /// Which symbolic links --copy-out brings back
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = LinksArg::Inside)]
+    copy_links: LinksArg,
     /// Network of the guest: only none so far
     #[arg(long, value_name = "none", default_value = "none", value_parser = ["none"], hide_possible_values = true)]
     network: String,
@@ -170,6 +173,15 @@ enum EngineArg {
     Qemu,
 }
 
+/// `--copy-links`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LinksArg {
+    /// Those that lead to what is copied along; others are left out, and named
+    Inside,
+    /// All, as they are
+    Keep,
+}
+
 /// `-m`, kept apart from [`MemoryWish`] so that clap can print its default.
 type Memory = MemoryWish;
 
@@ -212,6 +224,10 @@ impl RunArgs {
                 exclude: self.copy_in_exclude,
                 out: self.copy_out,
                 limit: self.copy_out_limit,
+                links: match self.copy_links {
+                    LinksArg::Inside => Links::Inside,
+                    LinksArg::Keep => Links::Keep,
+                },
             },
             stdin: Stdin {
                 interactive: self.interactive,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, accessat, mkdirat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::beat::Beat;
 use super::beneath;
 use super::fault::Fault;
 use crate::escape::{escaped, shown};
@@ -75,6 +76,7 @@ pub(super) struct Destination {
     own: Option<Vec<u8>>,
     /// As the user gave it.
     shown: String,
+    beat: Arc<Beat>,
 }
 
 #[derive(Debug)]
@@ -98,7 +100,7 @@ pub(super) enum Site {
 
 impl Destination {
     /// Looks at the place, and holds on to it.
-    pub(super) fn open(copy: &CopyOut) -> Result<Self, Error> {
+    pub(super) fn open(copy: &CopyOut, beat: &Arc<Beat>) -> Result<Self, Error> {
         let guest = copy.guest.as_bytes();
         let host = copy.host.as_path();
         let shown = shown(host);
@@ -165,12 +167,18 @@ impl Destination {
             name,
             own,
             shown,
+            beat: Arc::clone(beat),
         })
     }
 
     /// The directory to stage in.
     pub(super) fn home(&self) -> &Arc<OwnedFd> {
         &self.home
+    }
+
+    /// What is told that the host does what it is asked.
+    pub(super) fn beat(&self) -> &Arc<Beat> {
+        &self.beat
     }
 
     /// The place as the user gave it, fit to be shown.

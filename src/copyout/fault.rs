@@ -26,12 +26,6 @@ pub(super) enum Fault {
     /// A file came to another length than it was said to have.
     #[error("{}came to another length than it had, as files that a kernel makes up do; copy it to a plain file in the machine and that one out", inside(.0))]
     Length(Vec<u8>),
-    /// A link that would lead somewhere else on the host than in the guest.
-    #[error("{} is a link to {}, which leads out of what is copied; {PACK_IT}", escaped(.path), escaped(.target))]
-    Link { path: Vec<u8>, target: Vec<u8> },
-    /// Links that lead to links that lead to links.
-    #[error("its symbolic links take too long to follow; {PACK_IT}")]
-    Entangled,
     /// The host refused.
     #[error("{what}: {source}; nothing of it was put into position")]
     Host { what: String, source: io::Error },
@@ -52,6 +46,11 @@ pub(super) enum Fault {
     /// Nothing, or not all of it, has come.
     #[error("{0}")]
     Stream(StreamFault),
+    /// The host does not answer.
+    #[error(
+        "{host}: has not answered for {seconds} seconds and was given up; see to its file system, where .rdvm-… may be left behind"
+    )]
+    Stuck { host: String, seconds: u64 },
     /// The machine did not answer.
     #[error("not copied out: {0}")]
     Unanswered(String),

@@ -15,9 +15,10 @@ use super::beneath;
 use super::destination::Destination;
 use super::fault::{Fault, StreamFault};
 use super::stage::{STAGED, Stage};
-use super::tree::{Attributes, Node, Tree};
+use super::tree::{Attributes, Left, Node, Tree};
 use crate::atomic;
 use crate::escape::escaped;
+use crate::request::Links;
 
 /// The longest name in a directory (`NAME_MAX`).
 const NAME_MAX: usize = 255;
@@ -62,6 +63,20 @@ pub(super) struct Staged {
     pub(super) tree: Tree,
     pub(super) is_file: bool,
     pub(super) counts: Counts,
+    /// Links that are not in it, since they lead out.
+    pub(super) left: Vec<Left>,
+}
+
+impl Staged {
+    /// Forgets these links, which are not in it any more.
+    pub(super) fn leave(&mut self, left: Vec<Left>) {
+        for link in &left {
+            self.tree.remove(&link.path);
+        }
+        self.counts.links -= left.len() as u64;
+        self.counts.left_out += left.len() as u64;
+        self.left.extend(left);
+    }
 }
 
 impl Incoming {
@@ -155,10 +170,17 @@ impl Incoming {
     }
 
     /// Everything has come: makes the links, now that it can be told where they lead.
-    pub(super) fn complete(mut self, to: &Destination) -> Result<Staged, Fault> {
-        self.tree.follow_links(|_| Ok(()))?;
+    pub(super) fn complete(mut self, to: &Destination, links: Links) -> Result<Staged, Fault> {
+        let left = match links {
+            Links::Inside => self.tree.links_out(|_| true),
+            Links::Keep => Vec::new(),
+        };
+        left.iter().for_each(|link| self.tree.remove(&link.path));
+        self.counts.links -= left.len() as u64;
+        self.counts.left_out += left.len() as u64;
         let tree = std::mem::take(&mut self.tree);
         for (path, target, times) in tree.links() {
+            to.beat().tick();
             let (dir, name) = self.place(to, path)?;
             symlinkat(target, dir, name)
                 .and_then(|()| utimensat(dir, name, &stamps(times), AtFlags::SYMLINK_NOFOLLOW))
@@ -170,6 +192,7 @@ impl Incoming {
                 tree,
                 is_file: self.is_file,
                 counts: self.counts,
+                left,
             }),
             _ => Err(Fault::Stream(StreamFault::Order)),
         }
@@ -184,7 +207,8 @@ impl Incoming {
         let stage = match self.stage.take() {
             Some(stage) => stage,
             None => {
-                Stage::make(to.home()).map_err(|errno| Fault::host(to.shown().to_owned(), errno))?
+                let stage = Stage::make(to.home(), to.beat());
+                stage.map_err(|errno| Fault::host(to.shown().to_owned(), errno))?
             }
         };
         let stage: &Stage = self.stage.insert(stage);

@@ -6,7 +6,8 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, RenameFlags, accessat, fchmod, renameat, renameat_with,
+    Access, AtFlags, FileType, Mode, OFlags, RenameFlags, accessat, fchmod, renameat,
+    renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -17,6 +18,7 @@ use super::incoming::{Staged, set_attributes};
 use super::stage::STAGED;
 use super::tree::{Attributes, Tree};
 use crate::escape::escaped;
+use crate::request::Links;
 
 /// What a directory needs for its own name to be moved to another: it holds `..`.
 const OWNER: u32 = 0o700;
@@ -24,11 +26,13 @@ const OWNER: u32 = 0o700;
 /// Puts a thing into position. The staging directory is gone afterwards.
 ///
 /// Errors: nothing has been moved, but for [`Fault::Half`].
-pub(super) fn place(to: &Destination, staged: &Staged) -> Result<(), Fault> {
+pub(super) fn place(to: &Destination, staged: &mut Staged, links: Links) -> Result<(), Fault> {
     let (site, made) = to.find(!staged.is_file)?;
     let placed = match site {
         Site::Put { dir, name } => put(to, staged, &dir, &name),
-        Site::Merge { dir } => merge(to, staged, &dir),
+        Site::Merge { dir } => {
+            leave_links(to, staged, &dir, links).and_then(|()| merge(to, staged, &dir))
+        }
     };
     placed.inspect_err(|_| to.forget(made))
 }
@@ -64,21 +68,6 @@ struct Moves {
 fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), Fault> {
     let root = staged_root(to, staged)?;
     let plan = plan(to, &root, dir)?;
-    staged.tree.follow_links(|path| {
-        // A file of ours replaces what is there; anything else a link would lead to is theirs.
-        let (parent, name) = beneath::split(path);
-        let ours = beneath::directory(&root, parent).is_ok_and(|dir| kind_of(&dir, name).is_some());
-        match beneath::open(dir, path, OFlags::PATH) {
-            Err(Errno::LOOP | Errno::XDEV) if !ours => Err(Fault::Conflict {
-                what: format!(
-                    "a link in it leads through {}: {}, which is a link or on another file system",
-                    to.shown(),
-                    escaped(path)
-                ),
-            }),
-            _ => Ok(()),
-        }
-    })?;
     let merged: HashSet<&[u8]> = plan.iter().map(|moves| &*moves.path).collect();
     let tops: Vec<Vec<u8>> = plan
         .iter()
@@ -99,6 +88,7 @@ fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), Fault> 
         let from = beneath::directory(&root, &moves.path).map_err(|e| failed(done, b"", e))?;
         let into = beneath::directory(dir, &moves.path).map_err(|e| failed(done, b"", e))?;
         for (name, fresh) in &moves.names {
+            to.beat().tick();
             let name = name.as_bytes();
             move_name((&from, name), (&into, name), *fresh)
                 .map_err(|errno| failed(done, name, errno))?;
@@ -115,6 +105,35 @@ fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), Fault> 
     Ok(())
 }
 
+/// Takes those links out of what is staged that would lead through a link which `dir` has, or to another file system there.
+fn leave_links(
+    to: &Destination,
+    staged: &mut Staged,
+    dir: &OwnedFd,
+    links: Links,
+) -> Result<(), Fault> {
+    if links == Links::Keep {
+        return Ok(());
+    }
+    let root = staged_root(to, staged)?;
+    let left = staged.tree.links_out(|path| {
+        to.beat().tick();
+        // A file of ours replaces what is there; anything else a link would lead to is theirs.
+        let (parent, name) = beneath::split(path);
+        let ours = beneath::directory(&root, parent).is_ok_and(|dir| kind_of(&dir, name).is_some());
+        let found = beneath::open(dir, path, OFlags::PATH);
+        ours || !matches!(found, Err(Errno::LOOP | Errno::XDEV))
+    });
+    for link in &left {
+        let (parent, name) = beneath::split(&link.path);
+        beneath::directory(&root, parent)
+            .and_then(|dir| unlinkat(dir, name, AtFlags::empty()))
+            .map_err(|errno| Fault::host(inside(to, &link.path), errno))?;
+    }
+    staged.leave(left);
+    Ok(())
+}
+
 /// Finds what is to be moved, directory by directory, and whether anything is in the way.
 fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, Fault> {
     let mut plan = Vec::new();
@@ -127,6 +146,7 @@ fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, F
         accessat(&into, ".", access, AtFlags::empty()).map_err(host)?;
         let mut names = Vec::new();
         for name in beneath::names(&from).map_err(host)? {
+            to.beat().tick();
             let is_file = kind_of(&from, name.as_bytes()) != Some(FileType::Directory);
             let there = kind_of(&into, name.as_bytes());
             let below = beneath::join(&path, name.as_bytes());
@@ -171,6 +191,7 @@ fn set_directories(
 ) -> Result<(), Fault> {
     let tops: HashSet<&[u8]> = tops.iter().map(|path| &**path).collect();
     for (path, mut attributes) in tree.directories() {
+        to.beat().tick();
         if merged.contains(path) {
             continue;
         }

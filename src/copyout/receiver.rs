@@ -1,17 +1,19 @@
 //! The stream → wishes: which frame may follow which, and how much may come.
 
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use rdinit::protocol::{FrameError, MOUNTED, PARCEL_MAX, Parcel, Sent};
 use rustix::fs::FileType;
 
+use super::beat::Beat;
 use super::destination::{Destination, Error};
 use super::fault::{Fault, StreamFault};
 use super::incoming::{Incoming, Staged, check_path};
 use super::place::place;
-use super::{Copied, ENTRIES, NAMES};
+use super::{Copied, ENTRIES, LINKS_NAMED, LeftLink, NAMES};
 use crate::escape::escaped;
-use crate::request::Copies;
+use crate::request::{Copies, Links};
 use crate::units::ByteSize;
 
 /// Takes what the guest sends, for all `--copy-out`s of a run.
@@ -32,6 +34,8 @@ pub struct Receiver {
     pub(super) pending: Vec<u8>,
     progress: u64,
     over: Option<Result<(), StreamFault>>,
+    links: Links,
+    beat: Arc<Beat>,
 }
 
 #[derive(Debug)]
@@ -54,10 +58,11 @@ impl Receiver {
     ///
     /// Errors: one of them cannot be written to.
     pub fn open(copies: &Copies) -> Result<Self, Error> {
+        let beat = Arc::new(Beat::new());
         let open = |copy| {
             Ok(Wish {
                 guest: String::new(),
-                to: Destination::open(copy)?,
+                to: Destination::open(copy, &beat)?,
                 state: State::Waiting,
             })
         };
@@ -77,12 +82,20 @@ impl Receiver {
             pending: Vec::new(),
             progress: 0,
             over: None,
+            links: copies.links,
+            beat,
         })
     }
 
-    /// How many things are wished for.
-    pub fn wishes(&self) -> usize {
-        self.wishes.len()
+    /// GUEST and HOST of everything that is wished for, fit to be shown.
+    pub(super) fn names(&self) -> Vec<[String; 2]> {
+        let names = |wish: &Wish| [wish.guest.clone(), wish.to.shown().to_owned()];
+        self.wishes.iter().map(names).collect()
+    }
+
+    /// What tells that the host does what it is asked.
+    pub(super) fn beat(&self) -> Arc<Beat> {
+        Arc::clone(&self.beat)
     }
 
     /// Whether nothing more is to come: the guest has said so, or has sent what it may not.
@@ -112,16 +125,23 @@ impl Receiver {
         }
     }
 
-    /// Forgets what has come, so that nothing of it is put into position.
-    pub fn give_up(&mut self) {
-        for wish in &mut self.wishes {
-            wish.state = State::Waiting;
-        }
-    }
-
     /// Puts what is whole into position; says for each wish what became of it. `unanswered` is why the guest did not send
     /// what has not come.
-    pub fn finish(mut self, unanswered: Option<&str>) -> Vec<Copied> {
+    pub fn finish(self, unanswered: Option<&str>) -> Vec<Copied> {
+        let mut copied = Vec::new();
+        self.finish_each(unanswered, |next| {
+            copied.push(next);
+            true
+        });
+        copied
+    }
+
+    /// The same one by one, as long as `go_on` says so.
+    pub(super) fn finish_each(
+        mut self,
+        unanswered: Option<&str>,
+        mut go_on: impl FnMut(Copied) -> bool,
+    ) {
         let stream = match self.over {
             Some(Err(fault)) => Some(fault),
             _ => None,
@@ -131,8 +151,11 @@ impl Receiver {
             (None, Some(why)) => Fault::Unanswered(why.to_owned()),
             (None, None) => Fault::Unanswered("the machine ended before it had sent it".to_owned()),
         };
-        let wishes = std::mem::take(&mut self.wishes).into_iter();
-        wishes.map(|wish| wish.finish(&missing)).collect()
+        for wish in std::mem::take(&mut self.wishes) {
+            if !go_on(wish.finish(self.links, &missing)) {
+                break;
+            }
+        }
     }
 
     /// Takes whole frames from the front; gives how many bytes they had.
@@ -143,6 +166,7 @@ impl Receiver {
                 Ok((parcel, length)) => {
                     used += length;
                     self.progress += length as u64;
+                    self.beat.tick();
                     self.take(&parcel)
                 }
                 Err(FrameError::Incomplete) => break,
@@ -227,8 +251,9 @@ impl Receiver {
 
     /// What was coming is whole now.
     fn complete(&mut self) {
+        let links = self.links;
         if let Some(wish) = self.coming() {
-            wish.complete();
+            wish.complete(links);
         }
     }
 
@@ -283,9 +308,9 @@ impl Wish {
         }
     }
 
-    fn complete(&mut self) {
+    fn complete(&mut self, links: Links) {
         self.state = match std::mem::replace(&mut self.state, State::Waiting) {
-            State::Coming(incoming) => match incoming.complete(&self.to) {
+            State::Coming(incoming) => match incoming.complete(&self.to, links) {
                 Ok(staged) => State::Whole(Box::new(staged)),
                 Err(fault) => State::Failed(fault),
             },
@@ -293,25 +318,36 @@ impl Wish {
         };
     }
 
-    fn finish(self, missing: &impl Fn() -> Fault) -> Copied {
-        let (counts, fault) = match self.state {
-            State::Whole(staged) => match place(&self.to, &staged) {
-                Ok(()) => (staged.counts, None),
-                Err(fault) => (Default::default(), Some(fault)),
+    fn finish(self, links: Links, missing: &impl Fn() -> Fault) -> Copied {
+        let host = self.to.shown().to_owned();
+        let fault = match self.state {
+            State::Whole(mut staged) => match place(&self.to, &mut staged, links) {
+                Ok(()) => {
+                    let named = staged.left.iter().take(LINKS_NAMED);
+                    return Copied {
+                        guest: self.guest,
+                        host,
+                        files: staged.counts.files,
+                        directories: staged.counts.directories,
+                        links: staged.counts.links,
+                        bytes: staged.counts.bytes,
+                        left_out: staged.counts.left_out,
+                        links_left_out: staged.left.len() as u64,
+                        left_links: named
+                            .map(|link| LeftLink {
+                                path: escaped(&link.path),
+                                target: escaped(&link.target),
+                            })
+                            .collect(),
+                        error: None,
+                    };
+                }
+                Err(fault) => fault,
             },
-            State::Failed(fault) => (Default::default(), Some(fault)),
-            State::Waiting | State::Coming(_) => (Default::default(), Some(missing())),
+            State::Failed(fault) => fault,
+            State::Waiting | State::Coming(_) => missing(),
         };
-        Copied {
-            guest: self.guest,
-            host: self.to.shown().to_owned(),
-            files: counts.files,
-            directories: counts.directories,
-            links: counts.links,
-            bytes: counts.bytes,
-            left_out: counts.left_out,
-            error: fault.map(|fault| fault.to_string()),
-        }
+        Copied::failed(self.guest, host, &fault)
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, chmod, mkdirat, unlinkat};
 use rustix::io::{Errno, Result};
 
+use super::beat::Beat;
 use super::beneath;
 
 /// What the thing that was wished for is called in it: none of the guest's names.
@@ -19,13 +20,14 @@ pub(super) struct Stage {
     home: Arc<OwnedFd>,
     name: String,
     dir: OwnedFd,
+    beat: Arc<Beat>,
 }
 
 impl Stage {
     /// Makes one in the directory `home`, for us alone.
     ///
     /// Errors: those of mkdir; `EEXIST` also when somebody else puts something into its place.
-    pub(super) fn make(home: &Arc<OwnedFd>) -> Result<Self> {
+    pub(super) fn make(home: &Arc<OwnedFd>, beat: &Arc<Beat>) -> Result<Self> {
         let mut attempt = 0;
         let name = loop {
             let random = RandomState::new().hash_one(attempt);
@@ -46,6 +48,7 @@ impl Stage {
             home: Arc::clone(home),
             name,
             dir,
+            beat: Arc::clone(beat),
         })
     }
 }
@@ -58,14 +61,14 @@ impl AsFd for Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        clear(self.dir.as_fd());
+        clear(self.dir.as_fd(), &self.beat);
         // What could not be removed stays; there is nothing else to be done.
         let _ = unlinkat(&self.home, &self.name, AtFlags::REMOVEDIR);
     }
 }
 
 /// Removes all that is in a directory, as far as possible.
-fn clear(top: BorrowedFd<'_>) {
+fn clear(top: BorrowedFd<'_>, beat: &Beat) {
     let mut directories = vec![Vec::new()];
     let mut at = 0;
     while let Some(path) = directories.get(at).cloned() {
@@ -74,12 +77,14 @@ fn clear(top: BorrowedFd<'_>) {
             continue;
         };
         for name in beneath::names(&dir).unwrap_or_default() {
+            beat.tick();
             if unlinkat(&dir, &name, AtFlags::empty()) == Err(Errno::ISDIR) {
                 directories.push(beneath::join(&path, name.as_bytes()));
             }
         }
     }
     for path in directories[1..].iter().rev() {
+        beat.tick();
         let (parent, name) = beneath::split(path);
         if let Ok(parent) = beneath::directory(top, parent) {
             let _ = unlinkat(parent, name, AtFlags::REMOVEDIR);

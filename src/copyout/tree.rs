@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::beneath;
-use super::fault::Fault;
 
 /// Links that Linux follows in one path (`MAXSYMLINKS`).
 const FOLLOWED: usize = 40;
@@ -28,6 +27,13 @@ pub(super) enum Node {
     },
 }
 
+/// A link that is left out.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) path: Vec<u8>,
+    pub(super) target: Vec<u8>,
+}
+
 /// Directories and links by their path below the root, which has the empty one.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
@@ -39,6 +45,11 @@ impl Tree {
     #[must_use]
     pub(super) fn insert(&mut self, path: &[u8], node: Node) -> bool {
         self.nodes.insert(path.into(), node).is_none()
+    }
+
+    /// Takes one out again.
+    pub(super) fn remove(&mut self, path: &[u8]) {
+        self.nodes.remove(path);
     }
 
     /// Whether a name has been added.
@@ -70,32 +81,33 @@ impl Tree {
         directories
     }
 
-    /// Follows every link as a kernel would, through others as well. `look` is asked about each path that a link leads to
-    /// or through and that is neither directory nor link here.
-    ///
-    /// Errors: a link leads out of the root; what `look` says.
-    pub(super) fn follow_links(
-        &self,
-        mut look: impl FnMut(&[u8]) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    /// The links that lead out of the root, by their paths' order. Each is followed as a kernel would, through others as well.
+    /// `is_fine` is asked about each path that a link leads to or through and that is neither directory nor link here. When
+    /// to follow them takes too long, the rest count as links that lead out.
+    pub(super) fn links_out(&self, mut is_fine: impl FnMut(&[u8]) -> bool) -> Vec<Left> {
         let mut work = 0;
-        for (path, target, _) in self.links() {
-            self.follow(path, target, &mut work, &mut look)?;
-        }
-        Ok(())
+        let mut links: Vec<_> = self.links().collect();
+        links.sort_unstable_by_key(|(path, ..)| *path);
+        let leads_out = |(path, target, _): &(&[u8], &[u8], _)| {
+            !self.stays_inside(path, target, &mut work, &mut is_fine)
+        };
+        links
+            .into_iter()
+            .filter(leads_out)
+            .map(|(path, target, _)| Left {
+                path: path.to_vec(),
+                target: target.to_vec(),
+            })
+            .collect()
     }
 
-    fn follow<'t>(
+    fn stays_inside<'t>(
         &'t self,
         link: &[u8],
         target: &'t [u8],
         work: &mut usize,
-        look: &mut impl FnMut(&[u8]) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        let escape = || Fault::Link {
-            path: link.to_vec(),
-            target: target.to_vec(),
-        };
+        is_fine: &mut impl FnMut(&[u8]) -> bool,
+    ) -> bool {
         // `..` behind a name leads up from wherever that name leads, now or when a later run has put something there. In
         // front it leads up from the link's own directory, which is a real one. Every link is looked at for itself, so
         // that with this rule none can lead out through another.
@@ -104,7 +116,7 @@ impl Tree {
             .by_ref()
             .find(|part| !matches!(*part, b"" | b"." | b".."));
         if parts.any(|part| part == b"..") {
-            return Err(escape());
+            return false;
         }
         let mut at = beneath::split(link).0.to_vec();
         let mut rest: Vec<&[u8]> = Vec::new();
@@ -115,10 +127,10 @@ impl Tree {
                 followed += 1;
                 // Linux gives up here, and so leads nowhere. Every link on the way is looked at for itself too.
                 if followed > FOLLOWED {
-                    return Ok(());
+                    return true;
                 }
                 if target.first() == Some(&b'/') {
-                    return Err(escape());
+                    return false;
                 }
                 rest.extend(target.rsplit(|&byte| byte == b'/'));
             }
@@ -127,16 +139,13 @@ impl Tree {
             };
             *work += at.len() + name.len() + 1;
             if *work > WORK {
-                return Err(Fault::Entangled);
+                return false;
             }
             match name {
                 b"" | b"." => {}
                 b".." => {
-                    if !self.has(&at) {
-                        look(&at)?;
-                    }
-                    if at.is_empty() {
-                        return Err(escape());
+                    if at.is_empty() || !self.has(&at) && !is_fine(&at) {
+                        return false;
                     }
                     at.truncate(beneath::split(&at).0.len());
                 }
@@ -150,9 +159,6 @@ impl Tree {
                 }
             }
         }
-        match self.has(&at) {
-            true => Ok(()),
-            false => look(&at),
-        }
+        self.has(&at) || is_fine(&at)
     }
 }

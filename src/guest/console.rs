@@ -3,19 +3,99 @@
 //! The kernel's words are kept (the last of them) to be shown when the machine dies, and shown at once only when the
 //! user asked for it.
 
-use std::fs::File;
-use std::io::Write;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use serde::Serialize;
 
 use super::outlet::Outlet;
+use crate::watch::Watch;
 
 /// How much of the console is kept for the day something goes wrong.
 const KEPT: usize = 16 << 10;
+
+/// How much of the copy waits for a reader that is slower than the guest. What is more is left out.
+const HELD: usize = 64 << 10;
+/// How long the copy's reader may take none of the rest when the machine is gone.
+const REST: Duration = Duration::from_secs(1);
+
+/// What the copy of the console lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gaps {
+    /// How many bytes.
+    pub bytes: u64,
+    /// Why, as on stderr.
+    pub message: String,
+}
+
+/// A copy of all that comes, of which a part may be missing.
+#[derive(Debug)]
+struct Copy {
+    to: Outlet,
+    /// Its name, fit to be shown.
+    name: String,
+    /// Bytes that were left out since others waited.
+    left_out: u64,
+}
+
+impl Copy {
+    /// A machine is not held up by the reader of a copy: what does not fit is left out, and what comes later may fit again.
+    fn push(&mut self, bytes: &[u8]) {
+        self.to.flush();
+        match self.to.waiting() + bytes.len() > HELD {
+            true => self.left_out += bytes.len() as u64,
+            false => self.to.push(bytes),
+        }
+        self.to.flush();
+    }
+
+    /// Writes what waits, as long as the reader takes some of it and no signal comes.
+    fn finish(&mut self, watch: &Watch) {
+        self.to.flush();
+        while !self.to.is_empty() && watch.signal().is_none() {
+            let (out, watched) = (self.to.fd(), watch.fd());
+            let mut set = [
+                PollFd::new(&out, PollFlags::OUT),
+                PollFd::new(&watched, PollFlags::IN),
+            ];
+            match poll(&mut set, Timespec::try_from(REST).ok().as_ref()) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+            watch.seen();
+            self.to.flush();
+        }
+    }
+
+    fn gaps(&self) -> Option<Gaps> {
+        let bytes = self.left_out + self.to.dropped() + self.to.waiting() as u64;
+        let name = &self.name;
+        let message = match (self.to.failure(), self.to.is_closed()) {
+            _ if bytes == 0 => return None,
+            (Some(errno), _) => {
+                format!(
+                    "--console: {name}: {}; {bytes} bytes are missing",
+                    std::io::Error::from(errno)
+                )
+            }
+            (None, true) => {
+                format!("--console: {name}: nobody reads it any more; {bytes} bytes are missing")
+            }
+            (None, false) => format!(
+                "--console: {name}: {bytes} bytes are missing, since they were not read in time; name a file, or read faster"
+            ),
+        };
+        Some(Gaps { bytes, message })
+    }
+}
 
 /// Where the console's bytes go.
 #[derive(Debug)]
 pub struct Console {
     stderr: Outlet,
-    copy: Option<File>,
+    copy: Option<Copy>,
     show_boot: bool,
     runs: bool,
     tail: Vec<u8>,
@@ -23,8 +103,13 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console that writes to `stderr` what is to be seen and everything to `copy`.
-    pub fn new(stderr: Outlet, copy: Option<File>, show_boot: bool) -> Self {
+    /// A console that writes to `stderr` what is to be seen and everything to `copy`, a stream and its name.
+    pub fn new(stderr: Outlet, copy: Option<(Outlet, String)>, show_boot: bool) -> Self {
+        let copy = copy.map(|(to, name)| Copy {
+            to,
+            name,
+            left_out: 0,
+        });
         Self {
             stderr,
             copy,
@@ -38,13 +123,10 @@ impl Console {
     /// Takes bytes from the port.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
-        if let Some(copy) = &mut self.copy
-            && copy.write_all(bytes).is_err()
-        {
-            // A full disk must not end the run; the rest of the copy is missing, which its end shows.
-            self.copy = None;
+        if let Some(copy) = &mut self.copy {
+            copy.push(bytes);
         }
-        if self.runs || self.show_boot {
+        if self.is_shown() {
             self.stderr.push(bytes);
         }
         self.tail.extend_from_slice(bytes);
@@ -56,6 +138,26 @@ impl Console {
     /// From now on the bytes are the command's.
     pub(super) fn command_runs(&mut self) {
         self.runs = true;
+    }
+
+    /// Writes of the copy what can be written. True if some of it still waits for its reader.
+    pub(super) fn flush_copy(&mut self) -> bool {
+        self.copy.as_mut().is_some_and(|copy| {
+            copy.to.flush();
+            !copy.to.is_empty()
+        })
+    }
+
+    /// True if some of the copy waits for its reader.
+    pub(super) fn copy_waits(&self) -> bool {
+        self.copy.as_ref().is_some_and(|copy| !copy.to.is_empty())
+    }
+
+    /// Ends the copy when the machine is gone; tells what it lacks.
+    pub fn finish_copy(&mut self, watch: &Watch) -> Option<Gaps> {
+        let mut copy = self.copy.take()?;
+        copy.finish(watch);
+        copy.gaps()
     }
 
     /// Whether there is room for more.
@@ -96,8 +198,78 @@ impl Console {
             .map(|(_, reason)| reason.to_owned())
     }
 
+    /// Whether what comes now is shown.
+    pub(super) fn is_shown(&self) -> bool {
+        self.runs || self.show_boot
+    }
+
     /// Whether any of this was already shown to the user.
     pub fn was_shown(&self) -> bool {
         self.show_boot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+
+    use super::*;
+
+    fn console(copy: impl Into<std::os::fd::OwnedFd>) -> Console {
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        let copy = Some((Outlet::new(copy.into()), "c".to_owned()));
+        Console::new(Outlet::new(null.into()), copy, false)
+    }
+
+    #[test]
+    fn a_copy_that_nobody_reads_for_a_while_has_a_gap_and_goes_on_after_it() {
+        let watch = Watch::start(None).unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut console = console(write);
+        let block = [b'x'; 1 << 10];
+        (0..1 << 10).for_each(|_| console.push(&block));
+        assert!(console.flush_copy());
+        // What the pipe and we hold is less than a mebibyte.
+        let mut read = File::from(read);
+        let mut seen = 0;
+        while console.copy_waits() {
+            seen += read.read(&mut [0; 1 << 16]).unwrap();
+            console.flush_copy();
+        }
+        // Now there is room in the pipe as well.
+        seen += read.read(&mut [0; 1 << 16]).unwrap();
+        console.push(b"after the gap");
+        let gaps = console.finish_copy(&watch).unwrap();
+        let mut rest = Vec::new();
+        read.read_to_end(&mut rest).unwrap();
+        assert!(rest.ends_with(b"after the gap"));
+        let all = (1 << 20) + b"after the gap".len() as u64;
+        assert_eq!(gaps.bytes + seen as u64 + rest.len() as u64, all);
+        assert!(gaps.bytes > 0);
+        let said = format!(
+            "{} bytes are missing, since they were not read in time",
+            gaps.bytes
+        );
+        assert!(gaps.message.contains(&said), "{}", gaps.message);
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_written_is_said_to_lack_all_of_it() {
+        let watch = Watch::start(None).unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut on_full = console(full);
+        on_full.push(b"one");
+        on_full.push(b"two!");
+        let gaps = on_full.finish_copy(&watch).unwrap();
+        assert_eq!(gaps.bytes, 7);
+        assert!(
+            gaps.message
+                .starts_with("--console: c: No space left on device")
+        );
+        let file = tempfile::tempfile().unwrap();
+        let mut whole = console(file);
+        whole.push(b"one");
+        assert_eq!(whole.finish_copy(&watch), None);
     }
 }

@@ -8,7 +8,8 @@ use signal_hook::consts::{SIGKILL, SIGTERM};
 
 use super::Listener;
 use super::ending::Ending;
-use crate::units::ByteSize;
+use crate::progress;
+use crate::units::{ByteSize, after};
 use crate::watch::Watch;
 
 /// How long copying out may take in all is this and a second for each of so many bytes received: a guest that sends
@@ -17,6 +18,9 @@ const COPY_TIME: Duration = Duration::from_secs(30);
 const COPY_RATE: u64 = 64 << 10;
 /// Where there is a time-out, copying out may take as long again, and this in any case.
 const COPY_LEAST: Duration = Duration::from_secs(60);
+
+/// How often it is tried to write what the copy of the console has not taken.
+const COPY_LOOK: Duration = Duration::from_millis(50);
 
 /// What a kernel may say while it boots, however little the command may: with `--show-boot` it says some 20 KiB.
 const BOOT_OUTPUT: u64 = 1 << 20;
@@ -97,6 +101,8 @@ impl Listener {
     /// can still be told, it is, and the ending follows when it has had its time.
     pub fn steer(&mut self, watch: &Watch) -> Option<Ending> {
         watch.seen();
+        self.console.flush_copy();
+        self.take_files();
         if let Some(signal) = watch.signal() {
             return Some(Ending::Interrupted(signal));
         }
@@ -134,7 +140,7 @@ impl Listener {
                 return None;
             }
             // With a verdict it is our own reader that does not come to an end.
-            if stopping.killed || self.receiver.is_none() || self.verdict.is_some() {
+            if stopping.killed || self.copy_out.is_none() || self.verdict.is_some() {
                 return Some(stopping.why.clone());
             }
             // The files are wanted: whatever does not end by itself is ended, and PID 1 may still answer.
@@ -162,7 +168,7 @@ impl Listener {
         }
         self.course.stopping = Some(Stopping {
             why,
-            until: now + limits.stop_timeout,
+            until: after(now, limits.stop_timeout),
             killed: false,
         });
         None
@@ -170,6 +176,14 @@ impl Listener {
 
     /// How long [`Self::steer`] need not be asked, if nothing comes.
     pub fn time_left(&self, watch: &Watch) -> Option<Duration> {
+        let left = self.time_to_next(watch);
+        match self.console.copy_waits() {
+            true => Some(left.map_or(COPY_LOOK, |left| left.min(COPY_LOOK))),
+            false => left,
+        }
+    }
+
+    fn time_to_next(&self, watch: &Watch) -> Option<Duration> {
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         if let Some(deadline) = self.copy_deadline() {
             return Some(until(deadline));
@@ -201,6 +215,10 @@ impl Listener {
         if self.awaits_files() {
             if self.course.copying.is_none() {
                 self.course.copying = Some(Instant::now());
+                if !self.bar.in_a_line && !self.stdout.has_reader() {
+                    self.bar.is_on = true;
+                    progress::stage("copying out", None);
+                }
                 self.input.order(Order::CopyOut);
             }
             return None;
@@ -221,16 +239,17 @@ impl Listener {
     fn awaits_files(&self) -> bool {
         let ran = matches!(self.verdict, Some(Event::Exited(..) | Event::Killed(..)));
         ran && self
-            .receiver
+            .copy_out
             .as_ref()
-            .is_some_and(|receiver| !receiver.is_over())
+            .is_some_and(|copy_out| !copy_out.is_over())
     }
 
     fn copy_deadline(&self) -> Option<Instant> {
-        let (began, receiver) = self.course.copying.zip(self.receiver.as_ref())?;
-        let earned = began + COPY_TIME + Duration::from_secs(receiver.progress() / COPY_RATE);
+        let (began, copy_out) = self.course.copying.zip(self.copy_out.as_ref())?;
+        let earned = Duration::from_secs(copy_out.progress() / COPY_RATE);
+        let earned = after(began, COPY_TIME + earned);
         let timeout = self.course.limits.and_then(|limits| limits.timeout);
-        let latest = timeout.map(|timeout| began + timeout.max(COPY_LEAST));
+        let latest = timeout.map(|timeout| after(began, timeout.max(COPY_LEAST)));
         Some(latest.map_or(earned, |latest| earned.min(latest)))
     }
 }

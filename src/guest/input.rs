@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rdinit::protocol::{ORDER_MAX, Order};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustix::termios::isatty;
 
 use super::Port;
@@ -28,6 +29,7 @@ const ORDERS_MAX: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub struct Input {
     source: Option<OwnedFd>,
+    is_socket: bool,
     /// Looked for in what is typed, where it is typed.
     escape: Option<Escape>,
     /// The command runs, so that the terminal is its.
@@ -49,8 +51,13 @@ struct Queue {
 impl Input {
     /// Input from `source`, where the command is to have any. With `typed` three Ctrl-] leave the machine.
     pub fn new(source: Option<OwnedFd>, typed: bool) -> Self {
+        let kind = source.as_ref().and_then(|fd| fstat(fd).ok());
+        let kind = kind.map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let source = source.map(|fd| patient(fd, kind == Some(FileType::Fifo)));
+        let is_socket = kind == Some(FileType::Socket);
         Self {
-            source: source.map(patient),
+            is_socket,
+            source,
             escape: typed.then(Escape::default),
             ..Self::default()
         }
@@ -94,7 +101,7 @@ impl Input {
         let room = self.room();
         let most = if self.is_listening() { TYPED_MAX } else { room };
         let mut buffer = vec![0; most.min(READ_MAX) as usize];
-        match rustix::io::read(source, &mut buffer[..]) {
+        match read(source, self.is_socket, &mut buffer) {
             Ok(length @ 1..) => {
                 buffer.truncate(length);
                 if let Some(escape) = &mut self.escape {
@@ -178,12 +185,18 @@ impl Input {
 
 /// Somebody else may read from the same pipe or terminal, so that a read waits though there was something. It is opened
 /// anew, for ourselves alone, not to wait; where that is refused it stays as it is.
-fn patient(fd: OwnedFd) -> OwnedFd {
-    let is_pipe =
-        fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+fn patient(fd: OwnedFd, is_pipe: bool) -> OwnedFd {
     match is_pipe || isatty(&fd) {
-        true => unblocked(fd, OFlags::RDONLY),
+        true => unblocked(fd, OFlags::RDONLY).unwrap_or_else(|same| same),
         false => fd,
+    }
+}
+
+/// Reads, without waiting where it is a socket, which cannot be opened anew.
+fn read(source: BorrowedFd<'_>, is_socket: bool, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    match is_socket {
+        true => recv(source, buffer, RecvFlags::DONTWAIT).map(|(length, _)| length),
+        false => rustix::io::read(source, buffer),
     }
 }
 
@@ -272,6 +285,18 @@ mod tests {
         input.take(None);
         let end = Order::decode(input.pending(Port::Status)).unwrap().0;
         assert_eq!((end, input.wants().is_none()), (Order::StdinEnd(5), true));
+    }
+
+    #[test]
+    fn a_socket_that_somebody_else_has_emptied_does_not_make_us_wait() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut input = Input::new(Some(ours.into()), false);
+        input.granted(10);
+        input.take(None);
+        assert_eq!(input.pending(Port::Stdout), b"");
+        std::io::Write::write_all(&mut &theirs, b"x").unwrap();
+        input.take(None);
+        assert_eq!(input.pending(Port::Stdout), b"x");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! An engine hands over what arrives and asks whether there is room for more; it does not know what the bytes mean.
 //! Nothing is queued beyond one reading per stream: a reader of ours that sleeps makes the engine stop reading, which
-//! stops the guest's port, which stops the command.
+//! stops the guest's port, which stops the command. Nothing here waits for the host either: what has to is on a thread of its
+//! own.
 
 pub mod console;
 pub mod control;
@@ -11,6 +12,7 @@ pub mod input;
 pub mod outlet;
 pub mod rings;
 
+mod background;
 mod course;
 mod reopen;
 
@@ -20,7 +22,7 @@ mod tests;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use rdinit::protocol::{AttributesLost, Event, Order};
+use rdinit::protocol::{AttributesLost, Event, Order, RING};
 
 pub use self::course::Limits;
 
@@ -30,7 +32,7 @@ use self::course::Course;
 use self::input::Input;
 use self::outlet::Outlet;
 use self::rings::Rings;
-use crate::copyout::Receiver;
+use crate::copyout::CopyOut;
 use crate::progress;
 use crate::terminal::Terminal;
 
@@ -91,6 +93,31 @@ pub struct Counts {
     pub lost_bytes: u64,
 }
 
+/// What of the terminal is ours to draw a bar on.
+#[derive(Debug, Default)]
+struct Bar {
+    /// There may be one.
+    is_on: bool,
+    /// The guest has begun a line that it has not ended: there is no place for a bar.
+    in_a_line: bool,
+}
+
+impl Bar {
+    /// Makes way for bytes of the guest's.
+    fn make_way(&mut self, for_bytes: &[u8], outlet: &Outlet) {
+        if let (Some(last), true) = (for_bytes.last(), outlet.is_terminal()) {
+            self.in_a_line = *last != b'\n';
+            self.take_away();
+        }
+    }
+
+    fn take_away(&mut self) {
+        if std::mem::take(&mut self.is_on) {
+            progress::pause();
+        }
+    }
+}
+
 /// One sink per port.
 #[derive(Debug)]
 pub struct Listener {
@@ -99,9 +126,10 @@ pub struct Listener {
     control: Control,
     input: Input,
     terminal: Option<Terminal>,
-    receiver: Option<Receiver>,
+    copy_out: Option<CopyOut>,
     rings: Option<Rings>,
     course: Course,
+    bar: Bar,
     moments: Moments,
     verdict: Option<Event>,
     stdout_bytes: u64,
@@ -121,9 +149,10 @@ impl Listener {
             control,
             input: Input::default(),
             terminal: None,
-            receiver: None,
+            copy_out: None,
             rings: None,
             course: Course::default(),
+            bar: Bar::default(),
             moments: Moments::default(),
             verdict: None,
             stdout_bytes: 0,
@@ -141,8 +170,8 @@ impl Listener {
     }
 
     /// With what takes the files that are copied out.
-    pub fn with_receiver(mut self, receiver: Receiver) -> Self {
-        self.receiver = Some(receiver);
+    pub fn with_copy_out(mut self, copy_out: CopyOut) -> Self {
+        self.copy_out = Some(copy_out);
         self
     }
 
@@ -158,35 +187,41 @@ impl Listener {
     }
 
     /// What took the files that were copied out.
-    pub fn into_receiver(self) -> Option<Receiver> {
-        self.receiver
+    pub fn into_copy_out(self) -> Option<CopyOut> {
+        self.copy_out
     }
 
     /// Takes bytes that arrived on a port. Call it only while [`Self::has_room`] says so.
     pub fn receive(&mut self, port: Port, bytes: &[u8]) {
         match port {
             Port::Status => self.control.feed(bytes),
-            Port::Stdout => match &mut self.receiver {
-                Some(receiver) if self.course.copies() => {
+            Port::Stdout => match &self.copy_out {
+                Some(copy_out) if self.course.copies() => {
                     // With rings nothing of the files comes this way.
                     if !self.rings.as_ref().is_some_and(|rings| rings.mapped) {
-                        receiver.receive(bytes);
+                        copy_out.push(bytes);
+                        progress::add(bytes.len() as u64);
                     }
                 }
                 _ => {
                     let printed = self.course.within(self.stdout_bytes, bytes);
                     self.stdout_bytes += bytes.len() as u64;
+                    self.bar.make_way(printed, &self.stdout);
                     self.stdout.push(printed);
                 }
             },
             Port::Console if self.moments.started.is_some() => {
                 let printed = self.course.within(self.stderr_bytes, bytes);
                 self.stderr_bytes += bytes.len() as u64;
+                self.bar.make_way(printed, self.console.outlet_ref());
                 self.console.push(printed);
             }
             Port::Console => {
                 let printed = self.course.within_boot(self.boot_bytes, bytes);
                 self.boot_bytes += bytes.len() as u64;
+                if self.console.is_shown() {
+                    self.bar.make_way(printed, self.console.outlet_ref());
+                }
                 self.console.push(printed);
             }
         }
@@ -199,7 +234,10 @@ impl Listener {
     pub fn has_room(&self, port: Port) -> bool {
         match port {
             Port::Status => true,
-            Port::Stdout => self.stdout.is_empty(),
+            Port::Stdout => match &self.copy_out {
+                Some(copy_out) if self.course.copies() => copy_out.room(1) > 0,
+                _ => self.stdout.is_empty(),
+            },
             Port::Console => self.console.is_empty(),
         }
     }
@@ -234,7 +272,7 @@ impl Listener {
 
     /// Whether anything may be sent to the guest at all.
     pub fn speaks(&self) -> bool {
-        self.course.takes_orders() || self.receiver.is_some() || self.input.source().is_some()
+        self.course.takes_orders() || self.copy_out.is_some() || self.input.source().is_some()
     }
 
     /// What is to be sent to the guest on a port.
@@ -265,8 +303,9 @@ impl Listener {
     /// Takes note that the machine starts.
     pub fn machine_starts(&mut self) {
         self.moments.machine_start = Some(Instant::now());
-        // From now on the terminal is the guest's.
-        progress::finish();
+        // The terminal is the guest's as soon as it says something.
+        progress::stage_of_time("booting");
+        self.bar.is_on = true;
     }
 
     /// When what happened.
@@ -303,8 +342,11 @@ impl Listener {
     }
 
     fn note(&mut self, event: Event) {
-        if let Event::Put(total) = event {
-            self.take_files(total);
+        if let (Event::Put(total), true) = (event, self.course.copies())
+            && let Some(rings) = &mut self.rings
+        {
+            rings.announce(total);
+            self.take_files();
         }
         // The first verdict stands: whatever a guest says after that is not believed.
         if self.verdict.is_some() {
@@ -337,6 +379,7 @@ impl Listener {
             // Once: whoever says it again is not PID 1.
             Event::Started(_) if self.moments.started.is_some() => {}
             Event::Started(clock) => {
+                self.bar.take_away();
                 self.moments.started = now;
                 if let Some(boot) = &mut self.moments.boot {
                     boot.started = clock;
@@ -348,20 +391,28 @@ impl Listener {
                 }
             }
             Event::Exited(..) | Event::Killed(..) | Event::Failed { .. } => {
+                self.bar.take_away();
                 self.moments.ended = now;
                 self.verdict = Some(event);
             }
         }
     }
 
-    /// Takes what PID 1 has put into the ring, while it is asked for files.
-    fn take_files(&mut self, total: u64) {
-        if let (true, Some(receiver), Some(rings)) =
-            (self.course.copies(), &mut self.receiver, &mut self.rings)
+    /// Takes of what PID 1 has put into the ring what there is room for, while it is asked for files. The rest stays there,
+    /// which stops PID 1.
+    fn take_files(&mut self) {
+        if let (true, Some(copy_out), Some(rings)) =
+            (self.course.copies(), &self.copy_out, &mut self.rings)
             && rings.mapped
-            && rings.take(total, |bytes| receiver.receive(bytes)) > Some(0)
+            && rings.has_more()
         {
-            self.input.order(Order::Taken(total));
+            let take = |bytes: &[u8]| {
+                copy_out.push(bytes);
+                progress::add(bytes.len() as u64);
+            };
+            if let Some(total) = rings.take(copy_out.room(RING as usize) as u64, take) {
+                self.input.order(Order::Taken(total));
+            }
         }
     }
 }

@@ -1,28 +1,68 @@
 //! One output stream of ours: a descriptor, and what was taken but not yet written.
 //!
-//! Never blocks: a write follows only on a poll that said there is room, and is no larger than what a pipe then takes
-//! (`PIPE_BUF`, pipe(7)). The descriptor's flags are left alone, since it is shared with whoever started us.
+//! Never blocks, whatever the descriptor is: pipes and terminals are opened anew for ourselves alone, sockets have a flag
+//! for it, and what has no such way (another user's pipe or terminal, a file on a network's or a program's file system, a
+//! device) is written to by a thread of its own. The descriptor's flags are left alone, since it is shared with whoever
+//! started us.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags, fstat, fstatfs, major, minor};
 use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 use rustix::termios::isatty;
 
+use super::background::Background;
 use super::reopen::unblocked;
 
+/// As much as a pipe takes at once when it says that it has room (pipe(7)).
 const PIPE_BUF: usize = 4096;
+
+/// The file systems (`include/uapi/linux/magic.h`) of which a file is written to at once: what they keep in memory, or on a
+/// disk of this host. If that hangs, nothing ends the process before it does, and a thread is of no use. In this order:
+/// ext, xfs, btrfs, tmpfs, ramfs, overlayfs, f2fs, bcachefs, zfs.
+const LOCAL: [u64; 9] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x8584_58f6,
+    0x794c_7630,
+    0xf2f5_2010,
+    0xca45_1a4e,
+    0x2fc1_2fc1,
+];
+/// The major number of memory devices: /dev/null, /dev/full and the like.
+const MEMORY: u32 = 1;
+/// The numbers of /dev/ptmx.
+const PTMX: (u32, u32) = (5, 2);
 
 /// A stream to write to.
 #[derive(Debug)]
 pub struct Outlet {
-    fd: OwnedFd,
+    way: Way,
+    is_terminal: bool,
+    has_reader: bool,
     pending: Vec<u8>,
     written: usize,
     state: State,
     last_write: Option<Instant>,
+    dropped: u64,
+}
+
+/// How bytes get into a descriptor.
+#[derive(Debug)]
+enum Way {
+    /// It does not wait by itself.
+    Ready(OwnedFd),
+    /// A socket.
+    Socket(OwnedFd),
+    /// By a thread, and whether a piece is on its way.
+    Background(Background, bool),
+    /// It may wait, and there is no thread to be had: only on a poll's word, and little at once.
+    Careful(OwnedFd),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,30 +76,64 @@ enum State {
 impl Outlet {
     /// A stream to this descriptor.
     pub fn new(fd: OwnedFd) -> Self {
+        // What cannot be asked what it is cannot be written to either, which a write tells.
+        let (kind, device) = fstat(&fd).map_or((FileType::RegularFile, 0), |stat| {
+            (FileType::from_raw_mode(stat.st_mode), stat.st_rdev)
+        });
+        let is_memory = major(device) == MEMORY;
+        let is_terminal = kind == FileType::CharacterDevice && !is_memory && isatty(&fd);
         Self {
-            fd: patient(fd),
+            is_terminal,
+            has_reader: matches!(kind, FileType::Fifo | FileType::Socket),
+            way: Way::of(fd, kind, device, is_terminal),
             pending: Vec::new(),
             written: 0,
             state: State::Open,
             last_write: None,
+            dropped: 0,
         }
     }
 
     /// Takes bytes to be written.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.state == State::Open {
-            self.pending.extend_from_slice(bytes);
+        match self.state {
+            State::Open => self.pending.extend_from_slice(bytes),
+            _ => self.dropped += bytes.len() as u64,
         }
     }
 
     /// Whether everything taken was written (or the stream is closed).
     pub fn is_empty(&self) -> bool {
-        self.written == self.pending.len()
+        let on_its_way = matches!(self.way, Way::Background(_, true));
+        self.written == self.pending.len() && !on_its_way
+    }
+
+    /// Whether it leads to a terminal.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Whether it leads to a program, which may have the terminal to itself.
+    pub(super) fn has_reader(&self) -> bool {
+        self.has_reader
+    }
+
+    /// How much was taken and is not on its way yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.pending.len() - self.written
+    }
+
+    /// How much was taken and thrown away, since the stream is closed.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// The descriptor, to be polled for writing while the outlet is not empty.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match &self.way {
+            Way::Ready(fd) | Way::Socket(fd) | Way::Careful(fd) => fd.as_fd(),
+            Way::Background(thread, _) => thread.idle(),
+        }
     }
 
     /// Whether the reader has gone away.
@@ -82,60 +156,139 @@ impl Outlet {
 
     /// Writes as much as is possible without waiting.
     pub fn flush(&mut self) {
-        while !self.is_empty() && self.is_writable() {
-            let end = self.pending.len().min(self.written + PIPE_BUF);
-            match rustix::io::write(&self.fd, &self.pending[self.written..end]) {
+        if let Way::Background(..) = self.way {
+            self.hand_over();
+        }
+        while self.written < self.pending.len() {
+            let rest = &self.pending[self.written..];
+            let count = match &self.way {
+                Way::Ready(fd) => rustix::io::write(fd, rest),
+                Way::Socket(fd) => send(fd, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+                Way::Careful(fd) if is_writable(fd) => {
+                    rustix::io::write(fd, &rest[..rest.len().min(PIPE_BUF)])
+                }
+                Way::Careful(_) | Way::Background(..) => return,
+            };
+            match count {
                 Ok(count) => {
                     self.written += count;
                     self.last_write = Some(Instant::now());
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
-                Err(errno) => {
-                    self.state = if errno == Errno::PIPE {
-                        State::Closed
-                    } else {
-                        State::Failed(errno)
-                    };
-                    self.written = self.pending.len();
+                Err(errno) => self.fail(errno),
+            }
+        }
+        self.pending.clear();
+        self.written = 0;
+    }
+
+    /// Gives the thread what there is, if it has written what it had.
+    fn hand_over(&mut self) {
+        let Way::Background(thread, busy) = &mut self.way else {
+            return;
+        };
+        if *busy {
+            match thread.result() {
+                None => return,
+                Some(result) => {
+                    *busy = false;
+                    match result {
+                        Ok(()) => self.last_write = Some(Instant::now()),
+                        Err(errno) => return self.fail(errno),
+                    }
                 }
             }
         }
-        if self.is_empty() {
-            self.pending.clear();
-            self.written = 0;
+        if !self.pending.is_empty() {
+            *busy = true;
+            thread.put(std::mem::take(&mut self.pending));
         }
     }
 
-    fn is_writable(&self) -> bool {
-        let mut set = [PollFd::new(&self.fd, PollFlags::OUT)];
-        let at_once = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
+    fn fail(&mut self, errno: Errno) {
+        self.state = match errno {
+            Errno::PIPE => State::Closed,
+            errno => State::Failed(errno),
         };
-        // An error of poll is found again by write, which says more.
-        poll(&mut set, Some(&at_once)).map_or(true, |ready| ready > 0)
+        self.dropped += self.waiting() as u64;
+        self.written = self.pending.len();
     }
 }
 
-/// A terminal says that there is room as soon as there is some, and a write of more would wait.
-fn patient(fd: OwnedFd) -> OwnedFd {
-    match isatty(&fd) {
-        true => unblocked(fd, OFlags::WRONLY),
-        false => fd,
+impl Way {
+    fn of(fd: OwnedFd, kind: FileType, device: u64, is_terminal: bool) -> Self {
+        let fd = match kind {
+            FileType::Socket => return Self::Socket(fd),
+            FileType::RegularFile if is_local(&fd) => return Self::Ready(fd),
+            FileType::CharacterDevice if major(device) == MEMORY => return Self::Ready(fd),
+            FileType::Fifo => unblocked(fd, OFlags::WRONLY),
+            // The other side of a pseudo-terminal is a terminal as well, but to open it is to make a new one.
+            _ if is_terminal && (major(device), minor(device)) != PTMX => {
+                unblocked(fd, OFlags::WRONLY)
+            }
+            _ => Err(fd),
+        };
+        match fd.map_err(Background::start) {
+            Ok(own) => Self::Ready(own),
+            Err(Ok(thread)) => Self::Background(thread, false),
+            Err(Err((fd, _))) => Self::Careful(fd),
+        }
     }
+}
+
+fn is_local(fd: &OwnedFd) -> bool {
+    // The type is of various widths and signs; all of these numbers have 32 bits.
+    fstatfs(fd).is_ok_and(|about| LOCAL.contains(&(about.f_type as u64 & 0xffff_ffff)))
+}
+
+fn is_writable(fd: &OwnedFd) -> bool {
+    let mut set = [PollFd::new(fd, PollFlags::OUT)];
+    // An error of poll is found again by write, which says more.
+    poll(&mut set, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::pipe::{PipeFlags, pipe, pipe_with};
+
     use super::*;
+
+    /// Waits until it can be written to, as the engines do.
+    fn wait(outlet: &Outlet) {
+        let fd = outlet.fd();
+        let long = Timespec {
+            tv_sec: 60,
+            tv_nsec: 0,
+        };
+        let mut set = [PollFd::new(&fd, PollFlags::OUT)];
+        assert_eq!(poll(&mut set, Some(&long)), Ok(1));
+    }
+
+    fn pushed(fd: impl Into<OwnedFd>, bytes: &[u8]) -> Outlet {
+        let mut outlet = Outlet::new(fd.into());
+        outlet.push(bytes);
+        outlet.flush();
+        outlet
+    }
+
+    /// What cannot be opened anew: as another user's pipe is written to.
+    fn by_thread(fd: impl Into<OwnedFd>) -> Outlet {
+        let thread = Background::start(fd.into()).unwrap();
+        Outlet {
+            way: Way::Background(thread, false),
+            ..Outlet::new(File::open("/dev/null").unwrap().into())
+        }
+    }
 
     #[test]
     fn a_full_pipe_keeps_the_rest_and_a_closed_one_drops_it() {
-        let (read, write) = rustix::pipe::pipe().unwrap();
-        let mut outlet = Outlet::new(write);
-        outlet.push(&vec![7; 1 << 20]);
-        outlet.flush();
+        let (read, write) = pipe().unwrap();
+        let mut outlet = pushed(write, &vec![7; 1 << 20]);
         assert!(!outlet.is_empty(), "a pipe holds less than a mebibyte");
         let mut buffer = vec![0; 1 << 16];
         let mut seen = 0;
@@ -148,5 +301,109 @@ mod tests {
         outlet.push(b"more");
         outlet.flush();
         assert!(outlet.is_empty() && outlet.is_closed());
+        outlet.push(b"and more");
+        assert_eq!(outlet.dropped(), 12);
+    }
+
+    /// Between a poll and a write it could be filled: then the write must not wait. Its flags stay what they were.
+    #[test]
+    fn a_stream_that_others_write_to_as_well_never_makes_us_wait() {
+        let kinds: [(OwnedFd, OwnedFd); 2] = [pipe().unwrap(), {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            (ours.into(), theirs.into())
+        }];
+        for (read, write) in kinds {
+            let theirs = write.try_clone().unwrap();
+            let mut outlet = Outlet::new(write);
+            match &outlet.way {
+                Way::Ready(own) => {
+                    let flags = rustix::fs::fcntl_getfl(own).unwrap();
+                    assert!(flags.contains(OFlags::NONBLOCK));
+                }
+                Way::Socket(_) => {}
+                other => panic!("{other:?}"),
+            }
+            let flags = rustix::fs::fcntl_getfl(&theirs).unwrap();
+            assert!(!flags.contains(OFlags::NONBLOCK), "it is not ours alone");
+            // Full to the last byte, though nothing asked whether it is.
+            let mut other = pushed(theirs, &vec![1; 1 << 20]);
+            outlet.push(b"ours");
+            outlet.flush();
+            assert!(!outlet.is_empty() && outlet.failure().is_none());
+            let mut all = Vec::new();
+            let reader = std::thread::spawn(move || {
+                File::from(read).read_to_end(&mut all).unwrap();
+                all
+            });
+            for outlet in [&mut other, &mut outlet] {
+                while !outlet.is_empty() {
+                    wait(outlet);
+                    outlet.flush();
+                }
+            }
+            drop((other, outlet));
+            let all = reader.join().unwrap();
+            assert_eq!(all.len(), (1 << 20) + 4);
+            assert!(all.ends_with(b"ours"));
+        }
+    }
+
+    #[test]
+    fn what_can_only_be_waited_for_is_waited_for_by_a_thread() {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let mut outlet = by_thread(write);
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| (n >> 3) as u8).collect();
+        for piece in bytes.chunks(100_000) {
+            outlet.push(piece);
+            outlet.flush();
+            assert!(!outlet.is_empty());
+        }
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; 300_000];
+            let mut read = File::from(read);
+            read.read_exact(&mut all).unwrap();
+            (all, read)
+        });
+        while !outlet.is_empty() {
+            wait(&outlet);
+            outlet.flush();
+        }
+        let (all, read) = reader.join().unwrap();
+        assert!(all == bytes);
+        assert!(outlet.last_write().is_some());
+        drop(read);
+        outlet.push(b"x");
+        while !outlet.is_empty() {
+            outlet.flush();
+        }
+        assert!(outlet.is_closed());
+    }
+
+    #[test]
+    fn each_kind_has_its_way_and_its_errors() {
+        let open = |path: &str| File::options().read(true).write(true).open(path).unwrap();
+        let full = pushed(open("/dev/full"), b"x");
+        assert_eq!((full.failure(), full.dropped()), (Some(Errno::NOSPC), 1));
+        assert!(pushed(open("/dev/null"), b"x").is_empty());
+        let file = tempfile::tempfile().unwrap();
+        assert!(matches!(Outlet::new(file.into()).way, Way::Ready(_)));
+        let unwritable = File::open("/dev/null").unwrap();
+        assert_eq!(pushed(unwritable, b"x").failure(), Some(Errno::BADF));
+        let (read, write) = pipe().unwrap();
+        drop(read);
+        let mut gone = pushed(write, b"x");
+        while !gone.is_empty() {
+            gone.flush();
+        }
+        assert!(gone.is_closed(), "{gone:?}");
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert!(pushed(ours, b"x").is_closed());
+        // A file system that the kernel makes up is none of those on a disk.
+        let made_up = File::options().write(true).open("/proc/self/comm").unwrap();
+        assert!(matches!(
+            Outlet::new(made_up.into()).way,
+            Way::Background(..)
+        ));
     }
 }

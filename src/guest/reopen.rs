@@ -7,9 +7,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 
-/// `fd` opened anew with `access` (`O_RDONLY` or `O_WRONLY`), not to wait; where that is refused, `fd` as it is.
-pub(super) fn unblocked(fd: OwnedFd, access: OFlags) -> OwnedFd {
+/// Opens `fd` anew with `access` (`O_RDONLY` or `O_WRONLY`), not to wait; gives `fd` back where that is refused, as it is
+/// for another user's pipe or terminal, or for a pipe whose other end is closed.
+pub(super) fn unblocked(fd: OwnedFd, access: OFlags) -> Result<OwnedFd, OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty()).unwrap_or(fd)
+    open(path, flags, Mode::empty()).map_err(|_| fd)
 }

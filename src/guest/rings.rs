@@ -15,7 +15,8 @@ pub struct Rings {
     region: MmapRegion,
     /// PID 1 has them too.
     pub(super) mapped: bool,
-    /// How many bytes have been taken out in all.
+    /// How many bytes the guest has put in, and how many have been taken out, in all.
+    announced: u64,
     taken: u64,
 }
 
@@ -25,6 +26,7 @@ impl Rings {
         Self {
             region,
             mapped: false,
+            announced: 0,
             taken: 0,
         }
     }
@@ -37,23 +39,34 @@ impl Rings {
         self.copy_in(0, tail);
     }
 
-    /// Takes out what the guest says is there, `total` in all, and hands it on piece by piece; gives how much of that is
-    /// new, `None` when it cannot be so much.
-    pub(super) fn take(&mut self, total: u64, mut to: impl FnMut(&[u8])) -> Option<u64> {
-        let new = total.checked_sub(self.taken)?;
-        if new > RING {
-            return None;
+    /// Notes that the guest says it has put in `total` bytes. What cannot be is not believed.
+    pub(super) fn announce(&mut self, total: u64) {
+        if total > self.announced && total - self.taken <= RING {
+            self.announced = total;
         }
-        let mut buffer = vec![0; RING as usize / 4];
+    }
+
+    /// Whether some of what was put in has not been taken out.
+    pub(super) fn has_more(&self) -> bool {
+        self.taken < self.announced
+    }
+
+    /// Takes out at most `room` bytes of what is there, and hands them on piece by piece; gives how many have been taken
+    /// out in all, `None` where there were no more.
+    pub(super) fn take(&mut self, room: u64, mut to: impl FnMut(&[u8])) -> Option<u64> {
+        let before = self.taken;
+        let total = self.announced.min(self.taken.saturating_add(room));
+        let most = (total - self.taken).min(RING / 4);
+        let mut buffer = vec![0; most as usize];
         while self.taken < total {
             let at = self.taken % RING;
-            let count = (total - self.taken).min(RING - at).min(buffer.len() as u64);
+            let count = (total - self.taken).min(RING - at).min(most);
             let piece = &mut buffer[..count as usize];
             self.slice()?.read_slice(piece, (RING + at) as usize).ok()?;
             to(piece);
             self.taken += count;
         }
-        Some(new)
+        (self.taken > before).then_some(self.taken)
     }
 
     fn copy_in(&self, at: u64, bytes: &[u8]) {
@@ -85,24 +98,25 @@ mod tests {
         slice.read_slice(&mut seen[300..], 0).unwrap();
         assert_eq!(seen, bytes);
 
-        rings.taken = 5 * RING - 10;
+        (rings.announced, rings.taken) = (5 * RING - 10, 5 * RING - 10);
         let slice = rings.slice().unwrap();
         slice
             .write_slice(b"0123456789", 2 * RING as usize - 10)
             .unwrap();
         slice.write_slice(b"abc", RING as usize).unwrap();
         let mut out = Vec::new();
-        rings
-            .take(5 * RING + 3, |piece| out.extend_from_slice(piece))
-            .unwrap();
-        assert_eq!(out, b"0123456789abc");
-        for wrong in [0, 5 * RING + 2, 6 * RING + 4, u64::MAX] {
-            assert!(
-                rings.take(wrong, |_| panic!("took something")).is_none(),
-                "{wrong}"
-            );
+        rings.announce(5 * RING + 3);
+        // As much as there is room for, and the rest later.
+        for (room, total) in [(4, 5 * RING - 6), (0, 0), (1 << 40, 5 * RING + 3)] {
+            let taken = rings.take(room, |piece| out.extend_from_slice(piece));
+            assert_eq!(taken, Some(total).filter(|_| room > 0));
         }
-        let again = rings.take(5 * RING + 3, |_| panic!("took something"));
-        assert_eq!(again, Some(0));
+        assert_eq!(out, b"0123456789abc");
+        for wrong in [0, 5 * RING + 2, 5 * RING + 3, 6 * RING + 4, u64::MAX] {
+            rings.announce(wrong);
+            assert!(!rings.has_more(), "{wrong}");
+            let taken = rings.take(RING, |_| panic!("took something"));
+            assert_eq!(taken, None, "{wrong}");
+        }
     }
 }

@@ -9,12 +9,13 @@ use vm_memory::MmapRegion;
 
 use super::rings::RINGS;
 use super::*;
-use crate::request::{Copies, CopyOut};
+use crate::copyout::Receiver;
+use crate::request::{self, Copies};
 use crate::units::ByteSize;
 use crate::watch::Watch;
 
 /// A guest that is spoken to in every way there is; its input has no end, and nothing of what it prints is kept.
-fn spoken_to(receiver: Option<Receiver>) -> Listener {
+fn spoken_to(copy_out: Option<CopyOut>) -> Listener {
     let null = || {
         File::options()
             .write(true)
@@ -31,22 +32,23 @@ fn spoken_to(receiver: Option<Receiver>) -> Listener {
             timeout: None,
             max_output: Some(ByteSize(1 << 20)),
         });
-    if let Some(receiver) = receiver {
-        listener = listener.with_receiver(receiver);
+    if let Some(copy_out) = copy_out {
+        listener = listener.with_copy_out(copy_out);
     }
     listener.attach(Rings::new(MmapRegion::new(RINGS as usize).unwrap()));
     listener
 }
 
-fn receiver(dir: &std::path::Path) -> Receiver {
+fn copy_out(dir: &std::path::Path) -> CopyOut {
     let copies = Copies {
-        out: vec![CopyOut {
+        out: vec![request::CopyOut {
             guest: "/x".into(),
             host: dir.join("x"),
         }],
         ..Copies::default()
     };
-    Receiver::open(&copies).unwrap()
+    let waker = Watch::start(None).unwrap().waker().unwrap();
+    CopyOut::start(Receiver::open(&copies).unwrap(), waker).unwrap()
 }
 
 fn say(listener: &mut Listener, event: Event) {
@@ -104,7 +106,7 @@ fn rings_that_are_mapped_once_the_command_runs_come_too_late() {
 #[test]
 fn files_that_nobody_asked_for_and_more_than_a_ring_of_them_are_not_taken() {
     let dir = tempfile::tempdir().unwrap();
-    let mut listener = spoken_to(Some(receiver(dir.path())));
+    let mut listener = spoken_to(Some(copy_out(dir.path())));
     say(&mut listener, Event::Mapped);
     say(&mut listener, Event::Started(1));
     say(&mut listener, Event::Put(10));
@@ -138,7 +140,7 @@ fn a_guest_that_lies_all_the_time_makes_nothing_panic_or_grow() {
     };
     for round in 0..10 {
         let dir = tempfile::tempdir().unwrap();
-        let mut listener = spoken_to((round % 2 == 0).then(|| receiver(dir.path())));
+        let mut listener = spoken_to((round % 2 == 0).then(|| copy_out(dir.path())));
         for _ in 0..100_000 {
             let number = next() >> (next() % 64);
             match next() % 16 {

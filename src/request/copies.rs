@@ -19,6 +19,18 @@ pub struct Copies {
     pub out: Vec<CopyOut>,
     /// How many bytes come out at most, all files together.
     pub limit: ByteSize,
+    /// Which symbolic links come out.
+    pub links: Links,
+}
+
+/// Which symbolic links come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Links {
+    /// Those that lead to something that is copied along, or would.
+    #[default]
+    Inside,
+    /// All, as they are.
+    Keep,
 }
 
 impl Default for Copies {
@@ -28,6 +40,7 @@ impl Default for Copies {
             exclude: Vec::new(),
             out: Vec::new(),
             limit: COPY_OUT_LIMIT,
+            links: Links::default(),
         }
     }
 }

@@ -3,11 +3,14 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::support::{Rdvm, busybox, engines, sized};
+use crate::support::{
+    RDVM, Rdvm, busybox, children_of, engines, eventually, is_alive, note_run, schema, send, sized,
+};
 
 /// A run with these `--copy-out`s.
 fn copying(engine: &str, wishes: &[(&str, &Path)]) -> Rdvm {
@@ -211,5 +214,104 @@ fn a_place_that_cannot_be_written_to_is_told_before_anything_boots() {
                 "rdvm: --copy-out: {}: its directory is not there; make it, or end HOST in a slash to have it made\n",
                 place.display()
             ));
+    }
+}
+
+#[test]
+fn a_link_that_leads_out_is_left_out_and_named_or_kept_as_it_is() {
+    const SCRIPT: &str = "mkdir -p /out/d; echo content > /out/d/file; cd /out
+        ln -s d/file fine; ln -s /etc/passwd absolute; ln -s d/../x behind; ln -s ../../x d/up";
+    for engine in engines() {
+        let host = TempDir::new().unwrap();
+        let (new, report) = (host.path().join("new"), host.path().join("report"));
+        let run = |options: &[&str], code: i32| {
+            let rdvm = copying(engine, &[("/out", &new)]).option("--report");
+            let rdvm = rdvm.option(&report);
+            let rdvm = options
+                .iter()
+                .fold(rdvm, |rdvm, option| rdvm.option(option));
+            rdvm.sh(&format!("{SCRIPT}; exit {code}")).run()
+        };
+        for (code, then) in [(0, 125), (7, 7)] {
+            run(&[], code).exits(then).says_only(
+                "rdvm: --copy-out: /out: left out links that lead out of it: absolute -> /etc/passwd, behind -> d/../x, \
+                 d/up -> ../../x; all else is there, and --copy-links keep copies links as they are\n",
+            );
+            assert_eq!(names(&new), ["d", "fine"]);
+            assert_eq!(names(&new.join("d")), ["file"]);
+            assert_eq!(fs::read(new.join("fine")).unwrap(), b"content\n");
+            let text = fs::read(&report).unwrap();
+            let report: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            schema::conforms(&report);
+            let copied = &report["copied"][0];
+            assert_eq!(
+                (&copied["links"], &copied["left_out"]),
+                (&1.into(), &3.into())
+            );
+            assert_eq!(copied["links_left_out"], 3);
+            assert_eq!(copied["left_links"][1]["path"], "behind");
+            assert!(copied["error"].is_null());
+        }
+        run(&["--copy-links", "keep"], 0).exits(0).says_only("");
+        assert_eq!(names(&new), ["absolute", "behind", "d", "fine"]);
+        let target = fs::read_link(new.join("absolute")).unwrap();
+        assert_eq!(target.as_os_str(), "/etc/passwd");
+    }
+}
+
+/// The number of the system call that rdvm's writing thread is in.
+fn call_of_writer(rdvm: u32) -> Option<u32> {
+    let tasks = fs::read_dir(format!("/proc/{rdvm}/task")).ok()?;
+    let paths = tasks.filter_map(|task| Some(task.ok()?.path()));
+    let mut writers =
+        paths.filter(|path| fs::read(path.join("comm")).is_ok_and(|name| name == b"copy-out\n"));
+    let call = fs::read_to_string(writers.next()?.join("syscall")).ok()?;
+    call.split(' ').next()?.parse().ok()
+}
+
+/// The system call hangs as on a file system that does not answer: strace(1) does not let it in.
+#[test]
+fn ctrl_c_ends_a_run_at_once_whose_files_are_written_where_nothing_answers() {
+    // What makes the first directory, and what puts a whole thing into position.
+    const CALLS: [(&str, u32); 2] = [("mkdirat", 258), ("renameat2", 316)];
+    for engine in engines() {
+        for (name, number) in CALLS {
+            note_run(engine);
+            let host = TempDir::new().unwrap();
+            let mut strace = Command::new("strace");
+            strace.args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"]);
+            strace.arg(format!("--trace={name}"));
+            strace.arg(format!("--inject={name}:delay_enter=3600s"));
+            strace.args([RDVM, "run", "--engine", engine, "--report"]);
+            let report = host.path().join("report");
+            strace.arg(&report).arg("--copy-out");
+            strace.arg(format!("/file:{}", host.path().join("file").display()));
+            strace.arg(busybox().path());
+            strace.args(["sh", "-c", "echo content > /file"]);
+            strace.stdin(Stdio::null()).stdout(Stdio::null());
+            let mut strace = strace.stderr(Stdio::null()).spawn().unwrap();
+            let rdvm = || children_of(strace.id()).first().copied();
+            let mut hangs = false;
+            for _ in 0..6000 {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                hangs = rdvm().and_then(call_of_writer) == Some(number);
+                if hangs {
+                    break;
+                }
+            }
+            assert!(hangs, "{engine}: it never came to {name}");
+            let rdvm = rdvm().unwrap();
+            send(rdvm, "INT");
+            eventually("rdvm ends", || !is_alive(rdvm));
+            // It is of no use any more: it waits for the end of the time that the call was to take.
+            strace.kill().unwrap();
+            strace.wait().unwrap();
+            let report = fs::read(report).unwrap();
+            let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+            assert_eq!(report["outcome"], "interrupted", "{engine} {name}");
+            assert_eq!(report["exit_code"], 130);
+            assert!(report["copied"][0]["error"].is_string());
+            assert!(!host.path().join("file").exists());
+        }
     }
 }

@@ -26,6 +26,27 @@ fn reported(engine: &str, options: &[&str], script: &str) -> (Run, String) {
     (run, outcome(report.path()))
 }
 
+/// More seconds than any clock holds.
+#[test]
+fn a_time_out_may_be_as_long_as_it_likes() {
+    const LONG: &str = "10000000000000000000";
+    for engine in engines() {
+        let options = ["--timeout", LONG, "--stop-timeout", LONG];
+        let (run, outcome) = reported(engine, &options, "echo on; exit 3");
+        run.exits(3).prints("on\n").says_only("");
+        assert_eq!(outcome, "exited");
+        // Where it is counted from the middle of the run.
+        let options = ["--max-output", "1", "--stop-timeout", LONG];
+        let (run, outcome) = reported(
+            engine,
+            &options,
+            "trap 'exit 3' TERM; while :; do echo on; done",
+        );
+        run.exits(153).prints("o");
+        assert_eq!(outcome, "output-limit");
+    }
+}
+
 fn outcome(report: &Path) -> String {
     let text = std::fs::read(report).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&text).unwrap();

@@ -1,10 +1,14 @@
 //! What the command writes is what comes out: every byte, in order, while it runs, and nothing else.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Image, Rdvm, busybox, engines, sized};
+use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, note_run, schema, sized};
 
 #[test]
 fn every_byte_value_arrives_on_stdout_and_on_stderr_as_it_was_written() {
@@ -192,5 +196,113 @@ fn when_the_machine_dies_before_the_command_the_last_console_lines_are_shown() {
                 .starts_with("rdvm: guest kernel: panic before the command ran"),
             "{text}"
         );
+    }
+}
+
+/// What the pipe and rdvm hold while nobody reads is less than this.
+const FLOOD: usize = 200_000;
+
+#[test]
+fn a_console_that_is_not_read_for_a_while_has_a_gap_and_what_comes_after_it() {
+    for engine in engines() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, report) = (dir.path().join("fifo"), dir.path().join("report"));
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+        // Both ends, so that neither side waits for the other to be opened.
+        let mut reader = File::options().read(true).write(true).open(&fifo).unwrap();
+        let script = format!(
+            "head -c {FLOOD} /dev/zero >&2; echo flooded; read line; echo \"$line\" >&2; exit 3"
+        );
+        let rdvm = Rdvm::on(engine)
+            .option("-i")
+            .option("--console")
+            .option(&fifo);
+        let rdvm = rdvm
+            .option("--report")
+            .option(&report)
+            .stdin(Stdio::piped());
+        let mut child = rdvm.image(busybox().path()).sh(&script).spawn();
+        // Not to be waited for: all of it comes by the other way as well.
+        let mut stderr = child.stderr.take().unwrap();
+        let stderr = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            stderr.read_to_end(&mut all).map(|_| all).unwrap()
+        });
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "flooded\n");
+        let mut stdin = child.stdin.take().unwrap();
+        let reading = std::thread::spawn(move || {
+            let (mut seen, mut buffer) = (Vec::new(), [0; 1 << 16]);
+            while !seen
+                .windows(5)
+                .rev()
+                .take(1 << 16)
+                .any(|text| text == b"late\n")
+            {
+                let count = reader.read(&mut buffer).unwrap();
+                seen.extend_from_slice(&buffer[..count]);
+            }
+            seen
+        });
+        // It is read now: what comes from here on has room.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        stdin.write_all(b"late\n").unwrap();
+        let seen = reading.join().unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(3));
+        let stderr = stderr.join().unwrap();
+        let report: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+        schema::conforms(&report);
+        let lost = report["console_lost"]["bytes"].as_u64().unwrap();
+        let zeros = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == 0).count();
+        assert_eq!(zeros(&stderr), FLOOD);
+        assert_eq!(
+            zeros(&seen) + lost as usize,
+            FLOOD,
+            "nothing else is missing"
+        );
+        assert!(lost > 0);
+        let message = report["console_lost"]["message"].as_str().unwrap();
+        let said = String::from_utf8_lossy(&stderr).into_owned();
+        assert!(said.contains(&format!("rdvm: {message}\n")), "{message}");
+    }
+}
+
+/// A socket cannot be opened anew, and others may write to it as well.
+#[test]
+fn a_socket_is_as_good_as_a_pipe_for_both_streams() {
+    for engine in engines() {
+        let run = |script: &str, stdout: UnixStream| {
+            note_run(engine);
+            let stdout = Stdio::from(OwnedFd::from(stdout));
+            let mut rdvm = Command::new(RDVM);
+            rdvm.args(["run", "--engine", engine]).arg(busybox().path());
+            rdvm.args(["sh", "-c", script]).stdin(Stdio::null());
+            rdvm.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let child = run("head -c 70000 /dev/zero; echo end; exit 3", theirs);
+        let reading = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            ours.read_to_end(&mut all).map(|_| all).unwrap()
+        });
+        Run(child.wait_with_output().unwrap())
+            .exits(3)
+            .says_only("");
+        let all = reading.join().unwrap();
+        assert!(
+            all.len() == 70_004 && all.ends_with(b"end\n"),
+            "{}",
+            all.len()
+        );
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        let child = run("yes", theirs);
+        Run(child.wait_with_output().unwrap())
+            .exits(141)
+            .says_only("");
     }
 }

@@ -499,6 +499,7 @@ fn one_machine_for_a_test_that_needs_a_process() {
             }
             run(code.fault())
         }
+        None if wish == "many" => many(),
         None if wish == "spins" => {
             let status = fs::read_to_string("/proc/thread-self/status").unwrap();
             let blocked = status.lines().find(|line| line.starts_with("SigBlk"));
@@ -512,6 +513,83 @@ fn one_machine_for_a_test_that_needs_a_process() {
         _ => panic!("{wish}"),
     };
     println!("outcome: {:?}", outcome.ending);
+}
+
+/// Fifty machines one after the other; says what of the process is another than before.
+fn many() -> Outcome {
+    let caught = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("SigCgt"));
+        line.unwrap().to_owned()
+    };
+    let state = || (fs::read_dir("/proc/self/fd").unwrap().count(), caught());
+    let before = state();
+    let mut outcome = run(Code::default().fault());
+    let after = state();
+    for _ in 1..50 {
+        outcome = run(Code::default().fault());
+    }
+    // What a first run leaves open may be for all of them; the signals are not.
+    println!("process: {:?}", (before.1 == state().1, after == state()));
+    outcome
+}
+
+#[test]
+fn fifty_machines_in_one_process_leave_its_descriptors_and_signals_as_they_were() {
+    if !has_kvm() {
+        return;
+    }
+    let run = Run(child("many").output().unwrap());
+    assert_eq!(
+        outcome_of(&run),
+        "Ok(Died { started: false, panic: None, how: Some(\"was reset by a triple fault\") })"
+    );
+    assert!(
+        run.stdout().contains("process: (true, true)"),
+        "{}",
+        run.stdout()
+    );
+}
+
+#[test]
+fn what_is_no_machine_is_refused_before_anything_is_asked_of_the_host() {
+    let kernel = tempfile::NamedTempFile::new().unwrap();
+    fs::write(kernel.path(), elf(&Code::default().fault().0)).unwrap();
+    let image = Image::empty().file("etc/x", 0o644, "x");
+    let refused = |change: fn(&mut Machine)| {
+        let mut machine = machine(kernel.path(), image.path(), 1);
+        change(&mut machine);
+        let null = || fs::File::options().write(true).open("/dev/null").unwrap();
+        let console = Console::new(Outlet::new(null().into()), None, false);
+        let listener = Listener::new(Outlet::new(null().into()), console, Control::frames());
+        let watch = Watch::start(None).unwrap();
+        let error = Engine::Kvm.boot(machine, listener, &watch).unwrap_err();
+        assert!(
+            matches!(error, rdvm::engine::Error::Machine(_)),
+            "{error:?}"
+        );
+        error.to_string()
+    };
+    for (error, words) in [
+        (
+            refused(|machine| machine.cpus = 0),
+            "machine: 0 CPUs; give it 1 to 16",
+        ),
+        (refused(|machine| machine.cpus = 33), "machine: 33 CPUs"),
+        (
+            refused(|machine| machine.memory.0 += 1),
+            "give it a multiple of 4096",
+        ),
+        (
+            refused(|machine| machine.cmdline = "x".repeat(2048)),
+            "2047 are the most",
+        ),
+    ] {
+        assert!(
+            error.starts_with("machine: ") && error.contains(words),
+            "{error}"
+        );
+    }
 }
 
 /// cli; jmp to itself

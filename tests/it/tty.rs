@@ -241,6 +241,28 @@ fn a_window_that_changes_while_the_machine_boots_is_as_large_inside() {
     }
 }
 
+/// Emulated, a boot takes longer than what no bar is shown for; on KVM it may not.
+#[test]
+fn a_bar_tells_how_long_it_boots_and_is_gone_before_the_first_byte() {
+    for engine in engines() {
+        let window = Window::sh(engine, &[], "printf begin; exit 5");
+        let text = window.ends(5);
+        let (before, _) = text.split_once("begin").unwrap();
+        assert_eq!(
+            before.contains("rdvm: booting, "),
+            !before.is_empty(),
+            "{text:?}"
+        );
+        assert!(
+            before.is_empty() || before.ends_with("s\r\u{1b}[K"),
+            "{text:?}"
+        );
+        assert!(*engine != "qemu" || !before.is_empty(), "{text:?}");
+        let quiet = Window::sh(engine, &["-q"], "printf begin; exit 5");
+        assert!(quiet.ends(5).starts_with("begin"));
+    }
+}
+
 #[test]
 fn ctrl_c_and_the_like_are_the_guests() {
     for engine in engines() {
@@ -295,7 +317,8 @@ fn keys_and_output_go_through_the_guests_terminal_and_through_nothing_else() {
     for engine in engines() {
         // What is printed, our terminal passes on as it is: in raw mode it changes nothing.
         let script = "printf 'a\\nb\\n'; stty raw -echo; cat /all; dd bs=1 count=256 2>/dev/null | sha256sum";
-        let mut window = Window::open(engine, &[], image.path(), &["sh", "-c", script]);
+        // Nothing of ours: no bar while it boots.
+        let mut window = Window::open(engine, &["-q"], image.path(), &["sh", "-c", script]);
         window.shows("a\r\nb\r\n");
         let printed = [b"a\r\nb\r\n", &all[..]].concat();
         eventually("all bytes are shown", || {

@@ -156,7 +156,7 @@ impl Qemu {
         listener.machine_loaded();
         listener.machine_starts();
         let memory = match machine.rings {
-            true => ByteSize(machine.memory.0 + RINGS),
+            true => ByteSize(machine.memory.0.saturating_add(RINGS)),
             false => machine.memory,
         };
         let place = shared.map(|(_, shared)| {

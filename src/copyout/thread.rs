@@ -1,0 +1,421 @@
+//! The thread that writes what comes: whatever the host's file system does, nothing but this thread waits for it.
+//!
+//! A queue of bounded size is before it; who fills it stops when it is full, and is woken when it is not. A thread that a
+//! hung file system does not give back is left behind, and ends with the process.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::beat::Beat;
+use super::fault::Fault;
+use super::{Copied, Receiver};
+use crate::watch::{Waker, Watch};
+
+/// How many bytes wait for the thread before no more are taken.
+const QUEUE: usize = 256 << 10;
+/// How long the host may do nothing of what it is asked when all has come, before it is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The same where nothing is wanted any more but that what was begun is removed.
+const CLEANING: Duration = Duration::from_secs(1);
+
+/// What takes the files of a run. What is not finished is given up when this is dropped.
+#[derive(Debug)]
+pub struct CopyOut {
+    shared: Arc<Shared>,
+    /// Of every wish: GUEST and HOST.
+    names: Vec<[String; 2]>,
+    patience: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    beat: Arc<Beat>,
+    waker: Waker,
+}
+
+#[derive(Debug)]
+struct State {
+    pieces: VecDeque<Vec<u8>>,
+    /// Bytes in the pieces, and in the one that is being written.
+    held: usize,
+    /// Somebody has been told that there is less room than was wanted.
+    is_awaited: bool,
+    task: Task,
+    /// The thread waits for something to do.
+    is_idle: bool,
+    /// See [`Receiver::is_over`] and [`Receiver::progress`].
+    is_over: bool,
+    progress: u64,
+    /// What became of the wishes, as far as that is known.
+    copied: Vec<Copied>,
+    has_ended: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Task {
+    Receive,
+    Finish(Option<String>),
+    GiveUp,
+}
+
+/// Why waiting for the thread came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    Ended,
+    Stuck,
+    Signal(i32),
+}
+
+impl CopyOut {
+    /// Starts the thread, which takes what `receiver` is for. `waker` wakes whoever has been told that there is no room, or
+    /// waits for the end.
+    ///
+    /// # Errors
+    ///
+    /// The host gives no threads.
+    pub fn start(receiver: Receiver, waker: Waker) -> io::Result<Self> {
+        let names = receiver.names();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                pieces: VecDeque::new(),
+                held: 0,
+                is_awaited: false,
+                task: Task::Receive,
+                is_idle: true,
+                is_over: receiver.is_over(),
+                progress: 0,
+                copied: Vec::new(),
+                has_ended: false,
+            }),
+            changed: Condvar::new(),
+            beat: receiver.beat(),
+            waker,
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("copy-out".to_owned());
+        thread.spawn(move || {
+            let _end = End(&theirs);
+            theirs.work(receiver);
+        })?;
+        Ok(Self {
+            shared,
+            names,
+            patience: PATIENCE,
+        })
+    }
+
+    /// How many more bytes can be taken now. Where there are fewer than `wanted`, the waker is used when there are more.
+    pub fn room(&self, wanted: usize) -> usize {
+        let mut state = self.shared.state();
+        let room = QUEUE.saturating_sub(state.held);
+        state.is_awaited = room < wanted.min(QUEUE);
+        room
+    }
+
+    /// Takes the next bytes of the stream.
+    pub fn push(&self, bytes: &[u8]) {
+        let mut state = self.shared.state();
+        if state.is_over || state.task != Task::Receive {
+            return;
+        }
+        state.held += bytes.len();
+        state.pieces.push_back(bytes.to_vec());
+        self.shared.changed.notify_one();
+    }
+
+    /// Whether nothing more is to come: the guest has said so, or has sent what it may not.
+    pub fn is_over(&self) -> bool {
+        self.shared.state().is_over
+    }
+
+    /// How many bytes of whole frames have been written.
+    pub fn progress(&self) -> u64 {
+        self.shared.state().progress
+    }
+
+    /// Has everything put into position that is whole; says for each wish what became of it, and which signal came before
+    /// that was done. `unanswered` is why the guest did not send what has not come.
+    pub fn finish(self, unanswered: Option<&str>, watch: &Watch) -> (Vec<Copied>, Option<i32>) {
+        self.shared
+            .give(Task::Finish(unanswered.map(str::to_owned)));
+        let (fault, signal) = match self.wait(self.patience, Some(watch), watch) {
+            Waited::Ended => (None, None),
+            Waited::Stuck => (Some(None), None),
+            Waited::Signal(signal) => {
+                self.shared.give(Task::GiveUp);
+                self.wait(CLEANING, None, watch);
+                let why = format!("signal {signal} came before it was in position");
+                (Some(Some(why)), Some(signal))
+            }
+        };
+        (self.copied(fault.as_ref()), signal)
+    }
+
+    /// Forgets what has come: nothing of it is put into position, which `why` is the reason for.
+    pub fn give_up(self, why: &str, watch: &Watch) -> Vec<Copied> {
+        self.shared.give(Task::GiveUp);
+        self.wait(CLEANING, None, watch);
+        self.copied(Some(&Some(why.to_owned())))
+    }
+
+    /// What became of each wish. Those that nothing is known of have a fault: a reason, or that their host does not answer.
+    fn copied(&self, fault: Option<&Option<String>>) -> Vec<Copied> {
+        let mut copied = std::mem::take(&mut self.shared.state().copied);
+        for [guest, host] in self.names.iter().skip(copied.len()) {
+            let fault = match fault {
+                Some(Some(why)) => Fault::Unanswered(why.clone()),
+                _ => Fault::Stuck {
+                    host: host.clone(),
+                    seconds: self.patience.as_secs(),
+                },
+            };
+            copied.push(Copied::failed(guest.clone(), host.clone(), &fault));
+        }
+        copied
+    }
+
+    /// Waits for the thread's end as long as it works, or a signal comes.
+    fn wait(&self, patience: Duration, signals: Option<&Watch>, watch: &Watch) -> Waited {
+        loop {
+            watch.seen();
+            let state = self.shared.state();
+            if state.has_ended {
+                return Waited::Ended;
+            }
+            if let Some(signal) = signals.and_then(Watch::signal) {
+                return Waited::Signal(signal);
+            }
+            let left = match state.is_idle {
+                // It is about to see that there is something to do.
+                true => patience,
+                false => patience.saturating_sub(self.shared.beat.quiet()),
+            };
+            drop(state);
+            if left.is_zero() {
+                return Waited::Stuck;
+            }
+            let mut set = [PollFd::new(&watch, PollFlags::IN)];
+            let _ = poll(&mut set, Timespec::try_from(left).ok().as_ref());
+        }
+    }
+}
+
+impl Drop for CopyOut {
+    fn drop(&mut self) {
+        self.shared.give(Task::GiveUp);
+    }
+}
+
+/// Says that the thread has ended, also when it panics.
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        (state.has_ended, state.is_over) = (true, true);
+        drop(state);
+        self.0.waker.wake();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give(&self, task: Task) {
+        self.state().task = task;
+        self.changed.notify_one();
+    }
+
+    /// What the thread does. What is staged and not in position is removed at the end, when the receiver goes.
+    fn work(&self, mut receiver: Receiver) {
+        loop {
+            let mut state = self.state();
+            while state.pieces.is_empty() && state.task == Task::Receive {
+                state.is_idle = true;
+                let waited = self.changed.wait(state);
+                state = waited.unwrap_or_else(PoisonError::into_inner);
+            }
+            state.is_idle = false;
+            self.beat.begin();
+            let (task, piece) = (state.task.clone(), state.pieces.pop_front());
+            drop(state);
+            match (task, piece) {
+                (Task::GiveUp, _) => return,
+                (_, Some(piece)) => {
+                    receiver.receive(&piece);
+                    self.received(&receiver, piece.len());
+                }
+                (Task::Finish(why), None) => {
+                    return receiver.finish_each(why.as_deref(), |copied| {
+                        let mut state = self.state();
+                        state.copied.push(copied);
+                        state.task != Task::GiveUp
+                    });
+                }
+                (Task::Receive, None) => {}
+            }
+        }
+    }
+
+    fn received(&self, receiver: &Receiver, count: usize) {
+        let mut state = self.state();
+        state.held -= count;
+        state.progress = receiver.progress();
+        let is_over = receiver.is_over();
+        let wake = is_over != state.is_over || state.is_awaited;
+        (state.is_over, state.is_awaited) = (is_over, false);
+        drop(state);
+        if wake {
+            self.waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use rdinit::protocol::{PARCEL_MAX, Parcel, Sent};
+
+    use super::*;
+    use crate::request::{self, Copies};
+
+    /// Two wishes, `a` and `b`, and a stream of one file for each.
+    fn copying(dir: &Path) -> (CopyOut, Arc<Beat>, Watch, Vec<u8>) {
+        let wish = |name: &str| request::CopyOut {
+            guest: name.into(),
+            host: dir.join(name),
+        };
+        let receiver = Receiver::open(&Copies {
+            out: vec![wish("a"), wish("b")],
+            ..Copies::default()
+        });
+        let watch = Watch::start(None).unwrap();
+        let receiver = receiver.unwrap();
+        let beat = receiver.beat();
+        let copy_out = CopyOut::start(receiver, watch.waker().unwrap()).unwrap();
+        let content = [7; 60_000];
+        let mut stream = Vec::new();
+        for wish in 0..2 {
+            let file = Parcel::Entry(Sent {
+                mode: 0o100644,
+                mtime: 0,
+                mtime_ns: 0,
+                size: content.len() as u64,
+                path: b"",
+                target: b"",
+            });
+            let data = Parcel::Data(&content);
+            for parcel in [Parcel::Begin(wish), file, data, Parcel::FileEnd(0)] {
+                let mut frame = vec![0; PARCEL_MAX];
+                let length = parcel.encode(&mut frame).unwrap();
+                stream.extend_from_slice(&frame[..length]);
+            }
+        }
+        let mut end = [0; 64];
+        let length = Parcel::End.encode(&mut end).unwrap();
+        stream.extend_from_slice(&end[..length]);
+        (copy_out, beat, watch, stream)
+    }
+
+    fn is_empty(dir: &Path) -> bool {
+        fs::read_dir(dir).unwrap().count() == 0
+    }
+
+    #[test]
+    fn what_is_taken_arrives_whole_and_its_end_wakes_the_one_who_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (copy_out, _, watch, stream) = copying(dir.path());
+        for piece in stream.chunks(1000) {
+            copy_out.push(piece);
+        }
+        while !copy_out.is_over() {
+            let mut set = [PollFd::new(&watch, PollFlags::IN)];
+            poll(&mut set, None).unwrap();
+            watch.seen();
+        }
+        assert_eq!(copy_out.progress(), stream.len() as u64);
+        let (copied, signal) = copy_out.finish(None, &watch);
+        assert_eq!((copied.len(), signal), (2, None));
+        assert!(copied.iter().all(Copied::is_complete));
+        assert_eq!(fs::read(dir.path().join("b")).unwrap(), [7; 60_000]);
+    }
+
+    #[test]
+    fn a_host_that_hangs_fills_the_queue_and_no_more_and_nobody_waits_for_it_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut copy_out, beat, watch, stream) = copying(dir.path());
+        let hang = beat.hang.lock().unwrap();
+        let mut sent = 0;
+        while copy_out.room(1) > 0 {
+            copy_out.push(&stream[..1000]);
+            sent += 1000;
+        }
+        assert!(sent < QUEUE + 1000, "{sent}");
+        assert!(!copy_out.is_over());
+        copy_out.patience = Duration::from_millis(10);
+        let (copied, signal) = copy_out.finish(Some("never said"), &watch);
+        assert_eq!((copied.len(), signal), (2, None));
+        for copied in copied {
+            let error = copied.error.unwrap();
+            assert!(error.contains("has not answered"), "{error}");
+        }
+        // When it goes on, what was begun is removed.
+        drop(hang);
+        for _ in 0..1000 {
+            if is_empty(dir.path()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(is_empty(dir.path()));
+    }
+
+    #[test]
+    fn whoever_is_told_of_too_little_room_is_woken_when_there_is_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (copy_out, beat, watch, stream) = copying(dir.path());
+        let woken = |seconds| {
+            let limit = Timespec {
+                tv_sec: seconds,
+                tv_nsec: 0,
+            };
+            let mut set = [PollFd::new(&watch, PollFlags::IN)];
+            poll(&mut set, Some(&limit)) == Ok(1)
+        };
+        for wanted in [1, QUEUE, usize::MAX] {
+            let hang = beat.hang.lock().unwrap();
+            copy_out.push(&stream[..1000]);
+            assert_eq!(copy_out.room(wanted), QUEUE - 1000);
+            drop(hang);
+            assert_eq!(woken(if wanted > 1 { 60 } else { 0 }), wanted > 1);
+            watch.seen();
+            while copy_out.room(0) < QUEUE {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_nothing_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let (copy_out, _, watch, stream) = copying(dir.path());
+        copy_out.push(&stream[..stream.len() / 2]);
+        let copied = copy_out.give_up("stopped", &watch);
+        let errors: Vec<_> = copied
+            .into_iter()
+            .filter_map(|copied| copied.error)
+            .collect();
+        assert_eq!(errors, ["not copied out: stopped"; 2]);
+        assert!(is_empty(dir.path()));
+    }
+}
