@@ -64,7 +64,7 @@ fn everything_arrives_as_it_is_and_is_the_users() {
             let run = rdvm.image(busybox().path()).sh(show).run();
             run.exits(0).says_only("").prints(format!(
                 ". 750 {owner} 1234567890\nfile 640 {owner} 1234567890\nrun 4755 {owner} {run_mtime}\nempty 1711 {owner} 1234567890\n\
-                 2 100000\n2 100000\ntext/nowhere/at all\nran\n   a  \\n   b 377\nodd\nbin\ndev\nproc\nroot\nrun\nsys\ntmp\nwork\n"
+                 2 100000\n2 100000\ntext/nowhere/at all\nran\n   a  \\n   b 377\nodd\nbin\ndev\netc\nproc\nroot\nrun\nsys\ntmp\nwork\n"
             ));
         }
     }

@@ -12,6 +12,10 @@ use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, missing};
 pub(crate) fn one_of_everything() -> Image {
     let image = Image::busybox()
         .program("walk", "walk")
+        // Empty or missing ones would be filled in the guest.
+        .file("etc/hosts", 0o644, "127.0.0.1 localhost\n")
+        .file("etc/hostname", 0o644, "box\n")
+        .link("/proc/mounts", "etc/mtab")
         .file("usr/plain", 0o644, "contents\n")
         .file("usr/empty", 0o600, "")
         .file("usr/setuid", 0o4755, "x")

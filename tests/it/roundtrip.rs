@@ -233,7 +233,7 @@ fn a_stack_of_directories_becomes_an_image_of_layers_that_runs_from_a_pipe() {
         .file("etc/.wh.secret", 0o644, "");
     let dir = TempDir::new().unwrap();
     let layer = top.path().to_str().unwrap();
-    let entrypoint = "[\"sh\", \"-c\", \"cat /etc/word; ls /etc\"]";
+    let entrypoint = "[\"sh\", \"-c\", \"cat /etc/word; ls -d /etc/[sw]*\"]";
     for format in ["docker", "oci"] {
         let words = [
             "--format",
@@ -255,7 +255,7 @@ fn a_stack_of_directories_becomes_an_image_of_layers_that_runs_from_a_pipe() {
                 .args(["run", "--engine", engine, "-"])
                 .stdin(cat.stdout.take().unwrap())
                 .output();
-            Run(run.unwrap()).exits(0).prints("topword\n");
+            Run(run.unwrap()).exits(0).prints("top/etc/word\n");
             assert!(cat.wait().unwrap().success());
         }
     }
