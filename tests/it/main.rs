@@ -72,4 +72,6 @@ mod examples;
 
 mod reports;
 
+mod rig;
+
 mod tidy;
