@@ -31,7 +31,7 @@ demo: ## install what is missing, build, run both images in a chroot and in rdvm
 # The network has the one core, the compiler the other; and many tests sleep.
 test: export RDVM_TEST_IMAGES := $(images)
 test: export RDVM_TEST_KERNELS := $(kernels)
-test: export RDVM_TEST_SKIPS := $(target)/skips
+test test-quick: export RDVM_TEST_SKIPS := $(target)/skips
 test: ## install what is missing, run every test, list what was left out
 	scripts/install-deps.sh test
 	$(MAKE) -j2 test-files test-programs
@@ -92,7 +92,7 @@ check-speed-accept: ## take what is counted now as the new benches/results/count
 	$(MAKE) bench-draw
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
-	$(CARGO) test --workspace --lib
+	@rm -f $$RDVM_TEST_SKIPS; trap scripts/list-skips.sh EXIT; set -ex; $(CARGO) test --workspace --lib
 
 fuzz: ## feed damaged kernels to the check for FUZZ_SECONDS, 60 by default; wants a nightly toolchain
 	fuzz/run.sh $(FUZZ_SECONDS)
