@@ -13,7 +13,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-files test-programs test-kvm-native test-big test-many test-root test-load test-quick check-speed check-speed-accept examples soak fuzz
+.PHONY: all build demo test test-kvm test-vmx test-files test-programs test-kvm-native test-big test-many test-root test-load test-quick check-speed check-speed-accept examples soak fuzz
 .PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density
 .PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
@@ -29,13 +29,17 @@ demo: ## install what is missing, build, run both images in a chroot and in rdvm
 	RDVM=$(rdvm) scripts/demo.sh $(images)
 
 # The network has the one core, the compiler the other; and many tests sleep.
-test: ## install what is missing, run every test
+test: export RDVM_TEST_IMAGES := $(images)
+test: export RDVM_TEST_KERNELS := $(kernels)
+test test-quick: export RDVM_TEST_SKIPS := $(target)/skips
+test: ## install what is missing, run every test, list what was left out
 	scripts/install-deps.sh test
 	$(MAKE) -j2 test-files test-programs
 	$(CARGO) run --quiet -- kernel build
-	RUST_TEST_THREADS=$$(($$(nproc) + 1)) RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) \
-		$(CARGO) test --workspace --no-fail-fast
-	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test
+	@rm -f $$RDVM_TEST_SKIPS; trap scripts/list-skips.sh EXIT; set -ex; \
+	RUST_TEST_THREADS=$$(($$(nproc) + 1)) $(CARGO) test --workspace --no-fail-fast; \
+	scripts/rig.sh test; \
+	scripts/rig.sh vmx
 
 test-files:
 	scripts/make-images.sh $(images)
@@ -58,6 +62,13 @@ examples: build ## run every example; half an hour without KVM
 	RDVM=$(rdvm) examples/integrations/run
 	RDVM=$(rdvm) examples/debootstrap/run
 	RDVM=$(rdvm) examples/debian-package/run
+
+test-vmx: ## the scenarios on KVM with emulated VT-x, in Bochs, built first; some hours; T=NAME picks some
+	scripts/install-deps.sh vmx
+	scripts/make-images.sh $(images) libs debian
+	scripts/get-kernels.sh $(kernels)
+	$(CARGO) run --quiet -- kernel build
+	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test-vmx $(T)
 
 test-big: ## an initrd of two GiB on KVM, some minutes
 	RDVM_TEST_BIG=1 RIG_MEMORY=9g RIG_LIMIT=1800s RIG_PATIENCE=1500 OUTERS=1 $(MAKE) test-kvm T=an_initrd_of_two
@@ -87,7 +98,7 @@ check-speed-accept: ## take what is counted now as the new benches/results/count
 	$(MAKE) bench-draw
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
-	$(CARGO) test --workspace --lib
+	@rm -f $$RDVM_TEST_SKIPS; trap scripts/list-skips.sh EXIT; set -ex; $(CARGO) test --workspace --lib
 
 fuzz: ## feed damaged kernels to the check for FUZZ_SECONDS, 60 by default; wants a nightly toolchain
 	fuzz/run.sh $(FUZZ_SECONDS)

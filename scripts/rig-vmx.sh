@@ -70,7 +70,7 @@ bochs_on() {
 # outer NAME MEMORY COMMAND...: runs a command in an outer machine of that name, as rig.sh's does. What it prints comes over
 # a serial port and its last line is the exit code. Time spent halted counts as well, so a machine that hangs ends at the limit.
 outer() {
-	local name=$1 memory=$2 dir=$rig/outer.$1 variable status limit=${RIG_LIMIT:-600}
+	local name=$1 memory=$2 dir=$rig/outer.$1 variable status limit=${RIG_LIMIT:-300}
 	shift 2
 	case $memory in *g) memory=$((${memory%g} * 1024)) ;; *m) memory=${memory%m} ;; esac
 	[ "$memory" -le 2048 ] || memory=2048 # the most that Bochs gives below its hole for PCI

@@ -81,6 +81,10 @@ pub mod inspect;
 
 pub mod pipeline;
 
+#[cfg(test)]
+#[path = "../tests/it/support/skips.rs"]
+mod skips;
+
 pub mod error;
 
 pub mod cache;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Image, RDVM, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, large_image,
-    note_run, send, while_reading, while_sleeping,
+    left_out, note_run, send, while_reading, while_sleeping,
 };
 
 /// Runs with a report; gives the run, the outcome's name and the whole report.
@@ -329,7 +329,7 @@ fn a_signal_to_rdvm_stops_the_machine_with_128_plus_its_number() {
 #[test]
 fn a_signal_or_the_deadline_ends_a_run_whose_image_is_being_written_for_qemu() {
     if !engines().contains(&"qemu") {
-        eprintln!("SKIPPED: it is about QEMU alone");
+        left_out("it is about QEMU alone");
         return;
     }
     let (image, file) = large_image();

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{RDVM, engines, is_missing, missing, note_run};
+use crate::support::{RDVM, engines, is_missing, left_out, missing, note_run};
 
 /// Every example that has a `run`, the programs that it needs, and whether it is long.
 pub(crate) const EXAMPLES: &[(&str, &[&str], bool)] = &[
@@ -25,7 +25,7 @@ fn example(name: &str, variables: &[(&str, &str)]) {
         .find(|(example, ..)| *example == name)
         .unwrap();
     if long && std::env::var_os("RDVM_TEST_LONG").is_none() {
-        eprintln!("SKIPPED: examples/{name}: takes minutes; make examples runs it");
+        left_out("it takes minutes; make examples runs it");
         return;
     }
     if let Some(program) = needs.iter().find(|program| is_missing(program)) {
@@ -51,7 +51,7 @@ fn example(name: &str, variables: &[(&str, &str)]) {
         output.status
     );
     for line in error.lines().filter(|line| line.contains("is not here")) {
-        eprintln!("SKIPPED: {line}");
+        left_out(line);
     }
 }
 

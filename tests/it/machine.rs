@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdvm::engine::probe::{self, KvmState};
 
-use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, while_sleeping};
+use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, left_out, while_sleeping};
 
 #[test]
 fn processes_run_on_every_cpu_that_was_asked_for() {
@@ -42,7 +42,7 @@ fn a_guest_has_all_of_six_gibibytes() {
 #[test]
 fn an_initrd_of_two_gibibytes_is_unpacked_whole() {
     if std::env::var_os("RDVM_TEST_BIG").is_none() {
-        eprintln!("SKIPPED an initrd of two GiB: it takes minutes; make test-big runs it");
+        left_out("it takes minutes; make test-big runs it");
         return;
     }
     let image = Image::busybox();
@@ -62,7 +62,7 @@ fn an_initrd_of_two_gibibytes_is_unpacked_whole() {
 fn kvm_that_cannot_be_used_is_refused_with_the_reason_and_auto_says_why_it_takes_qemu() {
     let state = probe::kvm();
     if state == KvmState::Usable {
-        eprintln!("SKIPPED the refusal of KVM: it can be used here");
+        left_out("KVM can be used here");
         return;
     }
     // No image is looked at: it is the engine that is wrong.

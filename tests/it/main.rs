@@ -80,4 +80,6 @@ mod reports;
 
 mod host;
 
+mod rig;
+
 mod tidy;

@@ -9,7 +9,7 @@ use rustix::fs::{XattrFlags, lgetxattr, lsetxattr};
 use tempfile::TempDir;
 
 use crate::pack::{one_of_everything, walked_outside};
-use crate::support::{Image, RDVM, Rdvm, missing};
+use crate::support::{Image, RDVM, Rdvm, left_out, missing};
 
 /// `rdvm pack WORDS -o FILE IMAGE`, with owners as they are; gives FILE.
 fn packed(dir: &TempDir, name: &str, words: &[&str], image: &Path) -> PathBuf {
@@ -100,7 +100,9 @@ fn access_control_lists_come_out_of_gnu_tar_and_bsdtar() {
     let name = "system.posix_acl_access";
     let image = Image::busybox().file("f", 0o640, "text");
     if let Err(errno) = lsetxattr(image.path().join("f"), name, LIST, XattrFlags::empty()) {
-        eprintln!("SKIPPED: access control lists: {errno} in the directory for temporary files");
+        left_out(&format!(
+            "{errno} for access control lists in the directory for temporary files"
+        ));
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -197,7 +199,7 @@ fn skopeo_reads_and_copies_docker_and_oci_images() {
 #[test]
 fn podman_loads_docker_and_oci_images() {
     if Command::new("podman").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: podman is not here");
+        left_out("podman is not here");
         return;
     }
     let image = Image::empty().file("etc/motd", 0o644, "hello\n");

@@ -4,6 +4,7 @@ pub(crate) mod canary;
 pub(crate) mod processes;
 pub(crate) mod schema;
 pub(crate) mod session;
+mod skips;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -19,6 +20,7 @@ use rdvm::engine::probe;
 use tempfile::TempDir;
 
 pub(crate) use self::processes::{children_of, is_alive, send};
+pub(crate) use self::skips::{left_out, left_out_of, missing};
 
 /// The program under test.
 pub(crate) const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
@@ -42,7 +44,10 @@ fn engines_here() -> Vec<&'static str> {
     let mut engines = Vec::new();
     match probe::require_kvm(&probe::kvm()) {
         Ok(()) => engines.push("kvm"),
-        Err(error) => eprintln!("SKIPPED: engine kvm: {error}; make test-kvm tests it"),
+        Err(error) => left_out_of(
+            "every scenario on kvm",
+            &format!("{error}; the rig runs it"),
+        ),
     }
     let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
     match qemu.is_ok_and(|output| output.status.success()) {
@@ -76,15 +81,6 @@ pub(crate) fn sized<T: Display>(full: T, small: T) -> T {
         }
         false => full,
     }
-}
-
-/// Says that a test needs something that is not here; in CI that is a failure.
-pub(crate) fn missing(what: &str) {
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "{what} is missing, and CI must have it"
-    );
-    eprintln!("SKIPPED: {what} is missing (scripts/install-deps.sh test installs it)");
 }
 
 /// Whether there is no such program on PATH.

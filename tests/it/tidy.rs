@@ -200,7 +200,9 @@ fn imports_follow_the_table() {
             .unwrap_or_else(|| panic!("{module} is not in the table"));
         for name in imports(code(&text)) {
             assert!(
-                name == module || name == "escape" || allowed.contains(&name.as_str()),
+                name == module
+                    || ["escape", "skips"].contains(&name.as_str())
+                    || allowed.contains(&name.as_str()),
                 "{}: {module} must not use {name}",
                 path.display()
             );
@@ -302,6 +304,109 @@ fn every_option_of_the_small_kernel_has_its_reason() {
         }
     }
     assert!(options > 50, "{options} options");
+}
+
+/// What a test leaves out is noted by tests/it/support/skips.rs alone, so that a run can count and list it.
+#[test]
+fn tests_leave_nothing_out_in_words_of_their_own() {
+    let word = ["skip", "ped"].concat();
+    for path in tracked_files() {
+        let is_source = path.extension().is_some_and(|extension| extension == "rs");
+        if !is_source || path.starts_with("benches") || path.ends_with("support/skips.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for (at, line) in text.lines().enumerate() {
+            let printed = ["eprintln!(\"", "println!(\""].map(|start| start.to_owned() + &word);
+            let own = line.to_lowercase();
+            assert!(
+                !printed.iter().any(|start| own.contains(start.as_str())),
+                "{}:{}: use support::missing or left_out",
+                path.display(),
+                at + 1
+            );
+        }
+    }
+}
+
+/// Archives are those that apt or cargo have been told of on the machine.
+#[test]
+fn no_host_name_of_a_package_mirror_stands_in_the_tree() {
+    // In pieces, since this file is looked at too.
+    let hosts: Vec<String> = [
+        ["deb", "debian.org"],
+        ["ftp", "debian.org"],
+        ["security", "debian.org"],
+        ["snapshot", "debian.org"],
+        ["archive", "debian.org"],
+        ["httpredir", "debian.org"],
+        ["archive", "ubuntu.com"],
+        ["ports", "ubuntu.com"],
+        ["security", "ubuntu.com"],
+        ["index", "crates.io"],
+        ["static", "crates.io"],
+        ["static", "rust-lang.org"],
+        ["files", "pythonhosted.org"],
+        ["pypi", "org"],
+        ["registry", "npmjs.org"],
+        ["proxy", "golang.org"],
+        ["cdn", "kernel.org"],
+        ["mirrors", "kernel.org"],
+        ["registry-1", "docker.io"],
+    ]
+    .map(|parts| parts.join("."))
+    .into();
+    let files = tracked_files();
+    assert!(files.len() > 100, "{} files", files.len());
+    for path in files {
+        let bytes = fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        for host in &hosts {
+            assert!(
+                !text.contains(host.as_str()),
+                "{} names {host}; scripts/mirror.sh asks apt",
+                path.display()
+            );
+        }
+    }
+}
+
+/// The files of this checkout: those that git tracks or would, else all but what is built.
+fn tracked_files() -> Vec<PathBuf> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let kind = entry.file_type().unwrap();
+            let name = entry.file_name();
+            if kind.is_dir() && name != "target" && name != ".git" {
+                walk(&entry.path(), found);
+            } else if kind.is_file() {
+                found.push(entry.path().strip_prefix(".").unwrap().to_owned());
+            }
+        }
+    }
+    let git = std::process::Command::new("git")
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .output();
+    match git {
+        Ok(output) if output.status.success() => {
+            let names = String::from_utf8(output.stdout).unwrap();
+            let paths = names.split('\0').map(PathBuf::from);
+            paths
+                .filter(|path| path.is_file() && !path.is_symlink())
+                .collect()
+        }
+        _ => {
+            let mut found = Vec::new();
+            walk(Path::new("."), &mut found);
+            found
+        }
+    }
 }
 
 #[test]

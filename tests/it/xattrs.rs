@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{XattrFlags, lsetxattr};
 use rustix::io::Errno;
 
-use crate::support::{Image, Rdvm, Run, busybox, engines, missing};
+use crate::support::{Image, Rdvm, Run, busybox, engines, left_out, missing, sized};
 
 /// `cap_net_bind_service=ep` as a file capability of revision 2 (`linux/capability.h`).
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -27,7 +27,7 @@ fn set(path: &Path, name: &str, value: &[u8]) -> bool {
         }
         // In the rig: its kernel's tmpfs has no user.* before Linux 6.6.
         Err(Errno::NOTSUP) if name.starts_with("user.") => {
-            eprintln!("SKIPPED: {name} on {}: not here", path.display());
+            left_out(&format!("no {name} on {}", path.display()));
             false
         }
         Err(errno) => panic!("{}: {name}: {errno}", path.display()),
@@ -56,10 +56,10 @@ fn kernels() -> Vec<Option<PathBuf>> {
         release.is_some_and(|release| release.contains("cloud") && has_user_attributes(release))
     });
     if new.is_none() {
-        eprintln!(
-            "SKIPPED: a second kernel: none of 6.6 or newer in {}",
+        left_out(&format!(
+            "no second kernel, of 6.6 or newer, in {}",
             directory.display()
-        );
+        ));
     }
     [None].into_iter().chain(new.map(Some)).collect()
 }

@@ -35,7 +35,7 @@ pub(super) enum Exit<'a> {
         data: Vec<u64>,
         rip: u64,
     },
-    /// The CPU refused to enter the guest.
+    /// The guest could not be entered, with KVM's `hardware_entry_failure_reason`.
     FailEntry { reason: u64 },
     /// Any other reason that KVM knows.
     Other(String),
@@ -86,9 +86,7 @@ pub(super) fn handle(exit: Exit<'_>, bus: &mut Bus) -> Step {
             data,
             rip,
         } => stop(internal_error(suberror, &data, rip)),
-        Exit::FailEntry { reason } => stop(format!(
-            "could not be entered: the CPU refused its state, hardware reason {reason:#x}"
-        )),
+        Exit::FailEntry { reason } => stop(entry_failure(reason)),
         Exit::Other(what) => stop(format!("made an exit that is not known here: {what}")),
         Exit::Failed(errno) => stop(format!(
             "could not be run: KVM_RUN: {}",
@@ -120,6 +118,54 @@ fn internal_error(suberror: u32, data: &[u64], rip: u64) -> String {
     )
 }
 
+// Intel's manual, volume 3, appendix C: the exit reason of an entry that failed after the guest's state was looked at has
+// this bit, and one of these basic reasons.
+const FAILED_VM_ENTRY: u64 = 1 << 31;
+const INVALID_GUEST_STATE: u64 = 33;
+const MSR_LOADING: u64 = 34;
+const MACHINE_CHECK: u64 = 41;
+/// SVM's VMEXIT_INVALID, -1, in the 32 bits that KVM keeps of it, or in 64.
+const SVM_INVALID: [u64; 2] = [0xffff_ffff, u64::MAX];
+
+/// Describes KVM's `hardware_entry_failure_reason`: an exit reason of VMX with bit 31, the number of a VM-instruction
+/// error, for which VMLAUNCH and VMRESUME did not get as far as the guest, or an exit code of SVM.
+fn entry_failure(reason: u64) -> String {
+    let why = if SVM_INVALID.contains(&reason) {
+        "the CPU refused its state or KVM's settings for it (SVM's exit code -1)".to_owned()
+    } else if reason & FAILED_VM_ENTRY != 0 {
+        match reason & 0xffff {
+            INVALID_GUEST_STATE => "the CPU refused its state".to_owned(),
+            MSR_LOADING => "the CPU could not load its MSRs".to_owned(),
+            MACHINE_CHECK => "a machine check came meanwhile, look into the host's log".to_owned(),
+            other => format!("the VM entry failed for the basic reason {other}"),
+        }
+    } else if let Some(meaning) = vm_instruction_error(reason) {
+        format!(
+            "the CPU refused KVM's instruction before it came to the guest's state \
+             (VM-instruction error {reason}, {meaning}), a fault of the host's KVM or of the machine that it runs in"
+        )
+    } else {
+        "for a reason that is neither a failed VM entry nor a VM-instruction error".to_owned()
+    };
+    format!("could not be entered: {why}, hardware reason {reason:#x}")
+}
+
+/// The meaning of those VM-instruction errors that VMLAUNCH and VMRESUME can have (Intel's manual, volume 3, table 31-1);
+/// other instructions have the rest.
+fn vm_instruction_error(number: u64) -> Option<&'static str> {
+    Some(match number {
+        4 => "VMLAUNCH with a VMCS that is not clear",
+        5 => "VMRESUME with a VMCS that is not launched",
+        6 => "VMRESUME after VMXOFF",
+        7 => "invalid control fields",
+        8 => "invalid host-state fields",
+        25 => "a VMCS of another revision",
+        26 => "events blocked by MOV SS",
+        1..=28 => "one that no VM entry has",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +195,39 @@ mod tests {
         );
         assert_eq!(handle(Exit::MmioWrite, &mut bus), Step::Go);
         assert_eq!(bus.strays(), 6);
+    }
+
+    #[test]
+    fn an_entry_that_failed_says_who_refused_what() {
+        let refused = "could not be entered: the CPU refused its state";
+        for (reason, words) in [
+            (0x8000_0021, refused),
+            (0x8000_0022, "could not load its MSRs"),
+            (0x8000_0029, "a machine check came"),
+            (0x8000_0033, "the basic reason 51"),
+            (7, "VM-instruction error 7, invalid control fields"),
+            (8, "VM-instruction error 8, invalid host-state fields"),
+            (9, "VM-instruction error 9, one that no VM entry has"),
+            (0xffff_ffff, "SVM's exit code -1"),
+            (u64::MAX, "SVM's exit code -1"),
+            (0, "neither a failed VM entry"),
+            (0x400, "neither a failed VM entry"),
+        ] {
+            let Step::Stop(why) = handle(Exit::FailEntry { reason }, &mut Bus::default()) else {
+                panic!("{reason:#x}: went on");
+            };
+            assert!(why.contains(words), "{reason:#x}: {why}");
+            assert!(
+                why.ends_with(&format!("hardware reason {reason:#x}")),
+                "{why}"
+            );
+            // The state is what VMX names with bit 31 alone.
+            assert_eq!(
+                why.contains("refused its state,"),
+                reason == 0x8000_0021,
+                "{why}"
+            );
+        }
     }
 
     #[test]

@@ -469,7 +469,7 @@ fn write(command: &str, dir: &Path) -> Option<Vec<u8>> {
         .spawn();
     let mut child = match child {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("skipped {command}: {program} is not installed");
+            crate::skips::missing(program);
             return None;
         }
         child => child.unwrap(),

@@ -78,11 +78,7 @@ impl Oracle {
         match oracle.extract(&tar(&members(&["d a"]))) {
             Ok(found) if found == ["d 755 a"] => Some(oracle),
             other => {
-                assert!(
-                    std::env::var_os("CI").is_none(),
-                    "CI must have chroot: {other:?}"
-                );
-                eprintln!("SKIPPED: tar in a chroot does not work here: {other:?}");
+                crate::skips::missing(&format!("tar in a chroot ({other:?})"));
                 None
             }
         }

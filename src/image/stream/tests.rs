@@ -41,7 +41,7 @@ fn pipe(command: &str, input: &[u8]) -> Option<Vec<u8>> {
         .spawn();
     let mut child = match child {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("skipped {command}: {program} is not installed");
+            crate::skips::missing(program);
             return None;
         }
         child => child.unwrap(),

@@ -860,7 +860,7 @@ fn run(program: &str, arguments: &[&str], directory: &Path, input: &[u8]) -> Opt
         .spawn();
     let mut child = match child {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("skipped {program} {arguments:?}: it is not installed");
+            crate::skips::missing(program);
             return None;
         }
         child => child.unwrap(),
@@ -1034,7 +1034,7 @@ fn sparse_files_of_all_formats_read_as_they_were() {
     }
     // Where the file system has holes; without them this test shows nothing.
     if !shown.contains('1') {
-        eprintln!("skipped: {} keeps no holes", dir.path().display());
+        crate::skips::left_out(&format!("{} keeps no holes", dir.path().display()));
     }
 }
 
