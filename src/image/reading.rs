@@ -123,9 +123,9 @@ impl Part {
 impl<'a> Reading<'a> {
     /// Reads the image itself.
     fn part(&mut self, image: &ImageRef) -> Result<Part, Error> {
-        let (region, compression) = match source::open(&image.path, self.budget)? {
+        let (region, compression, rest) = match source::open(&image.path, self.budget)? {
             Source::Directory => return self.directory(image),
-            Source::Archive(region, compression) => (region, compression),
+            Source::Archive(region, compression, rest) => (region, compression, rest),
         };
         let wrong = |what| Error::WrongKind {
             path: image.path.clone(),
@@ -139,7 +139,7 @@ impl<'a> Reading<'a> {
         };
         let mut part = match kind {
             Kind::Cpio => {
-                self.cpio(&region)?;
+                self.cpio(&region, rest)?;
                 Part::new(Form::Cpio)
             }
             Kind::Tar => self.tar(&region, image)?,
@@ -246,16 +246,19 @@ impl<'a> Reading<'a> {
         Ok(part)
     }
 
-    fn cpio(&mut self, region: &Region) -> Result<(), Error> {
+    fn cpio(&mut self, region: &Region, rest: Option<cpio::Rest>) -> Result<(), Error> {
         let system = &mut self.system;
-        cpio::read(region, &self.members, self.budget, &mut |member| {
+        let (members, budget) = (&self.members, self.budget);
+        cpio::read(region, rest.as_ref(), members, budget, &mut |member| {
             system.put(member).map_err(in_archive(region))
-        })
+        })?;
+        self.stores.extend(rest.map(|rest| rest.region.store));
+        Ok(())
     }
 
     /// Puts a directory or an archive on top of what there is.
     fn layer(&mut self, layer: &ImageRef) -> Result<(), Error> {
-        let region = match source::open(&layer.path, self.budget)? {
+        let (region, rest) = match source::open(&layer.path, self.budget)? {
             Source::Directory => {
                 let part = self.directory(layer)?;
                 if let Some(tree) = part.tree {
@@ -264,7 +267,7 @@ impl<'a> Reading<'a> {
                 }
                 return Ok(());
             }
-            Source::Archive(region, _) => region,
+            Source::Archive(region, _, rest) => (region, rest),
         };
         let kind = recognise::kind(&first_block(&region)?).map_err(|what| Error::WrongKind {
             path: layer.path.clone(),
@@ -273,7 +276,7 @@ impl<'a> Reading<'a> {
         match kind {
             Kind::Cpio => {
                 self.system.begin_layer(Rules::Layer);
-                self.cpio(&region)?;
+                self.cpio(&region, rest)?;
             }
             Kind::Tar => match self.held(&region)? {
                 Some((bundle, blobs)) => {
