@@ -77,6 +77,8 @@ pub(super) struct Platform {
     pub(super) os: String,
     #[serde(default)]
     pub(super) variant: Option<String>,
+    #[serde(default, rename = "os.features")]
+    pub(super) os_features: Option<Vec<String>>,
 }
 
 impl Descriptor {

@@ -481,7 +481,11 @@ fn lists_that_lead_elsewhere_or_nowhere_are_refused() {
         table.push((parts, words.to_owned()));
     }
     let mut parts = Parts::default();
-    let mut top = image(&mut parts, &config(&[&lower(), &upper()]));
+    let mut top;
+    // The first that fits would end the search.
+    let mut foreign = config(&[&lower(), &upper()]);
+    foreign["architecture"] = json!("riscv64");
+    top = image(&mut parts, &foreign);
     for _ in 0..4 {
         top = parts.blob(INDEX, json!({ "manifests": vec![top; 30] }).to_string());
     }
@@ -692,6 +696,110 @@ fn the_image_for_this_machine_is_found_among_several() {
     layout(&mut none, &[foreign]);
     let error = told(bench.open(&none));
     assert!(error.contains("only for linux/riscv64"), "{error}");
+}
+
+/// An index with `manifests`, called v1, in a layout.
+fn nested(mut parts: Parts, manifests: &[Value]) -> Parts {
+    let mut index = parts.blob(INDEX, json!({ "manifests": manifests }).to_string());
+    index["annotations"] = json!({ "org.opencontainers.image.ref.name": "v1" });
+    layout(&mut parts, &[index]);
+    parts
+}
+
+/// As skopeo, docker and containerd do: the image specification has the first one used.
+#[test]
+fn of_several_manifests_for_this_platform_the_first_is_taken() {
+    let bench = Bench::new();
+    let mut parts = Parts::default();
+    let mut manifest = |cmd: &str, platform: Value| {
+        let mut config = config(&[&lower(), &upper()]);
+        config["config"]["Cmd"] = json!([cmd]);
+        let mut descriptor = image(&mut parts, &config);
+        descriptor["platform"] = platform;
+        descriptor
+    };
+    let plain = json!({ "os": "linux", "architecture": "amd64" });
+    let (one, two) = (manifest("one", plain.clone()), manifest("two", plain));
+    let features = json!({ "os": "linux", "architecture": "amd64", "os.features": ["x"] });
+    let (featured, newer) = (
+        manifest("featured", features),
+        manifest(
+            "newer",
+            json!({ "os": "linux", "architecture": "amd64", "variant": "v2" }),
+        ),
+    );
+    let other_name = json!({ "os": "linux", "architecture": "x86_64", "variant": "v1" });
+    let other_name = manifest("other name", other_name);
+    let unsaid = manifest("unsaid", json!(null));
+    for (manifests, cmd) in [
+        ([&one, &two, &unsaid], "one"),
+        ([&two, &one, &unsaid], "two"),
+        ([&featured, &newer, &one], "one"),
+        ([&unsaid, &featured, &newer], "newer"),
+        ([&unsaid, &other_name, &one], "other name"),
+    ] {
+        let manifests = manifests.map(Clone::clone);
+        let parts = nested(parts.clone(), &manifests);
+        assert_eq!(bench.open(&parts).unwrap().config.cmd, [cmd]);
+        // Any of them can be asked for.
+        for manifest in &manifests {
+            let digest = manifest["digest"].as_str().unwrap().to_owned();
+            let image = bench.open_as(&parts, |image| image.tag = Some(digest.clone()));
+            assert_eq!(image.unwrap().manifest.unwrap().to_string(), digest);
+        }
+    }
+}
+
+/// The image specification: an entry of an unknown kind must not be an error.
+#[test]
+fn what_is_no_image_in_an_index_is_passed_over() {
+    let bench = Bench::new();
+    let mut parts = Parts::default();
+    let mut ours = image(&mut parts, &config(&[&lower(), &upper()]));
+    let platform = json!({ "os": "linux", "architecture": "amd64" });
+    let empty = parts.blob("application/vnd.oci.empty.v1+json", "{}");
+    let artifact = json!({ "config": empty, "layers": [empty] });
+    let artifact = parts.blob(MANIFEST, artifact.to_string());
+    let mut on_our_platform = artifact.clone();
+    on_our_platform["platform"] = platform.clone();
+    let xml = parts.blob("application/xml", "<a/>");
+    // What cosign writes is an image in all but its layer.
+    let signed = json!({ "architecture": "", "os": "", "rootfs": { "diff_ids": [sha(b"{}")] } });
+    let signed = parts.blob(CONFIG, signed.to_string());
+    let signature = parts.blob("application/vnd.dev.cosign.simplesigning.v1+json", "{}");
+    let signature = json!({ "config": signed, "layers": [signature] });
+    let signature = parts.blob(MANIFEST, signature.to_string());
+    let bad = json!({ "mediaType": "text/x", "digest": "../x", "size": 1 });
+    for platform in [json!(null), platform] {
+        ours["platform"] = platform;
+        for other in [&artifact, &on_our_platform, &xml, &signature, &bad] {
+            for entries in [[&ours, other], [other, &ours]] {
+                let entries = entries.map(Clone::clone);
+                let mut top = parts.clone();
+                layout(&mut top, &entries);
+                assert_eq!(listing(&bench.open(&top).unwrap().tree), BOTH, "{other}");
+                let nested = nested(parts.clone(), &entries);
+                assert_eq!(listing(&bench.open(&nested).unwrap().tree), BOTH, "{other}");
+                let wish = |image: &mut ImageRef| image.tag = Some("v1".to_owned());
+                assert_eq!(listing(&bench.open_as(&nested, wish).unwrap().tree), BOTH);
+            }
+        }
+    }
+    // Alone they are told; and an image for another platform is more of a reason.
+    for (entry, words) in [
+        (
+            &artifact,
+            "is not a container image but application/vnd.oci.empty",
+        ),
+        (&xml, "is not a container image but application/xml"),
+    ] {
+        let error = told(bench.open(&nested(parts.clone(), std::slice::from_ref(entry))));
+        assert!(error.contains(words), "{error}");
+    }
+    let mut foreign = artifact.clone();
+    foreign["platform"] = json!({ "os": "linux", "architecture": "arm64" });
+    let error = told(bench.open(&nested(parts.clone(), &[foreign, artifact])));
+    assert!(error.contains("only for linux/arm64"), "{error}");
 }
 
 #[test]
