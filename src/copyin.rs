@@ -217,11 +217,12 @@ fn walk(host: &Path, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), E
     let mut warnings = left_out
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    warnings.extend(mounts.iter().map(|Warning::MountPoint { path }| {
-        format!(
+    warnings.extend(mounts.iter().map(|warning| match warning {
+        Warning::MountPoint { path } => format!(
             "--copy-in: {}: is a mount point, copied as an empty directory; name it in a --copy-in of its own",
             shown(&host.join(OsStr::from_bytes(path)))
-        )
+        ),
+        other => format!("--copy-in: {other}"),
     }));
     warnings.sort();
     Ok((entries, warnings))

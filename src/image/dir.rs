@@ -77,7 +77,7 @@ pub(super) fn walk(
         Ok(all)
     })?;
     let mut warnings = found.warnings;
-    warnings.sort_by(|Warning::MountPoint { path: a }, Warning::MountPoint { path: b }| a.cmp(b));
+    warnings.sort();
     let mut entries = in_order(found.listings);
     number_links(&mut entries);
     Ok((entries, warnings))

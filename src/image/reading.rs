@@ -184,9 +184,10 @@ impl<'a> Reading<'a> {
         if image.is_layer {
             system.begin_layer(Rules::Layer);
         }
-        read_tar(region, &mut system, &self.members)?;
+        let end = read_tar(region, &mut system, &self.members)?;
         if image.format == Some(Format::Tar) {
             self.system = system;
+            self.ended(region, end);
             return Ok(Part::new(Form::Tar));
         }
         let blobs = Blobs::Archive {
@@ -202,6 +203,7 @@ impl<'a> Reading<'a> {
             (Some(bundle), blobs) => self.bundle(bundle, &blobs, image),
             (None, Blobs::Archive { system, .. }) => {
                 self.system = *system;
+                self.ended(region, end);
                 Ok(Part::new(Form::Tar))
             }
             (None, Blobs::Directory { .. }) => Ok(Part::new(Form::Tar)),
@@ -284,7 +286,8 @@ impl<'a> Reading<'a> {
                 }
                 None => {
                     self.system.begin_layer(Rules::Layer);
-                    read_tar(&region, &mut self.system, &self.members)?;
+                    let end = read_tar(&region, &mut self.system, &self.members)?;
+                    self.ended(&region, end);
                 }
             },
         }
@@ -299,7 +302,9 @@ impl<'a> Reading<'a> {
         let mut listed = false;
         tar::read(region, &Counter::new(limits), &mut |member| {
             let name = member.name.strip_prefix(b"./").unwrap_or(&member.name);
-            listed |= matches!(name, b"manifest.json" | b"index.json" | b"oci-layout");
+            listed |= matches!(name, b"manifest.json" | b"index.json" | b"oci-layout")
+                || name.ends_with(b"/layer.tar")
+                || name.starts_with(b"blobs/sha256/");
             Ok::<(), Error>(())
         })?;
         if !listed {
@@ -314,6 +319,12 @@ impl<'a> Reading<'a> {
         Ok(recognise::bundle(&blobs).map(|bundle| (bundle, blobs)))
     }
 
+    /// Warns of a root file system's archive that may not be whole. Archives of images are proven by digests.
+    fn ended(&mut self, region: &Region, end: tar::End) {
+        let warning = end.warning(region.store.shown());
+        self.system.warnings.extend(warning);
+    }
+
     fn put_tree(&mut self, tree: Tree, image: &ImageRef) -> Result<(), Error> {
         let put = self.system.put_tree(tree);
         put.map_err(|source| Error::Member {
@@ -323,7 +334,11 @@ impl<'a> Reading<'a> {
     }
 }
 
-fn read_tar(region: &Region, system: &mut FileSystem, members: &Counter) -> Result<(), Error> {
+fn read_tar(
+    region: &Region,
+    system: &mut FileSystem,
+    members: &Counter,
+) -> Result<tar::End, Error> {
     tar::read(region, members, &mut |member| {
         system.put(member).map_err(in_archive(region))
     })

@@ -325,7 +325,10 @@ fn a_mount_point_is_packed_empty_with_a_warning() {
     let warned: Vec<_> = tree
         .warnings()
         .iter()
-        .map(|Warning::MountPoint { path }| &path[..])
+        .map(|warning| match warning {
+            Warning::MountPoint { path } => &path[..],
+            other => panic!("{other}"),
+        })
         .collect();
     assert_eq!(warned, [b"other", &b"same"[..]]);
     assert!(

@@ -802,6 +802,81 @@ fn what_is_no_image_in_an_index_is_passed_over() {
     assert!(error.contains("only for linux/arm64"), "{error}");
 }
 
+/// All of these are taken by GNU tar, bsdtar and umoci.
+#[test]
+fn a_layer_that_its_digest_proves_whole_may_end_in_any_way() {
+    let bench = Bench::new();
+    let whole = upper();
+    let body = &whole[..whole.len() - 1024];
+    let of = |top: &[u8]| {
+        let mut parts = Parts::default();
+        let layers = [
+            parts.blob(LAYER, lower()),
+            parts.blob(&format!("{LAYER}+gzip"), gzip(top)),
+            parts.blob(LAYER, top),
+        ];
+        let settings = parts.blob(CONFIG, config(&[&lower(), top, top]).to_string());
+        let manifest = json!({ "config": settings, "layers": layers });
+        let manifest = parts.blob(MANIFEST, manifest.to_string());
+        layout(&mut parts, &[manifest]);
+        bench.open(&parts).unwrap()
+    };
+    let tails: [&[u8]; 5] = [
+        b"",
+        &[0; 512],
+        &[0; 1024],
+        &[&[0; 1024][..], b"junk"].concat(),
+        &[&[0; 1024][..], &tar_of(&["f never"])].concat(),
+    ];
+    for tail in tails {
+        let image = of(&[body, tail].concat());
+        assert_eq!(listing(&image.tree), BOTH);
+        assert_eq!(image.tree.warnings(), []);
+    }
+    let nothing = of(b"");
+    assert_eq!(nothing.layers[1].members, 0);
+    assert!(nothing.tree.get(b"etc/old").is_some());
+}
+
+#[test]
+fn a_root_file_system_that_nothing_proves_whole_comes_with_a_warning() {
+    let bench = Bench::new();
+    let whole = tar_of(&["f a x", "f b y"]);
+    let path = bench.path("app.tar");
+    for (bytes, words) in [
+        (whole.clone(), ""),
+        (whole[..whole.len() - 512].to_vec(), ""),
+        (
+            whole[..whole.len() - 1024].to_vec(),
+            "app.tar: the archive has no end marker; should files be missing",
+        ),
+        (
+            [&whole[..], &tar_of(&["f c z"])].concat(),
+            "app.tar: what follows the end of the archive at offset 3072 is left out",
+        ),
+    ] {
+        let check = |image: Result<Image, crate::image::Error>| {
+            let tree = image.unwrap().tree;
+            assert_eq!(listing(&tree), ["f 644 a x", "f 644 b y"]);
+            let warnings: Vec<_> = tree.warnings().iter().map(ToString::to_string).collect();
+            assert_eq!(warnings.len(), usize::from(!words.is_empty()));
+            assert!(
+                warnings.iter().all(|line| line.contains(words)),
+                "{warnings:?}"
+            );
+        };
+        fs::write(&path, &bytes).unwrap();
+        check(bench.read(&path, |_| {}));
+        fs::write(&path, gzip(&bytes)).unwrap();
+        check(bench.read(&path, |image| image.format = Some(Format::Tar)));
+        // On top of another.
+        fs::write(&path, &bytes).unwrap();
+        fs::write(bench.path("base.tar"), tar_of(&["f b old"])).unwrap();
+        let layer = |image: &mut ImageRef| image.layers = vec![path.clone()];
+        check(bench.read(&bench.path("base.tar"), layer));
+    }
+}
+
 #[test]
 fn one_of_several_images_is_chosen_by_name_or_digest() {
     let bench = Bench::new();
@@ -1151,9 +1226,14 @@ fn an_archive_that_is_cut_off_is_never_taken_for_a_whole_one() {
     let path = bench.path("app.tar");
     for parts in [docker(), oci()] {
         let whole = tar(&parts.0);
-        for length in (0..whole.len() - 1024).step_by(37) {
+        let lengths = (0..whole.len() - 1024).step_by(37);
+        for length in lengths.chain((0..whole.len() - 1024).step_by(512)) {
             fs::write(&path, &whole[..length]).unwrap();
-            told(bench.read(&path, |_| {}));
+            // Only `repositories`, the last member of the one, is a list that nothing needs.
+            match bench.read(&path, |_| {}) {
+                Ok(image) => assert_eq!((image.layers.len(), length), (3, whole.len() - 2048)),
+                error => drop(told(error)),
+            }
         }
     }
 }
