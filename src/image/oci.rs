@@ -249,7 +249,7 @@ fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, Flaw> {
             name: place(&digest),
             region,
             digest: Some(digest),
-            diff_id,
+            diff_id: Some(diff_id),
         });
     }
     Ok(Recipe {

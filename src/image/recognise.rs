@@ -8,8 +8,8 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::blobs::{Blobs, parse};
-use super::docker;
 use super::fs::FileSystem;
+use super::{docker, docker_v1};
 
 /// The form an image came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub(super) fn bundle(blobs: &Blobs) -> Option<Bundle> {
     let document = |name| blobs.document(name).unwrap_or_default();
     let oci = parse::<Layout>("oci-layout", &document("oci-layout")).is_ok()
         && parse::<Index>("index.json", &document("index.json")).is_ok();
-    let docker = docker::is_manifest(&document(docker::MANIFEST));
+    let docker = docker::is_here(blobs);
     match (docker, oci) {
         (true, true) => Some(Bundle::Both),
         (true, false) => Some(Bundle::Docker),
@@ -165,8 +165,7 @@ fn is_part(name: &[u8]) -> bool {
     let stem = [&b".json"[..], b".tar"]
         .iter()
         .find_map(|suffix| name.strip_suffix(*suffix));
-    let stem = stem.unwrap_or(name);
-    stem.len() == 64 && stem.iter().all(u8::is_ascii_hexdigit)
+    docker_v1::is_id(stem.unwrap_or(name))
 }
 
 #[cfg(test)]

@@ -150,6 +150,15 @@ impl Blobs<'_> {
         }
     }
 
+    /// The names at the top of an archive, as far as they are text; none of a layout.
+    pub(super) fn top(&self) -> Vec<String> {
+        let Self::Archive { system, .. } = self else {
+            return Vec::new();
+        };
+        let names = system.names_in(b"").map(String::from_utf8_lossy);
+        names.map(|name| name.into_owned()).collect()
+    }
+
     /// The bytes of a JSON document.
     ///
     /// Errors: it is not there, too large, or cannot be read.

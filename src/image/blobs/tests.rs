@@ -877,6 +877,217 @@ fn a_root_file_system_that_nothing_proves_whole_comes_with_a_warning() {
     }
 }
 
+/// The ID of a layer of the 1.0 form.
+fn number(digit: &str) -> String {
+    digit.repeat(64)
+}
+
+/// Adds a layer of the 1.0 form, with a command of its own.
+fn put_layer(parts: &mut Parts, digit: &str, parent: Option<&str>, bytes: &[u8]) {
+    let id = number(digit);
+    parts.file(format!("{id}/VERSION"), "1.0");
+    let mut json = json!({ "id": id, "os": "linux", "architecture": "amd64", "docker_version": "1.6.2",
+        "config": { "Cmd": [format!("of {digit}")], "Env": null, "Entrypoint": null, "User": "" } });
+    if let Some(parent) = parent {
+        json["parent"] = json!(number(parent));
+    }
+    parts.json(&format!("{id}/json"), &json);
+    parts.file(format!("{id}/layer.tar"), bytes);
+}
+
+/// As docker saved before 1.10, and as the container cookbook writes it: the topmost layer first.
+fn docker_v1() -> Parts {
+    let mut parts = Parts::default();
+    put_layer(&mut parts, "b", Some("a"), &gzip(&upper()));
+    put_layer(&mut parts, "a", None, &lower());
+    parts.json("repositories", &json!({ "app": { "v1": number("b") } }));
+    parts
+}
+
+#[test]
+fn a_docker_archive_of_the_1_0_form_is_read_from_its_top_layer_down() {
+    let bench = Bench::new();
+    let parts = docker_v1();
+    let check = |image: Result<Image, crate::image::Error>| {
+        let image = image.unwrap();
+        assert_eq!(listing(&image.tree), BOTH);
+        assert_eq!(image.config.cmd, ["of b"]);
+        assert_eq!((image.form, image.manifest), (Form::DockerArchive, None));
+        let ids: Vec<_> = image
+            .layers
+            .iter()
+            .map(|it| it.diff_id.to_string())
+            .collect();
+        assert_eq!(ids, [sha(&lower()), sha(&upper())]);
+    };
+    check(bench.open(&parts));
+    check(bench.open_as(&parts, |image| image.format = Some(Format::Docker)));
+    for tag in ["app:v1", &number("b"), &format!("sha256:{}", number("b"))] {
+        check(bench.open_as(&parts, |image| image.tag = Some((*tag).to_owned())));
+    }
+    // As a layer on top of something.
+    fs::write(bench.path("base.tar"), tar_of(&["f etc/old gone"])).unwrap();
+    let on_top = |image: &mut ImageRef| image.layers = vec![bench.path("app.tar")];
+    let image = bench.read(&bench.path("base.tar"), on_top).unwrap();
+    assert_eq!(listing(&image.tree), BOTH);
+    // docker wrote no names where there were none.
+    let mut unnamed = parts.clone();
+    unnamed.remove("repositories");
+    check(bench.open(&unnamed));
+    // Layers may be links, and `./` may stand before everything.
+    let mut linked = parts.clone();
+    linked.remove(&format!("{}/layer.tar", number("a")));
+    linked.file("store.tar", lower());
+    linked.link(&format!("{}/layer.tar", number("a")), "../store.tar");
+    linked
+        .0
+        .iter_mut()
+        .for_each(|member| member.name.splice(..0, *b"./").for_each(drop));
+    check(bench.open(&linked));
+    // No digest proves that a layer is whole.
+    let mut cut = parts.clone();
+    let (top, whole) = (format!("{}/layer.tar", number("b")), upper());
+    cut.file(&*top, &whole[..whole.len() - 1024]);
+    let image = bench.open(&cut).unwrap();
+    let warnings: Vec<_> = image
+        .tree
+        .warnings()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        matches!(&warnings[..], [one] if one.contains(&format!("app.tar: {top}: the archive has no end marker"))),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn images_in_the_1_0_form_are_told_apart_by_name() {
+    let bench = Bench::new();
+    let mut parts = docker_v1();
+    put_layer(&mut parts, "c", Some("a"), &tar_of(&["f c c"]));
+    let names = json!({ "app": { "v1": number("b"), "latest": number("b") } });
+    parts.json("repositories", &names);
+    // Two names of one image are no reason to ask.
+    assert_eq!(bench.open(&parts).unwrap().config.cmd, ["of b"]);
+    let names = json!({ "app": { "v1": number("b"), "latest": number("c") }, "x/base": { "1": number("a") } });
+    parts.json("repositories", &names);
+    for (tag, cmd) in [
+        ("app:v1", "of b"),
+        ("app:latest", "of c"),
+        ("app", "of c"),
+        ("x/base:1", "of a"),
+        ("base:1", "of a"),
+    ] {
+        let image = bench.open_as(&parts, |image| image.tag = Some(tag.to_owned()));
+        assert_eq!(image.unwrap().config.cmd, [cmd], "{tag}");
+    }
+    let error = told(bench.open(&parts));
+    let several = "several images in it: x/base:1, app:v1, app:latest; name one with --tag";
+    assert!(error.contains(several), "{error}");
+    let error = told(bench.open_as(&parts, |image| image.tag = Some("gone".to_owned())));
+    assert!(
+        error.contains("no image \"gone\" in it, only x/base:1, "),
+        "{error}"
+    );
+    // Without names the IDs are what there is to name.
+    parts.remove("repositories");
+    let error = told(bench.open(&parts));
+    assert!(
+        error.contains(&format!("{}, {}; name one", number("b"), number("c"))),
+        "{error}"
+    );
+    let image = bench.open_as(&parts, |image| image.tag = Some(number("c")));
+    assert_eq!(image.unwrap().config.cmd, ["of c"]);
+}
+
+#[test]
+fn chains_of_layers_that_lead_elsewhere_or_nowhere_are_refused() {
+    let bench = Bench::new();
+    let json_of = |digit: &str| format!("{}/json", number(digit));
+    let with_parent = |parent: &str| {
+        let mut parts = docker_v1();
+        parts.json(&json_of("a"), &json!({ "parent": parent }));
+        parts
+    };
+    let with_top = |id: &str| {
+        let mut parts = docker_v1();
+        parts.json("repositories", &json!({ "app": { "v1": id } }));
+        parts
+    };
+    let without = |name: String| {
+        let mut parts = docker_v1();
+        parts.remove(&name);
+        parts
+    };
+    let mut table = vec![
+        (with_parent(&number("b")), "is its own ancestor"),
+        (with_parent(&number("a")), "is its own ancestor"),
+        (with_parent(&number("f")), "ff/json is not in it"),
+        (
+            with_parent("../../etc"),
+            "\"../../etc\" is not a layer's ID",
+        ),
+        (
+            with_parent(&format!("{}/..", number("a"))),
+            "is not a layer's ID",
+        ),
+        (with_top("../x"), "\"../x\" is not a layer's ID"),
+        (with_top("/"), "\"/\" is not a layer's ID"),
+        (with_top(&number("f")), "ff/json is not in it"),
+        (without(json_of("a")), "aa/json is not in it"),
+        (
+            without(format!("{}/layer.tar", number("a"))),
+            "aa/layer.tar is not in it",
+        ),
+    ];
+    let mut circle = with_parent(&number("b"));
+    circle.remove("repositories");
+    table.push((circle, "is its own ancestor"));
+    let mut parts = docker_v1();
+    parts.json("repositories", &json!({}));
+    table.push((parts, "there is no image in it"));
+    let mut parts = docker_v1();
+    parts.json("repositories", &json!([]));
+    table.push((parts, "repositories: is not what it should be"));
+    let mut parts = docker_v1();
+    parts.json(
+        &json_of("b"),
+        &json!({ "os": "linux", "architecture": "arm64" }),
+    );
+    table.push((parts, "only for linux/arm64"));
+    for (parts, words) in &table {
+        let error = told(bench.open(parts));
+        assert!(error.contains(words), "{words:?}: {error}");
+    }
+    for (count, words) in [
+        (1024_u32, ""),
+        (1025, "it has 1025 layers, and 1024 is the limit"),
+    ] {
+        let mut parts = Parts::default();
+        for layer in 0..count {
+            let id = format!("{layer:064}");
+            let parent = layer.checked_sub(1).map(|below| format!("{below:064}"));
+            parts.0.push(member(&format!("f {id}/layer.tar {}", "")));
+            let bytes = tar_of(&["f a x"]);
+            parts.0.last_mut().unwrap().what = file(&bytes);
+            parts.0.push(member(&format!("f {id}/json x")));
+            let json = json!({ "parent": parent }).to_string();
+            parts.0.last_mut().unwrap().what = file(json.as_bytes());
+        }
+        let top = format!("{:064}", count - 1);
+        parts.json("repositories", &json!({ "app": { "v1": top } }));
+        match words.is_empty() {
+            true => assert_eq!(bench.open(&parts).unwrap().layers.len(), 1024),
+            false => assert!(told(bench.open(&parts)).contains(words)),
+        }
+    }
+    // A root file system may have a file of this name.
+    let lines = ["f repositories {\"a\":{\"b\":\"c\"}}", "d bin"];
+    let image = bench.open(&Parts(lines.iter().map(|line| member(line)).collect()));
+    assert_eq!(image.unwrap().form, Form::Tar);
+}
+
 #[test]
 fn one_of_several_images_is_chosen_by_name_or_digest() {
     let bench = Bench::new();
@@ -1224,7 +1435,10 @@ fn archives_of_skopeo_and_layouts_of_umoci_are_the_same_image() {
 fn an_archive_that_is_cut_off_is_never_taken_for_a_whole_one() {
     let bench = Bench::new();
     let path = bench.path("app.tar");
-    for parts in [docker(), oci()] {
+    // Without its last list, the 1.0 form is what docker wrote of an image without a name.
+    let mut unnamed = docker_v1();
+    unnamed.remove("repositories");
+    for parts in [docker(), oci(), unnamed] {
         let whole = tar(&parts.0);
         let lengths = (0..whole.len() - 1024).step_by(37);
         for length in lengths.chain((0..whole.len() - 1024).step_by(512)) {
