@@ -15,7 +15,7 @@ mod archive;
 fuzz_target!(init: write_seeds(), |bytes: &[u8]| {
     let (counter, budget) = archive::limits();
     let region = archive::region(bytes);
-    let read = cpio::read(&region, &counter, &budget, &mut |member| {
+    let read = cpio::read(&region, None, &counter, &budget, &mut |member| {
         archive::check(&member);
         assert!(member.name.len() <= 4095 && !member.name.contains(&0));
         Ok::<(), Error>(())
@@ -44,6 +44,7 @@ fn write_seeds() {
         cat "$0/newc" "$0/crc" >"$0/two"
         (cat "$0/newc"; gzip -9n <"$0/crc") >"$0/gzip"
         (cat "$0/newc"; zstd -q <"$0/crc") >"$0/zstd"
+        (cat "$0/gzip" "$0/zstd"; head -c 512 /dev/zero; cat "$0/newc") >"$0/mixed"
     "#;
     let made = Command::new("bash").args(["-c", script]).arg(corpus).status();
     assert!(made.unwrap().success());

@@ -140,7 +140,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Said, Error> {
         serde_json::from_slice(bytes).map_err(|source| Error::Json { source })?;
     let platform = match (document.os, document.architecture) {
         (Some(os), Some(architecture)) if !(os.is_empty() && architecture.is_empty()) => {
-            Some(format!("{os}/{architecture}"))
+            Some(self::platform(&os, &architecture))
         }
         _ => None,
     };
@@ -159,6 +159,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Said, Error> {
         platform,
         diff_ids,
     })
+}
+
+/// `linux/amd64`, with other usual names for the same (`x86_64`), as containerd normalizes them.
+pub(super) fn platform(os: &str, architecture: &str) -> String {
+    let architecture = architecture.to_ascii_lowercase();
+    let architecture = match architecture.as_str() {
+        "x86_64" | "x86-64" => "amd64",
+        other => other,
+    };
+    format!("{}/{architecture}", os.to_ascii_lowercase())
 }
 
 fn usable(section: Section) -> Result<Config, Error> {

@@ -1,8 +1,8 @@
 //! newc cpio archives → members in the archive's order, as Linux takes them for an initramfs.
 //!
-//! Several archives may stand one behind the other with zeros between them, and the last part may be compressed, as
-//! in the initrd files of distributions. Strict: what the kernel would pass over silently is an error here. Format:
-//! Linux `Documentation/driver-api/early-userspace/buffer-format.rst` and cpio(5).
+//! Archives may stand one behind the other with zeros between them, each of them plain or compressed, in any order and
+//! any number, as in the initrd files of distributions. Strict: what the kernel would pass over silently is an error
+//! here. Format: Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, `init/initramfs.c` and cpio(5).
 
 mod error;
 mod record;
@@ -20,48 +20,84 @@ use record::Record;
 use super::limit::{Budget, Counter};
 use super::member::{FileContent, Member, What};
 use super::store::{Region, Span};
-use super::stream::{self, Compression, RegionReader};
+use super::stream::{self, Compression, Input, RegionReader};
 use super::window::Window;
 
 /// The name of the record that ends an archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
+/// The most compressed archives, each of which costs more than its bytes; initrds have one or two.
+const LIMIT: usize = 1024;
 
-/// Reads all archives of the region, and hands over each member. A region that begins compressed is for the caller to
-/// unpack; a compressed part behind a plain archive is unpacked here, at the cost of `budget`.
+/// What follows an archive that was compressed and is unpacked already.
+#[derive(Debug, Clone)]
+pub struct Rest {
+    /// It, perhaps with something before it.
+    pub region: Region,
+    /// Where the region begins in the file that holds both: a multiple of four, as places in a file count.
+    pub start: u64,
+    /// Where it begins in the region.
+    pub from: u64,
+}
+
+/// Reads all archives of the region and of what follows it, and hands over each member. A region that begins compressed
+/// is for the caller to unpack; compressed archives behind others are unpacked here, at the cost of `budget`.
 ///
 /// All names of a hard-linked file get its data, whichever of them has it in the archive.
 ///
 /// Errors name the archive, the member and the offset of its header; those of `each` come through.
 pub fn read<E: From<Error>>(
     region: &Region,
+    rest: Option<&Rest>,
     entries: &Counter,
     budget: &Budget,
     each: &mut dyn FnMut(Member) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut links = 0;
-    let Some(at) = Reader::new(region, entries, &mut links).archives(each)? else {
-        return Ok(());
-    };
-    let part = Region {
-        store: region.store.clone(),
-        offset: region.offset + at,
-        length: region.length - at,
-    };
-    let mut start = [0; 6];
-    let there = part.length.min(6) as usize;
-    let read = part.read_exact(0, &mut start[..there]);
-    read.map_err(|errno| unreadable(region, at, errno))?;
-    let compression = stream::compression(&start[..there]);
-    if compression == Compression::None {
-        return Err(Flaw::Trailing.at(region, at).into());
+    if rest.is_some() {
+        whole(region, entries, &mut links, each)?;
     }
-    let shown = format!("{} from offset {at} on", region.store.shown());
-    let reader = RegionReader::new(part);
-    let unpacked = stream::unpack(reader, compression, &shown, budget, &mut |_| {});
-    let unpacked = Region::whole(Arc::new(unpacked.map_err(Error::from)?));
-    match Reader::new(&unpacked, entries, &mut links).archives(each)? {
+    let (region, start, mut at) =
+        rest.map_or((region, 0, 0), |rest| (&rest.region, rest.start, rest.from));
+    let mut reader = Reader::new(region, entries, &mut links);
+    reader.start = start;
+    reader.archives = u64::from(rest.is_some());
+    let mut count = 0;
+    while let Some(other) = reader.archives(at, each)? {
+        let part = Region {
+            store: region.store.clone(),
+            offset: region.offset + other,
+            length: region.length - other,
+        };
+        count += 1;
+        if count > LIMIT {
+            return Err(Flaw::TooMany(LIMIT).at(region, start + other).into());
+        }
+        let mut input = Input::new(RegionReader::new(part));
+        let shown = format!("{} from offset {} on", region.store.shown(), start + other);
+        let magic = input.peek(6);
+        let magic = magic.map_err(|source| Error::from(stream::Error::read(&shown, source)))?;
+        let compression = stream::compression(magic);
+        if compression == Compression::None {
+            return Err(Flaw::Trailing.at(region, start + other).into());
+        }
+        let unpacked = stream::unpack_part(&mut input, compression, &shown, budget, &mut |_| {});
+        let unpacked = Region::whole(Arc::new(unpacked.map_err(Error::from)?));
+        at = other + input.position();
+        whole(&unpacked, entries, reader.count, each)?;
+    }
+    Ok(())
+}
+
+/// Reads the archives of what was unpacked, in which nothing else may be.
+fn whole<E: From<Error>>(
+    unpacked: &Region,
+    entries: &Counter,
+    links: &mut u64,
+    each: &mut dyn FnMut(Member) -> Result<(), E>,
+) -> Result<(), E> {
+    match Reader::new(unpacked, entries, links).archives(0, each)? {
         None => Ok(()),
-        Some(at) => Err(Flaw::Trailing.at(&unpacked, at).into()),
+        Some(at) => Err(Flaw::Trailing.at(unpacked, at).into()),
     }
 }
 
@@ -69,6 +105,10 @@ pub fn read<E: From<Error>>(
 struct Reader<'a> {
     region: &'a Region,
     window: Window<'a>,
+    /// Where the region begins in its file.
+    start: u64,
+    /// How many archives there were so far.
+    archives: u64,
     entries: &'a Counter,
     /// The hard-linked files of the archive that is being read; nothing while none was met.
     links: Option<HashMap<[u32; 3], Linked>>,
@@ -91,24 +131,25 @@ impl<'a> Reader<'a> {
         Self {
             region,
             window: Window::new(region),
+            start: 0,
+            archives: 0,
             entries,
             links: None,
             count,
         }
     }
 
-    /// All archives. Gives where something else begins, if there is such a place.
+    /// All archives from `at` on. Returns where something else begins, if there is such a place.
     fn archives<E: From<Error>>(
         &mut self,
+        mut at: u64,
         each: &mut dyn FnMut(Member) -> Result<(), E>,
     ) -> Result<Option<u64>, E> {
-        let mut at = 0;
-        let mut archives = 0;
         loop {
             let more = self.window.skip_zeros(at);
             let more = more.map_err(|errno| unreadable(self.region, at, errno))?;
             let Some(from) = more else {
-                return match archives {
+                return match self.archives {
                     0 => Err(Flaw::Nothing.at(self.region, 0).into()),
                     _ => Ok(None),
                 };
@@ -117,16 +158,16 @@ impl<'a> Reader<'a> {
             let first = first.map_err(|errno| unreadable(self.region, from, errno))?;
             // The first digit of a header.
             if first != Some(b"0") {
-                return match archives {
+                return match self.archives {
                     0 => Err(Flaw::Magic.at(self.region, from).into()),
                     _ => Ok(Some(from)),
                 };
             }
             if from % 4 != 0 {
-                return Err(Flaw::Unaligned.at(self.region, from).into());
+                return Err(Flaw::Unaligned.at(self.region, self.start + from).into());
             }
             at = self.archive(from, each)?;
-            archives += 1;
+            self.archives += 1;
         }
     }
 
@@ -234,6 +275,7 @@ impl<'a> Reader<'a> {
         self.no_data(record, what).map(|()| is)
     }
 
+    /// The kernel passes over such a record, name and all; the programs take it without its data.
     fn no_data(&self, record: &Record, what: &'static str) -> Result<(), Error> {
         match record.size {
             0 => Ok(()),

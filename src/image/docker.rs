@@ -2,15 +2,15 @@
 //!
 //! `manifest.json` lists images by the names of members: a configuration and layers, both of which older versions
 //! name in other ways and reach through symbolic links. All of them carry the layers' digests in the configuration.
-//! Format: docker's image specification 1.2.
+//! Format: docker's image specification 1.2. Archives without this list are for `docker_v1.rs`.
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::blobs::{Blobs, Flaw, check, parse};
-use super::config;
 use super::layers::{self, Layer, Recipe};
 use super::oci::{PLATFORM, is_digest, means};
+use super::{config, docker_v1};
 use crate::digest::Digest;
 
 /// The member that lists the images.
@@ -37,14 +37,22 @@ impl Listed {
 }
 
 /// Whether a document is such a list: a file of this name may be anything.
-pub(super) fn is_manifest(bytes: &[u8]) -> bool {
+fn is_manifest(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Vec<Listed>>(bytes).is_ok_and(|list| !list.is_empty())
+}
+
+/// Whether an archive is docker's, by its documents.
+pub(super) fn is_here(blobs: &Blobs) -> bool {
+    is_manifest(&blobs.document(MANIFEST).unwrap_or_default()) || docker_v1::is_here(blobs)
 }
 
 /// The image that `wish` names, or the only one.
 ///
 /// Errors: none or several, one for another platform, or anything that does not match its digest.
 pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
+    if blobs.region(MANIFEST)?.is_none() && docker_v1::is_meant(blobs) {
+        return docker_v1::open(blobs, wish);
+    }
     let list: Vec<Listed> = parse(MANIFEST, &blobs.document(MANIFEST)?)?;
     let names: Vec<String> = list.iter().flat_map(Listed::names).collect();
     let is_meant = |listed: &&Listed| {
@@ -91,7 +99,7 @@ fn recipe(blobs: &Blobs, listed: &Listed) -> Result<Recipe, Flaw> {
             digest: name
                 .strip_prefix("blobs/sha256/")
                 .and_then(|hex| format!("sha256:{hex}").parse().ok()),
-            diff_id,
+            diff_id: Some(diff_id),
         });
     }
     Ok(Recipe {

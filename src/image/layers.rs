@@ -22,7 +22,7 @@ use crate::digest::Digest;
 use crate::progress;
 
 /// The most layers an image may have; docker's limit is 127.
-const LIMIT: usize = 1024;
+pub(super) const LIMIT: usize = 1024;
 /// Threads that unpack and check, as many as this project's machines have at least.
 const WORKERS: usize = 2;
 /// How many bytes are read and hashed at a time.
@@ -50,8 +50,8 @@ pub(super) struct Layer {
     pub(super) region: Region,
     /// The digest of what is there, if it is known.
     pub(super) digest: Option<Digest>,
-    /// The digest of what it unpacks to.
-    pub(super) diff_id: Digest,
+    /// The digest of what it unpacks to, if it is known.
+    pub(super) diff_id: Option<Digest>,
 }
 
 /// What is known of a layer that was applied.
@@ -126,28 +126,34 @@ pub(super) fn apply(
             while let Some(&same) = first.get(applied.len()) {
                 let result = match applied.get(same) {
                     // Listed again: it was read and checked then.
-                    Some((_, region)) => Ok(region.clone()),
+                    Some((facts, region)) => Ok((region.clone(), facts.diff_id)),
                     None => match loaded.remove(&same) {
                         Some(result) => result,
                         None => break,
                     },
                 };
                 let number = applied.len() + 1;
-                let done = result.and_then(|region| {
-                    let members = put(&region, system, members).map_err(|source| Error::Layer {
+                let layer = &layers[applied.len()];
+                let done = result.and_then(|(region, diff_id)| {
+                    let put = put(&region, system, members);
+                    let (members, end) = put.map_err(|source| Error::Layer {
                         number,
                         count: layers.len(),
                         source: Box::new(source),
                     })?;
-                    Ok((members, region))
+                    if layer.diff_id.is_none() {
+                        // Nothing else shows that it is whole.
+                        let warning = end.warning(&named(shown, &layer.name));
+                        system.warnings.extend(warning);
+                    }
+                    Ok((members, region, diff_id))
                 });
-                let (members, region) = done.inspect_err(|_| {
+                let (members, region, diff_id) = done.inspect_err(|_| {
                     stopped.store(true, Ordering::Relaxed);
                 })?;
-                let layer = &layers[applied.len()];
                 let facts = LayerFacts {
                     digest: layer.digest,
-                    diff_id: layer.diff_id,
+                    diff_id,
                     size: layer.region.length,
                     members,
                 };
@@ -164,7 +170,7 @@ fn first_of_each(layers: &[Layer]) -> Vec<usize> {
     let key = |layer: &Layer| {
         let region = &layer.region;
         let store = Arc::as_ptr(&region.store) as usize;
-        let digests = (layer.digest.map(|digest| digest.0), layer.diff_id.0);
+        let digests = [layer.digest, layer.diff_id].map(|digest| digest.map(|digest| digest.0));
         (store, region.offset, region.length, digests)
     };
     let layers = layers.iter().enumerate();
@@ -173,22 +179,31 @@ fn first_of_each(layers: &[Layer]) -> Vec<usize> {
         .collect()
 }
 
-/// Applies one layer's members, and counts them.
-fn put(region: &Region, system: &mut FileSystem, members: &Counter) -> Result<u64, Error> {
+/// Applies one layer's members; returns how many there are and how the layer ends.
+fn put(
+    region: &Region,
+    system: &mut FileSystem,
+    members: &Counter,
+) -> Result<(u64, tar::End), Error> {
     system.begin_layer(Rules::Layer);
     let mut count = 0;
-    tar::read(region, members, &mut |member| {
+    let end = tar::read(region, members, &mut |member| {
         count += 1;
         system.put(member).map_err(|source| Error::Member {
             shown: region.store.shown().to_owned(),
             source,
         })
     })?;
-    Ok(count)
+    Ok((count, end))
 }
 
-/// The tar archive that a layer is, with all digests checked.
-fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<Region, Error> {
+/// What a layer is called in messages.
+fn named(shown: &str, name: &str) -> String {
+    format!("{shown}: {}", crate::escape::escaped(name.as_bytes()))
+}
+
+/// The tar archive that a layer is, with all digests checked, and its own digest.
+fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<(Region, Digest), Error> {
     let Layer {
         name,
         region,
@@ -207,7 +222,7 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<Region, Error> {
             check(name, *digest, found).map_err(flawed)?;
         }
         check_diff_id(name, *diff_id, found).map_err(flawed)?;
-        return Ok(region.clone());
+        return Ok((region.clone(), found));
     }
     let mut input = Hashing {
         reader: RegionReader::new(region.clone()),
@@ -215,7 +230,7 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<Region, Error> {
         sum: digest.map(|_| Sha256::new()),
     };
     let mut sum = Sha256::new();
-    let what = format!("{shown}: {}", crate::escape::escaped(name.as_bytes()));
+    let what = named(shown, name);
     let unpacked = stream::unpack(&mut input, compression, &what, budget, &mut |bytes| {
         sum.update(bytes);
     });
@@ -230,14 +245,16 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<Region, Error> {
     if stream::compression(&start) != Compression::None {
         return Err(flawed(Flaw::Nested { name: name.clone() }));
     }
-    check_diff_id(name, *diff_id, Digest(sum.finalize().into())).map_err(flawed)?;
-    Ok(region)
+    let found = Digest(sum.finalize().into());
+    check_diff_id(name, *diff_id, found).map_err(flawed)?;
+    Ok((region, found))
 }
 
-fn check_diff_id(name: &str, expected: Digest, found: Digest) -> Result<(), Flaw> {
-    match expected == found {
-        true => Ok(()),
-        false => Err(Flaw::DiffId {
+fn check_diff_id(name: &str, expected: Option<Digest>, found: Digest) -> Result<(), Flaw> {
+    match expected {
+        None => Ok(()),
+        Some(expected) if expected == found => Ok(()),
+        Some(expected) => Err(Flaw::DiffId {
             name: name.to_owned(),
             expected,
             found,

@@ -22,6 +22,7 @@ pub mod tree;
 mod blobs;
 mod dir;
 mod docker;
+mod docker_v1;
 mod entry;
 mod oci;
 mod override_stat;

@@ -21,6 +21,19 @@ const DOCUMENTS: usize = 1024;
 /// What runs here.
 pub(super) const PLATFORM: &str = "linux/amd64";
 
+/// Indexes and manifests.
+const DOCUMENT_TYPES: [&str; 4] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+/// Configurations.
+const CONFIG_TYPES: [&str; 2] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+];
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Layout {
@@ -46,7 +59,15 @@ struct Found {
     layers: Vec<Descriptor>,
 }
 
-/// The image that `wish` names, or the only one.
+impl Found {
+    /// Whether all layers are said to be archives. cosign signs with manifests that are images in all but that.
+    fn has_layers(&self) -> bool {
+        let kinds = self.layers.iter().filter_map(|it| it.media_type.as_deref());
+        kinds.into_iter().all(|kind| kind.contains("tar"))
+    }
+}
+
+/// The image that `wish` names, or the only one; of several in one index that are for this platform, the first.
 ///
 /// Errors: none or several, nothing for this platform, or anything that does not match its digest.
 pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
@@ -71,19 +92,27 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
         images.iter().filter(is_meant).cloned().collect::<Vec<_>>()
     };
     let chosen = wish.map(named).filter(|chosen| !chosen.is_empty());
+    let by_digest = wish.filter(|_| chosen.is_none());
     let mut search = Search {
         blobs,
         documents: 0,
+        is_for_all: by_digest.is_some(),
         found: Vec::new(),
         others: BTreeSet::new(),
+        passed_over: None,
     };
-    let by_digest = wish.filter(|_| chosen.is_none());
     for image in chosen.as_ref().unwrap_or(&images) {
         search.look(image, 0)?;
     }
     let Search {
-        mut found, others, ..
+        mut found,
+        others,
+        passed_over,
+        ..
     } = search;
+    if found.iter().any(Found::has_layers) {
+        found.retain(Found::has_layers);
+    }
     if let Some(wish) = by_digest {
         found.retain(|found| {
             [found.digest, found.id]
@@ -99,8 +128,11 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
     }
     match <[Found; 1]>::try_from(found) {
         Ok([found]) => recipe(blobs, found),
-        Err(found) if found.is_empty() => Err(Flaw::NoPlatform {
-            found: others.into_iter().collect(),
+        Err(found) if found.is_empty() => Err(match passed_over {
+            Some(flaw) if others.is_empty() => flaw,
+            _ => Flaw::NoPlatform {
+                found: others.into_iter().collect(),
+            },
         }),
         Err(_) => Err(Flaw::Several { names: all_names }),
     }
@@ -110,17 +142,25 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
 struct Search<'a> {
     blobs: &'a Blobs<'a>,
     documents: usize,
+    /// Everything is looked for, and not only the first that fits in each index.
+    is_for_all: bool,
     found: Vec<Found>,
     /// Platforms that there are, and nobody wants.
     others: BTreeSet<String>,
+    /// The first that is no image: indexes hold signatures, charts and lists of contents as well.
+    passed_over: Option<Flaw>,
 }
 
 impl Search<'_> {
-    /// Looks at what a descriptor means and what is below it. Deeper than [`DEPTH`] is an error, so calls are not either.
-    fn look(&mut self, descriptor: &Descriptor, depth: usize) -> Result<(), Flaw> {
+    /// Looks at what a descriptor means and what is below it, and returns whether an image for this platform is there.
+    /// Deeper than [`DEPTH`] is an error, so calls are not either.
+    fn look(&mut self, descriptor: &Descriptor, depth: usize) -> Result<bool, Flaw> {
         if let Some(other) = other_platform(descriptor) {
             self.others.insert(other);
-            return Ok(());
+            return Ok(false);
+        }
+        if !is_known(descriptor.media_type.as_deref(), &DOCUMENT_TYPES) {
+            return Ok(self.pass_over(descriptor.digest.clone(), kind(descriptor)));
         }
         self.documents += 1;
         if self.documents > DOCUMENTS {
@@ -139,10 +179,14 @@ impl Search<'_> {
                     return Err(Flaw::TooDeep { limit: DEPTH });
                 }
                 let images = manifests.iter().filter(|image| !is_attestation(image));
-                for image in best(images) {
-                    self.look(image, depth + 1)?;
+                let mut is_there = false;
+                for image in best_first(images) {
+                    is_there |= self.look(image, depth + 1)?;
+                    if is_there && !self.is_for_all {
+                        break;
+                    }
                 }
-                Ok(())
+                Ok(is_there)
             }
             Document {
                 manifests: None,
@@ -152,11 +196,14 @@ impl Search<'_> {
             Document {
                 manifests: Some(_), ..
             } => Err(Flaw::Ambiguous { name }),
-            _ => Err(Flaw::NotAnImage {
-                name,
-                kind: kind(descriptor),
-            }),
+            _ => Ok(self.pass_over(name, kind(descriptor))),
         }
+    }
+
+    fn pass_over(&mut self, name: String, kind: String) -> bool {
+        let flaw = Flaw::NotAnImage { name, kind };
+        self.passed_over.get_or_insert(flaw);
+        false
     }
 
     fn manifest(
@@ -164,36 +211,31 @@ impl Search<'_> {
         digest: Digest,
         config: Descriptor,
         layers: Vec<Descriptor>,
-    ) -> Result<(), Flaw> {
-        let known = [
-            "application/vnd.oci.image.config.v1+json",
-            "application/vnd.docker.container.image.v1+json",
-        ];
-        if config
-            .media_type
-            .as_deref()
-            .is_some_and(|kind| !known.contains(&kind))
-        {
-            return Err(Flaw::NotAnImage {
-                name: place(&digest),
-                kind: kind(&config),
-            });
+    ) -> Result<bool, Flaw> {
+        if !is_known(config.media_type.as_deref(), &CONFIG_TYPES) {
+            return Ok(self.pass_over(place(&digest), kind(&config)));
         }
         let (id, bytes) = self.blobs.checked(&config)?;
         let said = config::parse(&bytes)?;
         match &said.platform {
             Some(platform) if platform != PLATFORM => {
                 self.others.insert(platform.clone());
+                Ok(false)
             }
-            _ if self.found.iter().any(|found| found.digest == digest) => {}
-            _ => self.found.push(Found {
-                digest,
-                id,
-                said,
-                layers,
-            }),
+            _ => {
+                let found = Found {
+                    digest,
+                    id,
+                    said,
+                    layers,
+                };
+                let has_layers = found.has_layers();
+                if self.found.iter().all(|other| other.digest != digest) {
+                    self.found.push(found);
+                }
+                Ok(has_layers)
+            }
         }
-        Ok(())
     }
 }
 
@@ -207,7 +249,7 @@ fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, Flaw> {
             name: place(&digest),
             region,
             digest: Some(digest),
-            diff_id,
+            diff_id: Some(diff_id),
         });
     }
     Ok(Recipe {
@@ -218,6 +260,11 @@ fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, Flaw> {
     })
 }
 
+/// Whether a document may be one of these; one without a type may be any.
+fn is_known(kind: Option<&str>, types: &[&str]) -> bool {
+    kind.is_none_or(|kind| kind.is_empty() || types.contains(&kind))
+}
+
 fn kind(descriptor: &Descriptor) -> String {
     let kind = descriptor.media_type.as_deref();
     kind.unwrap_or("of no known kind").to_owned()
@@ -226,28 +273,24 @@ fn kind(descriptor: &Descriptor) -> String {
 /// The platform that a descriptor is for, if that is not ours.
 fn other_platform(descriptor: &Descriptor) -> Option<String> {
     let platform = descriptor.platform.as_ref()?;
-    let name = format!("{}/{}", platform.os, platform.architecture);
+    let name = config::platform(&platform.os, &platform.architecture);
     (name != PLATFORM && name != "/").then_some(name)
 }
 
-/// Of several manifests in one index that are all for our platform, those of the plainest variant: what needs a newer
-/// processor (`v2`, `v3`) comes after what does not.
-fn best<'a>(images: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
-    let variant = |image: &Descriptor| match &image.platform {
+/// The manifests of one index in the order in which they are to be tried: first those that are said to be for our
+/// platform, in the index's order, but what needs a newer processor (`v2`, `v3`) or a feature of the system behind what does
+/// not.
+fn best_first<'a>(images: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
+    let mut images: Vec<_> = images.collect();
+    images.sort_by_key(|image| match &image.platform {
         Some(platform) if other_platform(image).is_none() => {
-            Some(platform.variant.clone().unwrap_or_default())
+            let variant = platform.variant.as_deref().filter(|&name| name != "v1");
+            let features = platform.os_features.as_ref().map_or(0, Vec::len);
+            (false, features > 0, variant.unwrap_or_default())
         }
-        _ => None,
-    };
-    let images: Vec<_> = images.collect();
-    let ours = images
-        .iter()
-        .filter_map(|image| variant(image).map(|variant| (variant, &image.digest)));
-    let plainest = ours.min().map(|(_, digest)| digest.clone());
+        _ => (true, false, ""),
+    });
     images
-        .into_iter()
-        .filter(|image| variant(image).is_none() || plainest.as_ref() == Some(&image.digest))
-        .collect()
 }
 
 /// What BuildKit puts beside images: not for any machine.

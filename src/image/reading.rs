@@ -136,9 +136,9 @@ impl Part {
 impl<'a> Reading<'a> {
     /// Reads the image itself.
     fn part(&mut self, image: &ImageRef) -> Result<Part, Error> {
-        let (region, compression) = match self.sources.open(&image.path, self.budget)? {
+        let (region, compression, rest) = match self.sources.open(&image.path, self.budget)? {
             Source::Directory(root) => return self.directory(&root, image),
-            Source::Archive(region, compression) => (region, compression),
+            Source::Archive(region, compression, rest) => (region, compression, rest),
         };
         let wrong = |what| Error::WrongKind {
             path: image.path.clone(),
@@ -152,7 +152,7 @@ impl<'a> Reading<'a> {
         };
         let mut part = match kind {
             Kind::Cpio => {
-                self.cpio(&region)?;
+                self.cpio(&region, rest)?;
                 Part::new(Form::Cpio)
             }
             Kind::Tar => self.tar(&region, image)?,
@@ -207,9 +207,10 @@ impl<'a> Reading<'a> {
         if image.is_layer {
             system.begin_layer(Rules::Layer);
         }
-        read_tar(region, &mut system, &self.members)?;
+        let end = read_tar(region, &mut system, &self.members)?;
         if image.format == Some(Format::Tar) {
             self.system = system;
+            self.ended(region, end);
             return Ok(Part::new(Form::Tar));
         }
         let blobs = Blobs::Archive {
@@ -225,6 +226,7 @@ impl<'a> Reading<'a> {
             (Some(bundle), blobs) => self.bundle(bundle, &blobs, image),
             (None, Blobs::Archive { system, .. }) => {
                 self.system = *system;
+                self.ended(region, end);
                 Ok(Part::new(Form::Tar))
             }
             (None, Blobs::Directory { .. }) => Ok(Part::new(Form::Tar)),
@@ -269,16 +271,19 @@ impl<'a> Reading<'a> {
         Ok(part)
     }
 
-    fn cpio(&mut self, region: &Region) -> Result<(), Error> {
+    fn cpio(&mut self, region: &Region, rest: Option<cpio::Rest>) -> Result<(), Error> {
         let system = &mut self.system;
-        cpio::read(region, &self.members, self.budget, &mut |member| {
+        let (members, budget) = (&self.members, self.budget);
+        cpio::read(region, rest.as_ref(), members, budget, &mut |member| {
             system.put(member).map_err(in_archive(region))
-        })
+        })?;
+        self.stores.extend(rest.map(|rest| rest.region.store));
+        Ok(())
     }
 
     /// Puts a directory or an archive on top of what there is.
     fn layer(&mut self, layer: &ImageRef) -> Result<(), Error> {
-        let region = match self.sources.open(&layer.path, self.budget)? {
+        let (region, rest) = match self.sources.open(&layer.path, self.budget)? {
             Source::Directory(root) => {
                 let part = self.directory(&root, layer)?;
                 if let Some(tree) = part.tree {
@@ -287,7 +292,7 @@ impl<'a> Reading<'a> {
                 }
                 return Ok(());
             }
-            Source::Archive(region, _) => region,
+            Source::Archive(region, _, rest) => (region, rest),
         };
         let kind = recognise::kind(&first_block(&region)?).map_err(|what| Error::WrongKind {
             path: layer.path.clone(),
@@ -296,7 +301,7 @@ impl<'a> Reading<'a> {
         match kind {
             Kind::Cpio => {
                 self.system.begin_layer(Rules::Layer);
-                self.cpio(&region)?;
+                self.cpio(&region, rest)?;
             }
             Kind::Tar => match self.held(&region)? {
                 Some((bundle, blobs)) => {
@@ -304,7 +309,8 @@ impl<'a> Reading<'a> {
                 }
                 None => {
                     self.system.begin_layer(Rules::Layer);
-                    read_tar(&region, &mut self.system, &self.members)?;
+                    let end = read_tar(&region, &mut self.system, &self.members)?;
+                    self.ended(&region, end);
                 }
             },
         }
@@ -319,7 +325,9 @@ impl<'a> Reading<'a> {
         let mut listed = false;
         tar::read(region, &Counter::new(limits), &mut |member| {
             let name = member.name.strip_prefix(b"./").unwrap_or(&member.name);
-            listed |= matches!(name, b"manifest.json" | b"index.json" | b"oci-layout");
+            listed |= matches!(name, b"manifest.json" | b"index.json" | b"oci-layout")
+                || name.ends_with(b"/layer.tar")
+                || name.starts_with(b"blobs/sha256/");
             Ok::<(), Error>(())
         })?;
         if !listed {
@@ -334,6 +342,12 @@ impl<'a> Reading<'a> {
         Ok(recognise::bundle(&blobs).map(|bundle| (bundle, blobs)))
     }
 
+    /// Warns of a root file system's archive that may not be whole. Archives of images are proven by digests.
+    fn ended(&mut self, region: &Region, end: tar::End) {
+        let warning = end.warning(region.store.shown());
+        self.system.warnings.extend(warning);
+    }
+
     fn put_tree(&mut self, tree: Tree, image: &ImageRef) -> Result<(), Error> {
         let put = self.system.put_tree(tree);
         put.map_err(|source| Error::Member {
@@ -343,7 +357,11 @@ impl<'a> Reading<'a> {
     }
 }
 
-fn read_tar(region: &Region, system: &mut FileSystem, members: &Counter) -> Result<(), Error> {
+fn read_tar(
+    region: &Region,
+    system: &mut FileSystem,
+    members: &Counter,
+) -> Result<tar::End, Error> {
     tar::read(region, members, &mut |member| {
         system.put(member).map_err(in_archive(region))
     })

@@ -8,8 +8,8 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::blobs::{Blobs, parse};
-use super::docker;
 use super::fs::FileSystem;
+use super::{docker, docker_v1};
 
 /// The form an image came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub(super) fn bundle(blobs: &Blobs) -> Option<Bundle> {
     let document = |name| blobs.document(name).unwrap_or_default();
     let oci = parse::<Layout>("oci-layout", &document("oci-layout")).is_ok()
         && parse::<Index>("index.json", &document("index.json")).is_ok();
-    let docker = docker::is_manifest(&document(docker::MANIFEST));
+    let docker = docker::is_here(blobs);
     match (docker, oci) {
         (true, true) => Some(Bundle::Both),
         (true, false) => Some(Bundle::Docker),
@@ -136,20 +136,26 @@ pub(super) fn bundle(blobs: &Blobs) -> Option<Bundle> {
 }
 
 /// An archive whose lists are damaged or missing still has nothing in it that a root file system would have. It is taken
-/// for what it must have been, so that the error says what is wrong with it.
+/// for what it must have been, so that the error says what is wrong with it: lists often are the last members, which an
+/// archive that was cut off lacks.
 fn damaged(system: &FileSystem) -> Option<Bundle> {
     let mut lists = Vec::new();
-    for name in system.top() {
+    let mut has_parts = false;
+    for name in system.names_in(b"") {
         match name {
             b"manifest.json" | b"repositories" => lists.push(Bundle::Docker),
             b"oci-layout" | b"index.json" => lists.push(Bundle::Oci),
             b"blobs" => {}
-            _ if is_part(name) => {}
+            _ if is_part(name) => has_parts = true,
             _ => return None,
         }
     }
-    match lists.contains(&Bundle::Docker) {
-        true => Some(Bundle::Docker),
+    if lists.contains(&Bundle::Docker) || (lists.is_empty() && has_parts) {
+        return Some(Bundle::Docker);
+    }
+    let has_blobs = system.names_in(b"blobs").eq([b"sha256"]);
+    match lists.is_empty() && has_blobs {
+        true => Some(Bundle::Oci),
         false => lists.first().copied(),
     }
 }
@@ -159,8 +165,7 @@ fn is_part(name: &[u8]) -> bool {
     let stem = [&b".json"[..], b".tar"]
         .iter()
         .find_map(|suffix| name.strip_suffix(*suffix));
-    let stem = stem.unwrap_or(name);
-    stem.len() == 64 && stem.iter().all(u8::is_ascii_hexdigit)
+    docker_v1::is_id(stem.unwrap_or(name))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A path on the command line, or `-` → a directory, or an archive's bytes where they can be read at any place.
 //!
 //! A plain archive file stays where it is; what is compressed or comes through a pipe is unpacked into memory. Knows
-//! nothing of what is in archives.
+//! of what is in archives only which kind they are.
 
 use std::cell::RefCell;
 use std::fs::{File, Metadata};
@@ -14,10 +14,11 @@ use std::sync::Arc;
 use super::host::HostRoot;
 use super::layers::Recipe;
 use super::limit::Budget;
+use super::recognise::{self, Kind};
 use super::store::{Region, Store};
-use super::stream::{self, Compression};
+use super::stream::{self, Compression, Input};
 use super::tree::Tree;
-use super::{Error, start_of};
+use super::{Error, cpio, start_of};
 use crate::escape::shown;
 use crate::progress;
 use crate::request::ImageRef;
@@ -27,8 +28,8 @@ use crate::request::ImageRef;
 pub(super) enum Source {
     /// A directory.
     Directory(Arc<HostRoot>),
-    /// A file, uncompressed, and how it was compressed.
-    Archive(Region, Compression),
+    /// A file, uncompressed, and how it was compressed; what follows it if it is an initrd's first part.
+    Archive(Region, Compression, Option<cpio::Rest>),
 }
 
 /// The paths of images and layers, each opened once: whatever is checked, read and remembered of a path is one file, also
@@ -175,6 +176,8 @@ fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {
 }
 
 /// Reads an open file. Only one that was not read from yet can stay where it is: others may be a part of something.
+///
+/// Only an initrd may go on behind its compressed part.
 fn read(mut file: File, path: &Path, is_file: bool, budget: &Budget) -> Result<Source, Error> {
     let shown = shown(path);
     let failed = Error::read(&shown);
@@ -187,29 +190,55 @@ fn read(mut file: File, path: &Path, is_file: bool, budget: &Budget) -> Result<S
     let read = (&file).take(START).read_to_end(&mut start);
     read.map_err(&failed)?;
     let compression = stream::compression(&start);
-    let region = if at_start && compression == Compression::None {
-        let store = Store::of_file(file, path).map_err(|errno| failed(errno.into()))?;
-        Region::whole(Arc::new(store))
-    } else {
-        progress::stage("reading", total);
-        let input = start.chain(Counted(file));
-        let store = stream::unpack(input, compression, &shown, budget, &mut |_| {})?;
-        Region::whole(Arc::new(store))
-    };
-    if compression != Compression::None {
-        let inside = start_of(&region).map_err(|errno| failed(errno.into()))?;
-        if stream::compression(&inside) != Compression::None {
-            let shown = shown.clone();
-            return Err(Error::Nested { shown });
-        }
+    let whole = |store| Region::whole(Arc::new(store));
+    let of_file = |file| Store::of_file(file, path).map_err(|errno| failed(errno.into()));
+    if at_start && compression == Compression::None {
+        return Ok(Source::Archive(whole(of_file(file)?), compression, None));
     }
-    Ok(Source::Archive(region, compression))
+    progress::stage("reading", total);
+    let mut input = Input::new(start.chain(Counted(&file)));
+    let unpacked = stream::unpack_part(&mut input, compression, &shown, budget, &mut |_| {});
+    let region = whole(unpacked?);
+    if compression == Compression::None {
+        return Ok(Source::Archive(region, compression, None));
+    }
+    let inside = start_of(&region).map_err(|errno| failed(errno.into()))?;
+    if stream::compression(&inside) != Compression::None {
+        let shown = shown.clone();
+        return Err(Error::Nested { shown });
+    }
+    if recognise::kind(&inside) != Ok(Kind::Cpio) {
+        stream::finish(&mut input, compression, &shown)?;
+        return Ok(Source::Archive(region, compression, None));
+    }
+    stream::skip_zeros(&mut input, &shown)?;
+    if stream::is_over(&mut input, &shown)? {
+        return Ok(Source::Archive(region, compression, None));
+    }
+    let at = input.position();
+    let rest = if at_start {
+        cpio::Rest {
+            region: whole(of_file(file)?),
+            start: 0,
+            from: at,
+        }
+    } else {
+        let from = at % 4;
+        let rest = io::repeat(0).take(from).chain(input);
+        let rest = stream::unpack(rest, Compression::None, &shown, budget, &mut |_| {});
+        cpio::Rest {
+            region: whole(rest?),
+            start: at - from,
+            from,
+        }
+    };
+    Ok(Source::Archive(region, compression, Some(rest)))
 }
 
 /// Tells how much was read.
-struct Counted(File);
+struct Counted<'a>(&'a File);
 
-impl Read for Counted {
+impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.0.read(buffer)?;
         progress::add(count as u64);

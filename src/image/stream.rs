@@ -1,7 +1,8 @@
 //! A stream, compressed or not, → a [`Store`] in memory: unpacked once, straight into the store's chunks.
 //!
 //! What goes in is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
-//! stream that ends early, has a wrong checksum or is followed by other bytes is an error. Chunks of zeros are not
+//! stream that ends early, has a wrong checksum or is followed by other bytes is an error. Only an initrd may go on behind
+//! its compressed part ([`unpack_part`]). Chunks of zeros are not
 //! kept. Knows no archive formats; the formats of compression are in the files below `stream/`.
 
 mod chunks;
@@ -20,7 +21,7 @@ use std::thread;
 use super::limit::{self, Budget};
 use super::store::{Region, Store};
 use chunks::Chunks;
-use input::Input;
+pub use input::Input;
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,14 +88,48 @@ pub fn unpack(
     budget: &Budget,
     tap: &mut (dyn FnMut(&[u8]) + Send),
 ) -> Result<Store, Error> {
+    let mut input = Input::new(input);
+    let store = unpack_part(&mut input, compression, shown, budget, tap)?;
+    finish(&mut input, compression, shown)?;
+    Ok(store)
+}
+
+/// Makes sure that nothing follows what was unpacked.
+///
+/// Errors: something does, or the input cannot be read.
+pub fn finish(
+    input: &mut Input<impl Read>,
+    compression: Compression,
+    shown: &str,
+) -> Result<(), Error> {
+    // The programs take zeros behind these two for padding.
+    if matches!(compression, Compression::Gzip | Compression::Xz) {
+        skip_zeros(input, shown)?;
+    }
+    match is_over(input, shown)? {
+        true => Ok(()),
+        false => Err(Error::followed(shown, compression, input.position())),
+    }
+}
+
+/// Unpacks what comes next: all streams of this compression that stand directly behind one another. The input is then
+/// where something else begins, or at its end.
+///
+/// Errors: as [`unpack`], but for what follows.
+pub fn unpack_part(
+    input: &mut Input<impl Read>,
+    compression: Compression,
+    shown: &str,
+    budget: &Budget,
+    tap: &mut (dyn FnMut(&[u8]) + Send),
+) -> Result<Store, Error> {
     if compression == Compression::Bzip2 {
         let shown = shown.to_owned();
         return Err(Error::Unsupported { shown });
     }
-    let mut input = Input::new(input);
     let (unpacked, store) = thread::scope(|scope| {
         let mut chunks = Chunks::new(scope, shown, budget, tap);
-        let unpacked = decode(&mut input, compression, &mut chunks);
+        let unpacked = decode(input, compression, &mut chunks);
         (unpacked, chunks.finish())
     });
     // The libraries wrap what their input or output told them into errors of their own; the first cause counts.
@@ -142,22 +177,34 @@ fn copy(input: &mut Input<impl Read>, chunks: &mut Chunks<'_, '_, '_>) -> io::Re
     }
 }
 
-/// After a stream's end: zeros are padding, anything else does not belong there.
-fn skip_zeros(input: &mut Input<impl Read>) -> io::Result<()> {
+/// Goes on to the first byte that is not zero, or to the end.
+pub fn skip_zeros(input: &mut Input<impl Read>, shown: &str) -> Result<(), Error> {
+    let passed = zeros(input).map(drop);
+    passed.map_err(|error| unread(input, error, shown))
+}
+
+/// Whether the input is at its end.
+pub fn is_over(input: &mut Input<impl Read>, shown: &str) -> Result<bool, Error> {
+    let next = input.fill().map(<[u8]>::is_empty);
+    next.map_err(|error| unread(input, error, shown))
+}
+
+/// How many zeros come next; they are passed over.
+fn zeros(input: &mut Input<impl Read>) -> io::Result<u64> {
+    let from = input.position();
     loop {
         let bytes = input.fill()?;
-        if bytes.is_empty() {
-            return Ok(());
+        let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+        let is_last = bytes.is_empty() || zeros < bytes.len();
+        input.consume(zeros);
+        if is_last {
+            return Ok(input.position() - from);
         }
-        if let Some(zeros) = bytes.iter().position(|&byte| byte != 0) {
-            input.consume(zeros);
-            return Err(io::Error::other(
-                "something that is not compressed data follows",
-            ));
-        }
-        let count = bytes.len();
-        input.consume(count);
     }
+}
+
+fn unread<R: Read>(input: &mut Input<R>, error: io::Error, shown: &str) -> Error {
+    Error::read(shown, input.take_failure().unwrap_or(error))
 }
 
 /// A region, read from its start to its end.
@@ -183,6 +230,24 @@ impl Read for RegionReader {
         self.region.read_exact(self.at, &mut buffer[..count])?;
         self.at += count as u64;
         Ok(count)
+    }
+}
+
+impl Error {
+    /// For a stream that the host cannot read.
+    pub fn read(shown: &str, source: io::Error) -> Self {
+        let shown = shown.to_owned();
+        Self::Read { shown, source }
+    }
+
+    /// For a stream behind which, at `at`, something begins that does not belong there.
+    pub fn followed(shown: &str, compression: Compression, at: u64) -> Self {
+        Self::Damaged {
+            shown: shown.to_owned(),
+            name: compression.name(),
+            at,
+            what: "something that is not compressed data follows".to_owned(),
+        }
     }
 }
 

@@ -263,9 +263,27 @@ impl Tree {
     }
 }
 
-/// Something left out of the tree on purpose, to be shown to the user.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Something left out of the tree on purpose, or not known to be there, to be shown to the user.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Warning {
+    /// A tar archive that nothing proves to be whole.
+    #[error(
+        "{shown}: the archive has no end marker; should files be missing, it was cut off: get all of it"
+    )]
+    NoEndMarker {
+        /// The archive, escaped.
+        shown: String,
+    },
+    /// Bytes that no program reads.
+    #[error(
+        "{shown}: what follows the end of the archive at offset {at} is left out; if several were put one behind the other, join them with tar --concatenate"
+    )]
+    BehindTheEnd {
+        /// The archive, escaped.
+        shown: String,
+        /// Where, in bytes from the archive's start.
+        at: u64,
+    },
     /// Another file system is mounted on this directory.
     #[error(
         "{}: is a mount point, packed as an empty directory; copy its contents into the image if they are needed",

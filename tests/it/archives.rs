@@ -67,6 +67,24 @@ pub(crate) fn docker(layers: &[Vec<u8>]) -> Vec<u8> {
     archive(&files)
 }
 
+/// What docker saved before 1.10: `repositories` names the topmost layer, each layer names the one below it.
+pub(crate) fn docker_v1(layers: &[Vec<u8>]) -> Vec<u8> {
+    let mut files = Vec::new();
+    let mut parent = Value::Null;
+    for (number, layer) in layers.iter().enumerate() {
+        let id = format!("{number:064}");
+        let json = json!({ "id": id, "parent": parent, "architecture": "amd64", "os": "linux",
+                           "config": { "Cmd": ["/bin/sh"] } });
+        files.push((format!("{id}/VERSION"), b"1.0".to_vec()));
+        files.push((format!("{id}/json"), json.to_string().into_bytes()));
+        files.push((format!("{id}/layer.tar"), layer.clone()));
+        parent = json!(id);
+    }
+    let names = json!({ "app": { "v1": parent } });
+    files.push(("repositories".to_owned(), names.to_string().into_bytes()));
+    archive(&files)
+}
+
 /// An OCI layout of compressed layers, as files.
 fn oci(layers: &[Vec<u8>]) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
@@ -152,6 +170,32 @@ fn a_docker_archive_runs_without_being_unpacked() {
 }
 
 #[test]
+fn a_docker_archive_of_the_1_0_form_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.tar");
+    fs::write(&path, docker_v1(&layers())).unwrap();
+    for engine in engines() {
+        let run = Rdvm::on(engine).image(&path).sh(LOOK).run();
+        run.exits(0).prints(SEEN);
+    }
+}
+
+#[test]
+fn an_initrd_of_compressed_and_plain_parts_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("initrd");
+    let mut bytes = gzip(&pack(busybox().path(), Stdio::null()));
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes.extend(cpio("plain", b"1"));
+    bytes.extend(gzip(&cpio("packed", b"2")));
+    fs::write(&path, &bytes).unwrap();
+    for engine in engines() {
+        let run = Rdvm::on(engine).image(&path).sh("cat /plain /packed").run();
+        run.exits(0).prints("12");
+    }
+}
+
+#[test]
 fn an_oci_archive_runs_from_a_pipe() {
     let archive = archive(&oci(&layers()));
     for engine in engines() {
@@ -206,6 +250,23 @@ fn pack(image: &Path, input: Stdio) -> Vec<u8> {
     fs::read(output).unwrap()
 }
 
+/// A newc archive of one file.
+fn cpio(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (name, mode, bytes) in [(name, 0o100_644, bytes), ("TRAILER!!!", 0, b"")] {
+        let (size, length) = (bytes.len(), name.len() + 1);
+        let head = format!(
+            "070701{0:08x}{mode:08x}{0:032x}{size:08x}{0:032x}{length:08x}{0:08x}",
+            0
+        );
+        archive.extend([head.as_bytes(), name.as_bytes(), b"\0"].concat());
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive.extend(bytes);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+    }
+    archive
+}
+
 /// One image in every form; `None`, and why, where that cannot be made.
 struct Forms {
     dir: tempfile::TempDir,
@@ -248,10 +309,15 @@ impl Forms {
         forms.file("app.tar", &tar);
         forms.file("app.tgz", &gzip(&tar));
         forms.file("docker.tar", &docker(layers));
+        forms.file("docker-1.0.tar", &docker_v1(layers));
         forms.file("oci.tar", &archive(&oci(layers)));
         forms.file("oci.tgz", &gzip(&archive(&oci(layers))));
         forms.file("app.cpio", &forms.expected);
         forms.file("app.cpio.gz", &gzip(&forms.expected));
+        // As some distributions write initrds: a plain archive behind a compressed one.
+        let mut mixed = gzip(&cpio("bin", b""));
+        mixed.resize(mixed.len().next_multiple_of(4), 0);
+        forms.file("mixed.cpio", &[&mixed[..], &forms.expected].concat());
         Some(forms)
     }
 
@@ -274,7 +340,7 @@ fn one_image_packs_to_the_same_bytes_in_whatever_form_it_came() {
         let packed = pack(&path, Stdio::null());
         assert!(packed == forms.expected, "{}", path.display());
     }
-    assert_eq!(forms.paths().count(), 8);
+    assert_eq!(forms.paths().count(), 10);
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! The example of the container cookbook: layers by make, of which only those that depend on a change are made again.
+//! The container cookbook: its own docker image, and our example of it, layers by make, of which only those that depend on
+//! a change are made again.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{RDVM, Rdvm, engines, missing};
+use crate::support::{RDVM, Rdvm, engines, is_missing, missing};
 
 /// What make did, or with `-n` would do, as the last word of each `-o`.
 fn make(dir: &Path, options: &[&str]) -> Vec<String> {
@@ -88,4 +89,87 @@ fn only_what_depends_on_a_change_is_made_again_and_the_image_runs() {
             .exits(0)
             .prints("Hello from a program with libraries.\n");
     }
+}
+
+/// As redo's cookbook makes `simple` and `libs` and the layers of both, and docker's 1.0 form of them: cpio writes the
+/// layers, and tar puts the topmost one first.
+const IMAGE: &str = r##"
+    set -e
+    mkdir -p simple/bin
+    cp "$(command -v busybox)" simple/bin/busybox
+    ln -s busybox simple/bin/sh
+    printf '#!/bin/sh\necho "from below"\n' >simple/init
+    chmod 755 simple/init
+    cp -a simple libs
+    cc -O2 -s -o libs/bin/hello hello.c
+    ldd libs/bin/hello | grep -o '/[^ ]*' | while read -r library; do
+        mkdir -p "libs/${library%/*}"
+        cp -L "$library" "libs$library"
+    done
+    rm libs/init
+    ln -s bin/hello libs/init
+    ids= parent=
+    for layer in simple libs; do
+        (cd $layer && find . -print | sort) >$layer.names
+        case $layer in
+            simple) cp simple.names simple.list ;;
+            # What simple has alike is not in the layer of libs.
+            *) while read -r name; do
+                   [ ! -L "libs/$name" ] && [ -f "libs/$name" ] && cmp -s "simple/$name" "libs/$name" || echo "$name"
+               done <libs.names >libs.list ;;
+        esac
+        (cd $layer && cpio -Hustar -o --quiet) <$layer.list >$layer.layer
+        id=$(sha256sum <$layer.list)
+        id=${id%% *}
+        mkdir -p "image/$id"
+        echo 1.0 >"image/$id/VERSION"
+        line=
+        [ -z "$parent" ] || line="\"parent\": \"$parent\","
+        cat >"image/$id/json" <<EOF
+            { "architecture": "amd64", "comment": "Imported from -", "id": "$id", $line
+              "config": { "AttachStdin": false, "Cmd": ["/init"], "CpuShares": 0, "Entrypoint": null, "Env": null,
+                          "ExposedPorts": null, "Hostname": "", "Labels": null, "Memory": 0, "User": "",
+                          "Volumes": null, "WorkingDir": "" },
+              "container_config": { "Cmd": null, "Hostname": "" }, "created": "2024-01-01T00:00:00.000000000Z",
+              "docker_version": "1.6.2", "os": "linux", "Size": $(wc -c <$layer.layer) }
+EOF
+        ln $layer.layer "image/$id/layer.tar"
+        ids="$id $ids"
+        parent=$id
+    done
+    printf '{\n    "libs":{\n        "latest":"%s"\n    }\n}\n' "$parent" >image/repositories
+    tar -C image -cf named.tar $ids repositories
+    tar -C image -cf unnamed.tar $ids
+"##;
+
+#[test]
+fn the_cookbooks_own_docker_image_runs() {
+    // In the rig there are neither.
+    if ["cc", "cpio"].into_iter().any(is_missing) {
+        return missing("cc or cpio");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy("examples/cookbook/hello.c", dir.path().join("hello.c")).unwrap();
+    let made = Command::new("bash")
+        .args(["-c", IMAGE])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    for engine in engines() {
+        // Older revisions of it wrote no `repositories`.
+        for name in ["named.tar", "unnamed.tar"] {
+            let run = Rdvm::on(engine).image(dir.path().join(name)).run();
+            run.exits(0)
+                .prints("Hello from a program with libraries.\n");
+        }
+    }
+    let tagged = Rdvm::on(engines()[0]).option("--tag").option("libs:latest");
+    let image = tagged.image(dir.path().join("named.tar"));
+    let run = image.command(&["/bin/busybox", "readlink", "/init"]).run();
+    run.exits(0).prints("bin/hello\n");
 }

@@ -49,6 +49,18 @@ pub enum Flaw {
         /// As it stands there.
         digest: String,
     },
+    /// The ID of a layer that is none. It is never used as a name.
+    #[error("\"{}\" is not a layer's ID of 64 hexadecimal digits; export the image again", escaped(id.as_bytes()))]
+    BadLayerId {
+        /// As it stands there.
+        id: String,
+    },
+    /// A layer that is above itself.
+    #[error("the layer {} is its own ancestor by the parents that the layers name; export the image again", escaped(id.as_bytes()))]
+    LayerLoop {
+        /// Its ID.
+        id: String,
+    },
     /// JSON that is longer than it can have a reason for.
     #[error("{}: has {size} bytes, and {limit} is the limit for JSON; export the image again", escaped(name.as_bytes()))]
     TooLarge {

@@ -77,6 +77,8 @@ pub(super) struct Platform {
     pub(super) os: String,
     #[serde(default)]
     pub(super) variant: Option<String>,
+    #[serde(default, rename = "os.features")]
+    pub(super) os_features: Option<Vec<String>>,
 }
 
 impl Descriptor {
@@ -147,6 +149,15 @@ impl Blobs<'_> {
                 Ok(Some(Region::whole(Arc::new(store))))
             }
         }
+    }
+
+    /// The names at the top of an archive, as far as they are text; none of a layout.
+    pub(super) fn top(&self) -> Vec<String> {
+        let Self::Archive { system, .. } = self else {
+            return Vec::new();
+        };
+        let names = system.names_in(b"").map(String::from_utf8_lossy);
+        names.map(|name| name.into_owned()).collect()
     }
 
     /// The bytes of a JSON document.

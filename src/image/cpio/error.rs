@@ -72,16 +72,16 @@ pub enum Flaw {
     /// A name that the kernel would not take.
     #[error("a name of {0} bytes with its NUL, 2 to 4096 are possible; the archive is damaged")]
     NameLength(u32),
-    /// A name without its NUL, or with more text behind it.
-    #[error("its {0} has a NUL in it, or none at its end; write the archive anew")]
-    Nul(&'static str),
+    /// A name without its NUL, or with nothing before it.
+    #[error("its name is empty, or has no NUL at its end; write the archive anew")]
+    Nul,
     /// The archive ends within something.
     #[error("the archive ends within {0}; it is cut off, get all of it")]
     Cut(&'static str),
     /// A type of file that Linux does not have.
     #[error("is of the unknown file type {0:o}; write the archive anew")]
     Type(u32),
-    /// Data where the kernel ignores them.
+    /// Data for which the kernel ignores the record.
     #[error("a {what} with {bytes} bytes of data; write the archive anew")]
     Data {
         /// What it is.
@@ -102,6 +102,9 @@ pub enum Flaw {
     /// Names of one file with data of different lengths.
     #[error("another name of the same file has {0} bytes of data; write the archive anew")]
     LinksDiffer(u64),
+    /// More parts than there is a reason for.
+    #[error("more than {0} compressed archives are in it; join them")]
+    TooMany(usize),
     /// Bytes that belong to nothing.
     #[error("something that is no cpio archive follows; cut it off, or write the archive anew")]
     Trailing,

@@ -65,9 +65,9 @@ pub(super) fn read(region: &Region, window: &mut Window<'_>, at: u64) -> Result<
     let name = get(region, window, from, length as usize)?;
     let name = name.ok_or_else(|| here(Flaw::Cut("a name")))?;
     // More than one NUL is how some programs make data begin at a multiple of the page size.
-    let name = match terminated(name) {
-        Some(text) if text.len() < name.len() && !text.is_empty() => text.to_vec(),
-        _ => return Err(here(Flaw::Nul("name"))),
+    let name = match (until_nul(name), name.last()) {
+        (text @ [_, ..], Some(0)) => text.to_vec(),
+        _ => return Err(here(Flaw::Nul)),
     };
     let data = (from + u64::from(length)).next_multiple_of(4);
     let size = u64::from(size);
@@ -106,10 +106,7 @@ impl Record {
         }
         let bytes = get(region, window, self.data, self.size as usize)?.unwrap_or_default();
         // Linux's own gen_init_cpio writes a NUL at the end.
-        match terminated(bytes) {
-            Some(target) => Ok(target.to_vec()),
-            None => Err(wrong(Flaw::Nul("link target"))),
-        }
+        Ok(until_nul(bytes).to_vec())
     }
 
     /// Compares the data with their checksum.
@@ -135,11 +132,9 @@ impl Record {
     }
 }
 
-/// What stands before the NULs at the end; `None` when there is more behind the first one.
-fn terminated(bytes: &[u8]) -> Option<&[u8]> {
-    let end = bytes.iter().position(|&byte| byte == 0);
-    let (text, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
-    rest.iter().all(|&byte| byte == 0).then_some(text)
+/// What stands before the first NUL: to the kernel and to both cpio programs there is no more.
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 fn get<'a>(

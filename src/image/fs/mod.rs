@@ -75,7 +75,8 @@ pub struct FileSystem {
     cleared: HashSet<Node>,
     /// Bytes of links' targets that were followed so far.
     followed: Cell<u64>,
-    warnings: Vec<tree::Warning>,
+    /// What the user should know about how members were read.
+    pub(super) warnings: Vec<tree::Warning>,
 }
 
 impl FileSystem {

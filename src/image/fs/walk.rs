@@ -114,9 +114,13 @@ impl FileSystem {
         }
     }
 
-    /// The names in the root directory, in no order.
-    pub fn top(&self) -> impl Iterator<Item = &[u8]> {
-        self.names.children(ROOT).map(|node| self.names.name(node))
+    /// The names in the directory `path`, in no order; none where there is no directory.
+    pub fn names_in(&self, path: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let mut walk = Walk::new(path, 0);
+        let is_there = matches!(self.advance(&mut walk), Stop::End);
+        let children = is_there.then(|| self.names.children(walk.at));
+        let children = children.into_iter().flatten();
+        children.map(|node| self.names.name(node))
     }
 
     /// Follows a path as far as it goes.

@@ -1,4 +1,4 @@
-//! gzip (RFC 1952): members one behind the other, zeros may follow. The library checks headers, lengths and checksums.
+//! gzip (RFC 1952): members one behind the other. The library checks headers, lengths and checksums.
 
 use std::io::{self, Read};
 
@@ -6,7 +6,6 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::chunks::Chunks;
 use super::input::Input;
-use super::skip_zeros;
 
 /// The largest window there is, as a power of two; others fit into it.
 const WINDOW_BITS: u8 = 15;
@@ -17,10 +16,8 @@ pub(super) fn unpack(
 ) -> io::Result<()> {
     loop {
         member(input, chunks)?;
-        match input.fill()? {
-            [] => return Ok(()),
-            [0x1f, ..] => {}
-            _ => return skip_zeros(input),
+        if !input.peek(2)?.starts_with(b"\x1f\x8b") {
+            return Ok(());
         }
     }
 }

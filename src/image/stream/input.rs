@@ -1,22 +1,29 @@
 //! What compressed bytes come from: a buffered reader that remembers how far it was read and how it failed.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
+use std::ops::Range;
 
 /// Bytes to read at once: many enough that a decoder is seldom interrupted, few enough for a CPU's cache.
 const BUFFER: usize = 128 << 10;
 
 /// A buffered reader.
-pub(super) struct Input<R> {
-    inner: BufReader<R>,
+pub struct Input<R> {
+    inner: R,
+    buffer: Box<[u8]>,
+    /// The part of the buffer that has not been consumed.
+    held: Range<usize>,
     position: u64,
     at_end: bool,
     failure: Option<io::Error>,
 }
 
 impl<R: Read> Input<R> {
-    pub(super) fn new(inner: R) -> Self {
+    /// Begins where `inner` is.
+    pub fn new(inner: R) -> Self {
         Self {
-            inner: BufReader::with_capacity(BUFFER, inner),
+            inner,
+            buffer: vec![0; BUFFER].into(),
+            held: 0..0,
             position: 0,
             at_end: false,
             failure: None,
@@ -24,7 +31,7 @@ impl<R: Read> Input<R> {
     }
 
     /// How many bytes have been consumed.
-    pub(super) fn position(&self) -> u64 {
+    pub fn position(&self) -> u64 {
         self.position
     }
 
@@ -40,21 +47,34 @@ impl<R: Read> Input<R> {
 
     /// Some bytes that come next; none at the end.
     pub(super) fn fill(&mut self) -> io::Result<&[u8]> {
-        let filled = loop {
-            match self.inner.fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                filled => break filled.map(<[u8]>::len),
-            }
-        };
-        match filled {
-            Ok(count) => self.at_end = count == 0,
-            Err(error) => return Err(self.fail(error)),
+        if self.held.is_empty() {
+            self.held = 0..0;
+            self.at_end = self.more()? == 0;
         }
-        Ok(self.inner.buffer())
+        Ok(&self.buffer[self.held.clone()])
+    }
+
+    /// The next bytes, which stay unread: `count` of them, or all that are left.
+    pub fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
+        if self.held.len() < count {
+            self.buffer.copy_within(self.held.clone(), 0);
+            self.held = 0..self.held.len();
+            while self.held.len() < count && self.more()? > 0 {}
+        }
+        let there = self.held.len().min(count);
+        Ok(&self.buffer[self.held.clone()][..there])
+    }
+
+    /// Reads behind what is held; returns the number of bytes, 0 at the end.
+    fn more(&mut self) -> io::Result<usize> {
+        let read = uninterrupted(&mut self.inner, &mut self.buffer[self.held.end..]);
+        let count = read.map_err(|error| self.fail(error))?;
+        self.held.end += count;
+        Ok(count)
     }
 
     pub(super) fn consume(&mut self, count: usize) {
-        self.inner.consume(count);
+        self.held.start += count;
         self.position += count as u64;
     }
 
@@ -80,22 +100,27 @@ impl<R: Read> Input<R> {
 
     /// Reads some bytes without a buffer between, if there are as many; gives their number, 0 at the end.
     pub(super) fn read_directly(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.inner.read(room) {
-                Ok(count) => {
-                    self.position += count as u64;
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.fail(error)),
-            }
+        if !self.held.is_empty() {
+            return self.read(room);
         }
+        let count = uninterrupted(&mut self.inner, room).map_err(|error| self.fail(error))?;
+        self.position += count as u64;
+        Ok(count)
     }
 
     fn fail(&mut self, error: io::Error) -> io::Error {
         let kind = error.kind();
         self.failure = Some(error);
         kind.into()
+    }
+}
+
+fn uninterrupted(inner: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match inner.read(room) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use super::input::Input;
 
 const FRAME: u32 = 0x184d_2204;
 const OLD_FRAME: u32 = 0x184c_2102;
+/// Frames of the user's own.
+const SKIPPED_FIRST: u32 = 0x184d_2a50;
+const SKIPPED_LAST: u32 = 0x184d_2a5f;
 /// What a block of the old format holds at the most, unpacked.
 const OLD_BLOCK: usize = 8 << 20;
 /// How far a match reaches back, which is what blocks that depend on each other have to keep.
@@ -23,31 +26,26 @@ pub(super) fn unpack(
     chunks: &mut Chunks<'_, '_, '_>,
 ) -> io::Result<()> {
     let mut decoder = Decoder::default();
-    let mut magic = u32::from_le_bytes(input.take()?);
     loop {
-        magic = match magic {
-            FRAME => {
-                decoder.frame(input, chunks)?;
-                match input.fill()?.is_empty() {
-                    true => return Ok(()),
-                    false => u32::from_le_bytes(input.take()?),
-                }
-            }
-            OLD_FRAME => match decoder.old_frame(input, chunks)? {
-                Some(next) => next,
-                None => return Ok(()),
-            },
-            0x184d_2a50..=0x184d_2a5f => {
+        match u32::from_le_bytes(input.take()?) {
+            FRAME => decoder.frame(input, chunks)?,
+            OLD_FRAME => decoder.old_frame(input, chunks)?,
+            SKIPPED_FIRST..=SKIPPED_LAST => {
                 let length = u32::from_le_bytes(input.take()?);
                 input.skip(length.into())?;
-                match input.fill()?.is_empty() {
-                    true => return Ok(()),
-                    false => u32::from_le_bytes(input.take()?),
-                }
             }
             _ => return Err(flaw("no frame begins here")),
-        };
+        }
+        if !is_frame(input.peek(4)?) {
+            return Ok(());
+        }
     }
+}
+
+/// Whether a frame begins with these four bytes.
+fn is_frame(magic: &[u8]) -> bool {
+    let magic = magic.try_into().map(u32::from_le_bytes);
+    matches!(magic, Ok(FRAME | OLD_FRAME | SKIPPED_FIRST..=SKIPPED_LAST))
 }
 
 /// What a frame's header says.
@@ -119,22 +117,21 @@ impl Decoder {
         }
     }
 
-    /// Blocks until the input ends or what should be a length is a frame's magic number, which is given.
+    /// Blocks until the input ends or what should be a length is a frame's magic number, or none, which is how Linux tells
+    /// an initrd's lz4 part from what follows it.
     ///
     /// Nothing in this format says where it ends: one that is cut between two blocks looks whole.
     fn old_frame(
         &mut self,
         input: &mut Input<impl Read>,
         chunks: &mut Chunks<'_, '_, '_>,
-    ) -> io::Result<Option<u32>> {
+    ) -> io::Result<()> {
         loop {
-            if input.fill()?.is_empty() {
-                return Ok(None);
+            let next = input.peek(4)?;
+            if next.is_empty() || next == [0; 4] || is_frame(next) {
+                return Ok(());
             }
             let word = u32::from_le_bytes(input.take()?);
-            if matches!(word, FRAME | OLD_FRAME | 0x184d_2a50..=0x184d_2a5f) {
-                return Ok(Some(word));
-            }
             // What does not compress takes a little more room than it had.
             if word as usize > OLD_BLOCK + OLD_BLOCK / 255 + 16 {
                 return Err(flaw("a block is longer than its frame allows"));

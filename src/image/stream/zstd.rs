@@ -29,8 +29,10 @@ pub(super) fn unpack(
             })) => input.skip(length.into())?,
             Err(error) => return Err(io::Error::other(error)),
         }
-        if input.fill()?.is_empty() {
-            return Ok(());
+        // A frame, or one that is to be skipped.
+        match input.peek(4)? {
+            b"\x28\xb5\x2f\xfd" | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {}
+            _ => return Ok(()),
         }
     }
 }

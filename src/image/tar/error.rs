@@ -50,7 +50,7 @@ pub enum Flaw {
     /// No header where one has to be.
     #[error("this is no tar header, its checksum is wrong; the archive is damaged, get it again")]
     Checksum,
-    /// Neither of the two known magic numbers.
+    /// Neither of the two known magic numbers, and something in the fields that only one of them has.
     #[error("the header is of an unknown dialect of tar; write the archive anew with GNU tar")]
     Magic,
     /// The archive ends within something.
@@ -59,21 +59,11 @@ pub enum Flaw {
         /// Within what.
         what: &'static str,
     },
-    /// The last member is followed by the end of the archive.
-    #[error(
-        "the archive ends without its end marker of two zero blocks; it is cut off, get all of it"
-    )]
-    NoEnd,
     /// A block of zeros alone, then more.
     #[error(
-        "something follows a single zero block; it takes two to end an archive, and nothing follows them; write it anew"
+        "something follows a single zero block, which ends the archive for some programs and damages it for others; write it anew"
     )]
     LoneZeroBlock,
-    /// Bytes behind the end.
-    #[error(
-        "something follows the end of the archive; if several were put one behind the other, join them with tar --concatenate"
-    )]
-    Trailing,
     /// A numeric field with something else in it.
     #[error("the {what} is not a number; the archive is damaged or badly written, make it anew")]
     Number {

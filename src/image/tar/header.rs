@@ -43,15 +43,18 @@ pub(super) struct Header<'a>(pub(super) &'a [u8]);
 impl<'a> Header<'a> {
     /// Takes a whole block that is not all zero.
     ///
-    /// Errors: the checksum is wrong, or the magic number is of no dialect.
+    /// Errors: the checksum is wrong, or the magic number is of no dialect and it matters which one it is.
     pub(super) fn new(block: &'a [u8]) -> Result<Self, Flaw> {
         let header = Self(block);
         if !header.has_its_checksum() {
             return Err(Flaw::Checksum);
         }
-        match (&block[MAGIC], header.dialect()) {
-            (magic, Dialect::V7) if magic.starts_with(b"ustar") => Err(Flaw::Magic),
-            _ => Ok(header),
+        // To GNU tar anything else after "ustar" is v7, to bsdtar it is ustar: that has a prefix and devices besides.
+        let is_odd = header.dialect() == Dialect::V7 && block[MAGIC].starts_with(b"ustar");
+        let differs = block[PREFIX.start] != 0 || matches!(header.kind(), b'3' | b'4');
+        match is_odd && differs {
+            true => Err(Flaw::Magic),
+            false => Ok(header),
         }
     }
 

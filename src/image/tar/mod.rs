@@ -1,8 +1,8 @@
 //! tar archives → members in the archive's order: v7, ustar, GNU tar's and PAX, with sparse files of all four formats.
 //!
-//! Headers are read by offset and contents stay where they are. What GNU tar and bsdtar take alike is taken; what one
-//! of them complains about, or what they take differently, is an error, since a tree must not depend on who reads
-//! the archive. What members come to (links, whiteouts, names with `..`) is for others to decide. Knows no
+//! Headers are read by offset and contents stay where they are. What GNU tar, bsdtar and umoci (Go's reader) take alike is
+//! taken; what one of them refuses, or what they take differently, is an error, since a tree must not depend on who
+//! reads the archive (`docs/images.md` has the list). What members come to (links, whiteouts, names with `..`) is for others to decide. Knows no
 //! compression.
 
 mod acl;
@@ -24,23 +24,48 @@ use pax::Records;
 use super::limit::{Counter, shortened};
 use super::member::Member;
 use super::store::Region;
+use super::tree::Warning;
 use super::window::Window;
 
 /// The longest PAX header or long name in bytes.
 pub const RECORD_LIMIT: u64 = 1 << 20;
 
-/// Reads the archive that is the region, and hands over each member.
+/// How an archive ends. Readers agree on its members in each case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With a zero block, and with nothing but zeros behind it.
+    Marked,
+    /// Behind a whole member: nothing in the archive shows that it was the last one.
+    Unmarked,
+    /// With two zero blocks, and with something at this offset that no reader looks at.
+    Followed(u64),
+}
+
+impl End {
+    /// The warning for an archive that no digest proves to be whole; `shown` is its name, escaped.
+    pub fn warning(self, shown: &str) -> Option<Warning> {
+        let shown = shown.to_owned();
+        match self {
+            Self::Marked => None,
+            Self::Unmarked => Some(Warning::NoEndMarker { shown }),
+            Self::Followed(at) => Some(Warning::BehindTheEnd { shown, at }),
+        }
+    }
+}
+
+/// Reads the archive that is the region, hands over each member, and returns how it ends.
 ///
 /// Errors name the archive, the member and the offset of its header; those of `each` come through.
 pub fn read<E: From<Error>>(
     region: &Region,
     entries: &Counter,
     each: &mut dyn FnMut(Member) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<End, E> {
     let mut reader = Reader {
         region,
         window: Window::new(region),
         at: 0,
+        end: End::Unmarked,
         globals: Records::default(),
         has_pax: false,
     };
@@ -49,7 +74,7 @@ pub fn read<E: From<Error>>(
         counted.map_err(Error::from)?;
         each(member)?;
     }
-    Ok(())
+    Ok(reader.end)
 }
 
 struct Reader<'a> {
@@ -57,6 +82,7 @@ struct Reader<'a> {
     window: Window<'a>,
     /// Where the next header is.
     at: u64,
+    end: End,
     /// What global PAX headers said so far.
     globals: Records,
     /// Whether there was any PAX header.
@@ -84,7 +110,10 @@ impl Reader<'_> {
         loop {
             let offset = self.at;
             let Some(block) = self.block(offset)? else {
-                return Err(self.error(offset, self.no_header(offset, &pending)));
+                if offset == self.region.length && pending.is_empty() {
+                    return Ok(None);
+                }
+                return Err(self.error(offset, self.no_header(offset)));
             };
             if block.iter().all(|&byte| byte == 0) {
                 if !pending.is_empty() {
@@ -96,16 +125,18 @@ impl Reader<'_> {
             match header.kind() {
                 b'L' => {
                     let name = self.record(header, offset, "long name")?;
-                    self.once(&mut pending.name, text(&name).to_vec(), offset, "name")?;
+                    pending.name = Some(text(&name).to_vec());
                 }
                 b'K' => {
                     let link = self.record(header, offset, "long link target")?;
-                    let what = "link target";
-                    self.once(&mut pending.link, text(&link).to_vec(), offset, what)?;
+                    pending.link = Some(text(&link).to_vec());
                 }
                 b'x' | b'X' => {
                     let records = self.record(header, offset, "PAX header")?;
-                    self.once(&mut pending.pax, records, offset, "PAX header")?;
+                    if pending.pax.replace(records).is_some() {
+                        let what = "PAX header";
+                        return Err(self.error(offset, Flaw::Twice { what }));
+                    }
                     self.has_pax = true;
                 }
                 b'g' => {
@@ -133,9 +164,8 @@ impl Reader<'_> {
         Ok(block.and_then(|bytes| bytes.try_into().ok()))
     }
 
-    fn no_header(&self, offset: u64, pending: &Pending) -> Flaw {
+    fn no_header(&self, offset: u64) -> Flaw {
         match offset == self.region.length {
-            true if pending.is_empty() => Flaw::NoEnd,
             true => Flaw::NoMember,
             false => Flaw::Cut {
                 what: "a block of 512 bytes",
@@ -143,15 +173,18 @@ impl Reader<'_> {
         }
     }
 
-    /// After the first zero block: another one ends the archive, zeros may follow. GNU tar takes the end of the file for
-    /// the second one, with a warning, and so do we.
+    /// After the first zero block: another one ends the archive, and so does the end of the file, for which GNU tar has
+    /// a warning. What follows a single one is another matter: GNU tar and bsdtar stop there, Go's reader refuses it.
     fn end(&mut self, offset: u64) -> Result<(), Error> {
         let more = self.window.skip_zeros(offset + BLOCK as u64);
         match more.map_err(|errno| read_error(self.region, offset, errno))? {
-            None => Ok(()),
-            Some(at) if at - offset < 2 * BLOCK as u64 => Err(self.error(at, Flaw::LoneZeroBlock)),
-            Some(at) => Err(self.error(at, Flaw::Trailing)),
+            None => self.end = End::Marked,
+            Some(at) if at - offset < 2 * BLOCK as u64 => {
+                return Err(self.error(at, Flaw::LoneZeroBlock));
+            }
+            Some(at) => self.end = End::Followed(at),
         }
+        Ok(())
     }
 
     /// The data of a header that is about the next member.
@@ -173,19 +206,6 @@ impl Reader<'_> {
         let record = record.map_err(|errno| read_error(self.region, data, errno))?;
         let record = record.map(<[u8]>::to_vec);
         record.ok_or_else(|| self.error(offset, Flaw::Cut { what }))
-    }
-
-    fn once(
-        &self,
-        place: &mut Option<Vec<u8>>,
-        value: Vec<u8>,
-        offset: u64,
-        what: &'static str,
-    ) -> Result<(), Error> {
-        match place.replace(value) {
-            None => Ok(()),
-            Some(_) => Err(self.error(offset, Flaw::Twice { what })),
-        }
     }
 
     fn error(&self, offset: u64, flaw: Flaw) -> Error {

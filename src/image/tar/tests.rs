@@ -27,14 +27,18 @@ fn region(bytes: &[u8]) -> Region {
     Region::whole(Arc::new(store))
 }
 
-fn members_of(region: &Region) -> Result<Vec<Member>, Error> {
+fn members_and_end(region: &Region) -> Result<(Vec<Member>, End), Error> {
     let mut members = Vec::new();
     let counter = Counter::new(&Limits::default());
-    read(region, &counter, &mut |member| {
+    let end = read(region, &counter, &mut |member| {
         members.push(member);
         Ok::<(), Error>(())
     })?;
-    Ok(members)
+    Ok((members, end))
+}
+
+fn members_of(region: &Region) -> Result<Vec<Member>, Error> {
+    members_and_end(region).map(|(members, _)| members)
 }
 
 fn members(bytes: &[u8]) -> Result<Vec<Member>, Error> {
@@ -246,14 +250,11 @@ fn names_come_from_the_last_word_on_them() {
     // Nothing of it is left for the next.
     let two = members(&archive(&[x(&long), file().build(b""), file().build(b"")])).unwrap();
     assert_eq!(two[1].name, b"short");
-    // Programs differ in which of two counts.
+    // Of two headers of GNU tar's own the last one counts; in all else programs differ.
+    assert_eq!(name(&[gnu("a"), gnu("b"), file().build(b"")]), "b");
     let twice = |what| Flaw::Twice { what };
     assert_eq!(flaw(&[gnu("a"), x("b"), file().build(b"")]), twice("name"));
     assert_eq!(flaw(&[x("b"), gnu("a"), file().build(b"")]), twice("name"));
-    assert_eq!(
-        flaw(&[gnu("a"), gnu("a"), file().build(b"")]),
-        twice("name")
-    );
     assert_eq!(
         flaw(&[x("a"), x("a"), file().build(b"")]),
         twice("PAX header")
@@ -270,6 +271,12 @@ fn names_come_from_the_last_word_on_them() {
         target(&[pax(b'x', &[("linkpath", &long)]), link().build(b"")]),
         is_long
     );
+    let two = [
+        meta(b'K', b"a"),
+        meta(b'K', long.as_bytes()),
+        link().build(b""),
+    ];
+    assert_eq!(target(&two), is_long);
     let both = [
         meta(b'K', b"a"),
         pax(b'x', &[("linkpath", "b")]),
@@ -421,11 +428,19 @@ fn a_checksum_counts_signed_or_unsigned_and_a_wrong_one_is_no_header() {
     assert_eq!(flaw(&[header]), Flaw::Checksum);
     let text = b"This is a text, and not a short one. ".repeat(30);
     assert_eq!(flaw(&[text]), Flaw::Checksum);
-    for magic in [b"ustar00\0", b"ustar \0\0", b"ustar\n\n\n"] {
-        assert_eq!(
-            flaw(&[Draft::new("f", b'0', 0).with(257, magic).build(b"")]),
-            Flaw::Magic
-        );
+}
+
+/// What is neither ustar nor GNU tar's is v7 to GNU tar and umoci, and ustar to bsdtar.
+#[test]
+fn an_odd_magic_number_is_refused_where_it_matters_what_it_means() {
+    for magic in [b"ustar00\0", b"ustar \0\0", b"ustar\n\n\n", b"ustar  0"] {
+        let odd = |kind| Draft::new("f", kind, 0).with(257, magic);
+        assert_eq!(one(&[odd(b'0').build(b"")]).unwrap().name, b"f");
+        assert_eq!(one(&[odd(b'5').build(b"")]).unwrap().what, What::Directory);
+        let prefixed = odd(b'0').with(345, b"pre");
+        for differs in [prefixed, odd(b'3'), odd(b'4')] {
+            assert_eq!(flaw(&[differs.build(b"")]), Flaw::Magic);
+        }
     }
 }
 
@@ -814,12 +829,23 @@ fn files_of_more_than_four_gibibytes_and_regions_inside_others_are_found() {
 }
 
 #[test]
-fn the_end_is_two_zero_blocks_with_nothing_but_zeros_behind() {
+fn the_end_is_the_first_zero_block_or_the_end_of_the_file() {
     let body = file("a", "data");
-    let read = |end: &[u8]| members(&[&body[..], end].concat());
+    let read = |end: &[u8]| members_and_end(&region(&[&body[..], end].concat()));
+    let ended = |end: &[u8]| {
+        let (members, end) = read(end).unwrap();
+        assert_eq!(members.len(), 1);
+        end
+    };
     for good in [512, 600, 1024, 1025, 10240, 100_000] {
-        assert_eq!(read(&vec![0; good]).unwrap().len(), 1, "{good}");
+        assert_eq!(ended(&vec![0; good]), End::Marked, "{good}");
     }
+    assert_eq!(ended(&[]), End::Unmarked);
+    // What is behind the end is nothing to GNU tar, bsdtar and umoci, also where it would be a member.
+    let more = |zeros: usize| [&vec![0; zeros][..], &body].concat();
+    assert_eq!(ended(&more(1024)), End::Followed(2048));
+    assert_eq!(ended(&more(20_000)), End::Followed(21_024));
+    assert_eq!(ended(&[&[0; 1024][..], b"x"].concat()), End::Followed(2048));
     let flaw = |end: &[u8]| match read(end).unwrap_err() {
         Error::Archive { offset, flaw, .. } => (offset, flaw),
         error => panic!("{error}"),
@@ -827,25 +853,37 @@ fn the_end_is_two_zero_blocks_with_nothing_but_zeros_behind() {
     let cut = || Flaw::Cut {
         what: "a block of 512 bytes",
     };
-    assert_eq!(flaw(&[]), (1024, Flaw::NoEnd));
     assert_eq!(flaw(&[0]), (1024, cut()));
     assert_eq!(flaw(&[0; 511]), (1024, cut()));
-    let more = |zeros: usize| [&vec![0; zeros][..], &body].concat();
+    assert_eq!(flaw(b"junk"), (1024, cut()));
     assert_eq!(flaw(&more(512)), (1536, Flaw::LoneZeroBlock));
-    assert_eq!(flaw(&more(1024)), (2048, Flaw::Trailing));
-    assert_eq!(flaw(&more(20_000)), (21_024, Flaw::Trailing));
-    assert_eq!(
-        flaw(&[&[0; 1024][..], b"x"].concat()),
-        (2048, Flaw::Trailing)
-    );
-    assert!(members(&END).unwrap().is_empty());
-    assert!(matches!(
-        members(b"").unwrap_err(),
-        Error::Archive {
-            flaw: Flaw::NoEnd,
-            ..
+    for (nothing, end) in [(&END[..], End::Marked), (b"", End::Unmarked)] {
+        let (members, found) = members_and_end(&region(nothing)).unwrap();
+        assert_eq!((members.len(), found), (0, end));
+    }
+}
+
+/// Each way to end that is taken is taken by these, with the same members.
+#[test]
+fn gnu_tar_and_bsdtar_agree_on_where_an_archive_ends() {
+    let (one, two) = (file("one", "data"), file("two", "data"));
+    for (bytes, names) in [
+        (one.clone(), "one\n"),
+        ([&one[..], &two].concat(), "one\ntwo\n"),
+        ([&one[..], &[0; 512]].concat(), "one\n"),
+        ([&one[..], &END, b"junk"].concat(), "one\n"),
+        ([&one[..], &END, &two, &END].concat(), "one\n"),
+    ] {
+        let ours = members(&bytes).unwrap();
+        let ours: Vec<_> = ours.into_iter().map(|it| it.name).collect();
+        assert_eq!(ours.join(&b'\n'), names.trim_end().as_bytes());
+        for program in ["tar", "bsdtar"] {
+            if let Some(output) = run(program, &["-tf", "-"], Path::new("/"), &bytes) {
+                assert!(output.status.success(), "{program}: {names:?}");
+                assert_eq!(output.stdout, names.as_bytes(), "{program}");
+            }
         }
-    ));
+    }
 }
 
 fn run(program: &str, arguments: &[&str], directory: &Path, input: &[u8]) -> Option<Output> {
@@ -958,7 +996,7 @@ fn what_gnu_tar_and_bsdtar_write_is_what_was_in_the_directory() {
 }
 
 #[test]
-fn an_archive_that_is_cut_anywhere_before_its_end_is_refused() {
+fn an_archive_that_is_cut_anywhere_before_its_end_is_refused_or_told_to_have_none() {
     let dir = everything();
     for (program, arguments) in &WRITERS {
         let Some(archive) = write(program, arguments, dir.path()) else {
@@ -968,14 +1006,23 @@ fn an_archive_that_is_cut_anywhere_before_its_end_is_refused() {
         let used = archive.iter().rposition(|&byte| byte != 0).unwrap() + 1;
         let end = used.next_multiple_of(512);
         assert!(end > 8000, "{arguments}");
+        let mut between = Vec::new();
         for cut in 0..archive.len() {
-            let read = members(&archive[..cut]);
+            let read = members_and_end(&region(&archive[..cut]));
             // The end of the file passes for the second zero block, here as in GNU tar.
-            match cut >= end + 512 {
-                true => assert_eq!(read.unwrap().len(), whole),
-                false => assert!(read.is_err(), "{program} {arguments}: {cut} of {end}"),
+            match read {
+                Ok((members, End::Marked)) => {
+                    assert!(cut >= end + 512, "{program} {arguments}: {cut} of {end}");
+                    assert_eq!(members.len(), whole);
+                }
+                Ok((members, End::Unmarked)) => between.push((cut, members.len())),
+                Ok((_, End::Followed(at))) => panic!("{program} {arguments}: {cut}, {at}"),
+                Err(_) => assert!(cut < end + 512, "{program} {arguments}: {cut} of {end}"),
             }
         }
+        // Between members, and nowhere else.
+        let counts: Vec<usize> = between.iter().map(|&(_, count)| count).collect();
+        assert_eq!(counts, (0..=whole).collect::<Vec<_>>(), "{between:?}");
     }
 }
 
