@@ -77,6 +77,8 @@ pub mod doctor;
 
 pub mod inspect;
 
+pub mod notice;
+
 pub mod pipeline;
 
 pub mod error;

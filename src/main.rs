@@ -17,12 +17,14 @@ use rdvm::cli::{
 };
 use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
+use rdvm::error::Error;
 use rdvm::escape::shown;
 use rdvm::image::config::Config;
 use rdvm::image::tree::Tree;
 use rdvm::initrd::Epoch;
 use rdvm::inspect::Inspected;
 use rdvm::kernel::{self, Search};
+use rdvm::notice;
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::progress;
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report};
@@ -140,10 +142,11 @@ fn run(args: RunArgs, began: Instant) -> Result<u8> {
     let finished = match finished {
         Ok(None) => return Ok(0),
         Ok(Some(finished)) => finished,
-        Err(error) => Finished {
-            report: Report::of_error(without_errno(&error.to_string())),
-            last_lines: Vec::new(),
-        },
+        Err(error) => Finished::unbooted(match error.downcast() {
+            Ok(Error::NotStarted(report)) => *report,
+            Ok(error) => Report::of_error(without_errno(&error.to_string())),
+            Err(error) => Report::of_error(without_errno(&error.to_string())),
+        }),
     };
     if let Some((path, draft)) = report_to.zip(draft) {
         let written = draft.file().write_all(finished.report.to_json().as_bytes());
@@ -159,6 +162,14 @@ fn run(args: RunArgs, began: Instant) -> Result<u8> {
 fn boot(request: &Request, voice: Voice) -> Result<Finished> {
     let _bar = (!voice.quiet).then(progress::show);
     let ready = pipeline::prepare(request)?;
+    if let Some(line) = &ready.slower {
+        let cache = Search::from_env().cache;
+        if voice.verbose {
+            say(line);
+        } else if !voice.quiet && notice::is_due(cache.as_deref(), "notice-engine", line) {
+            say(&format!("{line} (said once a day)"));
+        }
+    }
     if !voice.quiet {
         ready.warnings.iter().for_each(|warning| say(warning));
     }

@@ -26,8 +26,8 @@ pub const DEFAULT_COMMAND: &str = "/init";
 
 /// The guest's devices for console, stdout and status.
 const PORTS: [&[u8]; 3] = [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"];
-/// As docker sets it where the image says nothing.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// PATH where neither the image nor the options set it, as docker has it.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// rdvm stops the machine as soon as it has read the last event. This is for the day it does not: long, since the
 /// kernel announces a reset on the console.
 const LINGER_MS: u32 = 10_000;
@@ -212,8 +212,9 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
 
 /// PATH and HOME as docker sets them, then the user's own; the last of each name wins and keeps the first's place.
 fn environment(command: &Command, account: &Account) -> Vec<Vec<u8>> {
+    let path = format!("PATH={DEFAULT_PATH}");
     let home = format!("HOME={}", account.home);
-    let defaults = [PATH.as_bytes(), home.as_bytes()];
+    let defaults = [path.as_bytes(), home.as_bytes()];
     let mut entries: Vec<Vec<u8>> = Vec::new();
     let mut places = std::collections::HashMap::new();
     for entry in defaults

@@ -17,7 +17,7 @@ const USES: &[(&str, &[&str])] = &[
         "error",
         &[
             "cmdline", "copyin", "copyout", "engine", "image", "initrd", "kernel", "memory",
-            "trust",
+            "report", "trust",
         ],
     ),
     ("atomic", &[]),
@@ -89,6 +89,7 @@ const USES: &[(&str, &[&str])] = &[
         &["copyout", "error", "guest", "initrd", "request"],
     ),
     ("level", &[]),
+    ("notice", &[]),
     ("doctor", &["engine", "error", "kernel", "level", "units"]),
     (
         "inspect",
