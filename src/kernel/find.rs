@@ -19,11 +19,16 @@ pub struct Search {
     pub kernel: Option<OsString>,
     /// rdvm's cache directory, which need not exist; nothing is kept without one.
     pub cache: Option<PathBuf>,
+    /// Directories with a small kernel for all users, in this order.
+    pub shared: Vec<PathBuf>,
     /// The host's kernels, normally `/boot`.
     pub boot: PathBuf,
     /// The release of the host's running kernel, as `uname -r` prints it.
     pub release: String,
 }
+
+/// Where a small kernel for all users is looked for: an administrator's own, then a package's.
+const SHARED: [&str; 2] = ["/usr/local/lib/rdvm", "/usr/lib/rdvm"];
 
 /// Why a file is the kernel, or might have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub enum Origin {
     Environment,
     /// `rdvm kernel build`.
     Built,
+    /// The same, installed for all users.
+    Shared,
     /// The image's own /boot.
     Image,
     /// The host's running kernel.
@@ -48,6 +55,7 @@ impl std::fmt::Display for Origin {
             Self::Asked => "named by --kernel",
             Self::Environment => "named by RDVM_KERNEL",
             Self::Built => "built by rdvm kernel build",
+            Self::Shared => "installed for all users",
             Self::Image => "newest in the image's /boot",
             Self::Running => "the host's running kernel",
             Self::Newest => "newest readable on the host",
@@ -85,6 +93,7 @@ impl Search {
         Self {
             kernel: env::var_os("RDVM_KERNEL").filter(|value| !value.is_empty()),
             cache,
+            shared: SHARED.map(PathBuf::from).to_vec(),
             boot: "/boot".into(),
             release: uname.release().to_string_lossy().into_owned(),
         }
@@ -113,6 +122,10 @@ impl Search {
         if let Some(cache) = &self.cache {
             add(cache.join("kernel/vmlinux"), Origin::Built);
             add(cache.join("kernel/bzImage"), Origin::Built);
+        }
+        for shared in &self.shared {
+            add(shared.join("vmlinux"), Origin::Shared);
+            add(shared.join("bzImage"), Origin::Shared);
         }
         if let Some(boot) = image_boot {
             for path in newest_first(boot, Links::Refuse, &["vmlinuz-", "vmlinux-"]) {
@@ -143,8 +156,9 @@ impl Search {
     /// The places as text, for the error that says that there is nothing in them.
     fn places(&self, image_boot: Option<&Path>) -> String {
         let built = self.cache.as_ref().map(|cache| cache.join("kernel"));
-        let places = [built.as_deref(), image_boot, Some(self.boot.as_path())];
-        let places: Vec<_> = places.into_iter().flatten().map(shown).collect();
+        let places = built.iter().chain(&self.shared).map(PathBuf::as_path);
+        let places = places.chain(image_boot).chain([self.boot.as_path()]);
+        let places: Vec<_> = places.map(shown).collect();
         places.join(", ")
     }
 }
@@ -343,6 +357,7 @@ mod tests {
         }
         let search = Search {
             cache: Some("/cache".into()),
+            shared: vec!["/shared".into()],
             boot,
             release: "6.1.0-9".into(),
             ..Search::default()
@@ -361,6 +376,8 @@ mod tests {
             ("/env/bzImage".into(), Origin::Environment),
             ("/cache/kernel/vmlinux".into(), Origin::Built),
             ("/cache/kernel/bzImage".into(), Origin::Built),
+            ("/shared/vmlinux".into(), Origin::Shared),
+            ("/shared/bzImage".into(), Origin::Shared),
             (image.join("vmlinux-5.10.2"), Origin::Image),
             (image.join("vmlinuz-5.10.0"), Origin::Image),
             (boot.join("vmlinuz-6.1.0-9"), Origin::Running),
