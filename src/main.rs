@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use rdvm::atomic::Draft;
-use rdvm::base::Body;
+use rdvm::base::{self, Body};
 use rdvm::cache::Cache;
 use rdvm::cli::{
     BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, Refused, RunArgs, Verb,
@@ -263,7 +263,7 @@ fn pack(args: PackArgs) -> Result<u8> {
 }
 
 fn inspect(args: InspectArgs) -> Result<u8> {
-    let lock = args.lock;
+    let (lock, json) = (args.lock, args.json);
     let (image, kernel, cpus) = args.into_parts()?;
     let bar = progress::show();
     let (base, machine) = pipeline::look(&image, &kernel, cpus)?;
@@ -290,16 +290,17 @@ fn inspect(args: InspectArgs) -> Result<u8> {
         }
         Err(error) => Err(error.to_string()),
     };
-    print(
-        &Inspected {
-            image: &image,
-            read,
-            facts: &base.facts,
-            digest,
-            machine,
-        }
-        .to_string(),
-    )
+    let inspected = Inspected {
+        image: &image,
+        read,
+        facts: &base.facts,
+        digest,
+        machine,
+    };
+    print(&match json {
+        true => inspected.to_json(),
+        false => inspected.to_string(),
+    })
 }
 
 /// The directory of packed images.
@@ -318,9 +319,13 @@ fn cache(verb: CacheVerb) -> Result<u8> {
             let lines = entries.iter().map(|entry| {
                 let unused = entry.used.elapsed().unwrap_or_default().as_secs();
                 let days = unused / (24 * 60 * 60);
+                let image = images
+                    .facts(entry)
+                    .and_then(|facts| base::kept_name(&facts));
                 format!(
-                    "{:>10}  used {days} days ago  {}\n",
+                    "{:>10}  used {days} days ago  {}  {}\n",
                     entry.size.to_string(),
+                    image.as_deref().unwrap_or("-"),
                     entry.name
                 )
             });
