@@ -132,9 +132,9 @@ fi
 mapfile -t packages < <(missing_packages)
 if [ ${#packages[@]} -gt 0 ]; then
 	say "installing ${packages[*]}"
-	install=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${packages[@]}")
+	install=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends --no-remove --no-upgrade "${packages[@]}")
 	# Missing package lists show in the simulation, which needs no root; old ones show when a download is gone.
-	if ! apt-get install -s "${packages[@]}" >/dev/null 2>&1 || ! as_root "${install[@]}" </dev/null >&2; then
+	if ! apt-get install -s --no-remove "${packages[@]}" >/dev/null 2>&1 || ! as_root "${install[@]}" </dev/null >&2; then
 		as_root apt-get -o DPkg::Lock::Timeout=300 update -q </dev/null >&2 || die "apt-get update failed; see above"
 		as_root "${install[@]}" </dev/null >&2 || die "apt-get install failed; see above"
 	fi

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::cache::{Cache, DEFAULT_LIMIT, Packed, Recipe};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::escape::shown;
 use crate::image::config::Config;
 use crate::image::{self, Image, Sources};
 use crate::initrd::account::Files;
@@ -59,6 +60,14 @@ pub struct Facts {
     pub packed: Option<Digest>,
     /// What was left out while it was read, one line each.
     pub warnings: Vec<String>,
+    /// The absolute path of the image that was packed, escaped, where that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// The name of a kept image, from what is kept with it.
+pub fn kept_name(facts: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Facts>(facts).ok()?.name
 }
 
 /// Which packed images are kept.
@@ -131,6 +140,7 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
             .iter()
             .map(ToString::to_string)
             .collect(),
+        name: None,
     };
     if let Some((cache, digest)) = cache.zip(digest) {
         facts.accounts = Files::read(&read.tree).map_err(initrd::Error::from)?;
@@ -138,7 +148,14 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
         let there = cache.get(&key).filter(|_| keep == Keep::All);
         let packed = match there {
             Some(packed) => Ok(packed),
-            None => pack(cache, recipe.as_ref(), &key, &facts, &read, &places),
+            None => {
+                // Not part of the key: one image may have several names.
+                let kept = Facts {
+                    name: Some(name(&image.path)),
+                    ..facts.clone()
+                };
+                pack(cache, recipe.as_ref(), &key, &kept, &read, &places)
+            }
         };
         match packed {
             Ok(packed) => {
@@ -194,6 +211,11 @@ fn recipe(
     }
     // What was made just now is read again, and kept the next time.
     recipe.is_settled().then_some(recipe)
+}
+
+/// The image's path from the root, escaped.
+fn name(path: &Path) -> String {
+    shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
 }
 
 /// The sha256 of a file's first `size` bytes.

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::environment;
@@ -16,10 +16,12 @@ use crate::profile::{self, Profile};
 use crate::request::{ImageRef, KernelWish};
 use crate::units::ByteSize;
 
+pub mod help;
 mod image;
 mod pack;
 mod refused;
 mod run;
+mod transport;
 mod values;
 
 pub use image::{ImageArgs, StackArgs};
@@ -29,12 +31,7 @@ pub use run::RunArgs;
 
 /// Run a root file system as its own hardware-isolated machine, as if it were a local command.
 #[derive(Debug, Parser)]
-#[command(
-    name = "rdvm",
-    version,
-    propagate_version = true,
-    disable_help_subcommand = true
-)]
+#[command(name = "rdvm", version, propagate_version = true)]
 #[command(
     after_help = "Exit codes of run: the command's own; 124 time-out; 125 rdvm or the machine failed; 126 found \
 but cannot run; 127 not found; 128+n killed by signal n."
@@ -49,18 +46,22 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Run a command in an image, in a machine of its own
+    #[command(after_help = help::examples(help::RUN))]
     Run(Box<RunArgs>),
     /// Write an image as cpio, tar, docker or OCI archive, the same bytes for the same tree
+    #[command(after_help = help::examples(help::PACK))]
     Pack(Box<PackArgs>),
     /// Show what is in an image and the RAM it needs
+    #[command(after_help = help::examples(help::INSPECT))]
     Inspect(InspectArgs),
     /// The packed images that --cache keeps
-    #[command(subcommand)]
+    #[command(subcommand, after_help = help::examples(help::CACHE))]
     Cache(CacheVerb),
     /// The kernels that can boot
-    #[command(subcommand)]
+    #[command(subcommand, after_help = help::examples(help::KERNEL))]
     Kernel(KernelVerb),
     /// Check what works here; each problem comes with its remedy
+    #[command(after_help = help::examples(help::DOCTOR))]
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions {
@@ -111,17 +112,20 @@ pub struct BuildArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     image: StackArgs,
+    /// As JSON, for programs (docs/images.md lists the fields)
+    #[arg(long, help_heading = None::<&'static str>)]
+    pub json: bool,
     /// Write the image's digest into rdvm.lock, the nearest above or a new one here
-    #[arg(long)]
+    #[arg(long, help_heading = None::<&'static str>)]
     pub lock: bool,
     /// Kernel that the RAM is planned for: a file, or a release found in /boot
-    #[arg(short, long, value_name = "PATH|NAME", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "PATH|NAME", value_hint = ValueHint::FilePath, help_heading = None::<&'static str>)]
     kernel: Option<OsString>,
     /// Number of CPUs that the RAM is planned for
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = None::<&'static str>)]
     pub cpus: u8,
     /// A directory, an archive, or - for one on standard input
-    #[arg(value_hint = ValueHint::AnyPath)]
+    #[arg(value_hint = ValueHint::AnyPath, help_heading = None::<&'static str>)]
     path: PathBuf,
 }
 
@@ -155,6 +159,19 @@ pub enum Error {
     /// Nothing where an image should be.
     #[error("IMAGE: is empty; name a directory or an archive")]
     Image,
+    /// An image that is in no file.
+    #[error(
+        "{}: rdvm reads files and directories; {command} makes a file of it, then name {file}",
+        shown(word)
+    )]
+    Transport {
+        /// As given.
+        word: PathBuf,
+        /// The command that fetches it.
+        command: String,
+        /// What that makes.
+        file: String,
+    },
     /// `-` for an image and the command.
     #[error("--interactive: standard input is the image already; write that to a file")]
     StdinTaken,
@@ -230,7 +247,7 @@ impl From<clap::Error> for Refused {
 /// Errors: [`Refused`].
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
     let mut words: Vec<OsString> = words.into_iter().collect();
-    let mut cli = Cli::try_parse_from(&words).map_err(with_run)?;
+    let mut cli = Cli::try_parse_from(&words).map_err(|error| with_tip(error, &words))?;
     let Verb::Run(args) = &mut cli.verb else {
         return Ok(cli);
     };
@@ -256,19 +273,56 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> 
     Ok(cli)
 }
 
-/// The first mistake of many is an image in the place of the verb: says what to type.
-fn with_run(mut error: clap::Error) -> clap::Error {
-    if error.kind() == ErrorKind::InvalidSubcommand
-        && error.get(ContextKind::SuggestedSubcommand).is_none()
-        && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
-    {
-        let tip = format!(
-            "to run a command in an image: rdvm run {}",
-            escaped(word.as_bytes())
-        );
-        let tips = ContextValue::StyledStrs(vec![tip.into()]);
-        error.insert(ContextKind::Suggested, tips);
-    }
+/// Verbs of docker's and podman's, and what takes their place.
+const ELSEWHERE: [(&[&str], &str); 4] = [
+    (
+        &["build", "commit", "save", "export", "push", "tag"],
+        "rdvm pack writes an image of a directory, an archive or several",
+    ),
+    (
+        &["images", "load", "import", "rmi", "history"],
+        "an image is a file or directory that is named at each run; rdvm inspect shows what is in one",
+    ),
+    (
+        &[
+            "ps", "exec", "stop", "kill", "logs", "attach", "start", "restart", "rm", "wait", "top",
+        ],
+        "a machine runs in the foreground and is gone when its command ends; rdvm run -it IMAGE sh opens a shell in one",
+    ),
+    (
+        &["cp", "create"],
+        "rdvm run takes --copy-in HOST:GUEST and --copy-out GUEST:HOST",
+    ),
+];
+
+/// The first mistake of many is an image, or a verb of docker's, in the place of the verb: says what to type.
+fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return error;
+    };
+    let tip = match ELSEWHERE.iter().find(|(verbs, _)| verbs.contains(&&**word)) {
+        Some((_, tip)) => (*tip).to_owned(),
+        None if word == "pull" => {
+            let name = words
+                .iter()
+                .skip_while(|known| *known != word.as_str())
+                .nth(1);
+            let name = name.map_or(&b"NAME"[..], |name| name.as_bytes());
+            let name = name.strip_prefix(b"docker://").unwrap_or(name);
+            let (command, file) = transport::fetch(&[b"docker://", name].concat());
+            format!("to make a file of an image: {command}, then: rdvm run {file}")
+        }
+        None if error.get(ContextKind::SuggestedSubcommand).is_some() => return error,
+        None => {
+            let image = escaped(word.as_bytes());
+            format!("to run a command in an image: rdvm run {image}")
+        }
+    };
+    error.remove(ContextKind::SuggestedSubcommand);
+    error.insert(
+        ContextKind::Suggested,
+        ContextValue::StyledStrs(vec![tip.into()]),
+    );
     error
 }
 

@@ -52,6 +52,58 @@ pub enum Error {
     /// ` -- ` would hand the rest to PID 1 as arguments.
     #[error("--append: \"--\" would end the kernel's options; leave it out")]
     EndOfOptions,
+    /// A word that decides how the machine starts or is listened to.
+    #[error("--append: {word} is set by rdvm; {way_out}")]
+    Owned {
+        /// Its name, with the equals sign where it has a value.
+        word: &'static str,
+        /// What to do instead.
+        way_out: &'static str,
+    },
+}
+
+/// The options that rdvm sets itself: with another value the kernel does not find PID 1, and waits or panics, or kernel
+/// messages mix with the command's output. Each with the beginning of its value, and the way out.
+const OWNED: [(&str, &str, &str); 6] = [
+    ("rdinit=", "", "--rdinit FILE starts a PID 1 of your own"),
+    ("init=", "", "--rdinit FILE starts a PID 1 of your own"),
+    (
+        "rootfstype=",
+        "",
+        "leave it out, the image is unpacked into memory",
+    ),
+    ("8250.nr_uarts=", "", "leave it out, all ports are in use"),
+    (
+        "console=",
+        "ttyS1",
+        "leave it out, that port is standard output",
+    ),
+    (
+        "console=",
+        "ttyS2",
+        "leave it out, that port is the exit status",
+    ),
+];
+
+/// Refuses words that would keep the machine from starting or garble its output.
+fn check(append: &str) -> Result<(), Error> {
+    if let Some(character) = append.chars().find(|c| !(' '..='~').contains(c)) {
+        return Err(Error::Character { character });
+    }
+    // The kernel drops quotes around a word, or around its value, and takes a dash for an underscore (lib/cmdline.c).
+    let unquoted = append.replace('"', "");
+    for word in unquoted.split(' ') {
+        if word == "--" {
+            return Err(Error::EndOfOptions);
+        }
+        let end = word.find('=').map_or(word.len(), |at| at + 1);
+        let (name, value) = (word[..end].replace('-', "_"), &word[end..]);
+        let is_owned = |owned: &&(&str, &str, &str)| name == owned.0 && value.starts_with(owned.1);
+        if let Some(&(word, _, way_out)) = OWNED.iter().find(is_owned) {
+            return Err(Error::Owned { word, way_out });
+        }
+    }
+    Ok(())
 }
 
 /// The command line.
@@ -61,12 +113,7 @@ pub fn build(parts: &Parts<'_>) -> Result<String, Error> {
     let voice = if parts.show_boot { TALKATIVE } else { SILENT };
     let init = format!("rdinit={}", parts.init);
     let append = parts.append.unwrap_or_default();
-    if let Some(character) = append.chars().find(|c| !(' '..='~').contains(c)) {
-        return Err(Error::Character { character });
-    }
-    if append.split(' ').any(|word| word == "--") {
-        return Err(Error::EndOfOptions);
-    }
+    check(append)?;
     let words = [ALWAYS, voice, ROOT, &init, parts.engine, append];
     let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     let line = words.join(" ");
@@ -121,5 +168,32 @@ mod tests {
         );
         assert_eq!(with_append("ü"), Err(Error::Character { character: 'ü' }));
         assert_eq!(with_append("a -- b"), Err(Error::EndOfOptions));
+        assert_eq!(with_append("a \"--\" b"), Err(Error::EndOfOptions));
+    }
+
+    #[test]
+    fn words_that_decide_how_the_machine_starts_are_refused_by_name() {
+        for append in [
+            "a=b rdinit=/x",
+            "init=/bin/sh",
+            "\"rdinit=/x\"",
+            "rdinit=\"/x y\"",
+            "rootfstype=ramfs",
+            "8250.nr-uarts=1",
+            "console=ttyS1,115200",
+        ] {
+            let error = with_append(append).expect_err(append);
+            assert!(matches!(error, Error::Owned { .. }), "{append}: {error}");
+        }
+        for append in [
+            "myinit=/x",
+            "rdinit",
+            "console=ttyS0,115200",
+            "root=/dev/nothing",
+            "rootflags=size=1g",
+            "loglevel=7",
+        ] {
+            assert!(with_append(append).is_ok(), "{append}");
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! What runs, and as whom: the options over what the image says of itself, by docker's rules.
 
+mod lookup;
+
+pub use lookup::missing;
+
 use std::ffi::OsString;
 
 use crate::image::config::Config;

@@ -1,5 +1,6 @@
 //! The crate's error: one variant per stage, each wrapping that stage's own.
 
+use crate::report::Report;
 use crate::{cmdline, copyin, copyout, engine, hostmem, image, initrd, kernel, memory, trust};
 
 /// What kept a run from happening. The text is one line: subject, what went wrong, way out.
@@ -35,6 +36,9 @@ pub enum Error {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// The command cannot start, and nothing was booted to find that out. The report says so as if it had been.
+    #[error("{}", .0.message.as_deref().unwrap_or_default())]
+    NotStarted(Box<Report>),
     /// Something of the host's that no stage owns.
     #[error("{what}: {source}")]
     Host {

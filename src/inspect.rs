@@ -2,6 +2,8 @@
 
 use std::fmt::{Display, Write};
 
+use serde::Serialize;
+
 use crate::base::Facts;
 use crate::digest::Digest;
 use crate::escape::escaped;
@@ -52,7 +54,7 @@ impl Display for Inspected<'_> {
         for layer in &self.image.layers {
             line("on top", &escaped(layer.as_os_str().as_encoded_bytes()))?;
         }
-        line("entries", &entries(&read.tree))?;
+        line("entries", &Entries::of(&read.tree))?;
         line("unpacked", &ByteSize(facts.contents.page_rounded_bytes))?;
         line("initrd", &ByteSize(facts.contents.packed_bytes))?;
         let config = &facts.config;
@@ -87,29 +89,167 @@ impl Display for Inspected<'_> {
     }
 }
 
-fn kind(image: &Image) -> String {
-    let compression = match image.compression {
-        Compression::None => return image.form.to_string(),
-        Compression::Gzip => "gzip",
-        Compression::Zstd => "zstd",
-        Compression::Xz => "xz",
-        Compression::Lz4 => "lz4",
-        Compression::Bzip2 => "bzip2",
-    };
-    format!("{}, compressed with {compression}", image.form)
+/// Version of the JSON form; it changes when a field changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+/// The JSON form: docs/images.md describes each field.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    image: String,
+    kind: String,
+    compression: Option<&'static str>,
+    digest: Digest,
+    manifest: Option<Digest>,
+    id: Option<Digest>,
+    layers: Vec<Layer>,
+    on_top: Vec<String>,
+    entries: Entries,
+    unpacked_bytes: u64,
+    initrd_bytes: u64,
+    entrypoint: &'a [String],
+    cmd: &'a [String],
+    env: &'a [String],
+    workdir: Option<&'a str>,
+    user: Option<String>,
+    has_init: bool,
+    warnings: &'a [String],
+    kernel: Option<String>,
+    memory: Option<Memory>,
+    problem: Option<&'a str>,
 }
 
-fn entries(tree: &Tree) -> String {
-    let all = tree.entries();
-    let count = |wanted: fn(&Kind) -> bool| all.iter().filter(|entry| wanted(&entry.kind)).count();
-    let files = count(|kind| matches!(kind, Kind::File(_)));
-    let directories = count(|kind| matches!(kind, Kind::Directory));
-    let links = count(|kind| matches!(kind, Kind::Symlink(_)));
-    let others = all.len() - files - directories - links;
-    format!(
-        "{} ({files} files, {directories} directories, {links} links, {others} others)",
-        all.len()
-    )
+#[derive(Serialize)]
+struct Layer {
+    diff_id: Digest,
+    bytes: u64,
+    members: u64,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    total_bytes: u64,
+    terms: Vec<Term>,
+}
+
+#[derive(Serialize)]
+struct Term {
+    name: &'static str,
+    bytes: u64,
+}
+
+impl Inspected<'_> {
+    /// The same as JSON, ending in a newline.
+    pub fn to_json(&self) -> String {
+        let (read, facts) = (self.read, self.facts);
+        let path = |path: &std::path::Path| escaped(path.as_os_str().as_encoded_bytes());
+        let machine = self.machine.as_ref();
+        let terms = |memory: &MemoryPlan| {
+            let terms = memory.terms.iter();
+            terms
+                .map(|&(name, ByteSize(bytes))| Term { name, bytes })
+                .collect()
+        };
+        let document = Document {
+            schema: SCHEMA,
+            image: path(&self.image.path),
+            kind: read.form.to_string(),
+            compression: compression(read.compression),
+            digest: self.digest,
+            manifest: read.manifest,
+            id: read.id,
+            layers: read
+                .layers
+                .iter()
+                .map(|layer| Layer {
+                    diff_id: layer.diff_id,
+                    bytes: layer.size,
+                    members: layer.members,
+                })
+                .collect(),
+            on_top: self.image.layers.iter().map(|layer| path(layer)).collect(),
+            entries: Entries::of(&read.tree),
+            unpacked_bytes: facts.contents.page_rounded_bytes,
+            initrd_bytes: facts.contents.packed_bytes,
+            entrypoint: &facts.config.entrypoint,
+            cmd: &facts.config.cmd,
+            env: &facts.config.env,
+            workdir: facts.config.workdir.as_deref(),
+            user: facts.config.user.as_ref().map(ToString::to_string),
+            has_init: read.tree.get(b"init").is_some(),
+            warnings: &facts.warnings,
+            kernel: machine.ok().map(|(kernel, _)| path(&kernel.path)),
+            memory: machine.ok().map(|(_, memory)| Memory {
+                total_bytes: memory.total.0,
+                terms: terms(memory),
+            }),
+            problem: machine.err().map(String::as_str),
+        };
+        // Strings, numbers and lists only: nothing in it can fail to serialize.
+        serde_json::to_string_pretty(&document).unwrap_or_default() + "\n"
+    }
+}
+
+fn kind(image: &Image) -> String {
+    match compression(image.compression) {
+        Some(compression) => format!("{}, compressed with {compression}", image.form),
+        None => image.form.to_string(),
+    }
+}
+
+fn compression(compression: Compression) -> Option<&'static str> {
+    match compression {
+        Compression::None => None,
+        Compression::Gzip => Some("gzip"),
+        Compression::Zstd => Some("zstd"),
+        Compression::Xz => Some("xz"),
+        Compression::Lz4 => Some("lz4"),
+        Compression::Bzip2 => Some("bzip2"),
+    }
+}
+
+/// Numbers of entries by kind.
+#[derive(Serialize)]
+struct Entries {
+    all: usize,
+    files: usize,
+    directories: usize,
+    links: usize,
+    others: usize,
+}
+
+impl Entries {
+    fn of(tree: &Tree) -> Self {
+        let all = tree.entries();
+        let count =
+            |wanted: fn(&Kind) -> bool| all.iter().filter(|entry| wanted(&entry.kind)).count();
+        let files = count(|kind| matches!(kind, Kind::File(_)));
+        let directories = count(|kind| matches!(kind, Kind::Directory));
+        let links = count(|kind| matches!(kind, Kind::Symlink(_)));
+        Self {
+            all: all.len(),
+            files,
+            directories,
+            links,
+            others: all.len() - files - directories - links,
+        }
+    }
+}
+
+impl Display for Entries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            all,
+            files,
+            directories,
+            links,
+            others,
+        } = self;
+        write!(
+            f,
+            "{all} ({files} files, {directories} directories, {links} links, {others} others)"
+        )
+    }
 }
 
 /// Words with blanks between them, in quotes where a word has some itself.

@@ -79,6 +79,8 @@ pub mod doctor;
 
 pub mod inspect;
 
+pub mod notice;
+
 pub mod pipeline;
 
 #[cfg(test)]

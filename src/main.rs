@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use rdvm::base::Body;
+use rdvm::base::{self, Body};
 use rdvm::cache::Cache;
 use rdvm::cli::{
     BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, Refused, RunArgs, Verb,
 };
 use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
+use rdvm::error::Error;
 use rdvm::escape::shown;
 use rdvm::image::Sources;
 use rdvm::image::config::Config;
@@ -23,6 +24,7 @@ use rdvm::image::tree::Tree;
 use rdvm::initrd::Epoch;
 use rdvm::inspect::Inspected;
 use rdvm::kernel::{self, Search};
+use rdvm::notice;
 use rdvm::pipeline::{self, Finished, Streams};
 use rdvm::progress;
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report, ReportFile};
@@ -163,10 +165,11 @@ fn run(args: RunArgs, began: Instant) -> Result<u8> {
     let finished = match finished {
         Ok(None) => return Ok(0),
         Ok(Some(finished)) => finished,
-        Err(error) => Finished {
-            report: Report::of_error(without_errno(&error.to_string())),
-            last_lines: Vec::new(),
-        },
+        Err(error) => Finished::unbooted(match error.downcast() {
+            Ok(Error::NotStarted(report)) => *report,
+            Ok(error) => Report::of_error(without_errno(&error.to_string())),
+            Err(error) => Report::of_error(without_errno(&error.to_string())),
+        }),
     };
     if let Some(file) = file {
         file.write(&finished.report)?;
@@ -179,6 +182,14 @@ fn run(args: RunArgs, began: Instant) -> Result<u8> {
 fn boot(request: &Request, voice: Voice) -> Result<Finished> {
     let _bar = (!voice.quiet).then(progress::show);
     let ready = pipeline::prepare(request)?;
+    if let Some(line) = &ready.slower {
+        let cache = Search::from_env().cache;
+        if voice.verbose {
+            say(line);
+        } else if !voice.quiet && notice::is_due(cache.as_deref(), "notice-engine", line) {
+            say(&format!("{line} (said once a day)"));
+        }
+    }
     if !voice.quiet {
         ready.warnings.iter().for_each(|warning| say(warning));
     }
@@ -284,7 +295,7 @@ fn pack(args: PackArgs) -> Result<u8> {
 }
 
 fn inspect(args: InspectArgs) -> Result<u8> {
-    let lock = args.lock;
+    let (lock, json) = (args.lock, args.json);
     let (image, kernel, cpus) = args.into_parts()?;
     let bar = progress::show();
     let (base, machine) = pipeline::look(&image, &kernel, cpus)?;
@@ -311,16 +322,17 @@ fn inspect(args: InspectArgs) -> Result<u8> {
         }
         Err(error) => Err(error.to_string()),
     };
-    print(
-        &Inspected {
-            image: &image,
-            read,
-            facts: &base.facts,
-            digest,
-            machine,
-        }
-        .to_string(),
-    )
+    let inspected = Inspected {
+        image: &image,
+        read,
+        facts: &base.facts,
+        digest,
+        machine,
+    };
+    print(&match json {
+        true => inspected.to_json(),
+        false => inspected.to_string(),
+    })
 }
 
 /// The directory of packed images.
@@ -339,9 +351,13 @@ fn cache(verb: CacheVerb) -> Result<u8> {
             let lines = entries.iter().map(|entry| {
                 let unused = entry.used.elapsed().unwrap_or_default().as_secs();
                 let days = unused / (24 * 60 * 60);
+                let image = images
+                    .facts(entry)
+                    .and_then(|facts| base::kept_name(&facts));
                 format!(
-                    "{:>10}  used {days} days ago  {}\n",
+                    "{:>10}  used {days} days ago  {}  {}\n",
                     entry.size.to_string(),
+                    image.as_deref().unwrap_or("-"),
                     entry.name
                 )
             });

@@ -62,11 +62,26 @@ pub struct Finished {
     pub last_lines: Vec<String>,
 }
 
+impl Finished {
+    /// The result of a run for which nothing was booted.
+    pub fn unbooted(report: Report) -> Self {
+        Self {
+            report,
+            last_lines: Vec::new(),
+        }
+    }
+}
+
 /// The whole path: packs, sizes, boots, runs, and says how it ended.
 ///
 /// Errors: whatever kept the machine from running; how the command ended is no error.
 pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
-    boot(request, prepare(request)?, streams)
+    match prepare(request) {
+        Ok(ready) => boot(request, ready, streams),
+        // It is the command that failed, as the guest would have said.
+        Err(Error::NotStarted(report)) => Ok(Finished::unbooted(*report)),
+        Err(error) => Err(error),
+    }
 }
 
 /// The second half of [`run`]: boots what [`prepare`] made.

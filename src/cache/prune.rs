@@ -61,6 +61,12 @@ impl Cache {
         Ok(entries)
     }
 
+    /// What was kept with an entry, if it is still there and whole; it does not count as used for that.
+    pub fn facts(&self, entry: &Entry) -> Option<Vec<u8>> {
+        let file = fs::File::open(self.directory.join(&entry.name)).ok()?;
+        Some(super::read(file)?.facts)
+    }
+
     /// Removes what has not been used for longest until at most `limit` bytes are kept (`spared` stays in any case), links
     /// that lead nowhere, and what a killed run left.
     ///

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::Error;
+use super::transport::{self, Named};
 use crate::digest::Digest;
 use crate::request::{Expectation, Format, ImageRef, Limits, Ownership};
 use crate::units::ByteSize;
 
 /// What all verbs that read images have.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Image")]
 pub struct ImageArgs {
     /// Owner of a directory's files in the guest: keep (as on the host), root, ranges HOST:GUEST:COUNT[,...], or auto: keep
     /// when rdvm runs as root, else root
@@ -36,6 +38,7 @@ pub struct ImageArgs {
 
 /// What verbs have that read one image as it stands.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Image")]
 pub struct StackArgs {
     #[command(flatten)]
     image: ImageArgs,
@@ -70,11 +73,14 @@ impl ImageArgs {
     ///
     /// Errors: [`Error::Image`].
     pub(super) fn to_ref(&self, path: PathBuf) -> Result<ImageRef, Error> {
+        let Named { path, format, tag } = transport::named(path)?;
         if path.as_os_str().is_empty() {
             return Err(Error::Image);
         }
         Ok(ImageRef {
             path,
+            format,
+            tag,
             owner: self.owner.clone(),
             fakeroot: self.fakeroot.clone(),
             limits: Limits {
@@ -97,11 +103,13 @@ impl StackArgs {
     /// Errors: [`Error::Image`]; standard input more than once.
     pub(super) fn into_ref(self, path: PathBuf) -> Result<ImageRef, Error> {
         stdin_once(std::iter::once(&path).chain(&self.layers))?;
+        transport::check(&self.layers)?;
+        let image = self.image.to_ref(path)?;
         Ok(ImageRef {
-            format: self.format.map(Format::from),
+            format: self.format.map(Format::from).or(image.format),
             layers: self.layers,
-            tag: self.tag,
-            ..self.image.to_ref(path)?
+            tag: self.tag.or(image.tag),
+            ..image
         })
     }
 }

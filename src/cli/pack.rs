@@ -21,44 +21,54 @@ pub struct PackArgs {
     #[command(flatten)]
     image: ImageArgs,
     /// What to write; without it, what FILE's name says (.tar, .tar.gz, .cpio.zst), else cpio
-    #[arg(long, value_enum, value_name = "FORMAT")]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Archive")]
     format: Option<FormArg>,
     /// Compress it: all of a cpio or tar archive, each layer of a docker or OCI image
-    #[arg(long, value_enum, value_name = "HOW")]
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Archive")]
     compress: Option<CompressArg>,
     /// Write only what differs from this image: as a tar layer with whiteouts, or as a layer on top of it in a docker or
     /// OCI image
-    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath)]
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath, help_heading = "Archive")]
     base: Option<PathBuf>,
     /// Put this on top, in a docker or OCI image as a layer of its own; repeatable
-    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath)]
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath, help_heading = "Archive")]
     layer: Vec<PathBuf>,
     /// Name of the docker or OCI image; repeatable
-    #[arg(long, value_name = "NAME[:TAG]")]
+    #[arg(long, value_name = "NAME[:TAG]", help_heading = "Image configuration")]
     tag: Vec<Tag>,
     /// Program that the image runs: words, or a JSON array of strings
-    #[arg(long, value_name = "WORDS|JSON", value_parser = parse_words)]
+    #[arg(long, value_name = "WORDS|JSON", value_parser = parse_words, help_heading = "Image configuration")]
     entrypoint: Option<Words>,
     /// What it runs by default, or gives to its entry point: words, or a JSON array of strings
-    #[arg(long, value_name = "WORDS|JSON", value_parser = parse_words)]
+    #[arg(long, value_name = "WORDS|JSON", value_parser = parse_words, help_heading = "Image configuration")]
     cmd: Option<Words>,
     /// Set a variable in the image, or pass on the one of this name; repeatable
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME[=VALUE]",
+        help_heading = "Image configuration"
+    )]
     env: Vec<OsString>,
     /// Working directory of the image
-    #[arg(short, long, value_name = "DIR", value_parser = parse_workdir)]
+    #[arg(short, long, value_name = "DIR", value_parser = parse_workdir, help_heading = "Image configuration")]
     workdir: Option<String>,
     /// Who runs the image's program: numbers, or names of the image
-    #[arg(short, long, value_name = "USER[:GROUP]")]
+    #[arg(
+        short,
+        long,
+        value_name = "USER[:GROUP]",
+        help_heading = "Image configuration"
+    )]
     user: Option<String>,
     /// Set a label of the image; repeatable
-    #[arg(long, value_name = "NAME[=VALUE]", value_parser = parse_label)]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = parse_label, help_heading = "Image configuration")]
     label: Vec<(String, String)>,
     /// File to write; - is standard output
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Archive")]
     output: PathBuf,
     /// A directory, an archive, or - for one on standard input; without it the first --layer is the lowest
-    #[arg(required_unless_present = "layer", value_hint = ValueHint::AnyPath)]
+    #[arg(required_unless_present = "layer", value_hint = ValueHint::AnyPath, help_heading = None::<&'static str>)]
     path: Option<PathBuf>,
 }
 

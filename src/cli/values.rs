@@ -1,9 +1,10 @@
 //! The values of `run`'s options, from text to types.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::error::ErrorKind;
 
 use crate::request::{CopyIn, CopyOut, Id, MemoryWish, ULIMITS, Ulimit, UserWish};
 use crate::units::ByteSize;
@@ -103,9 +104,29 @@ fn sides(bytes: &[u8], colon: Option<usize>, form: &str) -> Result<(OsString, Os
     }
 }
 
-/// Takes the place of an option of docker's that has another name here, and says which.
-pub(super) fn elsewhere(way_out: &'static str) -> impl TypedValueParser<Value = String> {
-    OsStringValueParser::new().try_map(move |_| Err::<String, _>(way_out))
+/// Takes the place of an option of docker's that has no meaning or another name here, and says what to do instead.
+#[derive(Debug, Clone)]
+pub(super) struct Elsewhere(pub(super) &'static str);
+
+impl TypedValueParser for Elsewhere {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        option: Option<&clap::Arg>,
+        _: &OsStr,
+    ) -> Result<String, clap::Error> {
+        // One that stands for several cannot tell which of them was given.
+        let is_one =
+            |option: &&clap::Arg| option.get_all_aliases().is_none_or(|all| all.is_empty());
+        let name = option.filter(is_one).and_then(clap::Arg::get_long);
+        let text = match name {
+            Some(name) => format!("--{name}: {}", self.0),
+            None => self.0.to_owned(),
+        };
+        Err(command.clone().error(ErrorKind::InvalidValue, text))
+    }
 }
 
 #[cfg(test)]

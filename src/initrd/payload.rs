@@ -25,8 +25,8 @@ pub const DEFAULT_COMMAND: &str = "/init";
 
 /// The guest's devices for console, stdout and status.
 const PORTS: [&[u8]; 3] = [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"];
-/// As docker sets it where the image says nothing.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// PATH where neither the image nor the options set it, as docker has it.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As docker sets it with `-t`: whatever the terminal is, this is in every image's terminfo and near to it.
 const TERM: &[u8] = b"TERM=xterm";
 /// What a command may have open, and start: as systemd sets it for services and so for docker, `RLIMIT_NOFILE` of 1024
@@ -239,9 +239,10 @@ fn is_init(command: &Command) -> bool {
 /// PATH, HOME, HOSTNAME and with a terminal TERM as docker sets them, then the user's own; the last of each name wins and
 /// keeps the first's place.
 fn environment(command: &Command, account: &Account, hostname: &[u8], tty: bool) -> Vec<Vec<u8>> {
+    let path = format!("PATH={DEFAULT_PATH}");
     let home = format!("HOME={}", account.home);
     let hostname = [b"HOSTNAME=", hostname].concat();
-    let defaults = [PATH.as_bytes(), home.as_bytes(), &hostname];
+    let defaults = [path.as_bytes(), home.as_bytes(), &hostname];
     let defaults = defaults.into_iter().chain(tty.then_some(TERM));
     let defaults = defaults.chain(is_init(command).then_some(CONTAINER));
     let mut entries: Vec<Vec<u8>> = Vec::new();

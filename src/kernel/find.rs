@@ -23,11 +23,16 @@ pub struct Search {
     pub cache: Option<PathBuf>,
     /// Why nothing new can be kept, where that is the user's home and no accident; one line.
     pub keeps_nothing: Option<String>,
+    /// Directories with a small kernel for all users, in this order.
+    pub shared: Vec<PathBuf>,
     /// The host's kernels, normally `/boot`.
     pub boot: PathBuf,
     /// The release of the host's running kernel, as `uname -r` prints it.
     pub release: String,
 }
+
+/// Where a small kernel for all users is looked for: an administrator's own, then a package's.
+const SHARED: [&str; 2] = ["/usr/local/lib/rdvm", "/usr/lib/rdvm"];
 
 /// Why a file is the kernel, or might have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub enum Origin {
     Environment,
     /// `rdvm kernel build`.
     Built,
+    /// The same, installed for all users.
+    Shared,
     /// The image's own /boot.
     Image,
     /// The host's running kernel.
@@ -52,6 +59,7 @@ impl std::fmt::Display for Origin {
             Self::Asked => "named by --kernel",
             Self::Environment => "named by RDVM_KERNEL",
             Self::Built => "built by rdvm kernel build",
+            Self::Shared => "installed for all users",
             Self::Image => "newest in the image's /boot",
             Self::Running => "the host's running kernel",
             Self::Newest => "newest readable on the host",
@@ -91,6 +99,7 @@ impl Search {
             kernel: env::var_os("RDVM_KERNEL").filter(|value| !value.is_empty()),
             cache,
             keeps_nothing,
+            shared: SHARED.map(PathBuf::from).to_vec(),
             boot: "/boot".into(),
             release: uname.release().to_string_lossy().into_owned(),
         }
@@ -119,6 +128,10 @@ impl Search {
         if let Some(cache) = &self.cache {
             add(cache.join("kernel/vmlinux"), Origin::Built);
             add(cache.join("kernel/bzImage"), Origin::Built);
+        }
+        for shared in &self.shared {
+            add(shared.join("vmlinux"), Origin::Shared);
+            add(shared.join("bzImage"), Origin::Shared);
         }
         if let Some(boot) = image_boot {
             for path in newest_first(boot, Links::Refuse, &["vmlinuz-", "vmlinux-"]) {
@@ -149,8 +162,9 @@ impl Search {
     /// The places as text, for the error that says that there is nothing in them.
     fn places(&self, image_boot: Option<&Path>) -> String {
         let built = self.cache.as_ref().map(|cache| cache.join("kernel"));
-        let places = [built.as_deref(), image_boot, Some(self.boot.as_path())];
-        let places: Vec<_> = places.into_iter().flatten().map(shown).collect();
+        let places = built.iter().chain(&self.shared).map(PathBuf::as_path);
+        let places = places.chain(image_boot).chain([self.boot.as_path()]);
+        let places: Vec<_> = places.map(shown).collect();
         places.join(", ")
     }
 }
@@ -388,6 +402,7 @@ mod tests {
         }
         let search = Search {
             cache: Some("/cache".into()),
+            shared: vec!["/shared".into()],
             boot,
             release: "6.1.0-9".into(),
             ..Search::default()
@@ -406,6 +421,8 @@ mod tests {
             ("/env/bzImage".into(), Origin::Environment),
             ("/cache/kernel/vmlinux".into(), Origin::Built),
             ("/cache/kernel/bzImage".into(), Origin::Built),
+            ("/shared/vmlinux".into(), Origin::Shared),
+            ("/shared/bzImage".into(), Origin::Shared),
             (image.join("vmlinux-5.10.2"), Origin::Image),
             (image.join("vmlinuz-5.10.0"), Origin::Image),
             (boot.join("vmlinuz-6.1.0-9"), Origin::Running),

@@ -3,12 +3,16 @@
 use std::io;
 use std::thread;
 
+use rdinit::protocol::Stage;
+
 use super::host;
 use crate::base::{self, Base, Body, Keep};
 use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
+use crate::escape::escaped;
+use crate::guest::ending::Ending;
 use crate::hostmem::Memory;
 use crate::image::tree::Tree;
 use crate::initrd::account::{self, Account};
@@ -16,6 +20,7 @@ use crate::initrd::layout::{Layout, Places};
 use crate::initrd::{self, Contents, Epoch, payload};
 use crate::kernel::{self, Kernel, Search};
 use crate::memory::{self, MemoryPlan, Needs};
+use crate::report::{Report, Subjects};
 use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
 use crate::units::ByteSize;
 
@@ -80,6 +85,7 @@ fn make(request: &Request, keep: Keep) -> Result<Plan> {
     warnings.extend(kernel.warnings.iter().cloned());
     let command = command::over(&request.command, &base.facts.config);
     let account = account_of(&base, &command, request)?;
+    check_command(&base, &command, &account, request)?;
     let below = payload::copy_in_directory(&base.facts.init);
     let mut needs = needs(&base, &kernel, request.cpus, words(&command));
     let mut copied = None;
@@ -186,6 +192,49 @@ fn account_of(base: &Base, command: &Command, request: &Request) -> Result<Accou
     };
     let account = files.and_then(|files| account::account(&files, user));
     Ok(account.map_err(initrd::Error::from)?)
+}
+
+/// Looks the command up where the image alone has it: nothing is copied in, and its tree was read.
+///
+/// Errors: the guest could not start it.
+fn check_command(
+    base: &Base,
+    command: &Command,
+    account: &Account,
+    request: &Request,
+) -> Result<()> {
+    let Body::Read(image, _) = &base.body else {
+        return Ok(());
+    };
+    if request.rdinit.is_some() || !request.copies.into.is_empty() {
+        return Ok(());
+    }
+    let (default, path) = (payload::DEFAULT_COMMAND, payload::DEFAULT_PATH);
+    match command::missing(&image.tree, command, default, path, account.uid) {
+        Some(errno) => {
+            let ending = Ending::NotStarted {
+                stage: Stage::Exec,
+                errno: errno.raw_os_error(),
+                which: 0,
+            };
+            let subjects = Subjects {
+                command: &command_name(command),
+                memory: "",
+                copies: &[],
+            };
+            Err(Error::NotStarted(Box::new(Report::of(&ending, subjects))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The command as the user knows it.
+pub(super) fn command_name(command: &Command) -> String {
+    match command.argv.first() {
+        Some(name) if name.is_empty() => "\"\"".to_owned(),
+        Some(name) => escaped(name.as_encoded_bytes()),
+        None => payload::DEFAULT_COMMAND.to_owned(),
+    }
 }
 
 /// How many bytes the command's words and variables have.

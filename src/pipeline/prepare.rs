@@ -2,25 +2,27 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::host;
-use super::plan::{Plan, plan_and_keep};
+use super::plan::{Plan, command_name, plan_and_keep};
 use crate::base::{Base, Body};
 use crate::cmdline;
 use crate::copyout::Receiver;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::escape::{escaped, shown};
+use crate::image::tree::{Kind, Tree};
 use crate::initrd::layout::Layout;
 use crate::initrd::payload::{self, Surroundings};
 use crate::initrd::{Epoch, Initrd, attributes};
 use crate::machine::Machine;
 use crate::memory::MemoryPlan;
 use crate::report::MachineFacts;
-use crate::request::{Command, Request};
+use crate::request::Request;
 use crate::terminal;
 
 /// A machine about to run, and what is known of it.
@@ -30,6 +32,8 @@ pub struct Ready {
     pub machine: Machine,
     /// The RAM plan it was made by.
     pub memory: MemoryPlan,
+    /// Why the machine does not run on KVM, where it could have been expected to.
+    pub slower: Option<String>,
     /// What went less well than it should, one line each.
     pub warnings: Vec<String>,
     /// The table of extended attributes that the guest gets.
@@ -47,7 +51,7 @@ pub struct Ready {
 /// Errors: whatever keeps the machine from being built; nothing was booted then.
 pub fn prepare(request: &Request) -> Result<Ready> {
     let began = Instant::now();
-    let (engine, why) = Engine::choose(request.engine)?;
+    let (engine, slower) = Engine::choose(request.engine)?;
     // What would fail at the end of a long run fails now.
     let receiver = match request.copies.out.is_empty() {
         true => None,
@@ -57,14 +61,13 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         base: Base { facts: base, body },
         kernel,
         memory,
-        warnings: planned,
+        mut warnings,
         command,
         account,
         copied,
         contents,
         share,
     } = plan_and_keep(request)?;
-    let mut warnings: Vec<String> = why.into_iter().chain(planned).collect();
     let name = base.init;
     let command_name = command_name(&command);
     let rings = request.wants_rings().then(|| engine.rings_at());
@@ -77,10 +80,17 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
     let own = match &request.rdinit {
         Some(path) => {
+            let mut own = None;
             if let Body::Read(image, _) = &body {
                 warnings.extend(attributes::left_out(&image.tree, OWN_INIT_SETS_NONE));
+                own = own_init_of(&image.tree, path)?;
             }
-            payload::own_init(&name, own_init(path)?)
+            if own.is_some() && path.exists() {
+                let line = "taken from the image; the host's file of that name is left alone";
+                warnings.push(format!("--rdinit: {}: {line}", shown(path)));
+            }
+            let init = own.map_or_else(|| own_init(path), Ok)?;
+            payload::own_init(&name, checked_init(path, init)?)
         }
         None => {
             let surroundings = Surroundings {
@@ -127,6 +137,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     Ok(Ready {
         machine,
         memory,
+        slower,
         warnings,
         attributes: table,
         command_name,
@@ -151,26 +162,36 @@ impl fmt::Display for Ready {
     }
 }
 
-/// The user's own init. What the kernel could not execute is refused: it would silently try others.
+/// The image's own init, where `path` leads to a file of the image from its root.
+fn own_init_of(tree: &Tree, path: &Path) -> Result<Option<Vec<u8>>> {
+    let path = path.as_os_str().as_bytes();
+    match tree.find(path).map(|entry| &entry.kind) {
+        Some(Kind::File(file)) if path.starts_with(b"/") => {
+            let what = || format!("--rdinit: {} in the image", escaped(path));
+            let init = file.content.read(file.size);
+            Ok(Some(init.map_err(host(what))?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The user's own init, from the host.
 fn own_init(path: &Path) -> Result<Vec<u8>> {
     let what = || format!("--rdinit: {}", shown(path));
-    let init = std::fs::read(path).map_err(host(what))?;
+    std::fs::read(path).map_err(host(what))
+}
+
+/// Refuses what the kernel could not execute: it would silently try others.
+fn checked_init(path: &Path, init: Vec<u8>) -> Result<Vec<u8>> {
     match init.starts_with(b"#!") || init.starts_with(b"\x7fELF") {
         true => Ok(init),
-        false => Err(host(what)(io::Error::other(
-            "is neither a script nor a program; start it with #! and its interpreter",
-        ))),
+        false => Err(host(|| format!("--rdinit: {}", shown(path)))(
+            io::Error::other(
+                "is neither a script nor a program; start it with #! and its interpreter",
+            ),
+        )),
     }
 }
 
 /// What becomes of extended attributes without rdinit.
 const OWN_INIT_SETS_NONE: &str = "with --rdinit nobody sets them";
-
-/// The command as the user knows it.
-fn command_name(command: &Command) -> String {
-    match command.argv.first() {
-        Some(name) if name.is_empty() => "\"\"".to_owned(),
-        Some(name) => escaped(name.as_encoded_bytes()),
-        None => payload::DEFAULT_COMMAND.to_owned(),
-    }
-}

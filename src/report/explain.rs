@@ -224,6 +224,10 @@ fn not_started(
             Outcome::NotFound,
             format!("{name}: not in the image; name a command after IMAGE"),
         ),
+        Stage::Exec if errno == ENOENT && name.starts_with('-') => (
+            Outcome::NotFound,
+            format!("{name}: not found in the image; options of rdvm stand before IMAGE"),
+        ),
         Stage::Exec if errno == ENOENT => (
             Outcome::NotFound,
             format!("{name}: not found in the image; check the name and the image's PATH"),

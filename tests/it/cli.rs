@@ -25,6 +25,178 @@ fn an_image_where_the_verb_should_be_is_told_what_to_type() {
 }
 
 #[test]
+fn verbs_and_options_of_dockers_are_answered_with_what_takes_their_place() {
+    for (words, answer) in [
+        (
+            &["pull", "debian:12"][..],
+            "skopeo copy docker://debian:12 docker-archive:debian.tar, then: rdvm run debian.tar",
+        ),
+        (&["pull"], "skopeo copy docker://NAME"),
+        (&["build", "."], "rdvm pack"),
+        (&["ps"], "in the foreground"),
+        (&["exec", "x", "sh"], "rdvm run -it IMAGE sh"),
+        (&["images"], "rdvm inspect"),
+        (&["cp", "a", "b"], "--copy-in HOST:GUEST"),
+        (
+            &["run", "--privileged", "x"],
+            "the command is root in a machine of its own",
+        ),
+        (&["run", "--cap-add", "SYS_ADMIN", "x"], "leave it out"),
+        (&["run", "--cap-add=SYS_ADMIN", "x"], "leave it out"),
+        (
+            &["run", "--detach", "x"],
+            "--detach: a machine runs in the foreground",
+        ),
+        (&["run", "--init", "x"], "--rdinit FILE"),
+        (&["run", "--device", "/dev/fuse", "x"], "serial ports"),
+        (&["run", "--pull", "always", "x"], "skopeo copy"),
+        (
+            &["run", "docker://host:5000/a/app:1", "sh"],
+            "skopeo copy docker://host:5000/a/app:1 docker-archive:app.tar",
+        ),
+        (
+            &["run", "--layer", "docker://a", "x"],
+            "skopeo copy docker://a",
+        ),
+        (
+            &["inspect", "docker-daemon:app"],
+            "skopeo copy docker-daemon:app",
+        ),
+        (
+            &["pack", "-o", "x", "dir:d"],
+            "skopeo copy dir:d docker-archive:d.tar",
+        ),
+    ] {
+        let run = rdvm(words).exits(125).prints("");
+        let said = run.stderr();
+        assert!(said.contains(answer), "{words:?}: {said}");
+        assert!(!said.contains("invalid value"), "{words:?}: {said}");
+    }
+    let verb = rdvm(&["help", "run"]).exits(0).stdout();
+    assert!(
+        verb.contains("Examples:") && verb.contains("--copy-in"),
+        "{verb}"
+    );
+}
+
+#[test]
+fn images_by_skopeos_names_are_those_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let rdvm_in = |words: &[&str]| {
+        let mut command = std::process::Command::new(RDVM);
+        let output = command.args(words).current_dir(dir.path()).output();
+        Run(output.unwrap())
+    };
+    for format in ["docker", "oci"] {
+        let file = format!("{format}.tar");
+        let tag = ["--format", format, "--tag", "app:1", "-o", &file];
+        let image = busybox().path().to_str().unwrap();
+        rdvm_in(&[&["pack"], &tag[..], &[image]].concat()).exits(0);
+    }
+    let status = std::process::Command::new("sh")
+        .args(["-c", "mkdir layout && tar -C layout -xf oci.tar"])
+        .current_dir(dir.path())
+        .status();
+    assert!(status.unwrap().success());
+    let kind = |name: &str| {
+        let json = rdvm_in(&["inspect", "--json", name]).exits(0).stdout();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        json["kind"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(kind("docker-archive:docker.tar"), "docker archive");
+    assert_eq!(kind("oci-archive:oci.tar"), "OCI archive");
+    assert_eq!(kind("oci:layout"), "OCI layout directory");
+    rdvm_in(&["inspect", "docker-archive:docker.tar:no:1"]).exits(125);
+    // A file that is really called so.
+    std::fs::create_dir(dir.path().join("oci:x")).unwrap();
+    std::fs::write(dir.path().join("oci:x/file"), "").unwrap();
+    assert_eq!(kind("oci:x"), "directory");
+}
+
+#[test]
+fn inspect_says_as_json_what_it_says_as_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let tar = dir.path().join("image.tar").display().to_string();
+    let image = busybox().path().to_str().unwrap();
+    let words = [
+        "--format", "docker", "--cmd", "sh -x", "--user", "1:2", "-o", &tar,
+    ];
+    rdvm(&[&["pack"], &words[..], &[image]].concat()).exits(0);
+    let text = rdvm(&["inspect", &tar]).exits(0).stdout();
+    let json = rdvm(&["inspect", "--json", &tar]).exits(0).stdout();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let line = |name: &str| {
+        let mut lines = text.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().to_owned()
+    };
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["image"], tar.as_str());
+    for name in ["kind", "digest", "manifest", "id", "user"] {
+        let absent = name == "manifest" && json[name].is_null();
+        assert!(absent || json[name] == line(name), "{name}: {json}");
+    }
+    assert_eq!(json["cmd"], serde_json::json!(["sh", "-x"]));
+    assert_eq!(json["layers"].as_array().unwrap().len(), 1);
+    assert!(line("entries").starts_with(&json["entries"]["all"].to_string()));
+    assert_eq!(json["has_init"], false);
+    let terms = json["memory"]["terms"].as_array().unwrap();
+    assert!(!terms.is_empty() && json["memory"]["total_bytes"].as_u64() > Some(1 << 20));
+    // What is listed in the document is what there is.
+    let document = std::fs::read_to_string("docs/images.md").unwrap();
+    for field in json.as_object().unwrap().keys() {
+        assert!(
+            document.contains(&format!("`{field}`")),
+            "{field} is not in docs/images.md"
+        );
+    }
+}
+
+#[test]
+fn the_words_that_rdvm_sets_itself_are_refused_in_append() {
+    let image = busybox().path().to_str().unwrap();
+    for (words, name) in [
+        ("rdinit=/nowhere root=/dev/nothing rootwait", "rdinit="),
+        ("quiet init=/bin/sh", "init="),
+        ("console=ttyS2", "console="),
+    ] {
+        let run = rdvm(&["run", "--engine", "qemu", "--append", words, image, "sh"]);
+        run.exits(125)
+            .says(&format!("rdvm: --append: {name} is set by rdvm; "));
+    }
+}
+
+#[test]
+fn man_pages_have_examples_environment_and_exit_status() {
+    // cargo test builds it beside the tests' own directory.
+    let mut man = std::env::current_exe().unwrap();
+    man.pop();
+    man.pop();
+    let man = man.join("examples/man");
+    if !man.exists() {
+        return crate::support::missing("the example man (cargo test builds it)");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new(man).arg(dir.path()).status();
+    assert!(status.unwrap().success());
+    let mut pages = 0;
+    for page in std::fs::read_dir(dir.path()).unwrap().flatten() {
+        let text = std::fs::read_to_string(page.path()).unwrap();
+        for section in ["NAME", "SYNOPSIS", "\"EXIT STATUS\"", "ENVIRONMENT"] {
+            let heading = format!(".SH {section}\n");
+            assert!(text.contains(&heading), "{section}: {:?}", page.path());
+        }
+        let name = page.file_name().into_string().unwrap();
+        assert!(
+            text.contains(".SH EXAMPLES\n") || name == "rdvm-completions.1",
+            "{name}"
+        );
+        pages += 1;
+    }
+    assert!(pages >= 10, "{pages} pages");
+}
+
+#[test]
 fn help_names_every_verb_and_version_is_the_crates() {
     let help = rdvm(&["--help"]).exits(0).says_only("").stdout();
     for verb in ["run", "pack", "inspect", "kernel", "doctor", "completions"] {
@@ -53,6 +225,18 @@ fn help_names_every_verb_and_version_is_the_crates() {
         "--report",
     ] {
         assert!(help.contains(option), "{option} is not in {help}");
+    }
+    let (before, _) = help.split_once("\nOptions:\n").unwrap();
+    assert!(before.contains("\nArguments:\n"), "{help}");
+    for group in ["Image", "Command", "Files", "Machine", "Limits", "Output"] {
+        assert!(
+            help.contains(&format!("\n{group}:\n")),
+            "{group} is not in {help}"
+        );
+    }
+    for verb in ["run", "pack", "inspect", "cache", "kernel", "doctor"] {
+        let help = rdvm(&[verb, "--help"]).exits(0).stdout();
+        assert!(help.contains("\nExamples:\n  "), "{verb}: {help}");
     }
 }
 

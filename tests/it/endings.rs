@@ -119,6 +119,40 @@ fn an_image_without_init_needs_a_command() {
 }
 
 #[test]
+fn what_the_image_tells_is_told_before_anything_boots_or_is_packed() {
+    // Nothing can boot here: the engine is a program that does nothing, and a kernel is only looked at.
+    let image = Image::busybox()
+        .file("data", 0o644, "text")
+        .file("opt/tool", 0o755, "#!/bin/sh\necho tool\n")
+        .link("../opt/tool", "bin/alias");
+    let run = |options: &[&str], command: &[&str]| {
+        let rdvm = Rdvm::verb("run").option("--engine").option("qemu");
+        let rdvm = rdvm.with_variable("RDVM_QEMU", "/bin/false");
+        let rdvm = options.iter().fold(rdvm, Rdvm::option);
+        rdvm.image(image.path()).command(command).run()
+    };
+    let absent = "nonsense: not found in the image";
+    for options in [
+        &[][..],
+        &["--dry-run"],
+        &["-e", "PATH=/opt"],
+        &["-w", "/opt"],
+    ] {
+        run(options, &["nonsense"]).exits(127).says(absent);
+    }
+    run(&["-e", "PATH=/opt"], &["alias"]).exits(127);
+    run(&[], &["/data"]).exits(126).says("Permission denied");
+    run(&[], &[]).exits(127).says("name a command after IMAGE");
+    let late = run(&[], &["--memory", "1g", "alias"]).exits(127);
+    late.says("--memory: not found in the image; options of rdvm stand before IMAGE");
+    // What may be there is left to the guest, which this engine never starts.
+    let copy = format!("{}:/bin/nonsense", image.path().join("opt/tool").display());
+    run(&["--copy-in", &copy], &["nonsense"]).exits(125);
+    run(&["-e", "PATH=:/bin", "-w", "/opt"], &["tool"]).exits(125);
+    run(&[], &["alias"]).exits(125);
+}
+
+#[test]
 fn orphans_end_with_the_command_and_what_they_wrote_before_is_kept() {
     for engine in engines() {
         let script =
@@ -295,15 +329,12 @@ fn a_command_that_never_ends_is_stopped_at_the_deadline() {
 }
 
 #[test]
-fn a_kernel_that_never_starts_the_command_is_stopped_at_the_deadline() {
+fn a_machine_that_never_starts_the_command_is_stopped_at_the_deadline() {
+    let init = Image::empty().file("init", 0o755, "#!/bin/sh\nexec /bin/busybox sleep 1000\n");
+    let init = init.path().join("init");
     for engine in engines() {
-        // It waits for a root device that never comes.
-        let options = [
-            "--timeout",
-            "6s",
-            "--append",
-            "rdinit=/nowhere root=/dev/nothing rootwait",
-        ];
+        // A PID 1 that never says anything.
+        let options = ["--timeout", "6s", "--rdinit", init.to_str().unwrap()];
         let (run, outcome) = sh(engine, &options, "true");
         run.exits(124).prints("").says("had not started yet");
         assert_eq!(outcome, "timed-out");
@@ -425,6 +456,25 @@ fn a_full_disk_under_stdout_is_an_error_and_not_silence() {
             .exits(125)
             .says("rdvm: standard output: No space left on device");
     }
+}
+
+#[test]
+fn an_own_init_is_the_images_where_it_has_one_of_that_name() {
+    let script = include_bytes!("../../scripts/rdinit-cookbook.sh");
+    let image = Image::busybox().directory("dev", 0o755);
+    let image = image.file("init", 0o755, "#!/bin/sh\nexit 42\n");
+    let image = image.file("sbin/own-init", 0o755, script);
+    for engine in engines() {
+        let run = Rdvm::on(engine).option("--rdinit").option("/sbin/own-init");
+        run.image(image.path()).run().exits(42).says_only("");
+    }
+    // Both have it; an engine that does nothing is enough to see which is taken.
+    let run = Rdvm::verb("run").option("--engine").option("qemu");
+    let run = run.with_variable("RDVM_QEMU", "/bin/false");
+    let run = run.option("--rdinit").option("/bin/sh").image(image.path());
+    run.run()
+        .exits(125)
+        .says("rdvm: --rdinit: /bin/sh: taken from the image");
 }
 
 #[test]

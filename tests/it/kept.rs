@@ -300,7 +300,12 @@ fn what_is_kept_is_listed_and_pruned_to_a_size() {
     assert_eq!(list.lines().count(), 3, "{list}");
     for line in list.lines() {
         assert!(line.contains("  used 0 days ago  "), "{line}");
-        let (_, name) = line.rsplit_once(' ').unwrap();
+        let (image, name) = line.rsplit_once(' ').unwrap();
+        let directory = place.path("").display().to_string();
+        assert!(
+            image.contains(&directory) && image.contains(".tar"),
+            "{line}"
+        );
         let file = place.path("cache/images").join(name);
         // Nobody else looks into images.
         assert_eq!(fs::metadata(file).unwrap().mode() & 0o777, 0o600);

@@ -71,19 +71,18 @@ fn kvm_that_cannot_be_used_is_refused_with_the_reason_and_auto_says_why_it_takes
         .prints("")
         .says_only(&format!("rdvm: {state}, or use --engine qemu\n"));
     if engines().contains(&"qemu") {
-        let auto = || Rdvm::verb("run").image(busybox().path());
-        let why = format!("rdvm: {}; running in QEMU, slower\n", state.reason());
-        auto()
-            .command(&["busybox", "true"])
-            .run()
-            .exits(0)
-            .says_only(&why);
-        let quiet = Rdvm::verb("run").option("-q").image(busybox().path());
-        quiet
-            .command(&["busybox", "true"])
-            .run()
-            .exits(0)
-            .says_only("");
+        let home = tempfile::tempdir().unwrap();
+        let auto = |option: &[&str]| {
+            let run = option.iter().fold(Rdvm::verb("run"), Rdvm::option);
+            let run = run.with_variable("RDVM_CACHE", home.path());
+            let run = run.image(busybox().path());
+            run.command(&["busybox", "true"]).run().exits(0)
+        };
+        let why = format!("rdvm: {}; running in QEMU, slower", state.reason());
+        auto(&["-q"]).says_only("");
+        auto(&[]).says_only(&format!("{why} (said once a day)\n"));
+        auto(&[]).says_only("");
+        auto(&["--verbose"]).says(&format!("{why}\n"));
     }
 }
 

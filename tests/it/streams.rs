@@ -174,10 +174,11 @@ fn the_console_goes_to_a_file_as_well() {
 
 #[test]
 fn when_the_machine_dies_before_the_command_the_last_console_lines_are_shown() {
+    let init = Image::empty().file("init", 0o755, "#!/bin/sh\nexit 3\n");
     for engine in engines() {
         let run = Rdvm::on(engine)
-            .option("--append")
-            .option("rdinit=/nowhere root=/dev/nothing");
+            .option("--rdinit")
+            .option(init.path().join("init"));
         let run = run
             .image(busybox().path())
             .command(&["busybox", "true"])

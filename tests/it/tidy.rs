@@ -17,7 +17,7 @@ const USES: &[(&str, &[&str])] = &[
         "error",
         &[
             "cmdline", "copyin", "copyout", "engine", "hostmem", "image", "initrd", "kernel",
-            "memory", "trust",
+            "memory", "report", "trust",
         ],
     ),
     ("atomic", &[]),
@@ -93,6 +93,7 @@ const USES: &[(&str, &[&str])] = &[
         ],
     ),
     ("level", &[]),
+    ("notice", &[]),
     (
         "doctor",
         &["engine", "error", "hostmem", "kernel", "level", "units"],
@@ -437,4 +438,95 @@ fn documents_name_files_that_exist() {
             }
         }
     }
+}
+
+/// The paragraph of docs/architecture.md that begins like this, as one line.
+fn architecture(start: &str) -> String {
+    let text = fs::read_to_string("docs/architecture.md").unwrap();
+    let paragraph = text.split("\n\n").find(|part| part.starts_with(start));
+    let paragraph = paragraph.unwrap_or_else(|| panic!("no paragraph begins with {start:?}"));
+    paragraph.replace('\n', " ")
+}
+
+/// The source files that a text names in backticks.
+fn named_sources(text: &str) -> BTreeSet<&str> {
+    let words = text.split('`').skip(1).step_by(2);
+    words
+        .filter(|word| word.ends_with(".rs") && word.contains("src/"))
+        .collect()
+}
+
+#[test]
+fn the_architecture_lists_the_files_with_unsafe_code_and_counts_them() {
+    let text = architecture("**Unsafe code**");
+    let (list, _) = text.split_once("Everything else").unwrap();
+    assert_eq!(named_sources(list), UNSAFE.iter().copied().collect());
+    let words = [
+        "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    ];
+    let count = words[UNSAFE.len() - 4];
+    assert!(list.contains(&format!(" is in {count} files: ")), "{list}");
+}
+
+#[test]
+fn what_the_architecture_calls_a_leaf_imports_nothing() {
+    let text = architecture("Beside the path");
+    let (before, _) = text.split_once(" are leaves").unwrap();
+    let leaves = named_sources(before.rsplit(';').next().unwrap());
+    assert!(!leaves.is_empty());
+    for path in leaves {
+        let source = fs::read_to_string(path).unwrap();
+        assert_eq!(imports(code(&source)), BTreeSet::new(), "{path}");
+    }
+}
+
+#[test]
+fn the_size_of_rdinit_in_the_documents_is_that_of_the_built_one() {
+    let built = rdvm::initrd::payload::RDINIT.len() as f64 / 1000.0;
+    for (document, before) in [
+        ("README.md", "PID 1, a static program of "),
+        ("docs/decisions.md", "without a libc into a static ELF of "),
+        ("docs/decisions.md", "**rdinit has "),
+    ] {
+        let text = fs::read_to_string(document).unwrap().replace('\n', " ");
+        let (_, after) = text.split_once(before).unwrap();
+        let (number, _) = after.split_once(" KB").unwrap();
+        let named: f64 = number.parse().unwrap();
+        assert!(
+            (named / built - 1.0).abs() < 0.1,
+            "{document} says {named} KB, it has {built:.1}"
+        );
+    }
+}
+
+#[test]
+fn documents_refer_to_documents_of_this_repository() {
+    let mut texts = sources();
+    for directory in [".", "docs", "kernels"] {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&path).unwrap();
+                texts.push((path, text));
+            }
+        }
+    }
+    let mut seen = 0;
+    for (path, text) in &texts {
+        let is_part = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+        for word in text.split(|c: char| !is_part(c)) {
+            let word = word.trim_end_matches('.');
+            if !word.ends_with(".md") || word == ".md" {
+                continue;
+            }
+            let beside = path.parent().unwrap().join(word);
+            assert!(
+                beside.exists() || Path::new(word).exists(),
+                "{} refers to {word}, which is not there",
+                path.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "only {seen} references were found");
 }

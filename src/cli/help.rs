@@ -1,0 +1,166 @@
+//! What the help and the man pages say beyond the options: examples, environment, exit status.
+
+use std::fmt::Write;
+
+/// A command line, and what it does.
+pub type Example = (&'static str, &'static str);
+
+/// Examples of `run`.
+pub const RUN: &[Example] = &[
+    (
+        "rdvm run debian.tar dpkg -l",
+        "Run a command in an archive, as root of a machine of its own.",
+    ),
+    (
+        "docker save app | rdvm run - make check",
+        "Run a docker image from a pipe.",
+    ),
+    (
+        "rdvm run -it -m 2g debian sh",
+        "Open a shell in a machine with 2 GiB of RAM.",
+    ),
+    (
+        "rdvm run --copy-in src:/src --copy-out /src/out:out build.tar make -C /src",
+        "Build, and fetch the result.",
+    ),
+    (
+        "rdvm run --timeout 10s --report r.json -u nobody box ./program",
+        "Run untrusted code, and keep a report.",
+    ),
+];
+
+/// Examples of `pack`.
+pub const PACK: &[Example] = &[
+    (
+        "rdvm pack -o root.cpio debian",
+        "Write a directory as an initrd.",
+    ),
+    (
+        "rdvm pack -o app.tar --format docker --tag app:1 --cmd /bin/app dir",
+        "Make an image for docker load.",
+    ),
+    (
+        "rdvm pack -o layer.tar --base debian.tar changed",
+        "Write only what differs from another image.",
+    ),
+];
+
+/// Examples of `inspect`.
+pub const INSPECT: &[Example] = &[
+    (
+        "rdvm inspect debian.tar",
+        "Show layers, digest, command and the RAM a run needs.",
+    ),
+    (
+        "rdvm inspect --json debian.tar | jq -r .digest",
+        "Print the digest alone.",
+    ),
+    (
+        "rdvm inspect --lock debian.tar",
+        "Agree on this image: later runs refuse another one.",
+    ),
+];
+
+/// Examples of `kernel`.
+pub const KERNEL: &[Example] = &[
+    (
+        "rdvm kernel list",
+        "Show which kernel a run takes, and why.",
+    ),
+    (
+        "rdvm kernel build",
+        "Build the small kernel, for all later runs.",
+    ),
+    (
+        "rdvm kernel check /boot/config-6.1.0",
+        "Tell which features of rdvm a kernel supports.",
+    ),
+];
+
+/// Examples of `doctor`.
+pub const DOCTOR: &[Example] = &[
+    (
+        "rdvm doctor",
+        "Show what works here, with a remedy for each problem.",
+    ),
+    (
+        "rdvm doctor --json | jq -r '.findings[] | select(.level == \"problem\").text'",
+        "Print the problems alone.",
+    ),
+];
+
+/// Examples of `cache`.
+pub const CACHE: &[Example] = &[
+    (
+        "rdvm cache list",
+        "Show the packed images that run --cache has kept.",
+    ),
+    (
+        "rdvm cache prune --to 2g",
+        "Remove the least recently used, down to 2 GiB.",
+    ),
+];
+
+/// The variables that rdvm reads.
+pub const ENVIRONMENT: &[(&str, &str)] = &[
+    (
+        "RDVM_KERNEL",
+        "The kernel to boot, as for --kernel, which has precedence.",
+    ),
+    (
+        "RDVM_QEMU",
+        "The QEMU program to use instead of qemu-system-x86_64 from PATH.",
+    ),
+    (
+        "RDVM_CACHE",
+        "The cache directory: kernels, and the images that --cache keeps.",
+    ),
+    (
+        "XDG_CACHE_HOME, HOME",
+        "Without RDVM_CACHE, the cache is $XDG_CACHE_HOME/rdvm, else $HOME/.cache/rdvm.",
+    ),
+    (
+        "TMPDIR",
+        "The directory for temporary files, /tmp when not set.",
+    ),
+    (
+        "SOURCE_DATE_EPOCH",
+        "The latest modification time that packed files get, in seconds since 1970.",
+    ),
+];
+
+/// The exit status of `run`.
+pub const RUN_STATUS: &[(&str, &str)] = &[
+    ("0 to 255", "The command's own."),
+    ("124", "--timeout passed."),
+    (
+        "125",
+        "rdvm or the machine failed, or the command line was wrong. --report tells it from a command's own 125.",
+    ),
+    ("126", "The command was found but cannot be run."),
+    ("127", "The command was not found."),
+    ("128+n", "Signal n killed the command, or stopped rdvm."),
+];
+
+/// The exit status of verbs that judge: doctor and kernel check.
+pub const VERDICT_STATUS: &[(&str, &str)] = &[
+    ("0", "A run can work."),
+    ("1", "A run cannot work; the output says why."),
+    ("125", "rdvm failed, or the command line was wrong."),
+];
+
+/// The exit status of all other verbs.
+pub const STATUS: &[(&str, &str)] = &[
+    ("0", "Success."),
+    ("125", "rdvm failed, or the command line was wrong."),
+];
+
+/// The examples as the end of a verb's help.
+pub(super) fn examples(examples: &[Example]) -> String {
+    let mut text = String::from("Examples:");
+    for (line, what) in examples {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n  {line}\n      {what}");
+    }
+    text
+}
