@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{XattrFlags, lsetxattr};
 use rustix::io::Errno;
 
-use crate::support::{Image, Rdvm, Run, busybox, engines, left_out, missing, sized};
+use crate::support::{Image, Rdvm, Run, busybox, engines, left_out, missing};
 
 /// `cap_net_bind_service=ep` as a file capability of revision 2 (`linux/capability.h`).
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

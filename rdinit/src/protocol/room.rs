@@ -42,7 +42,7 @@ mod tests {
             let room = Room::within(free);
             let taken = room.bytes + room.inodes * INODE_BYTES;
             assert!(taken + free / PROGRAMS_SHARE <= free, "{mebibytes} MiB");
-            assert!(mebibytes < 8 || room.bytes > free / 2, "{mebibytes} MiB");
+            assert!(mebibytes < 23 || room.bytes > free / 2, "{mebibytes} MiB");
         }
     }
 }
