@@ -130,7 +130,10 @@ impl Console {
     /// Takes bytes from the port.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
-        self.silent = (!self.runs).then(|| Instant::now() + SILENCE);
+        // Engines hand over what there is, which may be nothing.
+        if !bytes.is_empty() {
+            self.silent = (!self.runs).then(|| Instant::now() + SILENCE);
+        }
         if let Some(copy) = &mut self.copy {
             copy.push(bytes);
         }
@@ -304,6 +307,7 @@ mod tests {
         console.push(text.as_bytes());
         // Time passes.
         console.silent = console.silent.map(|_| Instant::now());
+        console.push(b"");
         console
     }
 

@@ -231,8 +231,10 @@ fn a_machine_that_stops_for_good_before_the_command_runs_ends_the_run_with_a_rea
 #[test]
 fn a_machine_that_sleeps_or_was_stopped_is_not_taken_for_one_that_has_halted() {
     for engine in engines() {
-        let sleeps = "#!/bin/sh\nbusybox sleep 12\necho 7 >/dev/ttyS2\n";
-        let image = Image::busybox().file("sleeps", 0o755, sleeps);
+        let sleeps = "#!/bin/sh\nbusybox mount -t devtmpfs dev /dev\nbusybox sleep 12\necho 7 >/dev/ttyS2\nexec busybox sleep 1000\n";
+        let image = Image::busybox()
+            .directory("dev", 0o755)
+            .file("sleeps", 0o755, sleeps);
         let rdinit = image.path().join("sleeps");
         let own = Rdvm::on(engine).option("--rdinit").option(&rdinit);
         let own = own.image(image.path()).spawn();

@@ -122,8 +122,8 @@ fn a_host_that_gives_too_little_gets_one_line_and_nothing_is_left() {
     }
 }
 
-/// Resident memory of a process in KiB: of mappings below 12 MiB anonymous and all, of larger ones all. The guest's RAM
-/// is two: below the kernel, and from it on with huge pages.
+/// Resident memory of a process in KiB: of mappings below 12 MiB anonymous and all, of larger ones all. The guest's 96 MiB
+/// are two: below the kernel, and from it on with huge pages.
 fn resident(pid: u32) -> (u64, u64, u64) {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let field = |line: &str, name: &str| -> Option<u64> {

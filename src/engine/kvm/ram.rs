@@ -24,7 +24,7 @@ use crate::units::PAGE;
 const MOST: u64 = 1 << 46;
 
 /// Machines of up to so many bytes have small pages below the kernel.
-const SMALL: u64 = 64 << 20;
+const SMALL: u64 = 96 << 20;
 
 /// RAM has one or two slots from 0 on.
 const RINGS_SLOT: u32 = 2;
