@@ -118,6 +118,13 @@ impl Listener {
         if let Some(errno) = self.input.failure().filter(|_| self.verdict.is_none()) {
             return Some(Ending::InputFailed(errno.raw_os_error()));
         }
+        if let Some(panic) = self.console.stays_panicked() {
+            return Some(Ending::Died {
+                started: false,
+                panic: Some(panic),
+                how: None,
+            });
+        }
         let now = Instant::now();
         if self.copy_deadline().is_some_and(|deadline| deadline <= now) {
             return self.outcome();
@@ -174,12 +181,14 @@ impl Listener {
         if let Some(deadline) = self.copy_deadline() {
             return Some(until(deadline));
         }
-        match &self.course.stopping {
+        let left = match &self.course.stopping {
             Some(stopping) if stopping.until > Instant::now() || !self.owes_output() => {
                 Some(until(stopping.until))
             }
             _ => watch.time_left(),
-        }
+        };
+        let silent = self.console.silent_at().map(until);
+        left.into_iter().chain(silent).min()
     }
 
     /// Whether a reader of ours, who may be slow, has not got all yet that is below the limit.

@@ -156,23 +156,74 @@ fn a_command_that_kills_everything_it_may_still_has_an_exit_code() {
 #[test]
 fn a_guest_that_resets_the_machine_has_no_exit_code_and_that_is_125() {
     for engine in engines() {
-        // To QEMU's caller a halted machine looks like one that computes: only the deadline ends it.
-        let halted = match *engine {
-            "kvm" => (125, "machine-died"),
-            _ => (124, "timed-out"),
-        };
-        for (how, (code, ending)) in [
-            ("reboot -f", (125, "machine-died")),
-            ("poweroff -f", (125, "machine-died")),
-            ("halt -f", halted),
-        ] {
+        for how in ["reboot -f", "poweroff -f", "halt -f"] {
             // A machine that is gone sends nothing: PID 1 gets time to pass the line on.
             let script = format!("echo before; sleep 1; busybox {how}; sleep 100");
-            let (run, outcome) = sh(engine, &["--timeout", "20s"], &script);
-            let run = run.exits(code);
-            assert_eq!(outcome, ending, "{how}");
-            run.prints("before\n");
+            let (run, outcome) = sh(engine, &[], &script);
+            let run = run.exits(125).prints("before\n");
+            assert_eq!(outcome, "machine-died", "{how}");
+            if how == "halt -f" {
+                run.says("the machine halted for good before it ended; there is no exit status");
+            }
         }
+    }
+}
+
+/// A PID 1 of one's own, which says nothing by which rdvm would know it.
+#[test]
+fn a_machine_that_stops_for_good_before_the_command_runs_ends_the_run_with_a_reason() {
+    for engine in engines() {
+        let halts = Image::busybox().file("stop", 0o755, "#!/bin/sh\nexec busybox halt -f\n");
+        let dies = Image::busybox().file("stop", 0o755, "#!/bin/sh\nexit 0\n");
+        let died = "panic before the command ran: Attempted to kill init! exitcode=0x00000000;";
+        for (image, append, words) in [
+            (
+                &halts,
+                "",
+                "machine: halted for good before the command ran",
+            ),
+            // The kernel stays where it panicked, computing.
+            (&dies, "panic=0", died),
+        ] {
+            let rdinit = image.path().join("stop");
+            let options = ["--append", append, "--rdinit", rdinit.to_str().unwrap()];
+            let (run, _, _) = reported(engine, &options, image.path(), &[]);
+            run.exits(125).prints("").says(words);
+        }
+    }
+}
+
+/// It sleeps as long as a machine that has halted is given, and is held up by signals as well.
+#[test]
+fn a_machine_that_sleeps_or_was_stopped_is_not_taken_for_one_that_has_halted() {
+    for engine in engines() {
+        let sleeps = "#!/bin/sh\nbusybox mount -t devtmpfs dev /dev\nbusybox sleep 12\necho 7 >/dev/ttyS2\nexec busybox sleep 1000\n";
+        let image = Image::busybox()
+            .directory("dev", 0o755)
+            .file("sleeps", 0o755, sleeps);
+        let rdinit = image.path().join("sleeps");
+        let own = Rdvm::on(engine).option("--rdinit").option(&rdinit);
+        let own = own.image(image.path()).spawn();
+        let mut child = Rdvm::on(engine).image(busybox().path());
+        child = child.option("-q");
+        let mut child = child.sh("echo on; sleep 12; exit 8").spawn();
+        let mut line = [0; 3];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut line)
+            .unwrap();
+        let processes = || children_of(child.id()).into_iter().chain([child.id()]);
+        for process in processes() {
+            send(process, "STOP");
+            std::thread::sleep(Duration::from_secs(7));
+            send(process, "CONT");
+        }
+        Run(child.wait_with_output().unwrap())
+            .exits(8)
+            .says_only("");
+        Run(own.wait_with_output().unwrap()).exits(7);
     }
 }
 

@@ -72,6 +72,9 @@ const MACHINE: &str =
 /// Where ACPI's tables have the register that switches off: QEMU ends when something is written there.
 const OFF_SWITCH: &str = "isa-debug-exit,iosize=2,iobase";
 
+/// By the names of its threads it is seen which of them are CPUs (`halt.rs`).
+const NAME: &str = "rdvm,debug-threads=on";
+
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
@@ -80,6 +83,8 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry.
 pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     let mut args = vec![
+        "-name".into(),
+        NAME.into(),
         "-accel".into(),
         "tcg,thread=multi".into(),
         "-M".into(),

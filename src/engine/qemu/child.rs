@@ -52,6 +52,11 @@ impl Process {
         Ok(Self { child, stderr })
     }
 
+    /// Its number.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it now, if it has not ended; gives its status and what it said on its standard error.
     pub(super) fn finish(mut self) -> (Option<ExitStatus>, String) {
         let ended = self.child.try_wait().ok().flatten();

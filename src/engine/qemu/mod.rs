@@ -1,11 +1,13 @@
 //! The QEMU engine: a child `qemu-system-x86_64` with software emulation and the same three ports.
 //!
-//! `args.rs` says what it is started with, `child.rs` owns the process, `session.rs` is the loop that watches it.
+//! `args.rs` says what it is started with, `child.rs` owns the process, `session.rs` is the loop that watches it, `halt.rs`
+//! sees that nothing more is to come.
 
 mod args;
 mod cables;
 #[allow(unsafe_code)]
 mod child;
+mod halt;
 mod session;
 mod shared;
 #[allow(unsafe_code)]
@@ -26,6 +28,7 @@ use rustix::io::Errno;
 use self::args::{Fds, Settings};
 use self::cables::Cables;
 use self::child::Process;
+use self::halt::Pulse;
 use self::session::Session;
 use self::shared::Place;
 use crate::engine::{acpi, probe};
@@ -264,6 +267,7 @@ impl Qemu {
             mouths,
             listener: &mut listener,
             watch,
+            pulse: Pulse::new(process.id(), machine.cpus),
             // One that is shared is part of the RAM; then the copy of the kernel is what has been used up.
             unpacked: Some(if shared.is_none() { &initrd } else { &kernel }),
         }

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+use super::halt::Pulse;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
 use crate::watch::Watch;
@@ -67,6 +68,7 @@ pub(super) struct Session<'a> {
     pub(super) watch: &'a Watch,
     /// A file of ours that QEMU has read, and that nobody needs any more once the guest has unpacked its initrd.
     pub(super) unpacked: Option<&'a File>,
+    pub(super) pulse: Pulse,
 }
 
 impl Session<'_> {
@@ -101,6 +103,16 @@ impl Session<'_> {
                 if self.ports.iter().all(|inlet| !inlet.open) {
                     return Ok(None);
                 }
+            }
+            // A machine whose output nobody takes waits for that.
+            if received > 0 || !flushed {
+                self.pulse.beats();
+            } else if self.pulse.has_stopped() {
+                return Ok(Some(Ending::Died {
+                    started: self.listener.moments().started.is_some(),
+                    panic: self.listener.console().panic(),
+                    how: Some("halted for good".to_owned()),
+                }));
             }
             self.send();
             if received == 0 || !flushed {
@@ -174,10 +186,9 @@ impl Session<'_> {
             .iter()
             .map(|inlet| self.listener.has_room(inlet.port))
             .collect();
-        let left = self
-            .listener
-            .time_left(self.watch)
-            .and_then(|left| Timespec::try_from(left).ok());
+        let tick = self.pulse.time_left();
+        let left = self.listener.time_left(self.watch);
+        let left = Timespec::try_from(left.map_or(tick, |left| left.min(tick))).ok();
         let watch = self.watch.fd();
         let mut set = vec![PollFd::new(&watch, PollFlags::IN)];
         let input = self.listener.input();
@@ -257,6 +268,7 @@ mod tests {
             unpacked: None,
             listener: &mut listener,
             watch: &watch,
+            pulse: Pulse::new(std::process::id(), 1),
         };
         let directory = Errno::ISDIR.raw_os_error();
         let ending = session.run().unwrap();

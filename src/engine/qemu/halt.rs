@@ -1,0 +1,155 @@
+//! A machine that has stopped for good, which QEMU does not tell: it looks like one that waits.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Time without output before the first look, and between looks.
+const TICK: Duration = Duration::from_secs(1);
+/// Looks in a row that find a machine as it was.
+const LOOKS: u32 = 4;
+
+/// Looks now and then at a machine that prints nothing.
+///
+/// A guest that lives wakes up: its timer cannot be set to more than 27 ms (`PIT`), whatever it waits for. The thread of a
+/// CPU that has halted and gets no interrupt does not: it sleeps, and the number of times that it went to sleep stays as it
+/// is. A thread that waits for the host's CPU, or that was stopped by a signal, does not sleep.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    process: u32,
+    cpus: usize,
+    next: Instant,
+    last: Option<Vec<Naps>>,
+    still: u32,
+}
+
+/// How often a thread went to sleep, by the thread's number.
+type Naps = (u32, u64);
+
+impl Pulse {
+    /// For a QEMU with this process number and that many CPUs, each with a thread of its own.
+    pub(super) fn new(process: u32, cpus: u8) -> Self {
+        Self {
+            process,
+            cpus: usize::from(cpus),
+            next: Instant::now() + TICK,
+            last: None,
+            still: 0,
+        }
+    }
+
+    /// Takes note that the machine lives.
+    pub(super) fn beats(&mut self) {
+        (self.last, self.still) = (None, 0);
+        self.next = Instant::now() + TICK;
+    }
+
+    /// Time until the next look.
+    pub(super) fn time_left(&self) -> Duration {
+        self.next.saturating_duration_since(Instant::now())
+    }
+
+    /// Has a look if it is time; true once the machine has stopped for good.
+    pub(super) fn has_stopped(&mut self) -> bool {
+        if !self.time_left().is_zero() {
+            return false;
+        }
+        self.next = Instant::now() + TICK;
+        let seen = self.look();
+        let same = seen.is_some() && seen == self.last;
+        self.still = if same { self.still + 1 } else { 0 };
+        self.last = seen;
+        self.still >= LOOKS
+    }
+
+    /// The CPUs' threads, if all of them and QEMU's first thread, which makes their interrupts, sleep.
+    fn look(&self) -> Option<Vec<Naps>> {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.process));
+        let mut cpus = Vec::with_capacity(self.cpus);
+        for task in fs::read_dir(tasks).ok()? {
+            let task = task.ok()?;
+            let number: u32 = task.file_name().to_str()?.parse().ok()?;
+            let status = fs::read_to_string(task.path().join("status")).ok()?;
+            let thread = Thread::read(&status)?;
+            if (thread.is_cpu || number == self.process) && !thread.sleeps {
+                return None;
+            }
+            if thread.is_cpu {
+                cpus.push((number, thread.naps));
+            }
+        }
+        cpus.sort_unstable();
+        (cpus.len() == self.cpus).then_some(cpus)
+    }
+}
+
+/// What proc(5) says of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Thread {
+    is_cpu: bool,
+    sleeps: bool,
+    naps: u64,
+}
+
+impl Thread {
+    /// From `/proc/PID/task/TID/status`.
+    fn read(status: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let mut lines = status.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.map(str::trim)
+        };
+        let name = field("Name")?;
+        Some(Self {
+            // "CPU 0/TCG"; QEMU names them so on request.
+            is_cpu: name.starts_with("CPU ") && name.ends_with("/TCG"),
+            sleeps: field("State")?.starts_with('S'),
+            naps: field("voluntary_ctxt_switches")?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(name: &str, state: &str, naps: u64) -> String {
+        format!(
+            "Name:\t{name}\nUmask:\t0022\nState:\t{state}\nvoluntary_ctxt_switches:\t{naps}\n\
+             nonvoluntary_ctxt_switches:\t7\n"
+        )
+    }
+
+    #[test]
+    fn a_cpus_thread_is_known_by_its_name_and_asleep_in_one_state_only() {
+        let read = |name, state| Thread::read(&status(name, state, 12)).unwrap();
+        let halted = read("CPU 0/TCG", "S (sleeping)");
+        let expected = Thread {
+            is_cpu: true,
+            sleeps: true,
+            naps: 12,
+        };
+        assert_eq!(halted, expected);
+        assert!(!read("qemu-system-x86", "S (sleeping)").is_cpu);
+        for awake in [
+            "R (running)",
+            "T (stopped)",
+            "t (tracing stop)",
+            "D (disk sleep)",
+        ] {
+            assert!(!read("CPU 11/TCG", awake).sleeps, "{awake}");
+        }
+        assert_eq!(Thread::read("Name:\tCPU 0/TCG\n"), None);
+    }
+
+    /// This process has no thread with such a name.
+    #[test]
+    fn a_process_without_the_threads_that_are_expected_is_never_taken_for_stopped() {
+        let mut pulse = Pulse::new(std::process::id(), 1);
+        assert_eq!(pulse.look(), None);
+        for _ in 0..2 * LOOKS {
+            pulse.next = Instant::now();
+            assert!(!pulse.has_stopped());
+        }
+    }
+}
