@@ -13,7 +13,7 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-files test-programs test-kvm-native test-big test-many test-quick check-speed check-speed-accept examples soak fuzz
+.PHONY: all build demo test test-kvm test-files test-programs test-kvm-native test-big test-many test-load test-quick check-speed check-speed-accept examples soak fuzz
 .PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density
 .PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
@@ -64,6 +64,9 @@ test-big: ## an initrd of two GiB on KVM, some minutes
 
 test-many: ## two hundred machines of one image at once, or RDVM_MANY, as far as the memory goes
 	RDVM_MANY=$(or $(RDVM_MANY),200) $(CARGO) test --release --test it -- --nocapture many::
+
+test-load: ## two hundred emulated machines, or RDVM_LOAD, one after the other beside six busy loops: each boots, and sleeps end in time
+	RDVM_LOAD=$(or $(RDVM_LOAD),200) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --release --test it -- --nocapture load::sleeps
 
 test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
 	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)

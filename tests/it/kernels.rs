@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::support::{RDVM, Rdvm, Run, busybox, engines, missing, note_run};
 
 /// The kernels that were fetched: two releases, cloud and generic; Ubuntu's cloud kernel may be its generic one.
-fn kernels() -> &'static [PathBuf] {
+pub(crate) fn kernels() -> &'static [PathBuf] {
     static KERNELS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     KERNELS.get_or_init(|| {
         let directory = std::env::var_os("RDVM_TEST_KERNELS");

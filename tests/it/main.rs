@@ -58,6 +58,8 @@ mod xattrs;
 
 mod machine;
 
+mod load;
+
 mod stubs;
 
 mod kernels;
