@@ -13,7 +13,7 @@ use crate::base::{Base, Body};
 use crate::cmdline;
 use crate::copyout::Receiver;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::escape::{escaped, shown};
 use crate::image::tree::{Kind, Tree};
 use crate::initrd::layout::Layout;
@@ -67,7 +67,17 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         copied,
         contents,
         share,
-    } = plan_and_keep(request)?;
+    } = match plan_and_keep(request) {
+        // What was to be copied out is answered as after any other end.
+        Err(Error::NotStarted(mut report)) => {
+            if let Some(receiver) = receiver {
+                let why = report.message.clone();
+                report.add_copies(receiver.finish(why.as_deref()));
+            }
+            return Err(Error::NotStarted(report));
+        }
+        plan => plan?,
+    };
     let name = base.init;
     let command_name = command_name(&command);
     let rings = request.wants_rings().then(|| engine.rings_at());

@@ -145,6 +145,20 @@ fn what_the_image_tells_is_told_before_anything_boots_or_is_packed() {
     run(&[], &[]).exits(127).says("name a command after IMAGE");
     let late = run(&[], &["--memory", "1g", "alias"]).exits(127);
     late.says("--memory: not found in the image; options of rdvm stand before IMAGE");
+    let dir = tempfile::tempdir().unwrap();
+    let (report, out) = (dir.path().join("report"), dir.path().join("out"));
+    let out = format!("/x:{}", out.display());
+    let options = ["--report", report.to_str().unwrap(), "--copy-out", &out];
+    run(&options, &["nonsense"]).exits(127);
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    crate::support::schema::conforms(&report);
+    assert_eq!(report["outcome"], "not-found");
+    assert_eq!(
+        report["copied"].as_array().map(Vec::len),
+        Some(1),
+        "{report}"
+    );
     // What may be there is left to the guest, which this engine never starts.
     let copy = format!("{}:/bin/nonsense", image.path().join("opt/tool").display());
     run(&["--copy-in", &copy], &["nonsense"]).exits(125);
