@@ -60,6 +60,11 @@ const PER_CPU: ByteSize = ByteSize::mib(1);
 /// What QEMU leaves free between the initrd and the end of the RAM (ACPI tables on the PC).
 const QEMU_KEEPS: u64 = 256 << 10;
 
+/// Both engines have RAM above 4 GiB in a machine of more than this. Then the kernel sets aside `swiotlb`, buffers for
+/// devices that do not reach it, whether there are any or not.
+const LOW: u64 = 3 << 30;
+const BOUNCE: u64 = 64 << 20;
+
 /// An inode, its directory entry and their page-cache bookkeeping.
 const PER_ENTRY: u64 = 1200;
 
@@ -218,7 +223,11 @@ fn for_tmpfs(fixed: ByteSize, initrd: ByteSize, half: u64) -> ByteSize {
         .saturating_add(initrd.0)
         .saturating_add(half.saturating_mul(2));
     // All of it, of which page structs and hash tables, a 256th, leave `used`.
-    let total = used.saturating_add(used / 50 + PAGE);
+    let all = |used: u64| used.saturating_add(used / 50 + PAGE);
+    let total = match all(used) {
+        total if total > LOW => all(used.saturating_add(BOUNCE)),
+        total => total,
+    };
     ByteSize(total).mib_round_up()
 }
 

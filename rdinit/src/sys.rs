@@ -395,16 +395,6 @@ pub fn boot_clock() -> u64 {
     }
 }
 
-/// RAM that nobody uses, in bytes.
-pub fn free_ram() -> u64 {
-    // struct sysinfo: word 5 is freeram, in the units of word 13.
-    let mut words = [0u64; 14];
-    match call3(99, words.as_mut_ptr() as usize, 0, 0) {
-        Ok(_) => words[5].saturating_mul(words[13] & 0xffff_ffff),
-        Err(_) => 0,
-    }
-}
-
 /// Copies the kernel's log into `buffer`; gives how much it is.
 pub fn kernel_log(buffer: &mut [u8]) -> Result<usize> {
     call3(103, 3, buffer.as_mut_ptr() as usize, buffer.len())

@@ -1,4 +1,4 @@
-//! Limits, signals to others, terminals and serial ports.
+//! Limits, free memory, signals to others, terminals and serial ports.
 
 use super::{O_CLOEXEC, O_NOCTTY, O_RDWR, Result, call, call3, open};
 
@@ -6,6 +6,16 @@ use super::{O_CLOEXEC, O_NOCTTY, O_RDWR, Result, call, call3, open};
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
     call3(160, resource as usize, &raw const limit as usize, 0).map(drop)
+}
+
+/// RAM that nobody uses, in bytes.
+pub fn free_ram() -> u64 {
+    // struct sysinfo: word 5 is freeram, in the units of word 13.
+    let mut words = [0u64; 14];
+    match call3(99, words.as_mut_ptr() as usize, 0, 0) {
+        Ok(_) => words[5].saturating_mul(words[13] & 0xffff_ffff),
+        Err(_) => 0,
+    }
 }
 
 /// Sends a signal to a process group.
