@@ -61,7 +61,7 @@ fn check(cpus: u8, memory: ByteSize, cmdline: &str) -> Result<(), Error> {
     if !(1..=CPUS_MAX).contains(&cpus) {
         return Err(Error::Cpus(cpus));
     }
-    if memory.0 == 0 || memory.0 % PAGE != 0 {
+    if memory.0 == 0 || !memory.0.is_multiple_of(PAGE) {
         return Err(Error::Memory(memory));
     }
     if cmdline.len() > CMDLINE_MAX {
