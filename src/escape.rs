@@ -29,9 +29,39 @@ pub fn shown(path: &Path) -> String {
     escaped(path.as_os_str().as_bytes())
 }
 
+/// Returns the text without the numbers that Rust adds to the system's messages: " (os error 2)".
+pub fn without_errno(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part
+            .find(')')
+            .filter(|end| part[..*end].bytes().all(|byte| byte.is_ascii_digit()));
+        match digits {
+            Some(end) => plain.push_str(&part[end + 1..]),
+            None => plain.extend([" (os error ", part]),
+        }
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_errors_are_left_out_and_nothing_else() {
+        for (text, plain) in [
+            ("a: No such file (os error 2); b", "a: No such file; b"),
+            ("x (os error 2) (os error 13)", "x"),
+            (
+                "a file (os error x) and (os error ",
+                "a file (os error x) and (os error ",
+            ),
+        ] {
+            assert_eq!(without_errno(text), plain);
+        }
+    }
 
     #[test]
     fn messages_never_carry_raw_control_bytes() {

@@ -17,7 +17,7 @@ use rdvm::cli::{
 use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::error::Error;
-use rdvm::escape::shown;
+use rdvm::escape::{shown, without_errno};
 use rdvm::image::Sources;
 use rdvm::image::config::Config;
 use rdvm::image::tree::Tree;
@@ -390,22 +390,6 @@ fn build_kernel(args: BuildArgs) -> Result<u8> {
 fn say(text: &str) {
     progress::clear();
     let _ = writeln!(std::io::stderr(), "rdvm: {}", without_errno(text));
-}
-
-/// The text without the numbers that Rust adds to the system's messages: " (os error 2)".
-fn without_errno(text: &str) -> String {
-    let mut parts = text.split(" (os error ");
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let digits = part
-            .find(')')
-            .filter(|end| part[..*end].bytes().all(|byte| byte.is_ascii_digit()));
-        match digits {
-            Some(end) => plain.push_str(&part[end + 1..]),
-            None => plain.extend([" (os error ", part]),
-        }
-    }
-    plain
 }
 
 /// A verdict, and the exit code that says the same.

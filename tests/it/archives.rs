@@ -150,7 +150,7 @@ fn layer_without_end(dir: &Path) -> Vec<u8> {
 /// Says what became of the files of [`layers`].
 const LOOK: &str = "cd /etc && ls | tr '\\n' ' ' && cat replaced kept linked && stat -c ' %a %h' kept && \
                     stat -c '%a %u:%g %t,%T' device";
-const SEEN: &str = "device kept linked replaced 211 640 2\n620 12:34 4,5\n";
+const SEEN: &str = "device hostname hosts kept linked mtab replaced 211 640 2\n620 12:34 4,5\n";
 
 #[test]
 fn a_docker_archive_runs_without_being_unpacked() {

@@ -286,6 +286,7 @@ fn a_hundred_thousand_files_are_copied_and_counted() {
             .option("-m")
             .option("8m")
             .image(busybox().path())
+            .sh("true")
             .run();
         let text = run.exits(125).stderr();
         let (_, rest) = text.split_once("the image needs ").expect(&text);

@@ -62,7 +62,9 @@ impl Project {
             fs::create_dir(path.join("bin")).unwrap();
             fs::write(path.join(file), name).unwrap();
         }
-        fs::copy("/bin/busybox", project.path().join("base/bin/sh")).unwrap();
+        for program in ["bin/sh", "init"] {
+            fs::copy("/bin/busybox", project.path().join("base").join(program)).unwrap();
+        }
         fs::create_dir_all(project.path().join("deep/down")).unwrap();
         rdvm_in(project.path(), &["pack", "-o", "app.tar", "base"]).exits(0);
         for image in ["base", "top"] {

@@ -97,7 +97,7 @@ fn more_ram_than_the_host_has_is_refused_before_anything_is_read() {
 fn files_that_the_host_has_no_memory_for_are_refused_before_they_are_read() {
     // A cpio archive has no larger files, and one without a block is read in no time.
     let size = 3 << 30;
-    let large = Image::empty();
+    let large = Image::empty().file("init", 0o755, "");
     for number in 0..=host_memory() / size {
         let file = fs::File::create(large.path().join(number.to_string())).unwrap();
         file.set_len(size).unwrap();
@@ -136,12 +136,14 @@ fn a_control_groups_limit_counts_like_the_hosts_memory() {
         .exits(125)
         .says("--memory: 300 MiB is more than there can be: the control group is limited to 256 MiB; ");
     let dir = TempDir::new().unwrap();
-    let large = Image::empty().file("zero", 0o644, vec![7; 270 << 20]);
+    let large = Image::empty()
+        .file("init", 0o755, "")
+        .file("zero", 0o644, vec![7; 270 << 20]);
     group
         .rdvm(&["run", "--dry-run", large.path().to_str().unwrap()])
         .exits(125)
         .says("and the control group is limited to 256 MiB; leave files out");
-    group.rdvm(&["run", "--dry-run", image]).exits(0);
+    group.rdvm(&["run", "--dry-run", image, "sh"]).exits(0);
     // What an archive may unpack to by default is half of it.
     let archive = dir.path().join("zero.tar.gz");
     let mut gzip = Command::new("sh")

@@ -123,6 +123,7 @@ fn a_built_kernel_is_the_one_that_later_runs_take() {
     let chosen = format!("{} (built by rdvm kernel build)", place.kernel().display());
     let dry = place.rdvm("run").option("--dry-run");
     dry.image(busybox().path())
+        .sh("true")
         .run()
         .exits(0)
         .says(&format!("kernel {chosen}"));

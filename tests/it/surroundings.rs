@@ -139,7 +139,7 @@ fn a_mebibyte_of_arguments_and_ten_thousand_variables_arrive() {
 #[test]
 fn what_is_more_than_the_guests_kernel_takes_is_126() {
     let word = "x".repeat(100_000);
-    let words: Vec<&str> = std::iter::once("true")
+    let words: Vec<&str> = std::iter::once("busybox")
         .chain(std::iter::repeat_n(word.as_str(), 19))
         .collect();
     let file = tempfile::NamedTempFile::new().unwrap();

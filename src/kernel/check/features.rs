@@ -162,8 +162,14 @@ pub(super) const FEATURES: &[Feature] = &[
     ),
     useful(
         "control groups",
-        &["CGROUPS", "MEMCG", "CGROUP_PIDS", "CFS_BANDWIDTH"],
-        "groups of processes have no limits",
+        &[
+            "CGROUPS",
+            "MEMCG",
+            "CGROUP_PIDS",
+            "CFS_BANDWIDTH",
+            "CGROUP_BPF",
+        ],
+        "groups of processes have no limits, and runc and crun fail",
     ),
     useful(
         "overlays",
