@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 pub(crate) use self::handlers::Catcher;
@@ -34,9 +35,9 @@ impl Watch {
     ///
     /// No descriptors left.
     pub fn start(timeout: Option<Duration>) -> io::Result<Self> {
-        let (wake, notify) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        notify.set_nonblocking(true)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let (wake, notify) = (UnixStream::from(pair.0), UnixStream::from(pair.1));
         Ok(Self {
             deadline: timeout.map(|span| after(Instant::now(), span)),
             catcher: Catcher::new(&SIGNALS, Some(notify.try_clone()?.into()))?,
