@@ -178,7 +178,7 @@ scenarios() {
 		test && /in engines\(\)|while_sleeping\(/ {
 			file = FILENAME; gsub(/.*\/|\.rs$/, "", file); print file "::" name
 		}' tests/it/*.rs |
-		grep -v -E '^(pack|readme|guide|examples|cookbook|support)::' | sort -u | grep -F -- "${1:-}" ||
+		grep -v -E '^((pack|readme|guide|examples|cookbook|support)::|root::bubblewrap)' | sort -u | grep -F -- "${1:-}" ||
 		die "no scenario's name has '${1:-}' in it"
 }
 
