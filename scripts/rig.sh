@@ -18,7 +18,7 @@
 #   scripts/rig.sh shell             a shell in it
 #
 # FILTER is part of a test's name, as for cargo test. Variables: OUTERS (2), how many outer machines share the tests;
-# RIG_MEMORY (3g), RAM of each; RIG_AGAIN (2), how many scenarios may pass only the second time;
+# RIG_MEMORY (5g), RAM of each; RIG_AGAIN (2), how many scenarios may pass only the second time;
 # RIG_KERNEL, the outer machine's kernel; RIG_GUEST, the kernel that boots inside instead of the small one.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin:${HOME:-/root}/.cargo/bin
@@ -187,7 +187,7 @@ on_both='^(streams::every_byte|input::every_byte|tty::the_command_has|endings::(
 
 # share NUMBER: one outer machine's part of the scenarios.
 share() {
-	outer "rig$1" "${RIG_MEMORY:-3g}" sh /rig/scenarios.sh "/rig/list.$1" >"$rig/out.$1" 2>&1 || true
+	outer "rig$1" "${RIG_MEMORY:-5g}" sh /rig/scenarios.sh "/rig/list.$1" >"$rig/out.$1" 2>&1 || true
 }
 
 # scenarios_on_kvm [FILTER]: the scenarios, shared by the outer machines.
