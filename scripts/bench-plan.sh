@@ -53,7 +53,7 @@ ports() {
 	local engine=$1 dir=$2 size
 	shift 2
 	# run PORT SIZE WORDS: through a shell, which gives it its standard input.
-	run() { row "$1" "${engine^^}" "$2" sh -c "exec rdvm run -q --engine $engine -m 512m $3"; }
+	run() { row "$1" "${engine^^}" "$2" sh -c "exec rdvm run -q --engine $engine -m 640m $3"; }
 	run nothing 0 "$dir/libs busybox true </dev/null"
 	for size; do
 		if [ "$size" -le "${PORTS_MOST:-1048576}" ]; then

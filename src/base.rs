@@ -183,7 +183,7 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
     })
 }
 
-/// What the packed image depends on, each file in the state that `state` gives; `None` for what that does not tell:
+/// Returns what the packed image depends on, each file in the state that `state` gives; `None` for what that does not tell:
 /// directories and pipes. Of directories alone a fakeroot's save file speaks.
 fn recipe(
     image: &ImageRef,

@@ -169,7 +169,7 @@ pub enum Error {
         word: PathBuf,
         /// The command that fetches it.
         command: String,
-        /// What that makes.
+        /// The result of that.
         file: String,
     },
     /// `-` for an image and the command.

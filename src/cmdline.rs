@@ -57,7 +57,7 @@ pub enum Error {
     Owned {
         /// Its name, with the equals sign where it has a value.
         word: &'static str,
-        /// What to do instead.
+        /// The way out.
         way_out: &'static str,
     },
 }

@@ -57,7 +57,7 @@ pub struct Copied {
     pub error: Option<String>,
 }
 
-/// How many of the links that were left out are named in the report.
+/// Number of links left out that the report names.
 pub const LINKS_NAMED: usize = 100;
 /// And in the line on stderr.
 const LINKS_SAID: usize = 3;
@@ -76,7 +76,7 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Copied {
-    /// What became of a wish that is not met.
+    /// The result for a path that could not be copied.
     fn failed(guest: String, host: String, fault: &Fault) -> Self {
         Self {
             guest,
@@ -97,7 +97,7 @@ impl Copied {
         self.error.is_none() && self.links_left_out == 0
     }
 
-    /// What went wrong, as a line for the user.
+    /// The error, as a line for the user.
     pub fn message(&self) -> Option<String> {
         let guest = &self.guest;
         if let Some(error) = &self.error {

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use crate::units::ByteSize;
 
-/// What rdvm and QEMU take for themselves beside the guest's RAM, about.
+/// Memory that rdvm and QEMU take for themselves beside the guest's RAM, about.
 const BESIDE: ByteSize = ByteSize::mib(64);
 
-/// How much memory there is. `None` is what the host does not say, or a limit that is not set.
+/// The memory there is. `None` where the host does not say, or a limit that is not set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// RAM.
@@ -22,9 +22,9 @@ pub struct Memory {
     pub swap: ByteSize,
     /// Swap space that is free.
     pub swap_free: ByteSize,
-    /// What the host could give without swapping.
+    /// Memory that the host could give without swapping.
     pub available: Option<ByteSize>,
-    /// What the kernel promises at most, and how much of it is given away, where it promises no more than it has.
+    /// The most that the kernel promises, and how much of it is given away, where it promises no more than it has.
     pub commit: Option<(ByteSize, ByteSize)>,
     /// The limit that leaves least, of our control group and of those around it.
     pub group: Option<GroupLimit>,
@@ -39,11 +39,11 @@ pub struct Memory {
 pub struct GroupLimit {
     /// The limit itself.
     pub limit: ByteSize,
-    /// What it leaves; file caches that can be dropped count as left.
+    /// The rest that it leaves; file caches that can be dropped count as left.
     pub left: ByteSize,
 }
 
-/// What memory cannot exceed.
+/// The bound of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// RAM and swap.
@@ -55,7 +55,7 @@ pub enum Bound {
     },
     /// A control group's limit, swap included.
     Group(ByteSize),
-    /// What the kernel promises.
+    /// The kernel's promise.
     Commit(ByteSize),
 }
 
@@ -92,9 +92,9 @@ pub enum Error {
     /// `-m` asks for it.
     #[error("--memory: {given} is more than there can be: {bound}; give it less, or {}", bound.remedy())]
     Given {
-        /// What was asked for.
+        /// The size asked for.
         given: ByteSize,
-        /// What there is.
+        /// The bound.
         bound: Bound,
     },
     /// The image and what is copied in need it.
@@ -105,7 +105,7 @@ pub enum Error {
     Needed {
         /// The need.
         need: ByteSize,
-        /// What there is.
+        /// The bound.
         bound: Bound,
     },
 }
@@ -172,7 +172,7 @@ impl Memory {
         [self.ram, self.limit].into_iter().flatten().min()
     }
 
-    /// What this process cannot exceed, whatever else goes on; `None` where nothing says.
+    /// Returns the bound that this process cannot exceed, whatever else goes on; `None` where nothing says.
     pub fn bound(&self) -> Option<Bound> {
         let swap = self.swap;
         let bounds = [

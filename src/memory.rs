@@ -26,7 +26,7 @@ pub const SMALL_ROOM: ByteSize = ByteSize::mib(12);
 /// Kernels that occupy less are small ones: what rdvm builds has 11 MiB, the kernels of distributions have 45 to 60.
 const SMALL_KERNEL: ByteSize = ByteSize::mib(24);
 
-/// What a machine gets with `auto`, though it may need less: RAM that no guest touches costs the host nothing, and how many
+/// The least that `auto` gives, though a machine may need less: RAM that no guest touches costs the host nothing, and how many
 /// processes there may be goes by the RAM. In 96 MiB it is 670, each of which takes about 110 KiB.
 const FLOOR: ByteSize = ByteSize::mib(96);
 

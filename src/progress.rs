@@ -74,7 +74,7 @@ pub fn stage_of_files(what: &'static str, total: u64) {
     begin(what, Some(total), Unit::Files);
 }
 
-/// What follows is `what` ("booting"), of which nothing can be counted but the time.
+/// Begins the stage `what` ("booting"), of which nothing can be counted but the time.
 pub fn stage_of_time(what: &'static str) {
     begin(what, None, Unit::Time);
 }
@@ -190,7 +190,7 @@ fn draw() {
     }
 }
 
-/// What is shown of a stage of which only the time is known.
+/// The bar of a stage of which only the time is known.
 fn line_of_time(what: &str, elapsed: Duration) -> String {
     format!("rdvm: {what}, {} s", elapsed.as_secs())
 }

@@ -50,7 +50,7 @@ pub struct Report {
     /// Extended attributes of the image that the guest's kernel would not have, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attributes_lost: Option<Loss>,
-    /// What the copy of the console lacks.
+    /// The part of the console that its copy lacks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console_lost: Option<Gaps>,
     /// What was copied out, one for each wish in its order.

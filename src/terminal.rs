@@ -20,7 +20,7 @@ pub struct Terminal {
     /// Where it is typed; none where standard input is no terminal or not the command's.
     typed: Option<OwnedFd>,
     resized: Catcher,
-    /// Nobody has asked for the size yet: since it was put into the start record it may have changed.
+    /// The size has not been read since it was put into the start record, and may have changed.
     is_new: AtomicBool,
 }
 

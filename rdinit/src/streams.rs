@@ -8,7 +8,7 @@ use crate::sys;
 /// A running command.
 pub(crate) struct Child {
     pub(crate) pid: i32,
-    /// Whether it is PID 1 of a namespace of its own.
+    /// True if it is PID 1 of a namespace of its own.
     pub(crate) is_init: bool,
     /// Write end of its stdin; negative where it has none.
     pub(crate) stdin: i32,

@@ -61,7 +61,7 @@ impl Cache {
         Ok(entries)
     }
 
-    /// What was kept with an entry, if it is still there and whole; it does not count as used for that.
+    /// Returns what was kept with an entry, if it is still there and whole; it does not count as used for that.
     pub fn facts(&self, entry: &Entry) -> Option<Vec<u8>> {
         let file = fs::File::open(self.directory.join(&entry.name)).ok()?;
         Some(super::read(file)?.facts)

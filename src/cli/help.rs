@@ -1,4 +1,4 @@
-//! What the help and the man pages say beyond the options: examples, environment, exit status.
+//! Text of the help and the man pages beyond the options: examples, environment, exit status.
 
 use std::fmt::Write;
 

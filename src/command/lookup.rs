@@ -18,7 +18,7 @@ const PATH_MAX: usize = 4096;
 /// Where PID 1 mounts file systems of the guest's kernel.
 const MOUNTED: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
-/// What execve(2) makes of a path.
+/// The outcome of execve(2) for a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     /// It fails with this.

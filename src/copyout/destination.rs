@@ -176,7 +176,7 @@ impl Destination {
         &self.home
     }
 
-    /// What is told that the host does what it is asked.
+    /// The counter that advances when the host answers.
     pub(super) fn beat(&self) -> &Arc<Beat> {
         &self.beat
     }

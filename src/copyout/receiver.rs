@@ -93,7 +93,7 @@ impl Receiver {
         self.wishes.iter().map(names).collect()
     }
 
-    /// What tells that the host does what it is asked.
+    /// The counter that advances when the host answers.
     pub(super) fn beat(&self) -> Arc<Beat> {
         Arc::clone(&self.beat)
     }

@@ -440,7 +440,7 @@ fn what_is_neither_file_nor_directory_nor_link_is_counted() {
     assert_eq!(listing(&place.home().join("new")).len(), 3);
 }
 
-/// What comes of one wish with this rule for links.
+/// Copies one path out under this rule for links.
 fn received_by(links: Links, host: PathBuf, bytes: &[u8]) -> Copied {
     let copies = Copies {
         links,

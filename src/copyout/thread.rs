@@ -15,14 +15,14 @@ use super::fault::Fault;
 use super::{Copied, Receiver};
 use crate::watch::{Waker, Watch};
 
-/// How many bytes wait for the thread before no more are taken.
+/// Bytes that may wait for the thread before no more are taken.
 const QUEUE: usize = 256 << 10;
 /// How long the host may do nothing of what it is asked when all has come, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same where nothing is wanted any more but that what was begun is removed.
 const CLEANING: Duration = Duration::from_secs(1);
 
-/// What takes the files of a run. What is not finished is given up when this is dropped.
+/// Receives the files of a run on a thread of its own. What is not finished is given up when this is dropped.
 #[derive(Debug)]
 pub struct CopyOut {
     shared: Arc<Shared>,
@@ -44,7 +44,7 @@ struct State {
     pieces: VecDeque<Vec<u8>>,
     /// Bytes in the pieces, and in the one that is being written.
     held: usize,
-    /// Somebody has been told that there is less room than was wanted.
+    /// A caller has been told that there is less room than it wanted.
     is_awaited: bool,
     task: Task,
     /// The thread waits for something to do.
@@ -52,7 +52,7 @@ struct State {
     /// See [`Receiver::is_over`] and [`Receiver::progress`].
     is_over: bool,
     progress: u64,
-    /// What became of the wishes, as far as that is known.
+    /// The results so far.
     copied: Vec<Copied>,
     has_ended: bool,
 }
@@ -110,7 +110,7 @@ impl CopyOut {
         })
     }
 
-    /// How many more bytes can be taken now. Where there are fewer than `wanted`, the waker is used when there are more.
+    /// Returns how many more bytes can be taken now. Where there are fewer than `wanted`, the waker is used when there are more.
     pub fn room(&self, wanted: usize) -> usize {
         let mut state = self.shared.state();
         let room = QUEUE.saturating_sub(state.held);
@@ -129,12 +129,12 @@ impl CopyOut {
         self.shared.changed.notify_one();
     }
 
-    /// Whether nothing more is to come: the guest has said so, or has sent what it may not.
+    /// True if nothing more is to come: the guest has said so, or has sent what it may not.
     pub fn is_over(&self) -> bool {
         self.shared.state().is_over
     }
 
-    /// How many bytes of whole frames have been written.
+    /// The number of bytes in whole frames that have been written.
     pub fn progress(&self) -> u64 {
         self.shared.state().progress
     }
@@ -164,7 +164,7 @@ impl CopyOut {
         self.copied(Some(&Some(why.to_owned())))
     }
 
-    /// What became of each wish. Those that nothing is known of have a fault: a reason, or that their host does not answer.
+    /// Returns the result for each path. Those without one have an error: a reason, or that their host does not answer.
     fn copied(&self, fault: Option<&Option<String>>) -> Vec<Copied> {
         let mut copied = std::mem::take(&mut self.shared.state().copied);
         for [guest, host] in self.names.iter().skip(copied.len()) {
@@ -234,7 +234,7 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// What the thread does. What is staged and not in position is removed at the end, when the receiver goes.
+    /// Runs the thread. What is staged and not in position is removed at the end, when the receiver goes.
     fn work(&self, mut receiver: Receiver) {
         loop {
             let mut state = self.state();

@@ -1,4 +1,4 @@
-//! What the doctor says of the memory that a run can have: the host's, and what our control group leaves.
+//! Doctor's lines about the memory available to a run: the host's, and that of the control group.
 
 use super::Finding;
 use crate::hostmem::Memory;

@@ -28,7 +28,7 @@ pub enum Engine {
 /// Why no engine, or not this one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What is to run is no machine.
+    /// The machine is not valid.
     #[error(transparent)]
     Machine(#[from] machine::Error),
     /// KVM was asked for and cannot be had.

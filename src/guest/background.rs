@@ -29,9 +29,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Work {
-    /// What is to be written next.
+    /// The bytes to write next.
     piece: Option<Vec<u8>>,
-    /// What came of the piece before.
+    /// The result of the previous write.
     result: Option<Result<(), Errno>>,
     over: bool,
 }
@@ -73,7 +73,7 @@ impl Background {
         self.shared.changed.notify_one();
     }
 
-    /// What came of the last piece, once.
+    /// Returns the result of the last write, once.
     pub(super) fn result(&self) -> Option<Result<(), Errno>> {
         self.shared.work().result.take()
     }

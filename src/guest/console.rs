@@ -19,15 +19,15 @@ const KEPT: usize = 16 << 10;
 const LAST_WORDS: &str = "---[ end Kernel panic - not syncing: ";
 /// Silence after which these words are believed.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How much of the copy waits for a reader that is slower than the guest. What is more is left out.
+/// Bytes of the copy that wait for a reader slower than the guest. More are left out.
 const HELD: usize = 64 << 10;
 /// How long the copy's reader may take none of the rest when the machine is gone.
 const REST: Duration = Duration::from_secs(1);
 
-/// What the copy of the console lacks.
+/// The part of the console that its copy lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gaps {
-    /// How many bytes.
+    /// Number of bytes.
     pub bytes: u64,
     /// Why, as on stderr.
     pub message: String,
@@ -222,7 +222,7 @@ impl Console {
         last.contains(LAST_WORDS).then(|| self.panic())?
     }
 
-    /// Whether what comes now is shown.
+    /// True if what comes now is shown.
     pub(super) fn is_shown(&self) -> bool {
         self.runs || self.show_boot
     }

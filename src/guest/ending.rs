@@ -41,9 +41,9 @@ pub enum Ending {
     },
     /// The host's kernel killed the machine for want of memory.
     Starved {
-        /// Whether the command ran.
+        /// True if the command ran.
         started: bool,
-        /// What the machine cannot exceed, where the host says.
+        /// The limit of its memory, where the host tells one.
         bound: Option<Bound>,
     },
     /// It ran longer than it was allowed to.

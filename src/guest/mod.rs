@@ -93,7 +93,7 @@ pub struct Counts {
     pub lost_bytes: u64,
 }
 
-/// What of the terminal is ours to draw a bar on.
+/// The part of the terminal that a bar may be drawn on.
 #[derive(Debug, Default)]
 struct Bar {
     /// There may be one.

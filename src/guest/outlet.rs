@@ -108,22 +108,22 @@ impl Outlet {
         self.written == self.pending.len() && !on_its_way
     }
 
-    /// Whether it leads to a terminal.
+    /// True if it leads to a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// Whether it leads to a program, which may have the terminal to itself.
+    /// True if it leads to a program, which may have the terminal to itself.
     pub(super) fn has_reader(&self) -> bool {
         self.has_reader
     }
 
-    /// How much was taken and is not on its way yet.
+    /// Returns how many bytes were taken and are not on their way yet.
     pub(super) fn waiting(&self) -> usize {
         self.pending.len() - self.written
     }
 
-    /// How much was taken and thrown away, since the stream is closed.
+    /// Returns how many bytes were taken and dropped, since the stream is closed.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -276,7 +276,7 @@ mod tests {
         outlet
     }
 
-    /// What cannot be opened anew: as another user's pipe is written to.
+    /// An output that cannot be reopened, like another user's pipe.
     fn by_thread(fd: impl Into<OwnedFd>) -> Outlet {
         let thread = Background::start(fd.into()).unwrap();
         Outlet {

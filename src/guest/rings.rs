@@ -15,7 +15,7 @@ pub struct Rings {
     region: MmapRegion,
     /// PID 1 has them too.
     pub(super) mapped: bool,
-    /// How many bytes the guest has put in, and how many have been taken out, in all.
+    /// Bytes that the guest has put in, and bytes that have been taken out, in all.
     announced: u64,
     taken: u64,
 }
@@ -46,7 +46,7 @@ impl Rings {
         }
     }
 
-    /// Whether some of what was put in has not been taken out.
+    /// True if some of what was put in has not been taken out.
     pub(super) fn has_more(&self) -> bool {
         self.taken < self.announced
     }

@@ -28,7 +28,7 @@ const TRAILER: &[u8] = b"TRAILER!!!";
 /// The most compressed archives, each of which costs more than its bytes; initrds have one or two.
 const LIMIT: usize = 1024;
 
-/// What follows an archive that was compressed and is unpacked already.
+/// The rest of a file behind an archive that was compressed and is unpacked already.
 #[derive(Debug, Clone)]
 pub struct Rest {
     /// It, perhaps with something before it.
@@ -107,7 +107,7 @@ struct Reader<'a> {
     window: Window<'a>,
     /// Where the region begins in its file.
     start: u64,
-    /// How many archives there were so far.
+    /// Number of archives so far.
     archives: u64,
     entries: &'a Counter,
     /// The hard-linked files of the archive that is being read; nothing while none was met.

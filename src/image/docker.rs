@@ -41,7 +41,7 @@ fn is_manifest(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Vec<Listed>>(bytes).is_ok_and(|list| !list.is_empty())
 }
 
-/// Whether an archive is docker's, by its documents.
+/// True if an archive is docker's, by its documents.
 pub(super) fn is_here(blobs: &Blobs) -> bool {
     is_manifest(&blobs.document(MANIFEST).unwrap_or_default()) || docker_v1::is_here(blobs)
 }

@@ -1,4 +1,4 @@
-//! What `docker save` wrote before docker 1.10, and some build scripts still do → the image in it that is meant, with its
+//! The form that `docker save` wrote before docker 1.10, and some build scripts still do → the image in it that is meant, with its
 //! layers where they are.
 //!
 //! `repositories` names the topmost layer of each image. Each layer is a directory ID/ with `json` (its configuration, and
@@ -29,17 +29,17 @@ struct Json {
     parent: Option<String>,
 }
 
-/// Whether an archive that has not the later form's list is read as this one.
+/// True if an archive without the later form's list is read as this one.
 pub(super) fn is_meant(blobs: &Blobs) -> bool {
     is_here(blobs) || matches!(blobs.region(REPOSITORIES), Ok(Some(_)))
 }
 
-/// Whether bytes are a layer's ID.
+/// True if bytes are a layer's ID.
 pub(super) fn is_id(name: &[u8]) -> bool {
     name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit)
 }
 
-/// Whether an archive is of this form: a file called `repositories` may be anything, so one of its layers has to be there.
+/// True if an archive is of this form: a file called `repositories` may be anything, so one of its layers has to be there.
 /// Without it nothing but layers may be there.
 pub(super) fn is_here(blobs: &Blobs) -> bool {
     let is_layer = |id: &str| has(blobs, id, "json") || has(blobs, id, "layer.tar");
@@ -85,7 +85,7 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
     }
 }
 
-/// What `repositories` says; `None` where it is not there.
+/// The contents of `repositories`; `None` where it is not there.
 fn repositories(blobs: &Blobs) -> Result<Option<Repositories>, Flaw> {
     match blobs.region(REPOSITORIES)? {
         Some(_) => parse(REPOSITORIES, &blobs.document(REPOSITORIES)?).map(Some),

@@ -197,7 +197,7 @@ fn put(
     Ok((count, end))
 }
 
-/// What a layer is called in messages.
+/// A layer's name in messages.
 fn named(shown: &str, name: &str) -> String {
     format!("{shown}: {}", crate::escape::escaped(name.as_bytes()))
 }

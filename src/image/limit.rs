@@ -21,7 +21,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// What `--max-size` gives, or half of the memory that we can have.
+    /// The value of `--max-size`, or half of the memory that this process can have.
     pub fn new(limits: &Limits) -> Self {
         Self {
             given: limits.unpacked.map(|ByteSize(bytes)| bytes),

@@ -60,7 +60,7 @@ struct Found {
 }
 
 impl Found {
-    /// Whether all layers are said to be archives. cosign signs with manifests that are images in all but that.
+    /// True if all layers are said to be archives. cosign signs with manifests that are images in all but that.
     fn has_layers(&self) -> bool {
         let kinds = self.layers.iter().filter_map(|it| it.media_type.as_deref());
         kinds.into_iter().all(|kind| kind.contains("tar"))
@@ -260,7 +260,7 @@ fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, Flaw> {
     })
 }
 
-/// Whether a document may be one of these; one without a type may be any.
+/// True if a document may be one of these; one without a type may be any.
 fn is_known(kind: Option<&str>, types: &[&str]) -> bool {
     kind.is_none_or(|kind| kind.is_empty() || types.contains(&kind))
 }

@@ -49,7 +49,7 @@ struct Opened {
     source: Source,
 }
 
-/// What was made of a directory.
+/// The result of reading a directory.
 #[derive(Debug, Clone)]
 pub(super) enum Kept {
     /// The tree that it is.
@@ -99,7 +99,7 @@ impl Sources {
         }
     }
 
-    /// What was made of the directory of `image`.
+    /// Returns what was made of the directory of `image`.
     pub(super) fn kept(&self, image: &ImageRef) -> Option<Kept> {
         let is_same = |other: &ImageRef| {
             (&other.path, &other.tag, other.format) == (&image.path, &image.tag, image.format)

@@ -183,13 +183,13 @@ pub fn skip_zeros(input: &mut Input<impl Read>, shown: &str) -> Result<(), Error
     passed.map_err(|error| unread(input, error, shown))
 }
 
-/// Whether the input is at its end.
+/// True if the input is at its end.
 pub fn is_over(input: &mut Input<impl Read>, shown: &str) -> Result<bool, Error> {
     let next = input.fill().map(<[u8]>::is_empty);
     next.map_err(|error| unread(input, error, shown))
 }
 
-/// How many zeros come next; they are passed over.
+/// Skips the zeros that come next and returns their number.
 fn zeros(input: &mut Input<impl Read>) -> io::Result<u64> {
     let from = input.position();
     loop {

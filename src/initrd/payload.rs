@@ -29,7 +29,7 @@ const PORTS: [&[u8]; 3] = [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"];
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As docker sets it with `-t`: whatever the terminal is, this is in every image's terminfo and near to it.
 const TERM: &[u8] = b"TERM=xterm";
-/// What a command may have open, and start: as systemd sets it for services and so for docker, `RLIMIT_NOFILE` of 1024
+/// Limits of open files and processes: as systemd sets it for services and so for docker, `RLIMIT_NOFILE` of 1024
 /// that may be raised by anybody, and no `RLIMIT_NPROC`. The kernel's own are 4096 and what a half of the RAM would hold.
 const LIMITS: [Limit; 2] = [
     Limit {
@@ -222,7 +222,7 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
     .encode()
 }
 
-/// Whether the command has to be PID 1: systemd, or the machine's init under one of its usual names. The same rule as
+/// True if the command has to be PID 1: systemd, or the machine's init under one of its usual names. The same rule as
 /// `podman run --systemd=true` has.
 fn is_init(command: &Command) -> bool {
     let name = command.argv.first().map(|name| name.as_bytes());

@@ -202,7 +202,7 @@ pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Opti
     }
 }
 
-/// What is to be said of a root that is full. It may not be why the command failed, but whoever looks for the reason must
+/// Returns the words about a root that is full. It may not be why the command failed, but whoever looks for the reason must
 /// know it.
 fn full_root(root: &RootUse) -> Option<String> {
     let size = ByteSize(root.bytes);

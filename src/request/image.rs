@@ -58,7 +58,7 @@ pub enum Format {
 /// Against archives that come to more than anybody meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many bytes all that is unpacked may have; half of the memory that there is, or that our control group may have, when not given.
+    /// The most bytes that archives may unpack to; by default half of the memory that the host has or the control group allows.
     pub unpacked: Option<ByteSize>,
     /// How many members all archives may have together.
     pub entries: u64,

@@ -52,7 +52,7 @@ thread_local! {
     static WITHIN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many catch each signal, and what was in force before the first of them.
+/// The number of catchers of each signal, and what was in force before the first of them.
 static CAUGHT: Mutex<[Option<(usize, libc::sigaction)>; SIGNALS]> = Mutex::new([None; SIGNALS]);
 
 /// Catches some signals until it is dropped.

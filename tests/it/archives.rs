@@ -67,7 +67,7 @@ pub(crate) fn docker(layers: &[Vec<u8>]) -> Vec<u8> {
     archive(&files)
 }
 
-/// What docker saved before 1.10: `repositories` names the topmost layer, each layer names the one below it.
+/// An archive as docker saved it before 1.10: `repositories` names the topmost layer, each layer names the one below it.
 pub(crate) fn docker_v1(layers: &[Vec<u8>]) -> Vec<u8> {
     let mut files = Vec::new();
     let mut parent = Value::Null;

@@ -1,4 +1,4 @@
-//! What the command finds is what it would find in a docker container: docs/guest.md, as tests.
+//! The surroundings of the command are those of a docker container: docs/guest.md, as tests.
 
 use std::io::Write;
 use std::process::Stdio;

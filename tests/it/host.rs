@@ -1,4 +1,4 @@
-//! What the host has and what it allows: memory, control groups, a home that is not there.
+//! The host's resources and permissions: memory, control groups, a home that is not there.
 
 use std::fs;
 use std::io::Write;

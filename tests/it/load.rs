@@ -17,7 +17,7 @@ use crate::support::{Rdvm, Run, busybox, children_of, engines, send};
 const SLEEP: &str = "busybox mkfifo /f; exec 3<>/f; read a x </proc/uptime; printf a; read -t 3 x <&3; printf b; read b x </proc/uptime
     echo; echo $a $b; busybox cat /sys/devices/system/clocksource/clocksource0/current_clocksource; dmesg";
 
-/// What was seen of such a sleep.
+/// The measurement of such a sleep.
 struct Slept {
     on_the_host: f64,
     in_the_guest: f64,

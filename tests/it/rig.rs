@@ -16,7 +16,7 @@ impl Run {
     }
 }
 
-/// What `rig.sh report` makes of the lines of one outer machine.
+/// Feeds the lines of one outer machine to `rig.sh report`.
 fn report(lines: &str) -> Run {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines).unwrap();

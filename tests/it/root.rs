@@ -50,7 +50,7 @@ fn filler() -> Image {
     Image::busybox().program("bin/fill", "fill")
 }
 
-/// What to fill the root with, and how that ends: one file, many of a byte, and what takes inodes and no room, then the rest
+/// Ways to fill the root, and how each ends: one file, many of a byte, and what takes inodes and no room, then the rest
 /// in one file.
 const FILLS: [(&str, &str); 3] = [
     ("fill file", "file: No space left on device\n"),
@@ -182,7 +182,7 @@ fn a_full_root_gives_an_error_with_every_kernel_and_plan() {
     }
 }
 
-/// What the command has written comes out of a root that is full, and the line about the root is there too.
+/// Files that the command has written come out of a root that is full, and the line about the root is there too.
 #[test]
 fn what_is_there_is_copied_out_of_a_full_root() {
     let image = filler();

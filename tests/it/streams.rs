@@ -200,7 +200,7 @@ fn when_the_machine_dies_before_the_command_the_last_console_lines_are_shown() {
     }
 }
 
-/// What the pipe and rdvm hold while nobody reads is less than this.
+/// More than the pipe and rdvm hold while the output is not read.
 const FLOOD: usize = 200_000;
 
 #[test]

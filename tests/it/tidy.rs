@@ -307,7 +307,7 @@ fn every_option_of_the_small_kernel_has_its_reason() {
     assert!(options > 50, "{options} options");
 }
 
-/// What a test leaves out is noted by tests/it/support/skips.rs alone, so that a run can count and list it.
+/// Skips are noted by tests/it/support/skips.rs alone, so that a run can count and list it.
 #[test]
 fn tests_leave_nothing_out_in_words_of_their_own() {
     let word = ["skip", "ped"].concat();

@@ -1,4 +1,4 @@
-//! What files may take of the RAM that is free when the command starts: the host plans by it, the guest sets limits by it.
+//! The part of the RAM free at the start of the command that files may take: the host plans by it, the guest sets limits by it.
 
 /// An inode with its directory entry, measured on Linux 6.1 and 6.12; longer names are paid from what programs get.
 pub const INODE_BYTES: u64 = 1200;
@@ -6,12 +6,12 @@ pub const INODE_BYTES: u64 = 1200;
 /// As many inodes as the kernel gives a tmpfs by default: one for every two pages of RAM.
 const RAM_PER_INODE: u64 = 8192;
 
-/// What stays for processes, their page tables and the kernel's own objects when files have taken all that they may: so
+/// RAM that stays for processes, their page tables and the kernel's own objects when files have taken all that they may: so
 /// much, and this share.
 const PROGRAMS: u64 = 4 << 20;
 const PROGRAMS_SHARE: u64 = 16;
 
-/// What the root file system may grow by.
+/// The growth that the root file system is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Bytes of files.

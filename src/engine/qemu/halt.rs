@@ -83,7 +83,7 @@ impl Pulse {
     }
 }
 
-/// What proc(5) says of a thread.
+/// A thread's state, from proc(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Thread {
     is_cpu: bool,

@@ -132,7 +132,7 @@ impl Record {
     }
 }
 
-/// What stands before the first NUL: to the kernel and to both cpio programs there is no more.
+/// Returns what stands before the first NUL: to the kernel and to both cpio programs there is no more.
 fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }

@@ -75,7 +75,7 @@ pub struct FileSystem {
     cleared: HashSet<Node>,
     /// Bytes of links' targets that were followed so far.
     followed: Cell<u64>,
-    /// What the user should know about how members were read.
+    /// Warnings about how members were read.
     pub(super) warnings: Vec<tree::Warning>,
 }
 

@@ -42,7 +42,7 @@ pub(super) fn unpack(
     }
 }
 
-/// Whether a frame begins with these four bytes.
+/// True if a frame begins with these four bytes.
 fn is_frame(magic: &[u8]) -> bool {
     let magic = magic.try_into().map(u32::from_le_bytes);
     matches!(magic, Ok(FRAME | OLD_FRAME | SKIPPED_FIRST..=SKIPPED_LAST))

@@ -430,7 +430,7 @@ fn a_checksum_counts_signed_or_unsigned_and_a_wrong_one_is_no_header() {
     assert_eq!(flaw(&[text]), Flaw::Checksum);
 }
 
-/// What is neither ustar nor GNU tar's is v7 to GNU tar and umoci, and ustar to bsdtar.
+/// A header that is neither ustar's nor GNU tar's is v7 to GNU tar and umoci, and ustar to bsdtar.
 #[test]
 fn an_odd_magic_number_is_refused_where_it_matters_what_it_means() {
     for magic in [b"ustar00\0", b"ustar \0\0", b"ustar\n\n\n", b"ustar  0"] {

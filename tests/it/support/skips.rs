@@ -1,4 +1,4 @@
-//! What tests leave out, in one place, so that a run can count and list it. The unit tests of the library read this file too.
+//! Notes of what tests leave out, in one place, so that a run can count and list it. The unit tests of the library read this file too.
 
 use std::fs::File;
 use std::io::Write;
