@@ -392,10 +392,12 @@ mod tests {
             let mut set = [PollFd::new(&watch, PollFlags::IN)];
             poll(&mut set, Some(&limit)) == Ok(1)
         };
-        for wanted in [1, QUEUE, usize::MAX] {
+        // Each piece has the end of a frame, at which the thread does something on the host, and hangs.
+        let pieces = stream.chunks(stream.len() / 3 + 1);
+        for (wanted, piece) in [1, QUEUE, usize::MAX].into_iter().zip(pieces) {
             let hang = beat.hang.lock().unwrap();
-            copy_out.push(&stream[..1000]);
-            assert_eq!(copy_out.room(wanted), QUEUE - 1000);
+            copy_out.push(piece);
+            assert_eq!(copy_out.room(wanted), QUEUE - piece.len());
             drop(hang);
             assert_eq!(woken(if wanted > 1 { 60 } else { 0 }), wanted > 1);
             watch.seen();
