@@ -84,6 +84,15 @@ missing_packages() {
 	[ -n "$(kernels)" ] || kernel_package
 }
 
+# in_the_way PACKAGE...: PACKAGE=VERSION of those that apt would remove for these: a package of a newer release, whose source is
+# no longer there, keeps out what the sources have. Their own version of it does not.
+in_the_way() {
+	local package
+	for package in $(apt-get install -s --no-install-recommends "$@" 2>/dev/null | sed -n 's/^Remv \([^ ]*\) .*/\1/p'); do
+		apt-cache madison "$package" | awk -F ' *[|] *' 'NR == 1 { gsub(" ", "", $1); print $1 "=" $2 }'
+	done
+}
+
 # Any distribution's kernel will do. A second one is not installed beside it: it could become the one that boots next.
 kernels() {
 	if [ -r "${RDVM_KERNEL:-}" ]; then echo "$RDVM_KERNEL"; fi
@@ -136,7 +145,12 @@ if [ ${#packages[@]} -gt 0 ]; then
 	# Missing package lists show in the simulation, which needs no root; old ones show when a download is gone.
 	if ! apt-get install -s --no-remove "${packages[@]}" >/dev/null 2>&1 || ! as_root "${install[@]}" </dev/null >&2; then
 		as_root apt-get -o DPkg::Lock::Timeout=300 update -q </dev/null >&2 || die "apt-get update failed; see above"
-		as_root "${install[@]}" </dev/null >&2 || die "apt-get install failed; see above"
+		if ! as_root "${install[@]}" </dev/null >&2; then
+			mapfile -t older < <(in_the_way "${packages[@]}")
+			[ ${#older[@]} -gt 0 ] || die "apt-get install failed; see above"
+			say "replacing what stands in the way by the version of this machine's sources: ${older[*]}"
+			as_root "${install[@]}" --allow-downgrades "${older[@]}" </dev/null >&2 || die "apt-get install failed; see above"
+		fi
 	fi
 fi
 make_a_kernel_readable
