@@ -44,14 +44,14 @@ pub(crate) fn until_the_end(
     mut tell: impl FnMut(&Event),
 ) -> End {
     let mut lanes = [
-        Lane::new(child.stdout, ports.stdout),
-        Lane::new(child.stderr, ports.console),
+        Lane::new(child.stdout, ports.stdout, child.terminal),
+        Lane::new(child.stderr, ports.console, None),
     ];
     let mut stdin = Stdin::new(
         ports.rings.as_ref(),
         ports.stdout,
         child.stdin,
-        child.is_terminal(),
+        child.terminal.is_some(),
     );
     let mut reaper = Reaper {
         main: child.pid,
@@ -63,9 +63,11 @@ pub(crate) fn until_the_end(
         if let Some(granted) = stdin.grant() {
             tell(&granted);
         }
-        let idle = lanes.iter().all(|lane| lane.finished());
-        if reaper.alone && idle {
-            break;
+        if reaper.alone {
+            lanes[0].release_terminal();
+            if lanes.iter().all(|lane| lane.finished()) {
+                break;
+            }
         }
         let mut set = [
             PollFd::new(children, sys::POLLIN),
@@ -124,7 +126,7 @@ fn obey(order: Order, child: &Child, stdin: &mut Stdin<'_>) {
             };
             let _ = sys::kill_group(child.pid, signal.into());
         }
-        Order::Resize { rows, columns } if child.is_terminal() => {
+        Order::Resize { rows, columns } if child.terminal.is_some() => {
             let _ = sys::set_window(child.stdout, [rows, columns]);
         }
         Order::Put(total) => stdin.arrived(total),
@@ -149,10 +151,13 @@ struct Lane {
     pending: core::ops::Range<usize>,
     ended: bool,
     sent: u64,
+    /// Slave side of the terminal whose master is read. As long as it is open, the master has no end: programs close their
+    /// terminal and open it again, and init systems hang it up.
+    terminal: Option<i32>,
 }
 
 impl Lane {
-    fn new(from: i32, to: i32) -> Self {
+    fn new(from: i32, to: i32, terminal: Option<i32>) -> Self {
         let _ = sys::set_nonblocking(to);
         if from >= 0 {
             let _ = sys::set_nonblocking(from);
@@ -167,7 +172,25 @@ impl Lane {
             // With a terminal there is one stream only.
             ended: from < 0,
             sent: 0,
+            terminal,
         }
+    }
+
+    /// Lets the terminal come to its end, when no process is left to write to it.
+    fn release_terminal(&mut self) {
+        if let Some(slave) = self.terminal.take() {
+            sys::close(slave);
+        }
+    }
+
+    /// Opens a terminal again that was hung up. Returns false if there is none, or it cannot be.
+    fn reopen_terminal(&mut self) -> bool {
+        let Some(slave) = self.terminal.take() else {
+            return false;
+        };
+        sys::close(slave);
+        self.terminal = sys::open_slave(self.from).ok();
+        self.terminal.is_some()
     }
 
     fn finished(&self) -> bool {
@@ -188,6 +211,7 @@ impl Lane {
                 Ok(0) => self.ended = true,
                 Ok(length) => self.pending = 0..length,
                 Err(sys::EAGAIN | sys::EINTR) => return,
+                Err(sys::EIO) if self.reopen_terminal() => return,
                 Err(_) => self.ended = true,
             }
         }

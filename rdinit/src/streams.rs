@@ -16,13 +16,8 @@ pub(crate) struct Child {
     pub(crate) stdout: i32,
     /// Read end of its stderr; negative where that is the terminal.
     pub(crate) stderr: i32,
-}
-
-impl Child {
-    /// Whether its streams are a terminal.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.stderr < 0
-    }
+    /// Slave side of its terminal, where its streams are one.
+    pub(crate) terminal: Option<i32>,
 }
 
 /// The command's ends of its streams; negative for a stdin that is empty.
@@ -50,6 +45,7 @@ impl Streams {
                 stdin: if has_stdin { master } else { -1 },
                 stdout: master,
                 stderr: -1,
+                terminal: Some(slave),
             };
             let theirs = Self {
                 stdin: slave,
@@ -79,6 +75,7 @@ impl Streams {
             stdin,
             stdout,
             stderr,
+            terminal: None,
         };
         let theirs = Self {
             stdin: child_stdin,
@@ -89,10 +86,10 @@ impl Streams {
         Ok((theirs, ours))
     }
 
-    /// In PID 1, when the child has its own.
+    /// In PID 1, when the child has its own. A terminal stays open here, see [`Child::terminal`].
     pub(crate) fn close(self) {
-        sys::close(self.stdout);
         if !self.terminal {
+            sys::close(self.stdout);
             sys::close(self.stderr);
             if self.stdin >= 0 {
                 sys::close(self.stdin);

@@ -22,6 +22,8 @@ pub struct Errno(pub i32);
 pub const ENOENT: Errno = Errno(2);
 /// Interrupted by a signal.
 pub const EINTR: Errno = Errno(4);
+/// Input or output error; of a terminal's master side, no slave side is open.
+pub const EIO: Errno = Errno(5);
 /// Try again.
 pub const EAGAIN: Errno = Errno(11);
 /// Permission denied.

@@ -411,3 +411,24 @@ fn a_terminal_without_input_is_one_too() {
             .says_only("");
     }
 }
+
+#[test]
+fn a_terminal_that_is_closed_or_hung_up_is_there_when_it_is_opened_again() {
+    let image = Image::busybox().program("calls", "calls");
+    let again = "sleep 0.2; exec <>/dev/console >&0 2>&0; [ -t 1 ] && echo again; exit 5";
+    for engine in engines() {
+        for end in [
+            "exec </dev/null >/dev/null 2>&1",
+            "trap '' HUP; /calls hangup",
+        ] {
+            Rdvm::on(engine)
+                .option("-t")
+                .stdin(Stdio::null())
+                .image(image.path())
+                .sh(&format!("echo first; {end}; {again}"))
+                .run()
+                .exits(5)
+                .prints("first\r\nagain\r\n");
+        }
+    }
+}

@@ -1,7 +1,8 @@
 /*
- * System calls that need the kernel's consent, one a run: `calls seccomp`, `calls io_uring`; `calls nobody`
- * needs none, and is for images without a shell. Prints "ok", or what failed and exits with 1.
+ * System calls that need the kernel's consent, one a run: `calls seccomp`, `calls io_uring`, `calls hangup`;
+ * `calls nobody` needs none, and is for images without a shell. Prints "ok", or what failed and exits with 1.
  */
+#define _DEFAULT_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -77,6 +78,12 @@ static void nobody(void)
 	check(access("/bin/sh", F_OK) == -1, "there is a shell");
 }
 
+/* Takes the terminal away from all that have it open. */
+static void hangup(void)
+{
+	check(vhangup() == 0, "vhangup");
+}
+
 int main(int argc, char **argv)
 {
 	(void)argc;
@@ -84,6 +91,8 @@ int main(int argc, char **argv)
 		seccomp();
 	else if (!strcmp(argv[1], "nobody"))
 		nobody();
+	else if (!strcmp(argv[1], "hangup"))
+		hangup();
 	else
 		io_uring();
 	puts("ok");

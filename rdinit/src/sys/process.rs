@@ -26,7 +26,6 @@ pub fn kill_group(leader: i32, signal: usize) -> Result<()> {
 /// A new pseudoterminal: its master side, which closes on exec, and its slave side.
 pub fn pseudoterminal() -> Result<(i32, i32)> {
     const TIOCSPTLCK: usize = 0x4004_5431;
-    const TIOCGPTPEER: usize = 0x5441;
     let master = open(b"/dev/ptmx\0", O_RDWR | O_NOCTTY | O_CLOEXEC)?;
     let unlocked = 0i32;
     call3(
@@ -35,13 +34,14 @@ pub fn pseudoterminal() -> Result<(i32, i32)> {
         TIOCSPTLCK,
         &raw const unlocked as usize,
     )?;
-    let slave = call3(
-        16,
-        master as usize,
-        TIOCGPTPEER,
-        O_RDWR | O_NOCTTY | O_CLOEXEC,
-    )?;
-    Ok((master, slave as i32))
+    Ok((master, open_slave(master)?))
+}
+
+/// Opens the slave side of a pseudoterminal.
+pub fn open_slave(master: i32) -> Result<i32> {
+    const TIOCGPTPEER: usize = 0x5441;
+    let flags = O_RDWR | O_NOCTTY | O_CLOEXEC;
+    call3(16, master as usize, TIOCGPTPEER, flags).map(|slave| slave as i32)
 }
 
 /// Gives an open file to a user.
