@@ -115,7 +115,8 @@ impl Shared {
     }
 }
 
-fn write_all(fd: &OwnedFd, mut piece: &[u8]) -> Result<(), Errno> {
+/// Writes all of `piece`, however long that takes.
+pub(super) fn write_all(fd: &OwnedFd, mut piece: &[u8]) -> Result<(), Errno> {
     while !piece.is_empty() {
         match rustix::io::write(fd, piece) {
             Ok(count) => piece = &piece[count..],

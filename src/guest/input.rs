@@ -3,15 +3,19 @@
 //! An engine asks what is to be sent on a port and says how much it has sent; it does not know what the bytes mean.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdinit::protocol::{ORDER_MAX, Order};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::isatty;
 
 use super::Port;
+use super::background::write_all;
 use super::reopen::unblocked;
 use super::rings::Rings;
 
@@ -30,6 +34,8 @@ const ORDERS_MAX: usize = 64 << 10;
 pub struct Input {
     source: Option<OwnedFd>,
     is_socket: bool,
+    /// The error that ended a source whose bytes a thread passes on.
+    fed: Arc<OnceLock<Errno>>,
     /// Looked for in what is typed, where it is typed.
     escape: Option<Escape>,
     /// The command runs, so that the terminal is its.
@@ -52,12 +58,15 @@ impl Input {
     /// Input from `source`, where the command is to have any. With `typed` three Ctrl-] leave the machine.
     pub fn new(source: Option<OwnedFd>, typed: bool) -> Self {
         let kind = source.as_ref().and_then(|fd| fstat(fd).ok());
-        let kind = kind.map(|stat| FileType::from_raw_mode(stat.st_mode));
-        let source = source.map(|fd| patient(fd, kind == Some(FileType::Fifo)));
-        let is_socket = kind == Some(FileType::Socket);
+        let kind = kind.map_or(FileType::Unknown, |stat| {
+            FileType::from_raw_mode(stat.st_mode)
+        });
+        let fed = Arc::default();
+        let source = source.map(|fd| patient(fd, kind, &fed));
         Self {
-            is_socket,
+            is_socket: kind == FileType::Socket,
             source,
+            fed,
             escape: typed.then(Escape::default),
             ..Self::default()
         }
@@ -101,7 +110,11 @@ impl Input {
         let room = self.room();
         let most = if self.is_listening() { TYPED_MAX } else { room };
         let mut buffer = vec![0; most.min(READ_MAX) as usize];
-        match read(source, self.is_socket, &mut buffer) {
+        let result = match read(source, self.is_socket, &mut buffer) {
+            Ok(0) => self.fed.get().map_or(Ok(0), |errno| Err(*errno)),
+            result => result,
+        };
+        match result {
             Ok(length @ 1..) => {
                 buffer.truncate(length);
                 if let Some(escape) = &mut self.escape {
@@ -183,12 +196,55 @@ impl Input {
     }
 }
 
-/// Somebody else may read from the same pipe or terminal, so that a read waits though there was something. It is opened
-/// anew, for ourselves alone, not to wait; where that is refused it stays as it is.
-fn patient(fd: OwnedFd, is_pipe: bool) -> OwnedFd {
-    match is_pipe || isatty(&fd) {
-        true => unblocked(fd, OFlags::RDONLY).unwrap_or_else(|same| same),
+/// Returns a source of the same bytes whose reads do not wait: others may read from the same pipe or terminal, and a file
+/// may be on a server that does not answer. A pipe or terminal is opened anew for that. Where that is refused, and for files,
+/// a thread passes the bytes on.
+fn patient(fd: OwnedFd, kind: FileType, error: &Arc<OnceLock<Errno>>) -> OwnedFd {
+    let fd = match kind == FileType::Fifo || isatty(&fd) {
+        true => match unblocked(fd, OFlags::RDONLY) {
+            Ok(fd) => return fd,
+            Err(fd) => fd,
+        },
+        false if kind == FileType::Socket => return fd,
         false => fd,
+    };
+    passed_on(fd, Arc::clone(error)).unwrap_or_else(|same| same)
+}
+
+/// Returns a pipe into which a thread writes what comes from `fd`; `fd` itself where there are no descriptors or threads left.
+/// A thread that waits for ever is left behind, as in `background.rs`.
+fn passed_on(fd: OwnedFd, error: Arc<OnceLock<Errno>>) -> Result<OwnedFd, OwnedFd> {
+    let Ok((ours, theirs)) = pipe_with(PipeFlags::CLOEXEC) else {
+        return Err(fd);
+    };
+    let fd = Arc::new(fd);
+    let from = Arc::clone(&fd);
+    let thread = std::thread::Builder::new().name("reader".to_owned());
+    let started = thread.spawn(move || {
+        let mut buffer = vec![0; READ_MAX as usize];
+        loop {
+            match rustix::io::read(&from, &mut buffer) {
+                Ok(0) => return,
+                Ok(length) => {
+                    if write_all(&theirs, &buffer[..length]).is_err() {
+                        return;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                // Somebody else has set it not to wait.
+                Err(Errno::AGAIN) => {
+                    let _ = poll(&mut [PollFd::new(&from, PollFlags::IN)], None);
+                }
+                Err(errno) => {
+                    let _ = error.set(errno);
+                    return;
+                }
+            }
+        }
+    });
+    match (started, Arc::into_inner(fd)) {
+        (Err(_), Some(fd)) => Err(fd),
+        _ => Ok(ours),
     }
 }
 
@@ -299,12 +355,41 @@ mod tests {
         assert_eq!(input.pending(Port::Stdout), b"x");
     }
 
+    /// Waits for the thread that passes a source on, and takes what came.
+    fn take_when_ready(input: &mut Input) {
+        let source = input.wants().unwrap();
+        poll(&mut [PollFd::new(&source, PollFlags::IN)], None).unwrap();
+        input.take(None);
+    }
+
+    #[test]
+    fn a_source_that_makes_readers_wait_is_passed_on_to_its_end() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut input = Input {
+            source: Some(passed_on(read, Arc::default()).unwrap()),
+            ..Input::default()
+        };
+        input.granted(10);
+        let source = input.wants().unwrap();
+        let nothing = Some(&rustix::event::Timespec::default());
+        let ready = poll(&mut [PollFd::new(&source, PollFlags::IN)], nothing);
+        assert_eq!(ready, Ok(0), "there is something to read, or an end");
+        rustix::io::write(&write, b"hello").unwrap();
+        take_when_ready(&mut input);
+        assert_eq!(input.pending(Port::Stdout), b"hello");
+        input.sent(Port::Stdout, 5);
+        drop(write);
+        take_when_ready(&mut input);
+        let end = Order::decode(input.pending(Port::Status)).unwrap().0;
+        assert_eq!(end, Order::StdinEnd(5));
+    }
+
     #[test]
     fn input_that_cannot_be_read_has_failed_and_not_ended() {
         let directory = std::fs::File::open("/").unwrap();
         let mut input = Input::new(Some(directory.into()), false);
         input.granted(10);
-        input.take(None);
+        take_when_ready(&mut input);
         assert_eq!(input.failure(), Some(Errno::ISDIR));
         assert!(input.wants().is_none());
         assert_eq!(input.pending(Port::Status), b"", "that was the end");
