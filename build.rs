@@ -9,19 +9,29 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=rdinit/src");
+    println!("cargo::rerun-if-changed=crates/proto/src");
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let proto = out.join("librdvm_proto.rlib");
+    rustc(
+        "crates/proto/src/lib.rs",
+        &proto,
+        &["--crate-name=rdvm_proto", "--crate-type=rlib"],
+    );
+    let proto = format!("--extern=rdvm_proto={}", proto.display());
     let library = out.join("librdinit.rlib");
     rustc(
         "rdinit/src/lib.rs",
         &library,
-        &["--crate-name=rdinit", "--crate-type=rlib"],
+        &["--crate-name=rdinit", "--crate-type=rlib", &proto],
     );
     let external = format!("--extern=rdinit={}", library.display());
     let link = [
         "--crate-name=rdinit_elf",
         "--crate-type=bin",
         &external,
+        &proto,
+        &format!("-Ldependency={}", out.display()),
         "-Clto=fat",
         "-Cstrip=symbols",
         "-Crelocation-model=static",

@@ -17,7 +17,7 @@ use rdvm::cli::{Cli, Verb};
 use rdvm::memory::SMALL_ROOM;
 use rdvm::pipeline::{self, Streams};
 use rdvm::report::Outcome;
-use rdvm::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 
 /// The plan against what it promises, and the Debian image's against what boots.
 const LIMIT: f64 = 1.25;

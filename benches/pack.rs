@@ -14,9 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rdvm::image;
-use rdvm::initrd::{Epoch, Layout};
 use rdvm::request::{ImageRef, Ownership};
+use rdvm_initrd::{Epoch, Layout};
 
 /// What a row of the table runs: `sh` command lines in the tree, with the archive's path in `$OUT`.
 const OTHERS: [(&str, &str, &str); 4] = [
@@ -89,7 +88,7 @@ impl Drop for Scratch {
 /// Packs once, and prints how long each step took.
 fn once(tree: &Path, out: &Path) {
     let start = Instant::now();
-    let tree = image::open(&image_ref(tree)).expect("a tree").tree;
+    let tree = rdvm_image::open(&image_ref(tree)).expect("a tree").tree;
     let walked = Instant::now();
     let layout = Layout::of(&tree, Epoch(0)).expect("a layout");
     let laid_out = Instant::now();
@@ -118,7 +117,7 @@ fn image_ref(path: &Path) -> ImageRef {
 
 /// What `rdvm pack` does between its arguments and its exit.
 fn rdvm(tree: &Path, out: &Path) {
-    let tree = image::open(&image_ref(tree)).expect("a tree").tree;
+    let tree = rdvm_image::open(&image_ref(tree)).expect("a tree").tree;
     let layout = Layout::of(&tree, Epoch(0)).expect("a layout");
     layout
         .write(&File::create(out).expect("an archive"), 0)

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use rdvm::report::Outcome;
 use rdvm::request::{CopyIn, CopyOut};
-use rdvm::units::ByteSize;
 use rdvm::{Request, Streams};
+use rdvm_hostfs::units::ByteSize;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();

@@ -10,15 +10,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::cache::{Cache, DEFAULT_LIMIT, Packed, Recipe};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::escape::shown;
-use crate::image::config::Config;
-use crate::image::{self, Image, Sources};
-use crate::initrd::account::Files;
-use crate::initrd::{self, Contents, Epoch, Layout, Places, attributes, payload};
+use crate::payload;
 use crate::request::ImageRef;
 use crate::trust;
+use rdvm_hostfs::Digest;
+use rdvm_hostfs::escape::shown;
+use rdvm_image::account::Files;
+use rdvm_image::config::Config;
+use rdvm_image::{Image, Sources, digest};
+use rdvm_initrd::{Contents, Epoch, Layout, Places, attributes};
 
 /// The form of what is kept; a change of what an image comes to, or of [`Facts`], needs a new one.
 const FORM: u32 = 2;
@@ -113,13 +114,13 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
             body: Body::Kept(packed),
         });
     }
-    let read = image::open_from(image, &sources)?;
+    let read = rdvm_image::open_from(image, &sources)?;
     // The state of what was read, wherever the paths lead by now.
     let read_from = |path: &Path| sources.metadata(path).ok_or(io::ErrorKind::NotFound.into());
     let recipe = cache.and_then(|_| self::recipe(image, epoch, read_from));
     let cache = cache.filter(|_| keep == Keep::All || recipe.is_some());
     let digest = match wanted.is_some() || cache.is_some() {
-        true => Some(trust::digest::of(&read.tree).map_err(trust::Error::from)?),
+        true => Some(digest::of(&read.tree).map_err(trust::Error::from)?),
         false => None,
     };
     if let Some((wanted, digest)) = wanted.zip(digest) {
@@ -143,7 +144,7 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
         name: None,
     };
     if let Some((cache, digest)) = cache.zip(digest) {
-        facts.accounts = Files::read(&read.tree).map_err(initrd::Error::from)?;
+        facts.accounts = Files::read(&read.tree)?;
         let key = key(digest, &facts, &read, epoch);
         let there = cache.get(&key).filter(|_| keep == Keep::All);
         let packed = match there {
@@ -235,7 +236,7 @@ fn sum(file: &File, size: u64) -> io::Result<Digest> {
 /// Why an image was not kept.
 enum Failed {
     Cache(io::Error),
-    Contents(initrd::Error),
+    Contents(rdvm_initrd::Error),
 }
 
 impl From<io::Error> for Failed {
@@ -244,11 +245,11 @@ impl From<io::Error> for Failed {
     }
 }
 
-impl From<initrd::Error> for Failed {
-    fn from(error: initrd::Error) -> Self {
+impl From<rdvm_initrd::Error> for Failed {
+    fn from(error: rdvm_initrd::Error) -> Self {
         match error {
             // The cache's file system is full, or the like.
-            initrd::Error::Write { source, .. } => Self::Cache(source),
+            rdvm_initrd::Error::Write { source, .. } => Self::Cache(source),
             error => Self::Contents(error),
         }
     }
@@ -277,7 +278,7 @@ fn pack(
     let size = places.contents().packed_bytes;
     cache.insert(recipe, key, size, DEFAULT_LIMIT, |file: &File| {
         places.of(&image.tree).write(file, 0)?;
-        initrd::unchanged(&image.tree)?;
+        rdvm_initrd::unchanged(&image.tree)?;
         let facts = Facts {
             packed: Some(sum(file, size)?),
             ..facts.clone()

@@ -9,12 +9,12 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::environment;
-use crate::escape::{escaped, shown};
 use crate::kernel::build::Order;
 use crate::output;
 use crate::profile::{self, Profile};
 use crate::request::{ImageRef, KernelWish};
-use crate::units::ByteSize;
+use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::units::ByteSize;
 
 pub mod help;
 mod image;

@@ -6,8 +6,8 @@ pub use lookup::missing;
 
 use std::ffi::OsString;
 
-use crate::image::config::Config;
 use crate::request::Command;
+use rdvm_image::config::Config;
 
 /// The command with everything that the options leave open taken from the image.
 ///

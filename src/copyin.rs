@@ -11,11 +11,11 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::FileType;
 
-use crate::escape::{escaped, shown};
-use crate::image::files;
-use crate::image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
-use crate::initrd::payload;
+use crate::payload;
 use crate::request::{Copies, CopyIn};
+use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_image::files;
+use rdvm_image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
 
 mod exclude;
 
@@ -75,7 +75,7 @@ pub enum Error {
     },
     /// Anything else that keeps files from being read.
     #[error("--copy-in: {0}")]
-    Read(crate::image::Error),
+    Read(rdvm_image::Error),
     /// `.rdvmignore` cannot be read.
     #[error("{}: {source}; make it a text file, or remove it", shown(path))]
     IgnoreFile {
@@ -254,8 +254,8 @@ fn moved(entry: Entry, landing: &[u8], links: u64, (uid, gid): (u32, u32)) -> (E
     (entry, number)
 }
 
-fn read_error(error: crate::image::Error) -> Error {
-    use crate::image::Error as Image;
+fn read_error(error: rdvm_image::Error) -> Error {
+    use rdvm_image::Error as Image;
     match error {
         Image::Unreadable { shown, source } => Error::Unreadable { shown, source },
         Image::Changed { shown } => Error::Changed { shown },

@@ -18,8 +18,8 @@ use serde::Serialize;
 pub use facts::{Facts, Fences, Files, Folder, User};
 pub use limits::{Limit, Limits};
 
-pub use crate::hostmem::{GroupLimit, Memory};
 use crate::level::Level;
+pub use rdvm_hostfs::hostmem::{GroupLimit, Memory};
 
 /// A kernel that was found, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +125,7 @@ fn verdict(problems: usize, facts: &Facts, kernels: &[KernelFinding]) -> String 
     match (problems, checks::chosen(kernels)) {
         (0, Some(kernel)) => format!(
             "a run will use: {engine}, kernel {}",
-            crate::escape::shown(&kernel.path)
+            rdvm_hostfs::escape::shown(&kernel.path)
         ),
         (1, _) => "a run cannot work: 1 problem, marked FAIL".into(),
         (count, _) => format!("a run cannot work: {count} problems, marked FAIL"),

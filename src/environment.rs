@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use crate::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, shown};
 
 /// What cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -5,15 +5,15 @@ use std::fmt::{Display, Write};
 use serde::Serialize;
 
 use crate::base::Facts;
-use crate::digest::Digest;
-use crate::escape::escaped;
-use crate::image::Image;
-use crate::image::stream::Compression;
-use crate::image::tree::{Kind, Tree};
-use crate::kernel::Kernel;
 use crate::memory::MemoryPlan;
 use crate::request::ImageRef;
-use crate::units::ByteSize;
+use rdvm_hostfs::Digest;
+use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::units::ByteSize;
+use rdvm_image::Image;
+use rdvm_image::stream::Compression;
+use rdvm_image::tree::{Kind, Tree};
+use rdvm_kernel::Kernel;
 
 /// Everything there is to say of an image.
 #[derive(Debug)]

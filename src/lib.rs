@@ -19,7 +19,7 @@
 //! A [`Request`] is plain data with public fields: RAM, CPUs, kernel, engine, environment. Whatever keeps the machine
 //! from running is an [`Error`](error::Error) with what to do about it; how the command ended is no error but the
 //! [`Report`](report::Report). [`pipeline::prepare`] and [`pipeline::boot`] are the two halves of [`run`], for those
-//! who want to see the plan first; [`machine::Machine`] and [`engine::Engine`] are the layer below, without images.
+//! who want to see the plan first; the crate `rdvm-vmm` is the layer below, without images.
 //! Signals that ask the process to stop (SIGINT, SIGTERM, SIGHUP, SIGQUIT) are caught from the first run on, and stop
 //! the machine.
 //!
@@ -37,17 +37,11 @@ pub mod profile;
 
 pub mod request;
 
-pub mod hostmem;
-
-pub mod image;
-
 pub mod trust;
 
 pub mod base;
 
 pub mod command;
-
-pub mod initrd;
 
 pub mod output;
 
@@ -57,19 +51,11 @@ pub mod copyout;
 
 pub mod memory;
 
+pub mod payload;
+
 pub mod kernel;
 
 pub mod cmdline;
-
-pub mod machine;
-
-pub mod watch;
-
-pub mod terminal;
-
-pub mod engine;
-
-pub mod guest;
 
 pub mod report;
 
@@ -90,16 +76,6 @@ mod skips;
 pub mod error;
 
 pub mod cache;
-
-pub mod progress;
-
-pub mod atomic;
-
-pub mod escape;
-
-pub mod digest;
-
-pub mod units;
 
 pub use pipeline::{Plan, Streams, plan, run};
 

@@ -17,18 +17,19 @@ use rdvm::cli::{
 use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
 use rdvm::error::Error;
-use rdvm::escape::{shown, without_errno};
-use rdvm::image::Sources;
-use rdvm::image::config::Config;
-use rdvm::image::tree::Tree;
-use rdvm::initrd::Epoch;
 use rdvm::inspect::Inspected;
-use rdvm::kernel::{self, Search};
+use rdvm::kernel;
 use rdvm::notice;
 use rdvm::pipeline::{self, Finished, Streams};
-use rdvm::progress;
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report, ReportFile};
 use rdvm::request::Request;
+use rdvm_hostfs::escape::{shown, without_errno};
+use rdvm_hostfs::progress;
+use rdvm_image::Sources;
+use rdvm_image::config::Config;
+use rdvm_image::tree::Tree;
+use rdvm_initrd::Epoch;
+use rdvm_kernel::Search;
 use signal_hook::consts::SIGXFSZ;
 
 fn main() -> ExitCode {
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     // A panic ends us without unwinding, and the terminal may be the guest's.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        rdvm::terminal::restore();
+        rdvm_vmm::terminal::restore();
         hook(panic);
     }));
     match act(cli.verb, began) {
@@ -89,7 +90,7 @@ fn act(verb: Verb, began: Instant) -> Result<u8> {
         Verb::Inspect(args) => inspect(args),
         Verb::Kernel(KernelVerb::List { image }) => {
             let image_boot = image.map(|image| image.join("boot"));
-            print(&kernel::render(&kernel::list(
+            print(&rdvm_kernel::render(&rdvm_kernel::list(
                 &Search::from_env(),
                 image_boot.as_deref(),
             )))
@@ -122,14 +123,14 @@ fn act(verb: Verb, began: Instant) -> Result<u8> {
 
 /// The kernels as `doctor` wants them.
 fn kernel_findings() -> Vec<KernelFinding> {
-    let finding = |found: kernel::Found| KernelFinding {
+    let finding = |found: rdvm_kernel::Found| KernelFinding {
         usable: found.problem.as_ref().map_or(Ok(()), |problem| {
             Err(format!("{problem}; {}", problem.remedy(&found.path)))
         }),
         path: found.path,
         chosen: found.chosen,
     };
-    kernel::list(&Search::from_env(), None)
+    rdvm_kernel::list(&Search::from_env(), None)
         .into_iter()
         .map(finding)
         .collect()
@@ -268,14 +269,14 @@ fn pack(args: PackArgs) -> Result<u8> {
         false => Sources::default(),
     };
     for step in &packing.steps {
-        let image = rdvm::image::open_from(step, &sources)?;
+        let image = rdvm_image::open_from(step, &sources)?;
         rdvm::trust::check(step, &image.tree, &sources)?;
         let warnings = image.tree.warnings().iter();
         warnings.for_each(|warning| say(&warning.to_string()));
         images.push(image);
     }
     let steps: Vec<&Tree> = images.iter().map(|image| &image.tree).collect();
-    let says = |image: &&rdvm::image::Image| image.config != Config::default();
+    let says = |image: &&rdvm_image::Image| image.config != Config::default();
     // IMAGE's own word, which the steps after it share; else that of what is below.
     let order = match images.iter().rev().find(says) {
         Some(image) => packing.order.over(&image.config),
@@ -304,7 +305,7 @@ fn inspect(args: InspectArgs) -> Result<u8> {
     };
     let digest = match base.facts.digest {
         Some(digest) => digest,
-        None => rdvm::trust::digest::of(&read.tree)?,
+        None => rdvm_image::digest::of(&read.tree)?,
     };
     drop(bar);
     base.facts.warnings.iter().for_each(|warning| say(warning));

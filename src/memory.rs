@@ -10,11 +10,11 @@
 
 use std::fmt;
 
-use rdinit::protocol::Room;
+use rdvm_proto::Room;
 
-use crate::initrd::layout::Contents;
 use crate::request::MemoryWish;
-use crate::units::{ByteSize, PAGE};
+use rdvm_hostfs::units::{ByteSize, PAGE};
+use rdvm_initrd::layout::Contents;
 
 /// RAM for files and programs on top of the image, at least, beside a distribution's kernel.
 pub const ROOM: ByteSize = ByteSize::mib(64);

@@ -8,26 +8,27 @@ mod prepare;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use self::plan::{Plan, look, plan};
 pub use self::prepare::{Ready, prepare};
 
-use crate::atomic;
 use crate::copyout::CopyOut;
 use crate::error::{Error, Result};
-use crate::escape::shown;
-use crate::guest::console::Console;
-use crate::guest::control::Control;
-use crate::guest::ending::Ending;
-use crate::guest::input::Input;
-use crate::guest::outlet::Outlet;
-use crate::guest::{Limits, Listener};
-use crate::initrd::attributes::Loss;
 use crate::report::{MachineFacts, Report, Subjects, Timeline, Timings};
 use crate::request::{Request, Stdin};
-use crate::terminal::Terminal;
-use crate::watch::Watch;
+use rdvm_hostfs::atomic;
+use rdvm_hostfs::escape::shown;
+use rdvm_initrd::attributes::Loss;
+use rdvm_vmm::guest::console::Console;
+use rdvm_vmm::guest::control::Control;
+use rdvm_vmm::guest::ending::Ending;
+use rdvm_vmm::guest::input::Input;
+use rdvm_vmm::guest::outlet::Outlet;
+use rdvm_vmm::guest::{Limits, Listener};
+use rdvm_vmm::terminal::Terminal;
+use rdvm_vmm::watch::Watch;
 
 /// Where the guest's input comes from, and where its output goes.
 #[derive(Debug)]
@@ -123,12 +124,14 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let typed = terminal.as_ref().is_some_and(Terminal::is_typed);
     let input = Input::new(streams.stdin.filter(|_| interactive), typed);
     listener = listener.with_input(input, terminal);
-    if let Some(receiver) = ready.receiver {
-        let copy_out = watch
-            .waker()
-            .and_then(|waker| CopyOut::start(receiver, waker));
-        let copy_out = copy_out.map_err(host(|| "starting a thread for --copy-out".to_owned()))?;
-        listener = listener.with_copy_out(copy_out);
+    let copy_out = ready.receiver.map(|receiver| {
+        let copy_out = CopyOut::start(receiver, watch.waker()?);
+        copy_out.map(Arc::new)
+    });
+    let copy_out = copy_out.transpose();
+    let copy_out = copy_out.map_err(host(|| "starting a thread for --copy-out".to_owned()))?;
+    if let Some(copy_out) = &copy_out {
+        listener = listener.with_copy_out(Arc::clone(copy_out) as Arc<_>);
     }
     let memory = ready.machine.memory.to_string();
     let table = ready.attributes;
@@ -155,7 +158,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
             false => Vec::new(),
         };
     let mut report = Report::of(&ending, subjects);
-    if let Some(copy_out) = listener.into_copy_out() {
+    if let Some(copy_out) = copy_out {
         let message = report.message.clone();
         let copied = match ending {
             // Who interrupts a run wants nothing of it.

@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ValueHint};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, shown};
 
 /// The file's name.
 pub const NAME: &str = "rdvm.toml";

@@ -14,14 +14,14 @@ pub use self::file::{FileError, ReportFile};
 
 pub use self::timings::{Timeline, Timings};
 
-use rdinit::protocol::Totals;
+use rdvm_proto::Totals;
 use serde::Serialize;
 
 use crate::copyout::Copied;
-use crate::guest::Counts;
-use crate::guest::console::Gaps;
-use crate::guest::ending::Ending;
-use crate::initrd::attributes::Loss;
+use rdvm_initrd::attributes::Loss;
+use rdvm_vmm::guest::Counts;
+use rdvm_vmm::guest::console::Gaps;
+use rdvm_vmm::guest::ending::Ending;
 
 /// Version of the report's schema; it changes when a field changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
@@ -233,7 +233,7 @@ impl From<Totals> for Guest {
 mod tests {
     use super::explain::ENOENT;
     use super::*;
-    use rdinit::protocol::{RootUse, Stage};
+    use rdvm_proto::{RootUse, Stage};
 
     fn code(ending: Ending) -> u8 {
         exit_code(&ending)

@@ -3,19 +3,19 @@
 //! Nothing here is a string that still has to be understood. Knows no flag names.
 
 mod copies;
-mod image;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut, Links};
-pub use self::image::{Expectation, Format, ImageRef, Limits, OwnerRange, Ownership};
+pub use rdvm_image::reference::{
+    Expectation, Format, Id, ImageRef, Limits, OwnerRange, Ownership, UserWish,
+};
+pub use rdvm_kernel::KernelWish;
+pub use rdvm_vmm::EngineWish;
 
-use crate::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 
 /// How long a command has to end once it has been told to.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -169,44 +169,6 @@ pub struct Stdin {
     pub tty: bool,
 }
 
-/// `-u USER[:GROUP]`, numbers or names of the image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserWish {
-    /// User.
-    pub user: Id,
-    /// Group; the user's own when not given.
-    pub group: Option<Id>,
-}
-
-impl fmt::Display for UserWish {
-    /// As it is written: `USER` or `USER:GROUP`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.user)?;
-        match &self.group {
-            Some(group) => write!(f, ":{group}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => write!(f, "{number}"),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// A number, or a name to be looked up in the image's own `/etc/passwd` or `/etc/group`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Id {
-    /// A number.
-    Number(u32),
-    /// A name.
-    Name(String),
-}
-
 /// How much RAM the guest gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryWish {
@@ -214,28 +176,6 @@ pub enum MemoryWish {
     FromImage,
     /// So much; refused when the image needs more.
     Exactly(ByteSize),
-}
-
-/// Which kernel boots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KernelWish {
-    /// The first of the search order.
-    Search,
-    /// This file.
-    File(PathBuf),
-    /// As typed after `-k`: a path when it has a slash or is there, else a release in the host's /boot.
-    Named(OsString),
-}
-
-/// Which engine runs the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineWish {
-    /// KVM where it can run an unmodified kernel, else QEMU.
-    Auto,
-    /// In process, on KVM.
-    Kvm,
-    /// A QEMU child process with software emulation.
-    Qemu,
 }
 
 /// What becomes of the console's bytes.

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use rdvm::image::limit::{Budget, Counter};
-use rdvm::image::member::{FileContent, Member, What};
-use rdvm::image::store::{CHUNK, Region, Store};
+use rdvm_image::limit::{Budget, Counter};
+use rdvm_image::member::{FileContent, Member, What};
+use rdvm_image::store::{CHUNK, Region, Store};
 use rdvm::request::Limits;
-use rdvm::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 
 /// 64 MiB and 10,000 members.
 pub fn limits() -> (Counter, Budget) {

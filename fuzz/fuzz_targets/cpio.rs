@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use libfuzzer_sys::fuzz_target;
-use rdvm::image::cpio::{self, Error};
+use rdvm_image::cpio::{self, Error};
 
 #[path = "archive.rs"]
 mod archive;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use libfuzzer_sys::fuzz_target;
-use rdvm::image::tar::{self, Error};
+use rdvm_image::tar::{self, Error};
 
 #[path = "archive.rs"]
 mod archive;

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use libfuzzer_sys::fuzz_target;
-use rdvm::image::store::CHUNK;
-use rdvm::image::stream::{self, Compression};
+use rdvm_image::store::CHUNK;
+use rdvm_image::stream::{self, Compression};
 
 #[path = "archive.rs"]
 #[allow(dead_code)] // the other targets use more of it

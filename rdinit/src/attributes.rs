@@ -1,7 +1,7 @@
 //! The image's extended attributes: set by the host's table, and counted where the kernel will not have them.
 
-use crate::protocol::{Attributes, AttributesLost};
 use crate::sys;
+use rdvm_proto::{Attributes, AttributesLost};
 
 /// Sets all attributes of the table in the file `table`; gives what could not be set.
 ///

@@ -5,11 +5,11 @@
 //! follows no link but a wish that is one itself. It uses no memory but what it says at the start.
 
 use crate::outlet::Outlet;
-use crate::protocol::{
+use crate::sys::{self, Errno, Stat};
+use rdvm_proto::{
     MOUNTED, PARCEL_DEPTH, PARCEL_HEAD, PARCEL_MAX, PARCEL_PATH, PARCEL_PAYLOAD, PARCEL_TARGET,
     Parcel, Sent,
 };
-use crate::sys::{self, Errno, Stat};
 
 /// A frame of full length always fits, and small ones gather to a write of as much.
 const BUFFER: usize = 2 * PARCEL_MAX;

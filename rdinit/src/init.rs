@@ -2,14 +2,14 @@
 
 use crate::input::Orders;
 use crate::outlet::Outlet;
-use crate::protocol::{
-    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_ORDERS, OWNS_ROOT,
-    Order, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
-};
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::{PollFd, Shared};
 use crate::{attributes, collect, etc, mounts, place, relay, root, sys, timeline};
+use rdvm_proto::{
+    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_ORDERS, OWNS_ROOT,
+    Order, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
+};
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
 pub fn run(name: &[u8]) -> ! {

@@ -4,8 +4,8 @@
 //! A serial port drops what nobody reads, so the host sends no more of standard input than was granted, and no more is
 //! granted than the kernel keeps for us (`TTYB_DEFAULT_MEM_LIMIT` in `drivers/tty/tty_buffer.c` is 64 KiB).
 
-use crate::protocol::{Event, FrameError, ORDER_MAX, Order, RING};
 use crate::sys::{self, PollFd, Shared};
+use rdvm_proto::{Event, FrameError, ORDER_MAX, Order, RING};
 
 /// What is granted of a port beyond what the command has been given; of the ring it is all of it.
 const WINDOW: u64 = 16 << 10;

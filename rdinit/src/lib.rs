@@ -1,8 +1,8 @@
-//! PID 1 of an rdvm guest, and the contract between it and the host.
+//! PID 1 of an rdvm guest.
 //!
-//! The host imports [`protocol`] alone. The other modules are what `main.rs` turns into a freestanding ELF
-//! (`build.rs` of rdvm compiles and embeds it): mount what a container expects, start the one command, carry
-//! its output to the serial ports, reap, say how it ended, reset the machine. It refuses to grow beyond that.
+//! `main.rs` turns this library into a freestanding ELF, which rdvm's `build.rs` compiles and embeds: mount what a container
+//! expects, start the one command, carry its output to the serial ports, reap, report how it ended, reset the machine. What it
+//! and the host agree on is the crate `rdvm-proto`.
 //!
 //! Two phases: until the command runs any failure ends the machine with a stage and an errno; from then on
 //! PID 1 must not die, so it carries on with what still works.
@@ -11,8 +11,6 @@
 
 #[cfg(not(freestanding))]
 extern crate alloc;
-
-pub mod protocol;
 
 pub mod init;
 

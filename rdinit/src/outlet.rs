@@ -2,9 +2,9 @@
 
 use crate::init::send;
 use crate::input::Orders;
-use crate::protocol::{Event, Order, RING};
 use crate::relay;
 use crate::sys::{self, PollFd, Shared};
+use rdvm_proto::{Event, Order, RING};
 
 /// Takes bytes, and waits for the host where it must.
 pub(crate) enum Outlet<'a> {

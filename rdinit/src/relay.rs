@@ -5,9 +5,9 @@
 //! pipe and nothing else.
 
 use crate::input::{Orders, Stdin};
-use crate::protocol::{Event, Order};
 use crate::streams::Child;
 use crate::sys::{self, PollFd, Shared, Usage};
+use rdvm_proto::{Event, Order};
 
 /// How many of the dead are collected before the ports are looked at again.
 const AT_ONCE: u32 = 256;

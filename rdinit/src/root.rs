@@ -3,8 +3,8 @@
 //! The kernel unpacks the image into a tmpfs that may hold half of the RAM (`mm/shmem.c`), at the bottom of the mount
 //! tree, where `pivot_root(2)` refuses to work.
 
-use crate::protocol::{Room, RootUse};
 use crate::sys;
+use rdvm_proto::{Room, RootUse};
 
 const REMOUNT: usize = 32;
 const BIND: usize = 4096;

@@ -1,9 +1,9 @@
 //! The one command: its user, its place, its limits, and what is said when it cannot be run.
 
 use crate::mounts;
-use crate::protocol::{IS_INIT, MAKE_WORKDIR, Stage, Start, Strings};
 use crate::streams::{Child, Streams};
 use crate::sys::{self, Errno};
+use rdvm_proto::{IS_INIT, MAKE_WORKDIR, Stage, Start, Strings};
 
 /// Used when the environment has no PATH, as docker does.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -1,9 +1,9 @@
 //! The command's standard streams: pipes or a terminal, its ends and ours.
 
 use crate::mounts;
-use crate::protocol::{HAS_STDIN, HAS_TERMINAL, Stage, Start};
 use crate::spawn::{Failure, at};
 use crate::sys;
+use rdvm_proto::{HAS_STDIN, HAS_TERMINAL, Stage, Start};
 
 /// A running command.
 pub(crate) struct Child {

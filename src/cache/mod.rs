@@ -22,9 +22,9 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use rustix::process::geteuid;
 use sha2::{Digest as _, Sha256};
 
-use crate::atomic::{Draft, fits_limit};
-use crate::digest::Digest;
-use crate::units::ByteSize;
+use rdvm_hostfs::Digest;
+use rdvm_hostfs::atomic::{Draft, fits_limit};
+use rdvm_hostfs::units::ByteSize;
 
 pub use prune::{Entry, Pruned};
 

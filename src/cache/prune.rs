@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Cache, LINK, SUFFIX};
-use crate::atomic::TEMPORARY;
-use crate::units::ByteSize;
+use rdvm_hostfs::atomic::TEMPORARY;
+use rdvm_hostfs::units::ByteSize;
 
 /// A writer needs minutes at most; what is older was left by one that was killed.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);

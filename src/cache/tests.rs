@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Cache, Packed, Recipe};
-use crate::atomic::TEMPORARY;
-use crate::digest::Digest;
-use crate::units::ByteSize;
+use rdvm_hostfs::Digest;
+use rdvm_hostfs::atomic::TEMPORARY;
+use rdvm_hostfs::units::ByteSize;
 
 const NO_LIMIT: ByteSize = ByteSize(u64::MAX);
 

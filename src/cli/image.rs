@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::Error;
 use super::transport::{self, Named};
-use crate::digest::Digest;
 use crate::request::{Expectation, Format, ImageRef, Limits, Ownership};
-use crate::units::ByteSize;
+use rdvm_hostfs::Digest;
+use rdvm_hostfs::units::ByteSize;
 
 /// What all verbs that read images have.
 #[derive(Debug, Args)]

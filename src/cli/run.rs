@@ -17,7 +17,7 @@ use crate::request::{
     Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Links, MemoryWish, Request, Stdin,
     Ulimit, UserWish,
 };
-use crate::units::{ByteSize, parse_span};
+use rdvm_hostfs::units::{ByteSize, parse_span};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]

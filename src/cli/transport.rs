@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::escape::escaped;
 use crate::request::Format;
+use rdvm_hostfs::escape::escaped;
 
 /// The transports whose images rdvm reads.
 const READ: [(&str, Format); 3] = [

@@ -7,10 +7,10 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 
 use crate::request::{CopyIn, CopyOut, Id, MemoryWish, ULIMITS, Ulimit, UserWish};
-use crate::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 
 /// `auto` or a size.
-pub(super) fn parse_memory(text: &str) -> Result<MemoryWish, crate::units::ParseError> {
+pub(super) fn parse_memory(text: &str) -> Result<MemoryWish, rdvm_hostfs::units::ParseError> {
     match text {
         "auto" => Ok(MemoryWish::FromImage),
         size => size.parse::<ByteSize>().map(MemoryWish::Exactly),

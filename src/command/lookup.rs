@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::io::Errno;
 
-use crate::image::tree::{Entry, Kind, Tree};
 use crate::request::Command;
+use rdvm_image::tree::{Entry, Kind, Tree};
 
 /// As many links as Linux follows for one name (`MAXSYMLINKS`).
 const HOPS: usize = 40;
@@ -154,7 +154,7 @@ fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::tree::{Content, FileBody};
+    use rdvm_image::tree::{Content, FileBody};
 
     const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 use super::Error;
-use crate::image::host::{open_file, read_exact};
+use rdvm_image::host::{open_file, read_exact};
 
 /// The file of such lines at the top of HOST.
 const NAME: &str = ".rdvmignore";

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use super::beat::Beat;
 use super::beneath;
 use super::fault::Fault;
-use crate::escape::{escaped, shown};
 use crate::request::CopyOut;
+use rdvm_hostfs::escape::{escaped, shown};
 
 /// Why a `--copy-out` can come to nothing.
 #[derive(Debug, thiserror::Error)]

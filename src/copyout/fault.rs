@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::escape::escaped;
-use crate::units::ByteSize;
+use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::units::ByteSize;
 
 /// The way out for what a wish cannot hold.
 const PACK_IT: &str = "make a tar archive of it in the machine and copy that out";

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rdinit::protocol::{PARCEL_DEPTH, PARCEL_PATH, PARCEL_TARGET, Sent};
+use rdvm_proto::{PARCEL_DEPTH, PARCEL_PATH, PARCEL_TARGET, Sent};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, mkdirat,
     openat, symlinkat, utimensat,
@@ -16,9 +16,9 @@ use super::destination::Destination;
 use super::fault::{Fault, StreamFault};
 use super::stage::{STAGED, Stage};
 use super::tree::{Attributes, Left, Node, Tree};
-use crate::atomic;
-use crate::escape::escaped;
 use crate::request::Links;
+use rdvm_hostfs::atomic;
+use rdvm_hostfs::escape::escaped;
 
 /// The longest name in a directory (`NAME_MAX`).
 const NAME_MAX: usize = 255;

@@ -17,8 +17,8 @@ use super::fault::Fault;
 use super::incoming::{Staged, set_attributes};
 use super::stage::STAGED;
 use super::tree::{Attributes, Tree};
-use crate::escape::escaped;
 use crate::request::Links;
+use rdvm_hostfs::escape::escaped;
 
 /// What a directory needs for its own name to be moved to another: it holds `..`.
 const OWNER: u32 = 0o700;

@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rdinit::protocol::{FrameError, MOUNTED, PARCEL_MAX, Parcel, Sent};
+use rdvm_proto::{FrameError, MOUNTED, PARCEL_MAX, Parcel, Sent};
 use rustix::fs::FileType;
 
 use super::beat::Beat;
@@ -12,9 +12,9 @@ use super::fault::{Fault, StreamFault};
 use super::incoming::{Incoming, Staged, check_path};
 use super::place::place;
 use super::{Copied, ENTRIES, LINKS_NAMED, LeftLink, NAMES};
-use crate::escape::escaped;
 use crate::request::{Copies, Links};
-use crate::units::ByteSize;
+use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::units::ByteSize;
 
 /// Takes what the guest sends, for all `--copy-out`s of a run.
 #[derive(Debug)]

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
-use rdinit::protocol::{MOUNTED, PARCEL_DEPTH, PARCEL_MAX, PARCEL_PATH, Parcel, Sent};
+use rdvm_proto::{MOUNTED, PARCEL_DEPTH, PARCEL_MAX, PARCEL_PATH, Parcel, Sent};
 use tempfile::TempDir;
 
 use super::*;
 use crate::request::{Copies, CopyOut, Links};
-use crate::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 
 const FILE: u32 = 0o100644;
 const DIRECTORY: u32 = 0o040755;
@@ -1092,7 +1092,7 @@ fn no_more_than_a_frame_is_kept_of_what_does_not_end() {
     receiver.receive(head);
     // A frame of full length that never comes whole.
     let mut frame = vec![0; PARCEL_MAX];
-    Parcel::encode_data(&mut frame, rdinit::protocol::PARCEL_PAYLOAD).unwrap();
+    Parcel::encode_data(&mut frame, rdvm_proto::PARCEL_PAYLOAD).unwrap();
     receiver.receive(&frame[..PARCEL_MAX - 1]);
     assert!(!receiver.is_over());
     assert_eq!(receiver.pending.len(), PARCEL_MAX - 1);

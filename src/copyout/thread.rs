@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::beat::Beat;
 use super::fault::Fault;
 use super::{Copied, Receiver};
-use crate::watch::{Waker, Watch};
+use rdvm_vmm::guest::CopySink;
+use rdvm_vmm::watch::{Waker, Watch};
 
 /// Bytes that may wait for the thread before no more are taken.
 const QUEUE: usize = 256 << 10;
@@ -110,38 +111,9 @@ impl CopyOut {
         })
     }
 
-    /// Returns how many more bytes can be taken now. Where there are fewer than `wanted`, the waker is used when there are more.
-    pub fn room(&self, wanted: usize) -> usize {
-        let mut state = self.shared.state();
-        let room = QUEUE.saturating_sub(state.held);
-        state.is_awaited = room < wanted.min(QUEUE);
-        room
-    }
-
-    /// Takes the next bytes of the stream.
-    pub fn push(&self, bytes: &[u8]) {
-        let mut state = self.shared.state();
-        if state.is_over || state.task != Task::Receive {
-            return;
-        }
-        state.held += bytes.len();
-        state.pieces.push_back(bytes.to_vec());
-        self.shared.changed.notify_one();
-    }
-
-    /// True if nothing more is to come: the guest has said so, or has sent what it may not.
-    pub fn is_over(&self) -> bool {
-        self.shared.state().is_over
-    }
-
-    /// The number of bytes in whole frames that have been written.
-    pub fn progress(&self) -> u64 {
-        self.shared.state().progress
-    }
-
     /// Has everything put into position that is whole; says for each wish what became of it, and which signal came before
     /// that was done. `unanswered` is why the guest did not send what has not come.
-    pub fn finish(self, unanswered: Option<&str>, watch: &Watch) -> (Vec<Copied>, Option<i32>) {
+    pub fn finish(&self, unanswered: Option<&str>, watch: &Watch) -> (Vec<Copied>, Option<i32>) {
         self.shared
             .give(Task::Finish(unanswered.map(str::to_owned)));
         let (fault, signal) = match self.wait(self.patience, Some(watch), watch) {
@@ -158,7 +130,7 @@ impl CopyOut {
     }
 
     /// Forgets what has come: nothing of it is put into position, which `why` is the reason for.
-    pub fn give_up(self, why: &str, watch: &Watch) -> Vec<Copied> {
+    pub fn give_up(&self, why: &str, watch: &Watch) -> Vec<Copied> {
         self.shared.give(Task::GiveUp);
         self.wait(CLEANING, None, watch);
         self.copied(Some(&Some(why.to_owned())))
@@ -203,6 +175,33 @@ impl CopyOut {
             let mut set = [PollFd::new(&watch, PollFlags::IN)];
             let _ = poll(&mut set, Timespec::try_from(left).ok().as_ref());
         }
+    }
+}
+
+impl CopySink for CopyOut {
+    fn room(&self, wanted: usize) -> usize {
+        let mut state = self.shared.state();
+        let room = QUEUE.saturating_sub(state.held);
+        state.is_awaited = room < wanted.min(QUEUE);
+        room
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut state = self.shared.state();
+        if state.is_over || state.task != Task::Receive {
+            return;
+        }
+        state.held += bytes.len();
+        state.pieces.push_back(bytes.to_vec());
+        self.shared.changed.notify_one();
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.state().is_over
+    }
+
+    fn progress(&self) -> u64 {
+        self.shared.state().progress
     }
 }
 
@@ -284,7 +283,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use rdinit::protocol::{PARCEL_MAX, Parcel, Sent};
+    use rdvm_proto::{PARCEL_MAX, Parcel, Sent};
 
     use super::*;
     use crate::request::{self, Copies};

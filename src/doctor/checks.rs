@@ -1,8 +1,8 @@
 //! The judgements, one function for each area: facts in, findings out, nothing else touched.
 //! Memory and limits are judged beside their types.
 
-use crate::engine::probe::{KvmState, QemuState, as_root};
-use crate::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_vmm::probe::{KvmState, QemuState, as_root};
 
 use super::{Facts, Finding, Folder, KernelFinding};
 use crate::level::Level;

@@ -11,9 +11,9 @@ use std::thread;
 use rustix::fs::{Access, MemfdFlags};
 use rustix::process::{getegid, geteuid, getgroups};
 
-use crate::engine::probe::{self, Cpu, KvmState, Packages, QemuState};
-use crate::hostmem::Memory;
-use crate::kernel::Search;
+use rdvm_hostfs::hostmem::Memory;
+use rdvm_kernel::Search;
+use rdvm_vmm::probe::{self, Cpu, KvmState, Packages, QemuState};
 
 use super::limits::Limits;
 
@@ -181,7 +181,7 @@ fn writable(folder: &Path) -> Result<(), String> {
     if !found.is_dir() {
         return Err(format!(
             "{} is not a directory",
-            crate::escape::shown(folder)
+            rdvm_hostfs::escape::shown(folder)
         ));
     }
     rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)

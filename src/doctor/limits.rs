@@ -4,7 +4,7 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 
 use super::{Facts, Finding};
 use crate::level::Level;

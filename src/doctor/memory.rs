@@ -1,9 +1,9 @@
 //! Doctor's lines about the memory available to a run: the host's, and that of the control group.
 
 use super::Finding;
-use crate::hostmem::Memory;
 use crate::level::Level;
-use crate::units::ByteSize;
+use rdvm_hostfs::hostmem::Memory;
+use rdvm_hostfs::units::ByteSize;
 
 /// Below this no run works, by estimate: QEMU 7.2 booting Debian's 6.1 cloud kernel with 128 MiB of
 /// guest RAM and no initrd was measured once, at 201 MiB resident; a little less guest RAM will do.

@@ -1,8 +1,8 @@
 //! Whole diagnoses of invented hosts.
 
 use super::*;
-use crate::engine::probe::{Cpu, Error, Extension, KvmState, Packages, QemuState};
-use crate::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
+use rdvm_vmm::probe::{Cpu, Error, Extension, KvmState, Packages, QemuState};
 
 /// An Intel host on which everything is as it should be, KVM engine included.
 fn good_host() -> Facts {

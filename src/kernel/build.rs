@@ -28,13 +28,13 @@ pub use error::Error;
 
 use sha2::{Digest, Sha256};
 
-use super::{KernelImage, Search};
-use crate::atomic::Draft;
-use crate::escape::shown;
-use crate::progress;
 use crate::request::KernelWish;
-use crate::units::ByteSize;
 use compiled::Compiled;
+use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::progress;
+use rdvm_hostfs::units::ByteSize;
+use rdvm_kernel::{KernelImage, Search};
 use source::Source;
 use stamp::Stamp;
 use workshop::Workshop;
@@ -183,18 +183,19 @@ fn prefixed(name: &str, path: &Path) -> std::ffi::OsString {
 /// Whether both engines can start it.
 fn is_bootable(file: &Path) -> Result<(), Error> {
     let nothing = Search::default();
-    let unusable = |error: super::Error| match error {
-        super::Error::File { problem, .. } => Error::Unusable { problem },
+    let unusable = |error: rdvm_kernel::Error| match error {
+        rdvm_kernel::Error::File { problem, .. } => Error::Unusable { problem },
         none => Error::Host {
             what: shown(file),
             source: io::Error::other(none.to_string()),
         },
     };
-    let kernel = super::open(&KernelWish::File(file.into()), None, &nothing).map_err(unusable)?;
+    let kernel =
+        rdvm_kernel::open(&KernelWish::File(file.into()), None, &nothing).map_err(unusable)?;
     match &kernel.image {
         KernelImage::Elf { .. } => kernel.into_boot().map(|_| ()).map_err(unusable),
         KernelImage::BzImage { .. } => Err(Error::Unusable {
-            problem: super::Problem::NoPvh,
+            problem: rdvm_kernel::Problem::NoPvh,
         }),
     }
 }

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::escape::shown;
 use crate::level::Level;
 use config::Config;
 use features::{FEATURES, Feature, Weight};
+use rdvm_hostfs::escape::shown;
 
-use super::Problem;
+use rdvm_kernel::Problem;
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum Error {
     },
     /// It is a kernel that cannot be used at all.
     #[error(transparent)]
-    Kernel(#[from] super::Error),
+    Kernel(#[from] rdvm_kernel::Error),
     /// A text without options, or something else.
     #[error(
         "{}: is no kernel and no configuration of one; name a kernel, its .config or config.gz",

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use crate::image::config::Config;
-use crate::initrd::Epoch;
+use rdvm_image::config::Config;
+use rdvm_initrd::Epoch;
 
 /// The only machine that rdvm runs.
 pub(super) const ARCHITECTURE: &str = "amd64";

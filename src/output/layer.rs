@@ -6,8 +6,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Error;
-use crate::image::tree::{Content, Entry, FileBody, ImagePath, Kind, LinkId, Tree};
-use crate::initrd::{Bodies, Epoch, Piece};
+use rdvm_image::body::{Bodies, Piece};
+use rdvm_image::tree::{Content, Entry, FileBody, ImagePath, Kind, LinkId, Tree};
+use rdvm_initrd::Epoch;
 
 /// A name that begins so says that the rest of the name is gone from the layers below.
 pub const WHITEOUT: &[u8] = b".wh.";
@@ -112,7 +113,7 @@ impl<'a> Layer<'a> {
 
     /// Whether the archives that the contents came from are what they were; to be asked after writing.
     pub(super) fn check_unchanged(&self) -> Result<(), Error> {
-        Ok(crate::initrd::unchanged(self.tree)?)
+        Ok(rdvm_initrd::unchanged(self.tree)?)
     }
 }
 

@@ -30,11 +30,11 @@ pub use config::Settings;
 pub use layer::Layer;
 pub use tag::Tag;
 
-use crate::atomic::Draft;
-use crate::escape::{escaped, shown};
-use crate::image::config::Config;
-use crate::image::tree::{ImagePath, Tree};
-use crate::initrd::{self, Epoch, Layout, attributes};
+use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_image::config::Config;
+use rdvm_image::tree::{ImagePath, Tree};
+use rdvm_initrd::{Epoch, Layout, attributes};
 
 /// What is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,13 +112,13 @@ pub fn write(steps: &[&Tree], order: &Order, epoch: Epoch) -> Result<Vec<Warning
 
 fn write_cpio(tree: &Tree, order: &Order, epoch: Epoch) -> Result<(), Error> {
     if order.compression == Compression::None {
-        return Ok(initrd::write_archive(tree, epoch, &order.target)?);
+        return Ok(rdvm_initrd::write_archive(tree, epoch, &order.target)?);
     }
     let layout = Layout::of(tree, epoch)?;
     to_stream(&order.target, |out| {
         compress::through(order.compression, out, |mut out| {
             layout.stream(&mut out)?;
-            Ok(initrd::unchanged(tree)?)
+            Ok(rdvm_initrd::unchanged(tree)?)
         })
     })
 }
@@ -232,9 +232,12 @@ pub enum Warning {
 /// Why an archive was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The tree's contents, or an initrd.
+    /// The tree's contents.
     #[error(transparent)]
-    Contents(#[from] initrd::Error),
+    Contents(#[from] rdvm_image::body::Error),
+    /// A cpio archive.
+    #[error(transparent)]
+    Initrd(#[from] rdvm_initrd::Error),
     /// A file that a layer would make a whiteout of.
     #[error(
         "{}: in a layer this name says that another file is gone; rename it, or write it as plain tar or cpio",
@@ -270,7 +273,7 @@ impl Error {
     /// Whether the reader of the archive has gone away.
     pub fn is_broken_pipe(&self) -> bool {
         match self {
-            Self::Contents(error) => error.is_broken_pipe(),
+            Self::Initrd(error) => error.is_broken_pipe(),
             Self::Write { source } => source.kind() == io::ErrorKind::BrokenPipe,
             _ => false,
         }

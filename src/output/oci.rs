@@ -18,7 +18,7 @@ use super::header::{BLOCK, Header, Type, pad};
 use super::layer::Layer;
 use super::tag::Tag;
 use super::{Error, docker, tar};
-use crate::initrd::Epoch;
+use rdvm_initrd::Epoch;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -10,8 +10,9 @@ use std::io::Write;
 use super::Error;
 use super::header::{BLOCK, Header, Type};
 use super::layer::{Layer, WHITEOUT, link};
-use crate::image::tree::{Entry, FileBody, Kind};
-use crate::initrd::{Bodies, Epoch, Piece};
+use rdvm_image::body::{Bodies, Piece};
+use rdvm_image::tree::{Entry, FileBody, Kind};
+use rdvm_initrd::Epoch;
 
 /// Bytes handed on at a time: what a core's cache holds.
 const PIECE: usize = 256 << 10;

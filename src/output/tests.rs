@@ -12,7 +12,7 @@ use rustix::fs::getxattr;
 
 use super::layer::{Layer, link};
 use super::*;
-use crate::image::tree::{Content, Entry, FileBody, Kind, LinkId};
+use rdvm_image::tree::{Content, Entry, FileBody, Kind, LinkId};
 
 fn entry(path: &str, kind: Kind) -> Entry {
     Entry {

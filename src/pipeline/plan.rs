@@ -3,7 +3,7 @@
 use std::io;
 use std::thread;
 
-use rdinit::protocol::Stage;
+use rdvm_proto::Stage;
 
 use super::host;
 use crate::base::{self, Base, Body, Keep};
@@ -11,18 +11,19 @@ use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
-use crate::escape::escaped;
-use crate::guest::ending::Ending;
-use crate::hostmem::Memory;
-use crate::image::tree::Tree;
-use crate::initrd::account::{self, Account};
-use crate::initrd::layout::{Layout, Places};
-use crate::initrd::{self, Contents, Epoch, payload};
-use crate::kernel::{self, Kernel, Search};
 use crate::memory::{self, MemoryPlan, Needs};
+use crate::payload;
 use crate::report::{Report, Subjects};
 use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
-use crate::units::ByteSize;
+use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::hostmem::Memory;
+use rdvm_hostfs::units::ByteSize;
+use rdvm_image::account::{self, Account};
+use rdvm_image::tree::Tree;
+use rdvm_initrd::layout::{Layout, Places};
+use rdvm_initrd::{Contents, Epoch};
+use rdvm_kernel::{Kernel, Search};
+use rdvm_vmm::guest::ending::Ending;
 
 /// What is counted for a command's words and variables when they are fewer, so that a plan does not change with each.
 const FEW_WORDS: u64 = 64 << 10;
@@ -130,7 +131,7 @@ fn read(image: &ImageRef, kernel: &KernelWish, keep: Keep) -> Result<(Base, Kern
     let epoch = Epoch::from_env_or_last()?;
     let image_boot = image.path.join("boot");
     let (kernel, base) = thread::scope(|scope| {
-        let kernel = scope.spawn(|| kernel::open(kernel, Some(&image_boot), &search));
+        let kernel = scope.spawn(|| rdvm_kernel::open(kernel, Some(&image_boot), &search));
         let base = base::open(image, epoch, keep, cache.as_ref());
         (kernel.join(), base)
     });
@@ -170,7 +171,7 @@ pub fn look(
     cpus: u8,
 ) -> Result<(Base, Result<(Kernel, MemoryPlan)>)> {
     let base = base::open(image, Epoch::from_env_or_last()?, Keep::Nothing, None)?;
-    let kernel = kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
+    let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
         let memory = memory::plan(&needs(&base, &kernel, cpus, 0), MemoryWish::FromImage)?;
         Ok((kernel, memory))
@@ -191,7 +192,7 @@ fn account_of(base: &Base, command: &Command, request: &Request) -> Result<Accou
         _ => Ok(base.facts.accounts.clone()),
     };
     let account = files.and_then(|files| account::account(&files, user));
-    Ok(account.map_err(initrd::Error::from)?)
+    Ok(account?)
 }
 
 /// Looks the command up where the image alone has it: nothing is copied in, and its tree was read.

@@ -12,18 +12,18 @@ use super::plan::{Plan, command_name, plan_and_keep};
 use crate::base::{Base, Body};
 use crate::cmdline;
 use crate::copyout::Receiver;
-use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::escape::{escaped, shown};
-use crate::image::tree::{Kind, Tree};
-use crate::initrd::layout::Layout;
-use crate::initrd::payload::{self, Surroundings};
-use crate::initrd::{Epoch, Initrd, attributes};
-use crate::machine::Machine;
 use crate::memory::MemoryPlan;
+use crate::payload::{self, Surroundings};
 use crate::report::MachineFacts;
 use crate::request::Request;
-use crate::terminal;
+use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_image::tree::{Kind, Tree};
+use rdvm_initrd::layout::Layout;
+use rdvm_initrd::{Epoch, Initrd, attributes};
+use rdvm_vmm::Engine;
+use rdvm_vmm::machine::Machine;
+use rdvm_vmm::terminal;
 
 /// A machine about to run, and what is known of it.
 #[derive(Debug)]

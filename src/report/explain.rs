@@ -2,13 +2,13 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use rdinit::protocol::{RootUse, Stage};
+use rdvm_proto::{RootUse, Stage};
 
 use super::Outcome;
-use crate::escape::escaped;
-use crate::guest::ending::Ending;
 use crate::request::{CopyIn, ULIMITS};
-use crate::units::ByteSize;
+use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::units::ByteSize;
+use rdvm_vmm::guest::ending::Ending;
 
 /// The machine was stopped after `--timeout`, as timeout(1) says it.
 pub const TIMED_OUT: u8 = 124;
@@ -220,7 +220,7 @@ fn not_started(
     let name = subjects.command;
     let error = std::io::Error::from_raw_os_error(errno);
     let (outcome, text) = match stage {
-        Stage::Exec if errno == ENOENT && name == crate::initrd::payload::DEFAULT_COMMAND => (
+        Stage::Exec if errno == ENOENT && name == crate::payload::DEFAULT_COMMAND => (
             Outcome::NotFound,
             format!("{name}: not in the image; name a command after IMAGE"),
         ),

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Report;
-use crate::atomic::Draft;
-use crate::escape::shown;
+use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::escape::shown;
 
 /// A report's file, which gets its name only when it is whole.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::guest::Moments;
+use rdvm_vmm::guest::Moments;
 
 /// Milliseconds by phase; absent where the guest did not say.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -188,7 +188,7 @@ fn rounded(milliseconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::BootClock;
+    use rdvm_vmm::guest::BootClock;
 
     #[test]
     fn the_guests_times_are_put_on_the_hosts_clock() {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 
 /// How much `--copy-out` brings back at most.
 pub const COPY_OUT_LIMIT: ByteSize = ByteSize::mib(1024);

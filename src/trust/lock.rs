@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Error, Wanted};
-use crate::atomic::Draft;
-use crate::digest::{BadDigest, Digest};
+use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::{BadDigest, Digest};
 
 /// The file's name.
 pub const NAME: &str = "rdvm.lock";

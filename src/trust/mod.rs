@@ -1,6 +1,5 @@
 //! Is it the image that was agreed on? Tree → digest, and what it is to be: `--expect`, or the project's `rdvm.lock`.
 
-pub mod digest;
 pub mod lock;
 
 #[cfg(test)]
@@ -8,11 +7,11 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use crate::digest::{BadDigest, Digest};
-use crate::escape::shown;
-use crate::image::tree::Tree;
-use crate::image::{self, Sources};
 use crate::request::{Expectation, ImageRef};
+use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::{BadDigest, Digest};
+use rdvm_image::tree::Tree;
+use rdvm_image::{Sources, digest};
 
 /// What the image's digest has to be, and who says so; `None` where nobody does. With layers on top it is the digest of
 /// all together, and only `--expect` can say; what the lock file says of its parts, [`check_parts`] looks at.
@@ -53,7 +52,7 @@ pub fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::err
                 ..image.clone()
             };
             let digest =
-                digest::of(&image::open_from(&part, sources)?.tree).map_err(Error::from)?;
+                digest::of(&rdvm_image::open_from(&part, sources)?.tree).map_err(Error::from)?;
             wanted.check(path, digest)?;
         }
     }
@@ -160,5 +159,5 @@ pub enum Error {
     },
     /// Its contents cannot be read.
     #[error(transparent)]
-    Contents(#[from] crate::initrd::Error),
+    Contents(#[from] rdvm_image::body::Error),
 }

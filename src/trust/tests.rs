@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::digest::of;
 use super::lock::{self, Lock};
 use super::{Error, Wanted};
-use crate::digest::Digest;
-use crate::image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
+use rdvm_hostfs::Digest;
+use rdvm_image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
 
 fn entry(path: &str, kind: Kind) -> Entry {
     Entry {
@@ -187,7 +187,7 @@ fn another_image_than_the_one_wanted_is_refused_with_both_digests() {
     fs::set_permissions(dir.path().join("f"), fs::Permissions::from_mode(0o640)).unwrap();
     symlink("f", dir.path().join("l")).unwrap();
     let image = crate::request::Request::new(dir.path(), ["x"]).image;
-    let tree = || crate::image::open(&image).unwrap().tree;
+    let tree = || rdvm_image::open(&image).unwrap().tree;
     let wanted = Wanted {
         digest: of(&tree()).unwrap(),
         by: "--expect".into(),
@@ -224,7 +224,7 @@ fn the_program_in_the_documents_gives_the_same_digest() {
         owner: crate::request::Ownership::Keep,
         ..request.image
     };
-    let ours = of(&crate::image::open(&image).unwrap().tree).unwrap();
+    let ours = of(&rdvm_image::open(&image).unwrap().tree).unwrap();
     let theirs = std::process::Command::new("python3")
         .args(["-c", program])
         .arg(dir.path())

@@ -9,11 +9,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rdvm::digest::Digest;
-use rdvm::image;
-use rdvm::image::tree::{Entry, Kind, Tree};
 use rdvm::request::{Format, ImageRef, Ownership};
-use rdvm::trust::digest;
+use rdvm_hostfs::Digest;
+use rdvm_image;
+use rdvm_image::digest;
+use rdvm_image::tree::{Entry, Kind, Tree};
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ fn random_archives_become_the_tree_that_gnu_tar_extracts() {
         let fixture = Fixture::make(number);
         let path = dir.path().join("fixture.tar");
         fs::write(&path, &fixture.bytes).unwrap();
-        let ours = image::open(&ImageRef {
+        let ours = rdvm_image::open(&ImageRef {
             path: path.clone(),
             format: Some(Format::Tar),
             ..ImageRef::default()
@@ -150,7 +150,7 @@ impl Tool {
             .unwrap();
         fs::remove_dir_all(&tools).unwrap();
         done.success().then(|| {
-            let image = image::open(&ImageRef {
+            let image = rdvm_image::open(&ImageRef {
                 path: root.path().to_owned(),
                 owner: Ownership::Keep,
                 ..ImageRef::default()
@@ -358,7 +358,7 @@ fn nothing_outside_the_archive_is_followed_or_touched() {
     let path = dir.path().join("hostile.tar");
     fs::write(&path, &fixture.bytes).unwrap();
     // Inside, the name leads to a directory of the image's own.
-    let image = image::open(&ImageRef {
+    let image = rdvm_image::open(&ImageRef {
         path,
         ..ImageRef::default()
     });

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use rdinit::protocol::{
+use rdvm::payload::RDINIT;
+use rdvm_proto::{
     ATTRIBUTES_SUFFIX, AttributesTable, Event, FrameError, HAS_ATTRIBUTES, MAKE_WORKDIR,
     RECORD_SUFFIX, Stage, StartRecord,
 };
-use rdvm::initrd::payload::RDINIT;
 
 use crate::support::{Image, missing};
 

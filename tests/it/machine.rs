@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rdvm::engine::probe::{self, KvmState};
+use rdvm_vmm::probe::{self, KvmState};
 
 use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, left_out, sized, while_sleeping};
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use rdvm::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 
 use crate::support::{Image, Rdvm, busybox, engines, left_out, sized};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rdvm::cli::{self, Refused, Verb};
 use rdvm::request::{KernelWish, MemoryWish, Request};
-use rdvm::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
 use tempfile::TempDir;
 
 use crate::support::{RDVM, Run, busybox, engines, note_run};

@@ -233,8 +233,8 @@ fn namespaces_groups_overlays_and_addresses_need_no_tools() {
 /// What it occupies decides on how little RAM a machine can have, and is touched at every start.
 #[test]
 fn the_small_kernel_is_small() {
-    use rdvm::kernel::{Search, open};
     use rdvm::request::KernelWish;
+    use rdvm_kernel::{Search, open};
     let Some(path) = small_kernel() else { return };
     let kernel = open(&KernelWish::File(path), None, &Search::default()).unwrap();
     let bytes = kernel.memory_bytes();

@@ -10,18 +10,18 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rdvm::engine::Engine;
-use rdvm::guest::Listener;
-use rdvm::guest::console::Console;
-use rdvm::guest::control::Control;
-use rdvm::guest::ending::Ending;
-use rdvm::guest::outlet::Outlet;
-use rdvm::initrd::{Epoch, Initrd, Layout};
-use rdvm::kernel::{self, Search};
-use rdvm::machine::Machine;
 use rdvm::request::{ImageRef, KernelWish, Ownership};
-use rdvm::units::ByteSize;
-use rdvm::watch::Watch;
+use rdvm_hostfs::units::ByteSize;
+use rdvm_initrd::{Epoch, Initrd, Layout};
+use rdvm_kernel::Search;
+use rdvm_vmm::Engine;
+use rdvm_vmm::guest::Listener;
+use rdvm_vmm::guest::console::Console;
+use rdvm_vmm::guest::control::Control;
+use rdvm_vmm::guest::ending::Ending;
+use rdvm_vmm::guest::outlet::Outlet;
+use rdvm_vmm::machine::Machine;
+use rdvm_vmm::watch::Watch;
 
 use crate::support::{Image, Run, large_image, missing, while_reading};
 
@@ -207,7 +207,7 @@ fn boot_with(image: &Path, code: Code, cpus: u8, timeout: Duration) -> Outcome {
 }
 
 fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
-    let tree = rdvm::image::open(&ImageRef {
+    let tree = rdvm_image::open(&ImageRef {
         path: image.join("etc"),
         owner: Ownership::Root,
         ..ImageRef::default()
@@ -218,7 +218,8 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
     initrd.push(tree, places);
     let room = initrd.size() >> 20;
     Machine {
-        kernel: kernel::open(&KernelWish::File(kernel.into()), None, &Search::default()).unwrap(),
+        kernel: rdvm_kernel::open(&KernelWish::File(kernel.into()), None, &Search::default())
+            .unwrap(),
         initrd,
         cmdline: "stub".into(),
         memory: ByteSize::mib(8 + room),
@@ -564,10 +565,7 @@ fn what_is_no_machine_is_refused_before_anything_is_asked_of_the_host() {
         let listener = Listener::new(Outlet::new(null().into()), console, Control::frames());
         let watch = Watch::start(None).unwrap();
         let error = Engine::Kvm.boot(machine, listener, &watch).unwrap_err();
-        assert!(
-            matches!(error, rdvm::engine::Error::Machine(_)),
-            "{error:?}"
-        );
+        assert!(matches!(error, rdvm_vmm::Error::Machine(_)), "{error:?}");
         error.to_string()
     };
     for (error, words) in [

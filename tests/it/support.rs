@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use rdvm::engine::probe;
+use rdvm_vmm::probe;
 use tempfile::TempDir;
 
 pub(crate) use self::processes::{children_of, is_alive, send};

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rdvm::guest::outlet::Outlet;
+use rdvm_vmm::guest::outlet::Outlet;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 

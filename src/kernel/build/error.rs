@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::kernel::Problem;
-use crate::units::ByteSize;
+use rdvm_hostfs::units::ByteSize;
+use rdvm_kernel::Problem;
 
 /// What kept the small kernel from being built.
 #[derive(Debug, thiserror::Error)]

@@ -56,7 +56,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::units::ByteSize;
+    use rdvm_hostfs::units::ByteSize;
 
     /// The files that the patches change, as far as they show them: the old lines of each hunk where it says that they are.
     fn source(tree: &Path) {

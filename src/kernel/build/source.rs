@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use crate::escape::shown;
-use crate::kernel::file::Links;
-use crate::kernel::find;
-use crate::units::ByteSize;
+use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::units::ByteSize;
+use rdvm_kernel::file::Links;
+use rdvm_kernel::find;
 
 /// Unpacked it is 1.4 GiB in Linux 6.1, and grows; see `OUT`.
 const TREE: ByteSize = ByteSize::mib(2048);

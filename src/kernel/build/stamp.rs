@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use super::error::Error;
 use super::source::Source;
 use super::{fragment, patches};
-use crate::atomic::Draft;
-use crate::escape::shown;
+use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::escape::shown;
 
 /// What decides whether a kernel is the one that would be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Stamp {
         let hash = hash.finalize();
         let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        let name = crate::escape::escaped(name);
+        let name = rdvm_hostfs::escape::escaped(name);
         let (bytes, modified) = (meta.len(), meta.mtime());
         Ok(Self {
             identity: Some(format!(

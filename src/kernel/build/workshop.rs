@@ -20,10 +20,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, kill_process_group, pidfd_open};
 
 use super::error::Error;
-use crate::atomic::under_new_name;
-use crate::escape::{escaped, shown};
-use crate::units::ByteSize;
-use crate::watch::Watch;
+use rdvm_hostfs::atomic::under_new_name;
+use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::units::ByteSize;
+use rdvm_vmm::watch::Watch;
 
 /// The start of the directory's name, with which it may lie in a directory that all users share.
 const PREFIX: &str = "rdvm-build-";

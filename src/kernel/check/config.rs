@@ -7,9 +7,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::kernel::file::{self, Links};
-use crate::kernel::{KernelImage, Search, bzimage};
 use crate::request::KernelWish;
+use rdvm_kernel::file::{self, Links};
+use rdvm_kernel::{KernelImage, Search, bzimage};
 
 /// Distributions' have 300 KB.
 const MAX_TEXT: u64 = 8 << 20;
@@ -62,7 +62,7 @@ impl Config {
             cache: cache.map(Path::to_owned),
             ..Search::default()
         };
-        let kernel = crate::kernel::open(&KernelWish::File(path.to_owned()), None, &host)?;
+        let kernel = rdvm_kernel::open(&KernelWish::File(path.to_owned()), None, &host)?;
         if let KernelImage::Elf { elf, .. } = &kernel.image
             && let Some(text) = carried(elf)
             && let Some(config) = Self::of_text(&text, path)
@@ -139,8 +139,8 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::kernel::Compression;
-    use crate::kernel::samples::{bzimage as bzimage_of, pack, vmlinux};
+    use rdvm_kernel::Compression;
+    use rdvm_kernel::samples::{bzimage as bzimage_of, pack, vmlinux};
 
     const TEXT: &str =
         "# Linux\nCONFIG_SMP=y\nCONFIG_NR_CPUS=16\n# CONFIG_PVH is not set\nCONFIG_FUSE_FS=m\r\n";

@@ -1,0 +1,15 @@
+//! The host's side of files and memory, for rdvm's crates: output files that appear whole, digests, sizes, names made safe to
+//! print, the RAM that the host or a control group allows, and a progress bar.
+
+#![forbid(unsafe_code)]
+
+pub mod atomic;
+pub mod escape;
+pub mod hex;
+pub mod hostmem;
+pub mod progress;
+pub mod units;
+
+mod digest;
+
+pub use digest::{BadDigest, Digest};

@@ -1,0 +1,100 @@
+//! IMAGE → [`Image`]: what kind of thing the path is, then the reader for that kind; then the layers on top.
+//!
+//! Nothing is ever unpacked or changed on the host. Knows nothing of the form the tree is written in.
+
+pub mod account;
+pub mod body;
+pub mod config;
+pub mod cpio;
+pub mod digest;
+pub mod error;
+pub mod fakeroot;
+pub mod files;
+pub mod fs;
+pub mod host;
+pub mod layers;
+pub mod limit;
+pub mod member;
+pub mod owner;
+pub mod recognise;
+pub mod reference;
+pub mod store;
+pub mod stream;
+pub mod tar;
+pub mod tree;
+
+mod blobs;
+mod dir;
+mod docker;
+mod docker_v1;
+mod entry;
+mod oci;
+mod override_stat;
+mod reading;
+mod rules;
+mod source;
+mod window;
+mod xattr;
+
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+#[path = "../../../tests/it/support/skips.rs"]
+mod skips;
+#[cfg(test)]
+mod tests;
+
+use rustix::io::Errno;
+
+pub use blobs::Flaw;
+pub use error::Error;
+pub use source::Sources;
+
+use crate::reference::ImageRef;
+use config::Config;
+use layers::LayerFacts;
+use rdvm_hostfs::Digest;
+use recognise::Form;
+use store::Region;
+use stream::Compression;
+use tree::Tree;
+
+/// An image that was read: its tree, and what is known of it besides.
+#[derive(Debug)]
+pub struct Image {
+    /// What is in it, with the layers on top; file contents stay where they are until they are written.
+    pub tree: Tree,
+    /// How it is to be run; layers on top do not say.
+    pub config: Config,
+    /// What it was.
+    pub form: Form,
+    /// How it was compressed as a whole.
+    pub compression: Compression,
+    /// Its own layers, if it keeps them apart; not those on top.
+    pub layers: Vec<LayerFacts>,
+    /// The digest of its manifest, as registries know it, if it has one.
+    pub manifest: Option<Digest>,
+    /// The digest of its configuration, docker's image ID, if it has one.
+    pub id: Option<Digest>,
+}
+
+/// Reads the image and the layers on top of it.
+///
+/// Errors name the image or the file in it, and what to do.
+pub fn open(image: &ImageRef) -> Result<Image, Error> {
+    open_from(image, &Sources::default())
+}
+
+/// The same from what `sources` has opened already, to which it adds what it opens.
+///
+/// Errors: as above.
+pub fn open_from(image: &ImageRef, sources: &Sources) -> Result<Image, Error> {
+    reading::open(image, sources)
+}
+
+/// The first bytes of a region, as many as there are up to a tar header.
+fn start_of(region: &Region) -> Result<Vec<u8>, Errno> {
+    let mut start = vec![0; region.length.min(512) as usize];
+    region.read_exact(0, &mut start)?;
+    Ok(start)
+}

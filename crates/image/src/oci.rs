@@ -1,0 +1,333 @@
+//! An OCI image layout → the one image in it that is meant, with its layers where they are.
+//!
+//! From `index.json` through nested indexes to a manifest for linux/amd64 and its configuration; all of them are
+//! checked against their digests, the layers are checked when they are read. Formats: OCI image specification 1.1,
+//! docker's image manifest version 2, schema 2.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use super::blobs::{Blobs, Descriptor, Flaw, parse, place};
+use super::config;
+use super::layers::{self, Layer, Recipe};
+use rdvm_hostfs::Digest;
+
+/// How deep indexes may be nested; one or two are usual.
+const DEPTH: usize = 4;
+/// The most documents that are read.
+const DOCUMENTS: usize = 1024;
+
+/// What runs here.
+pub(super) const PLATFORM: &str = "linux/amd64";
+
+/// Indexes and manifests.
+const DOCUMENT_TYPES: [&str; 4] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+/// Configurations.
+const CONFIG_TYPES: [&str; 2] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Layout {
+    image_layout_version: String,
+}
+
+/// An index or a manifest: which of them shows in what it has.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    manifests: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Option<Vec<Descriptor>>,
+}
+
+/// A manifest with its configuration, both checked.
+struct Found {
+    digest: Digest,
+    id: Digest,
+    said: config::Said,
+    layers: Vec<Descriptor>,
+}
+
+impl Found {
+    /// True if all layers are said to be archives. cosign signs with manifests that are images in all but that.
+    fn has_layers(&self) -> bool {
+        let kinds = self.layers.iter().filter_map(|it| it.media_type.as_deref());
+        kinds.into_iter().all(|kind| kind.contains("tar"))
+    }
+}
+
+/// The image that `wish` names, or the only one; of several in one index that are for this platform, the first.
+///
+/// Errors: none or several, nothing for this platform, or anything that does not match its digest.
+pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
+    let layout: Layout = parse("oci-layout", &blobs.document("oci-layout")?)?;
+    if !layout.image_layout_version.starts_with("1.") {
+        return Err(Flaw::Version {
+            version: layout.image_layout_version,
+        });
+    }
+    let index: Document = parse("index.json", &blobs.document("index.json")?)?;
+    let mut images = index.manifests.unwrap_or_default();
+    images.retain(|descriptor| !is_attestation(descriptor));
+    if images.is_empty() {
+        return Err(Flaw::NoImage);
+    }
+    let all_names: Vec<String> = images.iter().flat_map(names).collect();
+    let named = |wish: &str| {
+        let is_meant = |image: &&Descriptor| {
+            let names = names(image);
+            names.iter().any(|name| means(name, wish)) || is_digest(&image.digest, wish)
+        };
+        images.iter().filter(is_meant).cloned().collect::<Vec<_>>()
+    };
+    let chosen = wish.map(named).filter(|chosen| !chosen.is_empty());
+    let by_digest = wish.filter(|_| chosen.is_none());
+    let mut search = Search {
+        blobs,
+        documents: 0,
+        is_for_all: by_digest.is_some(),
+        found: Vec::new(),
+        others: BTreeSet::new(),
+        passed_over: None,
+    };
+    for image in chosen.as_ref().unwrap_or(&images) {
+        search.look(image, 0)?;
+    }
+    let Search {
+        mut found,
+        others,
+        passed_over,
+        ..
+    } = search;
+    if found.iter().any(Found::has_layers) {
+        found.retain(Found::has_layers);
+    }
+    if let Some(wish) = by_digest {
+        found.retain(|found| {
+            [found.digest, found.id]
+                .iter()
+                .any(|digest| is_digest(&digest.to_string(), wish))
+        });
+        if found.is_empty() {
+            return Err(Flaw::NoSuchImage {
+                wish: wish.to_owned(),
+                names: all_names,
+            });
+        }
+    }
+    match <[Found; 1]>::try_from(found) {
+        Ok([found]) => recipe(blobs, found),
+        Err(found) if found.is_empty() => Err(match passed_over {
+            Some(flaw) if others.is_empty() => flaw,
+            _ => Flaw::NoPlatform {
+                found: others.into_iter().collect(),
+            },
+        }),
+        Err(_) => Err(Flaw::Several { names: all_names }),
+    }
+}
+
+/// Goes through indexes and manifests.
+struct Search<'a> {
+    blobs: &'a Blobs<'a>,
+    documents: usize,
+    /// Everything is looked for, and not only the first that fits in each index.
+    is_for_all: bool,
+    found: Vec<Found>,
+    /// Platforms that there are, and nobody wants.
+    others: BTreeSet<String>,
+    /// The first that is no image: indexes hold signatures, charts and lists of contents as well.
+    passed_over: Option<Flaw>,
+}
+
+impl Search<'_> {
+    /// Looks at what a descriptor means and what is below it, and returns whether an image for this platform is there.
+    /// Deeper than [`DEPTH`] is an error, so calls are not either.
+    fn look(&mut self, descriptor: &Descriptor, depth: usize) -> Result<bool, Flaw> {
+        if let Some(other) = other_platform(descriptor) {
+            self.others.insert(other);
+            return Ok(false);
+        }
+        if !is_known(descriptor.media_type.as_deref(), &DOCUMENT_TYPES) {
+            return Ok(self.pass_over(descriptor.digest.clone(), kind(descriptor)));
+        }
+        self.documents += 1;
+        if self.documents > DOCUMENTS {
+            return Err(Flaw::TooMany { limit: DOCUMENTS });
+        }
+        let (digest, bytes) = self.blobs.checked(descriptor)?;
+        let name = place(&digest);
+        let document: Document = parse(&name, &bytes)?;
+        match document {
+            Document {
+                manifests: Some(manifests),
+                config: None,
+                layers: None,
+            } => {
+                if depth == DEPTH {
+                    return Err(Flaw::TooDeep { limit: DEPTH });
+                }
+                let images = manifests.iter().filter(|image| !is_attestation(image));
+                let mut is_there = false;
+                for image in best_first(images) {
+                    is_there |= self.look(image, depth + 1)?;
+                    if is_there && !self.is_for_all {
+                        break;
+                    }
+                }
+                Ok(is_there)
+            }
+            Document {
+                manifests: None,
+                config: Some(config),
+                layers,
+            } => self.manifest(digest, config, layers.unwrap_or_default()),
+            Document {
+                manifests: Some(_), ..
+            } => Err(Flaw::Ambiguous { name }),
+            _ => Ok(self.pass_over(name, kind(descriptor))),
+        }
+    }
+
+    fn pass_over(&mut self, name: String, kind: String) -> bool {
+        let flaw = Flaw::NotAnImage { name, kind };
+        self.passed_over.get_or_insert(flaw);
+        false
+    }
+
+    fn manifest(
+        &mut self,
+        digest: Digest,
+        config: Descriptor,
+        layers: Vec<Descriptor>,
+    ) -> Result<bool, Flaw> {
+        if !is_known(config.media_type.as_deref(), &CONFIG_TYPES) {
+            return Ok(self.pass_over(place(&digest), kind(&config)));
+        }
+        let (id, bytes) = self.blobs.checked(&config)?;
+        let said = config::parse(&bytes)?;
+        match &said.platform {
+            Some(platform) if platform != PLATFORM => {
+                self.others.insert(platform.clone());
+                Ok(false)
+            }
+            _ => {
+                let found = Found {
+                    digest,
+                    id,
+                    said,
+                    layers,
+                };
+                let has_layers = found.has_layers();
+                if self.found.iter().all(|other| other.digest != digest) {
+                    self.found.push(found);
+                }
+                Ok(has_layers)
+            }
+        }
+    }
+}
+
+/// Where the layers are, each with the digests it has to have.
+fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, Flaw> {
+    layers::check_count(found.layers.len(), found.said.diff_ids.len())?;
+    let mut layers = Vec::with_capacity(found.layers.len());
+    for (descriptor, diff_id) in found.layers.iter().zip(found.said.diff_ids) {
+        let (digest, region) = blobs.blob(descriptor)?;
+        layers.push(Layer {
+            name: place(&digest),
+            region,
+            digest: Some(digest),
+            diff_id: Some(diff_id),
+        });
+    }
+    Ok(Recipe {
+        config: found.said.config,
+        manifest: Some(found.digest),
+        id: found.id,
+        layers,
+    })
+}
+
+/// True if a document may be one of these; one without a type may be any.
+fn is_known(kind: Option<&str>, types: &[&str]) -> bool {
+    kind.is_none_or(|kind| kind.is_empty() || types.contains(&kind))
+}
+
+fn kind(descriptor: &Descriptor) -> String {
+    let kind = descriptor.media_type.as_deref();
+    kind.unwrap_or("of no known kind").to_owned()
+}
+
+/// The platform that a descriptor is for, if that is not ours.
+fn other_platform(descriptor: &Descriptor) -> Option<String> {
+    let platform = descriptor.platform.as_ref()?;
+    let name = config::platform(&platform.os, &platform.architecture);
+    (name != PLATFORM && name != "/").then_some(name)
+}
+
+/// The manifests of one index in the order in which they are to be tried: first those that are said to be for our
+/// platform, in the index's order, but what needs a newer processor (`v2`, `v3`) or a feature of the system behind what does
+/// not.
+fn best_first<'a>(images: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
+    let mut images: Vec<_> = images.collect();
+    images.sort_by_key(|image| match &image.platform {
+        Some(platform) if other_platform(image).is_none() => {
+            let variant = platform.variant.as_deref().filter(|&name| name != "v1");
+            let features = platform.os_features.as_ref().map_or(0, Vec::len);
+            (false, features > 0, variant.unwrap_or_default())
+        }
+        _ => (true, false, ""),
+    });
+    images
+}
+
+/// What BuildKit puts beside images: not for any machine.
+fn is_attestation(descriptor: &Descriptor) -> bool {
+    let unknown = descriptor
+        .platform
+        .as_ref()
+        .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown");
+    unknown || descriptor.annotation("vnd.docker.reference.type") == Some("attestation-manifest")
+}
+
+/// What an image in `index.json` is called; its digest if it has no name.
+fn names(descriptor: &Descriptor) -> Vec<String> {
+    let keys = [
+        "io.containerd.image.name",
+        "org.opencontainers.image.ref.name",
+    ];
+    let names = keys.iter().filter_map(|key| descriptor.annotation(key));
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    match names.is_empty() {
+        true => vec![descriptor.digest.clone()],
+        false => names,
+    }
+}
+
+/// Whether `wish` is a short form of an image's name: without registry and directories, without `:latest`.
+pub(super) fn means(name: &str, wish: &str) -> bool {
+    let is_same = |name: &str| {
+        name == wish
+            || name
+                .strip_suffix(wish)
+                .is_some_and(|above| above.ends_with('/') && !wish.is_empty())
+    };
+    is_same(name) || name.strip_suffix(":latest").is_some_and(is_same)
+}
+
+/// Whether `wish` is this digest, with or without `sha256:`.
+pub(super) fn is_digest(digest: &str, wish: &str) -> bool {
+    digest == wish || digest.strip_prefix("sha256:") == Some(wish)
+}

@@ -1,0 +1,140 @@
+//! Which image, and how it is to be read.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use rdvm_hostfs::Digest;
+use rdvm_hostfs::units::ByteSize;
+
+/// The IMAGE argument, and what is stacked on it.
+#[derive(Debug, Clone, Default)]
+pub struct ImageRef {
+    /// A directory or an archive; `-` is an archive on standard input.
+    pub path: PathBuf,
+    /// What it is, where the content is not to be asked.
+    pub format: Option<Format>,
+    /// A tar archive is the lowest layer of an image: names that begin with `.wh.` are whiteouts there too, of nothing.
+    pub is_layer: bool,
+    /// Directories and archives to put on top of it, in this order.
+    pub layers: Vec<PathBuf>,
+    /// Which image of an archive that holds several: a name with tag, or a digest.
+    pub tag: Option<String>,
+    /// Who owns a directory's files in the guest; archives say it themselves.
+    pub owner: Ownership,
+    /// A save file of `fakeroot -s`, which has the last word on owners, modes and devices.
+    pub fakeroot: Option<PathBuf>,
+    /// What an archive may come to.
+    pub limits: Limits,
+    /// What its content digest has to be.
+    pub expect: Expectation,
+}
+
+/// Which image it has to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expectation {
+    /// What the project's `rdvm.lock` says, if there is one and it knows the image.
+    #[default]
+    Lock,
+    /// The one with this digest.
+    Digest(Digest),
+    /// Any.
+    Nothing,
+}
+
+/// The form an image comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A directory that holds a root file system.
+    Dir,
+    /// A tar archive of a root file system.
+    Tar,
+    /// What `docker save` writes.
+    Docker,
+    /// An OCI image layout, as a directory or in a tar archive.
+    Oci,
+    /// newc cpio, one archive or several behind each other.
+    Cpio,
+}
+
+/// Against archives that come to more than anybody meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most bytes that archives may unpack to; by default half of the memory that the host has or the control group allows.
+    pub unpacked: Option<ByteSize>,
+    /// How many members all archives may have together.
+    pub entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unpacked: None,
+            entries: 4_000_000,
+        }
+    }
+}
+
+/// Who owns the image's files in the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// As on the host for root, of the host or of a user namespace, who can give files to others; else everything is 0:0.
+    #[default]
+    Auto,
+    /// Everything is 0:0.
+    Root,
+    /// As on the host.
+    Keep,
+    /// Host numbers are looked up in ranges; a number in none of them is an error that names the file.
+    Map(Vec<OwnerRange>),
+}
+
+/// `count` numbers from `host` on become `guest` and following, for users and groups alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnerRange {
+    /// First number on the host.
+    pub host: u32,
+    /// What it becomes in the guest.
+    pub guest: u32,
+    /// How many follow.
+    pub count: u32,
+}
+
+/// `-u USER[:GROUP]`, numbers or names of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserWish {
+    /// User.
+    pub user: Id,
+    /// Group; the user's own when not given.
+    pub group: Option<Id>,
+}
+
+impl fmt::Display for UserWish {
+    /// As it is written: `USER` or `USER:GROUP`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.user)?;
+        match &self.group {
+            Some(group) => write!(f, ":{group}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A number, or a name to be looked up in the image's own `/etc/passwd` or `/etc/group`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Id {
+    /// A number.
+    Number(u32),
+    /// A name.
+    Name(String),
+}

@@ -1,0 +1,68 @@
+//! The host/guest contract: every byte that crosses between rdvm and rdinit, and nothing else.
+//!
+//! Host to guest: the start record ([`Start`]) and, where the image has any, extended attributes ([`Attributes`]),
+//! files in the last cpio segment; [`Order`] frames on the status port; standard input as it is, in the inbound ring
+//! or on the stdout port, never more than the guest has granted. Guest to host: [`Event`] frames on the status port;
+//! standard output as it is on the stdout port, and from [`Order::CopyOut`] on [`Parcel`] frames, in the outbound
+//! ring or there. [`VERSION`] changes whenever a byte of one of them changes. All numbers are little-endian.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(not(freestanding))]
+extern crate alloc;
+
+/// Version of all formats.
+pub const VERSION: u8 = 4;
+
+mod attributes;
+mod event;
+mod frame;
+mod order;
+mod parcel;
+mod room;
+mod start;
+
+pub use attributes::*;
+pub use event::*;
+pub use frame::{FrameError, crc32};
+pub use order::*;
+pub use parcel::*;
+pub use room::*;
+pub use start::*;
+
+/// Takes numbers and strings from the front of a slice; `None` where there is too little.
+struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.bytes.split_at_checked(count)?;
+        self.bytes = tail;
+        Some(head)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1).map(|b| b[0])
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take(2).map(|b| u16::from_le_bytes([b[0], b[1]]))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take(4)
+            .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from(self.u32()?) | u64::from(self.u32()?) << 32)
+    }
+
+    /// A string with its NUL, so that it can be handed to the kernel as it stands.
+    fn string(&mut self) -> Option<&'a [u8]> {
+        let end = self.bytes.iter().position(|&byte| byte == 0)?;
+        self.take(end + 1)
+    }
+}

@@ -1,0 +1,119 @@
+//! What keeps KVM from running a machine, each with its way out.
+
+use std::io;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::probe::KvmState;
+use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::units::ByteSize;
+
+/// Why KVM could not run the machine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// /dev/kvm is not, or not any more, what it was found to be.
+    #[error("{0}, or use --engine qemu")]
+    Unusable(KvmState),
+    /// This KVM lacks something.
+    #[error("/dev/kvm: offers no {what}; boot a newer host kernel, or use --engine qemu")]
+    Lacks {
+        /// What.
+        what: &'static str,
+    },
+    /// A call to KVM failed.
+    #[error("kvm engine: {what}: {source}; {}", remedy(source))]
+    Call {
+        /// What was being done.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host refused something else.
+    #[error("kvm engine: {what}: {source}; {}", remedy(source))]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host has no address space for the guest's RAM.
+    #[error(
+        "kvm engine: {memory} of guest RAM cannot be mapped: {source}; raise ulimit -v, or give the guest less with -m"
+    )]
+    Memory {
+        /// How much.
+        memory: ByteSize,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not fit.
+    #[error(
+        "{}: reaches up to {end:#x}, the guest's RAM ends at {ram_end:#x}; give it more with -m",
+        shown(kernel)
+    )]
+    KernelPlace {
+        /// Its file.
+        kernel: PathBuf,
+        /// First address above it.
+        end: u64,
+        /// First address above the RAM below 4 GiB.
+        ram_end: u64,
+    },
+    /// The kernel's file could be checked but not loaded.
+    #[error(
+        "{}: cannot be loaded: {source}; try another kernel (-k)",
+        shown(kernel)
+    )]
+    Kernel {
+        /// Its file.
+        kernel: PathBuf,
+        /// Why.
+        source: linux_loader::loader::Error,
+    },
+    /// There is no place for the initrd.
+    #[error("initrd: its {} do not fit between the kernel's end {kernel_end:#x} and {} in {memory} of RAM; give the guest more with -m, or use a kernel that takes an initrd anywhere (Linux 3.8 or later)", ByteSize(*size), limit_name(*limit))]
+    InitrdPlace {
+        /// Its length in bytes.
+        size: u64,
+        /// First address above the kernel.
+        kernel_end: u64,
+        /// First address that the kernel does not take.
+        limit: u64,
+        /// The guest's RAM.
+        memory: ByteSize,
+    },
+    /// The initrd cannot be made.
+    #[error(transparent)]
+    Initrd(#[from] rdvm_initrd::Error),
+    /// A part lies outside of the guest's RAM.
+    #[error("kvm engine: the guest's RAM has no room for its tables; give it more with -m")]
+    Place,
+}
+
+impl Error {
+    /// Wraps an error of the host's with what was being done.
+    pub(super) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Host {
+            what,
+            source: source.into(),
+        }
+    }
+}
+
+/// The way out of what the host refused.
+fn remedy(source: &io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::MFILE) => "raise ulimit -n, or take fewer --cpus",
+        Some(Errno::AGAIN) => "raise ulimit -u, or take fewer --cpus",
+        Some(Errno::NOMEM) => "free some memory, or give the guest less with -m",
+        _ => "see rdvm doctor, or use --engine qemu",
+    }
+}
+
+fn limit_name(limit: u64) -> String {
+    match limit {
+        u64::MAX => "the end".to_owned(),
+        limit => format!("{limit:#x}, its limit"),
+    }
+}

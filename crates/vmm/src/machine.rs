@@ -1,0 +1,97 @@
+//! A machine as data: all that an engine needs to know to run it.
+
+use rdvm_hostfs::units::{ByteSize, PAGE};
+use rdvm_initrd::Initrd;
+use rdvm_kernel::Kernel;
+
+/// The most vCPUs that a machine has: what the tables and masks of both engines have room for.
+pub const CPUS_MAX: u8 = 16;
+/// The longest command line in bytes, without its NUL (`COMMAND_LINE_SIZE` on x86).
+pub const CMDLINE_MAX: usize = 2047;
+
+/// What boots. Knows neither images nor flags.
+#[derive(Debug)]
+pub struct Machine {
+    /// The kernel, checked.
+    pub kernel: Kernel,
+    /// The initrd, yet to be made: an engine knows best where it belongs.
+    pub initrd: Initrd,
+    /// The kernel command line, checked.
+    pub cmdline: String,
+    /// Guest RAM, a multiple of a page.
+    pub memory: ByteSize,
+    /// Number of vCPUs, 1 to 16.
+    pub cpus: u8,
+    /// Whether memory is shared with the guest (`guest::rings`), at the place that the engine says.
+    pub rings: bool,
+    /// Whether what of the initrd can be shared with other machines ([`Initrd::shared_part`]) is mapped and not copied.
+    pub share: bool,
+}
+
+/// Why a machine is none that an engine can run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Too few or too many vCPUs.
+    #[error("machine: {0} CPUs; give it 1 to {CPUS_MAX}")]
+    Cpus(u8),
+    /// No RAM, or no whole number of pages.
+    #[error("machine: {} bytes of RAM; give it a multiple of {PAGE}", .0.0)]
+    Memory(ByteSize),
+    /// A command line that the kernel would cut.
+    #[error("machine: a kernel command line of {0} bytes; {CMDLINE_MAX} are the most")]
+    CommandLine(usize),
+    /// A command line that ends before its end.
+    #[error("machine: the kernel command line has a NUL in it; leave it out")]
+    Nul,
+}
+
+impl Machine {
+    /// Checks what no type keeps from being wrong. Engines do so before they run it.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), Error> {
+        check(self.cpus, self.memory, &self.cmdline)
+    }
+}
+
+fn check(cpus: u8, memory: ByteSize, cmdline: &str) -> Result<(), Error> {
+    if !(1..=CPUS_MAX).contains(&cpus) {
+        return Err(Error::Cpus(cpus));
+    }
+    if memory.0 == 0 || !memory.0.is_multiple_of(PAGE) {
+        return Err(Error::Memory(memory));
+    }
+    if cmdline.len() > CMDLINE_MAX {
+        return Err(Error::CommandLine(cmdline.len()));
+    }
+    match cmdline.contains('\0') {
+        true => Err(Error::Nul),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_engine_can_run_is_told_by_its_kind() {
+        let memory = ByteSize::mib(64);
+        for cpus in [0, 17, 32, 33, 255] {
+            assert_eq!(check(cpus, memory, ""), Err(Error::Cpus(cpus)));
+        }
+        for bytes in [0, 1, PAGE + 1, u64::MAX] {
+            let memory = ByteSize(bytes);
+            assert_eq!(check(1, memory, ""), Err(Error::Memory(memory)));
+        }
+        let long = "x".repeat(CMDLINE_MAX + 1);
+        assert_eq!(check(1, memory, &long), Err(Error::CommandLine(2048)));
+        assert_eq!(check(1, memory, "a\0b"), Err(Error::Nul));
+        for cpus in 1..=CPUS_MAX {
+            assert_eq!(check(cpus, memory, &long[1..]), Ok(()));
+        }
+    }
+}

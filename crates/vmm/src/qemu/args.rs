@@ -1,0 +1,255 @@
+//! `Machine` → QEMU's arguments. Pure.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+
+use crate::acpi::{ACPI, PM1_CONTROL};
+use rdvm_hostfs::units::ByteSize;
+
+/// The descriptors that QEMU inherits, by number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fds {
+    pub(super) kernel: RawFd,
+    pub(super) initrd: Initrd,
+    /// The ACPI tables.
+    pub(super) tables: RawFd,
+    /// Console, stdout, status.
+    pub(super) ports: [Line; 3],
+    /// A file that is to be the guest's RAM, where some of that is shared.
+    pub(super) ram: Option<RawFd>,
+}
+
+/// How the initrd gets into the guest.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Initrd {
+    /// QEMU reads it from a file.
+    Read(RawFd),
+    /// It lies in the RAM, its first part in a file that other machines have mapped too.
+    Mapped(Mapped),
+}
+
+/// RAM in three parts, one behind the other, that end where the machine's does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mapped {
+    /// Length of the first part in bytes: what is below the initrd.
+    pub(super) below: u64,
+    /// The second part: the file, which nothing writes to, and how much of it.
+    pub(super) shared: (RawFd, u64),
+    /// The third part, a file of its length: the rest of the initrd and of the RAM.
+    pub(super) above: RawFd,
+}
+
+/// What is at the other end of a serial port.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Line {
+    /// The write end of a pipe.
+    Out(RawFd),
+    /// QEMU's own standard input and output. Nothing else of it takes two pipes; its sockets cost twice as much a byte.
+    Stdio,
+    /// One end of a pair of sockets: for a port on which little is said.
+    Socket(RawFd),
+}
+
+/// What the machine is, beside its files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings<'a> {
+    pub(super) cmdline: &'a str,
+    pub(super) memory: ByteSize,
+    pub(super) cpus: u8,
+}
+
+/// Emulation steps through `rep movsb` and `rep stosb` byte by byte, and a kernel that sees ERMS or FSRM copies and
+/// clears with nothing else; without them it moves 8 bytes at a time. With them a run of the libs image takes 7 % more
+/// CPU time, one of the debian image 19 % (docs/performance.md).
+const CPU: &str = "max,-erms,-fsrm";
+
+/// ACPI's tables are ours: by QEMU's own the machine has neither the timer nor the first interrupt controller of a PC
+/// (`HW_REDUCED_ACPI`), and a kernel is left with the timers of its local APICs, whose rate it must measure. The clock
+/// (`rtc=on`) is there because a kernel that finds none waits a second for it.
+const MACHINE: &str =
+    "microvm,acpi=off,auto-kernel-cmdline=off,rtc=on,pit=on,pic=on,isa-serial=off";
+
+/// Where ACPI's tables have the register that switches off: QEMU ends when something is written there.
+const OFF_SWITCH: &str = "isa-debug-exit,iosize=2,iobase";
+
+/// By the names of its threads it is seen which of them are CPUs (`halt.rs`).
+const NAME: &str = "rdvm,debug-threads=on";
+
+/// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The arguments.
+///
+/// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry.
+pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
+    let mut args = vec![
+        "-name".into(),
+        NAME.into(),
+        "-accel".into(),
+        "tcg,thread=multi".into(),
+        "-M".into(),
+        match (fds.ram, fds.initrd) {
+            (Some(_), Initrd::Read(_)) => format!("{MACHINE},memory-backend=ram"),
+            _ => MACHINE.into(),
+        },
+        "-cpu".into(),
+        CPU.into(),
+        "-m".into(),
+        format!("size={}k", machine.memory.0 >> 10),
+        "-smp".into(),
+        machine.cpus.to_string(),
+    ];
+    let backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
+        let size = bytes >> 10;
+        let backend = match file {
+            Some((fd, how)) => {
+                format!(
+                    "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
+                )
+            }
+            None => format!("memory-backend-ram,id={id},size={size}k"),
+        };
+        ["-object".to_owned(), backend]
+    };
+    let own = fds.ram.map(|fd| (fd, "share=on"));
+    match fds.initrd {
+        Initrd::Read(_) if fds.ram.is_none() => {}
+        Initrd::Read(_) => args.extend(backend("ram", machine.memory.0, own)),
+        Initrd::Mapped(Mapped {
+            below,
+            shared: (image, length),
+            above,
+        }) => {
+            let rest = machine.memory.0.saturating_sub(below + length);
+            args.extend(backend("ram", below, own));
+            args.extend(backend(
+                "image",
+                length,
+                Some((image, "share=off,readonly=on")),
+            ));
+            args.extend(backend("rest", rest, Some((above, "share=on"))));
+            // Nodes are what QEMU takes more than one piece of RAM for. Its tables say nothing of them on this machine.
+            for id in ["ram", "image", "rest"] {
+                args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
+            }
+        }
+    }
+    let fixed = [
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-sandbox",
+        SANDBOX,
+    ];
+    args.extend(fixed.map(str::to_owned));
+    for (index, line) in fds.ports.into_iter().enumerate() {
+        args.push("-chardev".into());
+        args.push(match line {
+            Line::Out(fd) => format!("file,id=port{index},path=/proc/self/fd/{fd}"),
+            Line::Stdio => format!("stdio,id=port{index},signal=off"),
+            Line::Socket(fd) => format!("socket,id=port{index},fd={fd}"),
+        });
+        args.push("-device".into());
+        args.push(format!("isa-serial,chardev=port{index},index={index}"));
+    }
+    let tables = format!(
+        "loader,file=/proc/self/fd/{},addr={ACPI:#x},force-raw=on",
+        fds.tables
+    );
+    args.extend(["-device".into(), tables]);
+    args.extend(["-device".into(), format!("{OFF_SWITCH}={PM1_CONTROL:#x}")]);
+    args.extend(["-kernel".into(), format!("/proc/self/fd/{}", fds.kernel)]);
+    if let Initrd::Read(initrd) = fds.initrd {
+        args.extend(["-initrd".into(), format!("/proc/self/fd/{initrd}")]);
+    }
+    args.extend(["-append".into(), machine.cmdline.to_owned()]);
+    args.into_iter().map(OsString::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORTS: [Line; 3] = [Line::Out(9), Line::Out(10), Line::Socket(11)];
+
+    #[test]
+    fn a_shared_initrd_lies_between_two_parts_of_the_ram() {
+        let machine = Settings {
+            cmdline: "initrdmem=0x2000000,0x500123",
+            memory: ByteSize::mib(100),
+            cpus: 1,
+        };
+        for (ram, low) in [
+            (None, "memory-backend-ram,id=ram,size=32768k -object"),
+            (
+                Some(12),
+                "memory-backend-file,id=ram,size=32768k,mem-path=/proc/self/fd/12,share=on",
+            ),
+        ] {
+            let mapped = Mapped {
+                below: 32 << 20,
+                shared: (8, 5 << 20),
+                above: 13,
+            };
+            let fds = Fds {
+                kernel: 7,
+                initrd: Initrd::Mapped(mapped),
+                tables: 14,
+                ram,
+                ports: PORTS,
+            };
+            let args = args(&machine, &fds);
+            let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+            let text = args.join(" ");
+            for part in [
+                low,
+                "id=image,size=5120k,mem-path=/proc/self/fd/8,share=off,readonly=on",
+                "id=rest,size=64512k,mem-path=/proc/self/fd/13,share=on",
+                "-numa node,memdev=ram -numa node,memdev=image -numa node,memdev=rest",
+            ] {
+                assert!(text.contains(part), "{part} is not in {text}");
+            }
+            assert!(!text.contains("-initrd") && !text.contains("memory-backend="));
+        }
+    }
+
+    #[test]
+    fn a_machine_becomes_these_arguments() {
+        let machine = Settings {
+            cmdline: "console=ttyS0 a,b",
+            memory: ByteSize::mib(150),
+            cpus: 2,
+        };
+        let args = args(
+            &machine,
+            &Fds {
+                kernel: 7,
+                initrd: Initrd::Read(8),
+                tables: 14,
+                ram: Some(12),
+                ports: PORTS,
+            },
+        );
+        let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let text = args.join(" ");
+        for part in [
+            "-M microvm,acpi=off,",
+            "-device loader,file=/proc/self/fd/14,addr=0xe0000,force-raw=on",
+            "-device isa-debug-exit,iosize=2,iobase=0x604",
+            "-m size=153600k -smp 2",
+            "-chardev file,id=port1,path=/proc/self/fd/10 -device isa-serial,chardev=port1,index=1",
+            "-object memory-backend-file,id=ram,size=153600k,mem-path=/proc/self/fd/12,share=on",
+            "-chardev socket,id=port2,fd=11",
+            "-kernel /proc/self/fd/7 -initrd /proc/self/fd/8",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert_eq!(
+            args.last(),
+            Some(&"console=ttyS0 a,b"),
+            "a comma in it is not special to -append"
+        );
+    }
+}

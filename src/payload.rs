@@ -1,0 +1,381 @@
+//! What rdvm adds to an image: PID 1, the start record and the extended attributes, in a cpio segment of their own behind
+//! the image's.
+//!
+//! The only file that knows where rdinit's bytes are. The image's own entries are never touched: the names added are ones
+//! the image does not have.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rdvm_proto::{
+    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL,
+    IS_INIT, Limit, MAKE_WORKDIR, OWNS_ROOT, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+};
+
+use crate::request::{Command, CopyIn, Request, Ulimit};
+use rdvm_image::account::Account;
+use rdvm_image::tree::{Content, Entry, FileBody, Kind, Tree};
+
+/// rdinit: a static ELF for x86-64 Linux.
+pub const RDINIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rdinit"));
+
+/// What runs when no command is given.
+pub const DEFAULT_COMMAND: &str = "/init";
+
+/// The guest's devices for console, stdout and status.
+const PORTS: [&[u8]; 3] = [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"];
+/// PATH where neither the image nor the options set it, as docker has it.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// As docker sets it with `-t`: whatever the terminal is, this is in every image's terminfo and near to it.
+const TERM: &[u8] = b"TERM=xterm";
+/// Limits of open files and processes: as systemd sets it for services and so for docker, `RLIMIT_NOFILE` of 1024
+/// that may be raised by anybody, and no `RLIMIT_NPROC`. The kernel's own are 4096 and what a half of the RAM would hold.
+const LIMITS: [Limit; 2] = [
+    Limit {
+        resource: 7,
+        soft: 1024,
+        hard: 524_288,
+    },
+    Limit {
+        resource: 6,
+        soft: u64::MAX,
+        hard: u64::MAX,
+    },
+];
+/// rdvm stops the machine as soon as it has read the last event. This is for the day it does not: long, since the
+/// kernel announces a reset on the console.
+const LINGER_MS: u32 = 10_000;
+const HOSTNAME: &[u8] = b"rdvm";
+/// By this systemd knows that its namespace is not the whole machine: it leaves devices alone, and `systemctl exit` has a code.
+const CONTAINER: &[u8] = b"container=rdvm";
+
+/// The name in the guest's root directory that PID 1 gets: one that `image` has no entry for, with or without a suffix.
+pub fn name(image: &Tree) -> String {
+    let taken = |path: String| image.get(path.as_bytes()).is_some();
+    let free = |name: &String| {
+        let mut suffixes = ["", RECORD_SUFFIX, ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX].into_iter();
+        !suffixes.any(|suffix| taken(format!("{name}{suffix}")))
+    };
+    let mut names =
+        std::iter::once(".rdvm".to_owned()).chain((1u64..).map(|n| format!(".rdvm{n}")));
+    names.find(free).unwrap_or_default()
+}
+
+/// What PID 1 has to know besides the request.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// What runs, the image's word counted.
+    pub command: &'a Command,
+    /// As whom.
+    pub account: &'a Account,
+    /// Rows and columns of the terminal; zero where there is none or it does not say.
+    pub window: [u16; 2],
+    /// The physical address of memory that is shared, where any is.
+    pub rings: Option<u64>,
+}
+
+/// The segment for rdinit: itself, the record of what it is to do, and the table of the image's extended attributes
+/// ([`rdvm_initrd::attributes::table`]) where there is one. What is copied in ([`landing`]) is not in it.
+pub fn segment(
+    name: &str,
+    request: &Request,
+    surroundings: Surroundings<'_>,
+    attributes: Option<Arc<[u8]>>,
+) -> Tree {
+    let flags = [
+        (true, MAKE_WORKDIR),
+        (true, OWNS_ROOT),
+        (request.timings, WANT_TIMELINE),
+        (attributes.is_some(), HAS_ATTRIBUTES),
+        (request.stdin.interactive, HAS_STDIN),
+        (request.stdin.tty, HAS_TERMINAL),
+        (request.takes_orders(), HAS_ORDERS),
+        (is_init(surroundings.command), IS_INIT),
+    ];
+    let flags = flags.iter().filter(|(is_set, _)| *is_set);
+    let flags = flags.fold(0, |all, (_, flag)| all | flag);
+    let record = record(name, request, surroundings, flags);
+    let mut files = vec![
+        (name.to_owned(), 0o700, RDINIT.into()),
+        (format!("{name}{RECORD_SUFFIX}"), 0o600, record.into()),
+    ];
+    files.extend(attributes.map(|table| (format!("{name}{ATTRIBUTES_SUFFIX}"), 0o600, table)));
+    tree(files)
+}
+
+/// The directory, beside PID 1 called `name`, that everything copied in lands in.
+pub fn copy_in_directory(name: &str) -> String {
+    format!("{name}{COPY_IN_SUFFIX}")
+}
+
+/// Where in the guest the copy of `host` lands that is number `index`, from the root directory: below `below`, under its
+/// own name if it has one. (`..` has none.)
+pub fn landing(below: &str, index: usize, host: &Path) -> Vec<u8> {
+    let mut path = format!("{below}/{index}/").into_bytes();
+    path.extend_from_slice(own_name(host).unwrap_or(b"files"));
+    path
+}
+
+/// The last name of a path; `None` for one that ends in a dot or two, and for the root.
+fn own_name(path: &Path) -> Option<&[u8]> {
+    let names = path.as_os_str().as_bytes().split(|&byte| byte == b'/');
+    let last = names.rev().find(|name| !name.is_empty());
+    last.filter(|name| !matches!(*name, b"." | b".."))
+}
+
+/// A path of the guest as an option has it, from the root.
+fn from_root(guest: &[u8], workdir: &[u8]) -> Vec<u8> {
+    let mut path = Vec::new();
+    if !guest.starts_with(b"/") {
+        if !workdir.starts_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend_from_slice(workdir);
+        path.push(b'/');
+    }
+    path.extend_from_slice(guest);
+    path
+}
+
+/// Where a copy goes. What has no name cannot be put into a directory under it: then a slash at the end says nothing.
+fn target(copy: &CopyIn, workdir: &[u8]) -> Vec<u8> {
+    let mut path = from_root(copy.guest.as_bytes(), workdir);
+    if own_name(&copy.host).is_none() && path.ends_with(b"/") {
+        path.push(b'.');
+    }
+    path
+}
+
+/// The last limit for each resource, over the usual ones.
+fn limits(ulimits: &[Ulimit]) -> Vec<Limit> {
+    let mut limits = LIMITS.to_vec();
+    for &Ulimit {
+        resource,
+        soft,
+        hard,
+    } in ulimits
+    {
+        limits.retain(|limit| limit.resource != resource);
+        limits.push(Limit {
+            resource,
+            soft,
+            hard,
+        });
+    }
+    limits
+}
+
+/// The segment for the user's own init.
+pub fn own_init(name: &str, init: Vec<u8>) -> Tree {
+    tree(vec![(name.to_owned(), 0o755, init.into())])
+}
+
+fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: u32) -> Vec<u8> {
+    let Surroundings {
+        command,
+        account,
+        window,
+        rings,
+    } = surroundings;
+    let default = [DEFAULT_COMMAND.as_bytes()];
+    let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
+    let hostname = command
+        .hostname
+        .as_ref()
+        .map_or(HOSTNAME, |name| name.as_bytes());
+    let env = environment(command, account, hostname, request.stdin.tty);
+    let env: Vec<&[u8]> = env.iter().map(Vec::as_slice).collect();
+    let workdir = command
+        .workdir
+        .as_ref()
+        .map_or(&b"/"[..], |dir| dir.as_bytes());
+    let copies = &request.copies;
+    let below = copy_in_directory(name);
+    let numbered = copies.into.iter().enumerate();
+    let copies_in: Vec<[Vec<u8>; 2]> = numbered
+        .map(|(index, copy)| [landing(&below, index, &copy.host), target(copy, workdir)])
+        .collect();
+    let copies_in: Vec<[&[u8]; 2]> = copies_in.iter().map(|[a, b]| [&a[..], b]).collect();
+    let out = copies.out.iter();
+    let copies_out: Vec<Vec<u8>> = out
+        .map(|copy| from_root(copy.guest.as_bytes(), workdir))
+        .collect();
+    let copies_out: Vec<&[u8]> = copies_out.iter().map(Vec::as_slice).collect();
+    StartRecord {
+        flags,
+        uid: account.uid,
+        gid: account.gid,
+        groups: &account.groups,
+        linger_ms: LINGER_MS,
+        ports: PORTS,
+        workdir,
+        hostname,
+        argv: if given.is_empty() { &default } else { &given },
+        env: &env,
+        window,
+        rings: rings.unwrap_or(0),
+        limits: &limits(&command.ulimits),
+        copies_in: &copies_in,
+        copies_out: &copies_out,
+    }
+    .encode()
+}
+
+/// True if the command has to be PID 1: systemd, or the machine's init under one of its usual names. The same rule as
+/// `podman run --systemd=true` has.
+fn is_init(command: &Command) -> bool {
+    let name = command.argv.first().map(|name| name.as_bytes());
+    let name = name.unwrap_or_default();
+    let inits: [&[u8]; 4] = [
+        b"init",
+        b"/sbin/init",
+        b"/usr/sbin/init",
+        b"/usr/local/sbin/init",
+    ];
+    inits.contains(&name) || name.rsplit(|&byte| byte == b'/').next() == Some(b"systemd")
+}
+
+/// PATH, HOME, HOSTNAME and with a terminal TERM as docker sets them, then the user's own; the last of each name wins and
+/// keeps the first's place.
+fn environment(command: &Command, account: &Account, hostname: &[u8], tty: bool) -> Vec<Vec<u8>> {
+    let path = format!("PATH={DEFAULT_PATH}");
+    let home = format!("HOME={}", account.home);
+    let hostname = [b"HOSTNAME=", hostname].concat();
+    let defaults = [path.as_bytes(), home.as_bytes(), &hostname];
+    let defaults = defaults.into_iter().chain(tty.then_some(TERM));
+    let defaults = defaults.chain(is_init(command).then_some(CONTAINER));
+    let mut entries: Vec<Vec<u8>> = Vec::new();
+    let mut places = std::collections::HashMap::new();
+    for entry in defaults.chain(command.env.iter().map(|entry| entry.as_bytes())) {
+        let name = entry
+            .split(|&byte| byte == b'=')
+            .next()
+            .unwrap_or_default()
+            .to_vec();
+        let place = *places.entry(name).or_insert(entries.len());
+        match entries.get_mut(place) {
+            Some(old) => *old = entry.to_vec(),
+            None => entries.push(entry.to_vec()),
+        }
+    }
+    entries
+}
+
+fn tree(files: Vec<(String, u16, Arc<[u8]>)>) -> Tree {
+    let entries = files.into_iter().map(|(path, mode, bytes)| Entry {
+        path: path.into_bytes(),
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: 0,
+        xattrs: None,
+        kind: Kind::File(FileBody {
+            size: bytes.len() as u64,
+            content: Content::Bytes(bytes),
+            link: None,
+        }),
+    });
+    // Plain names of our own making in the root directory: no rule of the tree can refuse them.
+    Tree::from_entries(entries.collect()).expect("plain names make a tree")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_lands_under_its_own_name_if_it_has_one() {
+        let landed = |host: &str| String::from_utf8(landing("x.in", 3, Path::new(host))).unwrap();
+        for (host, name) in [
+            ("src", "src"),
+            ("a/b//", "b"),
+            (".", "files"),
+            ("a/.", "files"),
+            ("..", "files"),
+            ("/", "files"),
+            ("...", "..."),
+        ] {
+            assert_eq!(landed(host), format!("x.in/3/{name}"), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_place_in_the_guest_is_from_the_working_directory() {
+        let target = |host: &str, guest: &str, workdir: &str| {
+            let copy = CopyIn {
+                host: host.into(),
+                guest: guest.into(),
+            };
+            String::from_utf8(target(&copy, workdir.as_bytes())).unwrap()
+        };
+        assert_eq!(target("a", "b", "/"), "//b");
+        assert_eq!(target("a", "b/", "/w"), "/w/b/");
+        assert_eq!(target("a", "/b", "/w"), "/b");
+        assert_eq!(target("a", ".", "w"), "/w/.");
+        assert_eq!(target(".", "b/", "/w"), "/w/b/.");
+        assert_eq!(target("a/..", "/", "/w"), "/.");
+        assert_eq!(target(".", "b", "/w"), "/w/b");
+    }
+
+    #[test]
+    fn the_last_limit_of_a_resource_counts() {
+        let limit = |resource, soft| Ulimit {
+            resource,
+            soft,
+            hard: 9,
+        };
+        let limits = limits(&[limit(7, 1), limit(2, 5), limit(7, 3)]);
+        let seen: Vec<_> = limits.iter().map(|l| (l.resource, l.soft)).collect();
+        assert_eq!(seen, [(6, u64::MAX), (2, 5), (7, 3)]);
+    }
+
+    fn image(names: &[&str]) -> Tree {
+        let entry = |path: &&str| Entry {
+            path: path.as_bytes().to_vec(),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: None,
+            kind: Kind::Fifo,
+        };
+        Tree::from_entries(names.iter().map(entry).collect()).unwrap()
+    }
+
+    #[test]
+    fn without_attributes_there_is_neither_file_nor_flag() {
+        let table = || Some([0][..].into());
+        let account = Account {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/".to_owned(),
+        };
+        let request = Request::new("image", [""; 0]);
+        let surroundings = Surroundings {
+            command: &request.command,
+            account: &account,
+            window: [0, 0],
+            rings: None,
+        };
+        let make = |table| segment(".rdvm", &request, surroundings, table);
+        let flags = |segment: &Tree| {
+            let Kind::File(record) = &segment.get(b".rdvm.start").unwrap().kind else {
+                panic!("no record");
+            };
+            let bytes = record.content.read(record.size).unwrap();
+            rdvm_proto::Start::decode(&bytes).unwrap().0.flags
+        };
+        let (with, without) = (make(table()), make(None));
+        assert_eq!((with.entries().len(), without.entries().len()), (3, 2));
+        assert_eq!(flags(&with) ^ flags(&without), rdvm_proto::HAS_ATTRIBUTES);
+    }
+
+    #[test]
+    fn the_names_of_what_rdvm_adds_are_free_in_the_image() {
+        for taken in [".rdvm", ".rdvm.start", ".rdvm.xattrs", ".rdvm.in"] {
+            assert_eq!(name(&image(&[taken])), ".rdvm1", "{taken}");
+        }
+    }
+}
