@@ -23,7 +23,7 @@ use rustix::process::geteuid;
 use sha2::{Digest as _, Sha256};
 
 use rdvm_hostfs::Digest;
-use rdvm_hostfs::atomic::{Draft, fits_limit};
+use rdvm_hostfs::atomic::{AtomicFile, fits_limit};
 use rdvm_hostfs::units::ByteSize;
 
 pub use prune::{Entry, Pruned};
@@ -174,7 +174,7 @@ impl Cache {
             .create(&self.directory)?;
         let name = format!("{}{SUFFIX}", hex(key));
         let path = self.directory.join(&name);
-        let draft = Draft::beside(&path)?;
+        let draft = AtomicFile::beside(&path)?;
         draft
             .file()
             .set_permissions(Permissions::from_mode(0o600))?;

@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 
 use crate::request::KernelWish;
 use compiled::Compiled;
-use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
 use rdvm_hostfs::progress;
 use rdvm_hostfs::units::ByteSize;
@@ -207,7 +207,7 @@ fn put_in_place(
     kernel: &Path,
     before: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<(u64, String)> {
-    let draft = Draft::beside(kernel)?;
+    let draft = AtomicFile::beside(kernel)?;
     let (mut from, mut hash, mut bytes) = (File::open(built)?, Sha256::new(), 0);
     let mut piece = vec![0; 1 << 20];
     loop {

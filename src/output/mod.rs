@@ -30,7 +30,7 @@ pub use config::Settings;
 pub use layer::Layer;
 pub use tag::Tag;
 
-use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_image::config::Config;
 use rdvm_image::tree::{ImagePath, Tree};
@@ -165,7 +165,7 @@ fn to_stream(
         return write(&mut io::stdout());
     }
     let output = output_error(target);
-    let draft = Draft::beside(target).map_err(&output)?;
+    let draft = AtomicFile::beside(target).map_err(&output)?;
     write(&mut draft.file())?;
     match draft.is_seekable() {
         true => draft.put_in_place().map_err(&output),
@@ -191,7 +191,7 @@ fn to_places(target: &Path, write: impl FnOnce(&File) -> Result<u64, Error>) -> 
         let length = write(&file)?;
         return copy(&file, length, &mut io::stdout());
     }
-    let draft = Draft::beside(target).map_err(&output)?;
+    let draft = AtomicFile::beside(target).map_err(&output)?;
     if !draft.is_seekable() {
         let file = memory().map_err(&output)?;
         let length = write(&file)?;

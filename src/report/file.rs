@@ -4,14 +4,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Report;
-use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
 
 /// A report's file, which gets its name only when it is whole.
 #[derive(Debug)]
 pub struct ReportFile {
     path: PathBuf,
-    draft: Draft,
+    draft: AtomicFile,
 }
 
 /// A report's file that cannot be written.
@@ -36,7 +36,7 @@ impl ReportFile {
             true => Path::new("/dev/stdout"),
             false => path,
         };
-        let draft = Draft::beside(target).and_then(|draft| {
+        let draft = AtomicFile::beside(target).and_then(|draft| {
             draft.remove_old()?;
             Ok(draft)
         });

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Error, Wanted};
-use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::{BadDigest, Digest};
 
 /// The file's name.
@@ -175,7 +175,7 @@ impl Lock {
             }
             bytes.push(b'\n');
         }
-        let draft = Draft::beside(&self.path).map_err(failed)?;
+        let draft = AtomicFile::beside(&self.path).map_err(failed)?;
         draft.file().write_all(&bytes).map_err(failed)?;
         draft.put_in_place().map_err(failed)
     }

@@ -24,7 +24,7 @@ const LINKS: usize = 40;
 /// A file being written. It has no name until it is put in place, so nothing is left of it whatever happens to us;
 /// on file systems that cannot do that it has a temporary one, removed on drop.
 #[derive(Debug)]
-pub struct Draft {
+pub struct AtomicFile {
     file: File,
     target: PathBuf,
     state: State,
@@ -38,7 +38,7 @@ enum State {
     Special,
 }
 
-impl Draft {
+impl AtomicFile {
     /// Starts a file that is to become `target`. Symbolic links are followed: the file that they lead to is replaced, or
     /// made, and the links stay.
     ///
@@ -125,7 +125,7 @@ impl Draft {
     }
 }
 
-impl Drop for Draft {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let State::Named(name) = &self.state {
             // It may be gone already; there is nothing else to be done.
@@ -263,7 +263,7 @@ mod tests {
     use std::io::Write;
 
     fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
-        let draft = Draft::beside(target)?;
+        let draft = AtomicFile::beside(target)?;
         draft.file().write_all(bytes)?;
         draft.put_in_place()
     }
@@ -273,7 +273,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("out");
         write(&target, b"old").unwrap();
-        let draft = Draft::beside(&target).unwrap();
+        let draft = AtomicFile::beside(&target).unwrap();
         draft.file().write_all(b"half").unwrap();
         drop(draft);
         assert_eq!(fs::read(&target).unwrap(), b"old");

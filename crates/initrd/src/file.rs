@@ -10,7 +10,7 @@ use rustix::fs::MemfdFlags;
 use super::layout::{Layout, Places};
 use super::write::{BLOCK, Stopped};
 use super::{Epoch, Error};
-use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::progress;
 use rdvm_hostfs::units::PAGE;
 use rdvm_image::body;
@@ -207,7 +207,7 @@ pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Err
         layout.stream(&mut std::io::stdout().lock())?;
         return unchanged(tree);
     }
-    let draft = Draft::beside(target).map_err(output)?;
+    let draft = AtomicFile::beside(target).map_err(output)?;
     if !draft.is_seekable() {
         layout.stream(&mut draft.file())?;
         return unchanged(tree);

@@ -8,7 +8,7 @@
 //! Takes and gives bytes and open files; does not unpack and does not look into a kernel. A cache that cannot be used
 //! is never an error: the bytes then go into a memfd, and the caller is told why.
 //!
-//! An entry is a [`Draft`] until it is complete, so that a second writer never meets half of one and a kill leaves nothing
+//! An entry is a [`AtomicFile`] until it is complete, so that a second writer never meets half of one and a kill leaves nothing
 //! behind. There is no fsync: after a power failure an
 //! entry may be short, and one whose size is not the size that the bzImage promises is not used and is written anew.
 
@@ -24,7 +24,7 @@ use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
 use super::file::{self, Links, Stamp};
-use rdvm_hostfs::atomic::{Draft, TEMPORARY, fits_limit};
+use rdvm_hostfs::atomic::{AtomicFile, TEMPORARY, fits_limit};
 
 /// Unpacked kernels are some 50 MB each; who compares more than eight at a time can wait 60 ms for the ninth.
 const ENTRIES: usize = 8;
@@ -74,7 +74,7 @@ pub(super) fn insert(cache: &Path, key: &str, bytes: &[u8]) -> io::Result<File> 
         .mode(0o700)
         .create(&directory)?;
     let path = directory.join(key);
-    let draft = Draft::beside(&path)?;
+    let draft = AtomicFile::beside(&path)?;
     draft
         .file()
         .set_permissions(Permissions::from_mode(0o644))?;

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::error::Error;
 use super::source::Source;
 use super::{fragment, patches};
-use rdvm_hostfs::atomic::Draft;
+use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
 
 /// What decides whether a kernel is the one that would be built.
@@ -64,7 +64,7 @@ impl Stamp {
         let Some(identity) = &self.identity else {
             return Ok(());
         };
-        let draft = Draft::beside(&file(home))?;
+        let draft = AtomicFile::beside(&file(home))?;
         write!(draft.file(), "release {release}\n{identity}")?;
         draft.put_in_place()
     }
