@@ -136,7 +136,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let memory = ready.machine.memory.to_string();
     let table = ready.attributes;
     let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
-    let (moments, now) = (listener.moments(), Instant::now());
+    let (timestamps, now) = (listener.timestamps(), Instant::now());
     let subjects = Subjects {
         command: &ready.command_name,
         memory: &memory,
@@ -152,11 +152,13 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
             | Ending::TimedOut { started: false }
             | Ending::NotStarted { .. }
     );
-    let last_lines =
-        match unseen && listener.moments().started.is_none() && !listener.console().was_shown() {
-            true => listener.console().last_lines(LAST_LINES),
-            false => Vec::new(),
-        };
+    let last_lines = match unseen
+        && listener.timestamps().started.is_none()
+        && !listener.console().was_shown()
+    {
+        true => listener.console().last_lines(LAST_LINES),
+        false => Vec::new(),
+    };
     let mut report = Report::of(&ending, subjects);
     if let Some(copy_out) = copy_out {
         let message = report.message.clone();
@@ -181,8 +183,8 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         counts,
         ..ready.facts
     });
-    report.timings = Some(Timings::of(ready.began, &moments, now));
-    report.timeline = Some(Timeline::of(request.began, &moments, now));
+    report.timings = Some(Timings::of(ready.began, &timestamps, now));
+    report.timeline = Some(Timeline::of(request.began, &timestamps, now));
     report.console_lost = console_lost;
     report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
     Ok(Finished { report, last_lines })

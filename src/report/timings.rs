@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use rdvm_vmm::guest::Moments;
+use rdvm_vmm::guest::Timestamps;
 
 /// Milliseconds by phase; absent where the guest did not say.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -38,19 +38,19 @@ pub struct Timings {
 
 impl Timings {
     /// The phases of a run that began at `began` and ended at `now`, as far as the guest has told.
-    pub fn of(began: Instant, moments: &Moments, now: Instant) -> Self {
+    pub fn of(began: Instant, timestamps: &Timestamps, now: Instant) -> Self {
         let between = |from: Option<Instant>, to: Option<Instant>| {
             from.zip(to)
                 .map(|(from, to)| milliseconds(to.saturating_duration_since(from)))
         };
-        let boot = moments.boot.unwrap_or_default();
+        let boot = timestamps.boot.unwrap_or_default();
         let nanoseconds = |from: u64, to: u64| {
             (from > 0 && to >= from).then(|| rounded((to - from) as f64 / 1e6))
         };
         let unpack = nanoseconds(boot.unpack_begin, boot.unpack_end);
         let in_kernel = (boot.init > 0).then_some(boot.init as f64 / 1e6);
-        let loaded = moments.loaded.unwrap_or(now);
-        let until_ready = between(Some(loaded), moments.ready);
+        let loaded = timestamps.loaded.unwrap_or(now);
+        let until_ready = between(Some(loaded), timestamps.ready);
         Self {
             pack: milliseconds(loaded - began),
             start: until_ready
@@ -58,9 +58,9 @@ impl Timings {
                 .map(|(all, kernel)| rounded((all - kernel).max(0.0))),
             kernel: in_kernel.map(|all| rounded(all - unpack.unwrap_or(0.0))),
             unpack,
-            init: between(moments.ready, moments.started),
-            command: between(moments.started, moments.ended),
-            stop: between(moments.ended, Some(now)),
+            init: between(timestamps.ready, timestamps.started),
+            command: between(timestamps.started, timestamps.ended),
+            stop: between(timestamps.ended, Some(now)),
             total: milliseconds(now - began),
         }
     }
@@ -123,11 +123,11 @@ pub struct Timeline {
 
 impl Timeline {
     /// The line of a run whose process started at `began`, and whose machine was gone at `now`.
-    pub fn of(began: Instant, moments: &Moments, now: Instant) -> Self {
+    pub fn of(began: Instant, timestamps: &Timestamps, now: Instant) -> Self {
         let since = |moment: Instant| milliseconds(moment.saturating_duration_since(began));
-        let boot = moments.boot.unwrap_or_default();
+        let boot = timestamps.boot.unwrap_or_default();
         // The later of the two words has nothing but the port between it and its arrival.
-        let seen = match (moments.started, moments.ready) {
+        let seen = match (timestamps.started, timestamps.ready) {
             (Some(at), _) if boot.started > 0 => Some((at, boot.started)),
             (_, Some(at)) if boot.init > 0 => Some((at, boot.init)),
             _ => None,
@@ -138,16 +138,16 @@ impl Timeline {
             (clock > 0).then(|| since(at))
         };
         Self {
-            loaded: moments.loaded.map(since),
-            machine_start: moments.machine_start.map(since),
-            first_exit: moments.first_exit.map(since),
+            loaded: timestamps.loaded.map(since),
+            machine_start: timestamps.machine_start.map(since),
+            first_exit: timestamps.first_exit.map(since),
             guest_clock: zero.map(since),
             unpack_begin: inside(boot.unpack_begin),
             unpack_end: inside(boot.unpack_end),
             rdinit: inside(boot.init),
-            command: moments.started.map(since),
-            last_byte: moments.last_byte.map(since),
-            command_end: moments.ended.map(since),
+            command: timestamps.started.map(since),
+            last_byte: timestamps.last_byte.map(since),
+            command_end: timestamps.ended.map(since),
             end: since(now),
         }
     }
@@ -194,7 +194,7 @@ mod tests {
     fn the_guests_times_are_put_on_the_hosts_clock() {
         let began = Instant::now();
         let at = |ms| Some(began + Duration::from_millis(ms));
-        let moments = Moments {
+        let timestamps = Timestamps {
             loaded: at(5),
             machine_start: at(6),
             first_exit: at(7),
@@ -206,9 +206,9 @@ mod tests {
                 unpack_end: 15_000_000,
                 started: 30_000_000,
             }),
-            ..Moments::default()
+            ..Timestamps::default()
         };
-        let line = Timeline::of(began, &moments, began + Duration::from_millis(60));
+        let line = Timeline::of(began, &timestamps, began + Duration::from_millis(60));
         let points = [
             line.loaded,
             line.machine_start,
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_guest_that_lies_about_its_clock_does_no_harm() {
         let began = Instant::now();
-        let moments = Moments {
+        let timestamps = Timestamps {
             started: Some(began),
             boot: Some(BootClock {
                 init: u64::MAX,
@@ -237,10 +237,10 @@ mod tests {
                 unpack_end: u64::MAX,
                 started: u64::MAX,
             }),
-            ..Moments::default()
+            ..Timestamps::default()
         };
-        let line = Timeline::of(began, &moments, began);
+        let line = Timeline::of(began, &timestamps, began);
         assert!(line.rdinit.is_none_or(f64::is_finite), "{line:?}");
-        Timings::of(began, &moments, began);
+        Timings::of(began, &timestamps, began);
     }
 }

@@ -110,7 +110,7 @@ impl Listener {
             return Some(Ending::Left);
         }
         // Asking takes it back: not before there is somebody to tell.
-        if self.moments.started.is_some()
+        if self.timestamps.started.is_some()
             && let Some(terminal) = &self.terminal
             && let Some([rows, columns]) = terminal.changed_window()
         {
@@ -159,14 +159,14 @@ impl Listener {
         let why = match self.course.flooded {
             true => Ending::OutputLimit,
             false if watch.time_left().is_some_and(|left| left.is_zero()) => Ending::TimedOut {
-                started: self.moments.started.is_some(),
+                started: self.timestamps.started.is_some(),
             },
             false => return None,
         };
         let limits = self
             .course
             .limits
-            .filter(|_| self.moments.started.is_some());
+            .filter(|_| self.timestamps.started.is_some());
         let Some(limits) = limits else {
             return Some(why);
         };

@@ -50,7 +50,7 @@ pub enum Port {
 
 /// When what happened, on the host's clock.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Moments {
+pub struct Timestamps {
     /// Kernel and initrd were where the machine finds them.
     pub loaded: Option<Instant>,
     /// The kernel was entered, or the program was started that does.
@@ -142,7 +142,7 @@ pub struct Listener {
     rings: Option<Rings>,
     course: Course,
     bar: Bar,
-    moments: Moments,
+    timestamps: Timestamps,
     verdict: Option<Event>,
     stdout_bytes: u64,
     stderr_bytes: u64,
@@ -165,7 +165,7 @@ impl Listener {
             rings: None,
             course: Course::default(),
             bar: Bar::default(),
-            moments: Moments::default(),
+            timestamps: Timestamps::default(),
             verdict: None,
             stdout_bytes: 0,
             stderr_bytes: 0,
@@ -217,7 +217,7 @@ impl Listener {
                     self.stdout.push(printed);
                 }
             },
-            Port::Console if self.moments.started.is_some() => {
+            Port::Console if self.timestamps.started.is_some() => {
                 let printed = self.course.within(self.stderr_bytes, bytes);
                 self.stderr_bytes += bytes.len() as u64;
                 self.bar.make_way(printed, self.console.outlet_ref());
@@ -299,27 +299,27 @@ impl Listener {
 
     /// Takes note that kernel and initrd are where the machine finds them.
     pub fn machine_loaded(&mut self) {
-        self.moments.loaded = Some(Instant::now());
+        self.timestamps.loaded = Some(Instant::now());
     }
 
     /// Takes note that the guest had to be left; the first time counts.
     pub fn guest_left(&mut self) {
-        self.moments.first_exit.get_or_insert_with(Instant::now);
+        self.timestamps.first_exit.get_or_insert_with(Instant::now);
     }
 
     /// Takes note that the machine starts.
     pub fn machine_starts(&mut self) {
-        self.moments.machine_start = Some(Instant::now());
+        self.timestamps.machine_start = Some(Instant::now());
         // The terminal is the guest's as soon as it says something.
         progress::stage_of_time("booting");
         self.bar.is_on = true;
     }
 
     /// When what happened.
-    pub fn moments(&self) -> Moments {
-        Moments {
+    pub fn timestamps(&self) -> Timestamps {
+        Timestamps {
             last_byte: self.stdout.last_write(),
-            ..self.moments
+            ..self.timestamps
         }
     }
 
@@ -366,8 +366,8 @@ impl Listener {
                 unpack_begin,
                 unpack_end,
             } => {
-                self.moments.ready = now;
-                self.moments.boot = Some(BootClock {
+                self.timestamps.ready = now;
+                self.timestamps.boot = Some(BootClock {
                     init,
                     unpack_begin,
                     unpack_end,
@@ -377,18 +377,18 @@ impl Listener {
             // Later they are no news, and earlier nothing can have been sent by the port instead.
             Event::Mapped => {
                 if let Some(rings) = &mut self.rings {
-                    rings.mapped |= self.moments.started.is_none();
+                    rings.mapped |= self.timestamps.started.is_none();
                 }
             }
             Event::Put(_) => {}
             Event::Granted(total) => self.input.granted(total),
             Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
             // Once: whoever says it again is not PID 1.
-            Event::Started(_) if self.moments.started.is_some() => {}
+            Event::Started(_) if self.timestamps.started.is_some() => {}
             Event::Started(clock) => {
                 self.bar.take_away();
-                self.moments.started = now;
-                if let Some(boot) = &mut self.moments.boot {
+                self.timestamps.started = now;
+                if let Some(boot) = &mut self.timestamps.boot {
                     boot.started = clock;
                 }
                 self.input.command_runs();
@@ -399,7 +399,7 @@ impl Listener {
             }
             Event::Exited(..) | Event::Killed(..) | Event::Failed { .. } => {
                 self.bar.take_away();
-                self.moments.ended = now;
+                self.timestamps.ended = now;
                 self.verdict = Some(event);
             }
         }

@@ -148,7 +148,7 @@ fn died(devices: &mut Devices) -> Option<Ending> {
         return Some(ending);
     }
     Some(Ending::Died {
-        started: devices.listener.moments().started.is_some(),
+        started: devices.listener.timestamps().started.is_some(),
         panic: devices.listener.console().panic(),
         how: Some(how),
     })

@@ -297,17 +297,17 @@ impl Qemu {
         if let Some(ending) = listener.outcome() {
             return Some(ending);
         }
-        let moments = listener.moments();
+        let timestamps = listener.timestamps();
         if signal == Some(SIGKILL) && OomKills::so_far().have_risen_since(kills) {
             return Some(Ending::Starved {
-                started: moments.started.is_some(),
+                started: timestamps.started.is_some(),
                 bound: Memory::gather().bound(),
             });
         }
-        let spoke = moments.ready.is_some() || !listener.console().last_lines(1).is_empty();
+        let spoke = timestamps.ready.is_some() || !listener.console().last_lines(1).is_empty();
         let panic = listener.console().panic();
         spoke.then_some(Ending::Died {
-            started: moments.started.is_some(),
+            started: timestamps.started.is_some(),
             panic,
             how: signal.map(|signal| format!("lost its QEMU to signal {signal}")),
         })

@@ -78,7 +78,7 @@ impl Session<'_> {
         let mut buffers = [(); 3].map(|()| vec![0; READ_MAX]);
         loop {
             let received = self.receive(&mut buffers)?;
-            if self.listener.moments().ready.is_some()
+            if self.listener.timestamps().ready.is_some()
                 && let Some(file) = self.unpacked.take()
             {
                 empty(file);
@@ -109,7 +109,7 @@ impl Session<'_> {
                 self.pulse.beats();
             } else if self.pulse.has_stopped() {
                 return Ok(Some(Ending::Died {
-                    started: self.listener.moments().started.is_some(),
+                    started: self.listener.timestamps().started.is_some(),
                     panic: self.listener.console().panic(),
                     how: Some("halted for good".to_owned()),
                 }));
