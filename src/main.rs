@@ -137,7 +137,7 @@ fn kernel_findings() -> Vec<KernelFinding> {
 }
 
 fn run(args: RunArgs, began: Instant) -> Result<u8> {
-    let voice = Voice {
+    let verbosity = Verbosity {
         quiet: args.quiet,
         verbose: args.verbose,
         timings: args.timings,
@@ -160,7 +160,7 @@ fn run(args: RunArgs, began: Instant) -> Result<u8> {
             let request = Request { began, ..request };
             match dry_run {
                 true => show_plan(&request).map(|()| None),
-                false => boot(&request, voice).map(Some),
+                false => boot(&request, verbosity).map(Some),
             }
         });
     let finished = match finished {
@@ -175,26 +175,26 @@ fn run(args: RunArgs, began: Instant) -> Result<u8> {
     if let Some(file) = file {
         file.write(&finished.report)?;
     }
-    voice.conclude(&finished);
+    verbosity.conclude(&finished);
     Ok(finished.report.exit_code)
 }
 
 /// Builds the machine, says what is worth saying of it, and runs it.
-fn boot(request: &Request, voice: Voice) -> Result<Finished> {
-    let _bar = (!voice.quiet).then(progress::show);
+fn boot(request: &Request, verbosity: Verbosity) -> Result<Finished> {
+    let _bar = (!verbosity.quiet).then(progress::show);
     let ready = pipeline::prepare(request)?;
     if let Some(line) = &ready.slower {
         let cache = Search::from_env().cache;
-        if voice.verbose {
+        if verbosity.verbose {
             say(line);
-        } else if !voice.quiet && notice::is_due(cache.as_deref(), "notice-engine", line) {
+        } else if !verbosity.quiet && notice::is_due(cache.as_deref(), "notice-engine", line) {
             say(&format!("{line} (said once a day)"));
         }
     }
-    if !voice.quiet {
+    if !verbosity.quiet {
         ready.warnings.iter().for_each(|warning| say(warning));
     }
-    if voice.verbose {
+    if verbosity.verbose {
         if let Some(note) = Search::from_env().keeps_nothing {
             say(&note);
         }
@@ -219,13 +219,13 @@ fn show_plan(request: &Request) -> Result<()> {
 
 /// How much rdvm says beside errors.
 #[derive(Debug, Clone, Copy)]
-struct Voice {
+struct Verbosity {
     quiet: bool,
     verbose: bool,
     timings: bool,
 }
 
-impl Voice {
+impl Verbosity {
     /// What is said of a run that is over.
     fn conclude(self, finished: &Finished) {
         for line in &finished.last_lines {
