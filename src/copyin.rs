@@ -196,7 +196,7 @@ fn gather(copy: &CopyIn, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>
 fn walk(host: &Path, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), Error> {
     let exclude = Exclude::of(host, patterns)?;
     let left_out = Mutex::new(Vec::new());
-    let sieve = |path: &[u8], kind: FileType| {
+    let filter = |path: &[u8], kind: FileType| {
         if exclude.has(path, kind) {
             return true;
         }
@@ -213,7 +213,7 @@ fn walk(host: &Path, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), E
             .push(line);
         true
     };
-    let (entries, mounts) = files::below(host, &sieve).map_err(read_error)?;
+    let (entries, mounts) = files::below(host, &filter).map_err(read_error)?;
     let mut warnings = left_out
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::Error;
 use super::entry::{Maker, UNNUMBERED, failed, kind_of, look};
 use super::fakeroot::SaveFile;
-use super::files::Sieve;
+use super::files::PathFilter;
 use super::host::{HostDir, HostRoot};
 use super::tree::{
     self, Content, Entry, FileBody, ImagePath, Kind, LinkId, PATH_LIMIT, Tree, Warning,
@@ -41,12 +41,12 @@ pub(super) fn read(root: Arc<HostRoot>, image: &ImageRef) -> Result<Tree, Error>
     Ok(Tree::from_entries(entries)?.with_warnings(warnings))
 }
 
-/// Everything at and below the directory `root` that `sieve` lets through, in the order of a tree, and the directories
+/// Everything at and below the directory `root` that `filter` lets through, in the order of a tree, and the directories
 /// that other file systems are mounted on, which are read as empty ones.
 pub(super) fn walk(
     root: Arc<HostRoot>,
     maker: Maker<'_>,
-    sieve: Option<Sieve<'_>>,
+    filter: Option<PathFilter<'_>>,
 ) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
     let path = root.path().to_owned();
     let unreadable = |errno: Errno| Error::Image {
@@ -67,7 +67,7 @@ pub(super) fn walk(
     };
     let walk = Walk {
         maker,
-        sieve,
+        filter,
         dev: stat.st_dev,
         list: Mutex::new(list),
         more: Condvar::new(),
@@ -96,7 +96,7 @@ pub(super) fn walk(
 struct Walk<'a> {
     maker: Maker<'a>,
     /// What is not even looked at.
-    sieve: Option<Sieve<'a>>,
+    filter: Option<PathFilter<'a>>,
     dev: u64,
     list: Mutex<List>,
     more: Condvar,
@@ -199,13 +199,13 @@ impl Walk<'_> {
                 }
             }
             let failed = |errno| failed(dir, name, errno);
-            if let Some(sieve) = self.sieve {
+            if let Some(filter) = self.filter {
                 let kind = match guess {
                     // Not every file system says.
                     FileType::Unknown => kind_of(&fd, name).map_err(failed)?,
                     kind => kind,
                 };
-                if sieve(&dir.join(name), kind) {
+                if filter(&dir.join(name), kind) {
                     continue;
                 }
             }

@@ -15,18 +15,18 @@ use super::tree::{Entry, ImagePath};
 
 /// Says of a path below the directory that is read, and of its kind, that it stays out. A directory that does is not
 /// looked into.
-pub type Sieve<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
+pub type PathFilter<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
 
-/// Everything at and below the directory at `path` that `sieve` lets through, in the order of a tree and with its root,
+/// Everything at and below the directory at `path` that `filter` lets through, in the order of a tree and with its root,
 /// all of it root's; and the directories that something else is mounted on, which come empty.
 ///
 /// Errors: as for an image.
-pub fn below(path: &Path, sieve: Sieve<'_>) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
+pub fn below(path: &Path, filter: PathFilter<'_>) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
     let root = HostRoot::open(path).map_err(|errno| Error::Image {
         path: path.to_owned(),
         source: errno.into(),
     })?;
-    dir::walk(Arc::new(root), Maker::plain(), Some(sieve))
+    dir::walk(Arc::new(root), Maker::plain(), Some(filter))
 }
 
 /// The regular file at `path`, as an entry without a path. Links are followed; by the time it is read none may be left.
