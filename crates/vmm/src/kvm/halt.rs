@@ -11,7 +11,7 @@ const ANSWER: Duration = Duration::from_millis(20);
 
 /// Finds out whether a machine that says nothing has halted for good: asks all vCPUs, and asks again before it believes
 /// it, since one that still ran when it was asked could have started another one meanwhile.
-pub(super) struct Pulse {
+pub(super) struct HaltDetector {
     everybody: u32,
     exits: u64,
     next: Instant,
@@ -20,7 +20,7 @@ pub(super) struct Pulse {
     until: Instant,
 }
 
-impl Pulse {
+impl HaltDetector {
     /// For a machine with this many CPUs, from now on.
     pub(super) fn new(cpus: usize) -> Self {
         let now = Instant::now();

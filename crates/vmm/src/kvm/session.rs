@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Error;
 use super::devices::Devices;
-use super::halt::Pulse;
+use super::halt::HaltDetector;
 use super::threads::{Shared, Threads};
 use super::vcpu::Vcpu;
 use crate::guest::Listener;
@@ -71,7 +71,7 @@ impl Session {
     }
 
     fn wait(&self, watch: &Watch) -> rustix::io::Result<Ending> {
-        let mut pulse = Pulse::new(self.threads.count());
+        let mut halt_detector = HaltDetector::new(self.threads.count());
         loop {
             let mut devices = self.shared.devices();
             let lingers = devices.lingers;
@@ -95,7 +95,7 @@ impl Session {
             let full = devices.listener.outlets().map(|outlet| !outlet.is_empty());
             let quiet_since = devices.exits;
             drop(devices);
-            let tick = pulse.check(quiet_since, &self.shared, &self.threads);
+            let tick = halt_detector.check(quiet_since, &self.shared, &self.threads);
             let tick = if lingers { tick.min(LINGER) } else { tick };
             let tick = left.map_or(tick, |left| left.min(tick));
             let readable = self.poll(watch, full, hungry, tick)?;

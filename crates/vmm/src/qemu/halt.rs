@@ -15,7 +15,7 @@ const LOOKS: u32 = 4;
 /// CPU that has halted and gets no interrupt does not: it sleeps, and the number of times that it went to sleep stays as it
 /// is. A thread that waits for the host's CPU, or that was stopped by a signal, does not sleep.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(super) struct HaltDetector {
     process: u32,
     cpus: usize,
     next: Instant,
@@ -26,7 +26,7 @@ pub(super) struct Pulse {
 /// How often a thread went to sleep, by the thread's number.
 type Naps = (u32, u64);
 
-impl Pulse {
+impl HaltDetector {
     /// For a QEMU with this process number and that many CPUs, each with a thread of its own.
     pub(super) fn new(process: u32, cpus: u8) -> Self {
         Self {
@@ -145,11 +145,11 @@ mod tests {
     /// This process has no thread with such a name.
     #[test]
     fn a_process_without_the_threads_that_are_expected_is_never_taken_for_stopped() {
-        let mut pulse = Pulse::new(std::process::id(), 1);
-        assert_eq!(pulse.look(), None);
+        let mut halt_detector = HaltDetector::new(std::process::id(), 1);
+        assert_eq!(halt_detector.look(), None);
         for _ in 0..2 * LOOKS {
-            pulse.next = Instant::now();
-            assert!(!pulse.has_stopped());
+            halt_detector.next = Instant::now();
+            assert!(!halt_detector.has_stopped());
         }
     }
 }

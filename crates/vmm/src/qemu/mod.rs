@@ -28,7 +28,7 @@ use rustix::io::Errno;
 use self::args::{Fds, Settings};
 use self::cables::Cables;
 use self::child::Process;
-use self::halt::Pulse;
+use self::halt::HaltDetector;
 use self::session::Session;
 use self::shared::Place;
 use crate::guest::Listener;
@@ -270,7 +270,7 @@ impl Qemu {
             mouths,
             listener: &mut listener,
             watch,
-            pulse: Pulse::new(process.id(), machine.cpus),
+            halt_detector: HaltDetector::new(process.id(), machine.cpus),
             // One that is shared is part of the RAM; then the copy of the kernel is what has been used up.
             unpacked: Some(if shared.is_none() { &initrd } else { &kernel }),
         }

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::halt::Pulse;
+use super::halt::HaltDetector;
 use crate::guest::ending::Ending;
 use crate::guest::{Listener, Port};
 use crate::watch::Watch;
@@ -68,7 +68,7 @@ pub(super) struct Session<'a> {
     pub(super) watch: &'a Watch,
     /// A file of ours that QEMU has read, and that nobody needs any more once the guest has unpacked its initrd.
     pub(super) unpacked: Option<&'a File>,
-    pub(super) pulse: Pulse,
+    pub(super) halt_detector: HaltDetector,
 }
 
 impl Session<'_> {
@@ -106,8 +106,8 @@ impl Session<'_> {
             }
             // A machine whose output nobody takes waits for that.
             if received > 0 || !flushed {
-                self.pulse.beats();
-            } else if self.pulse.has_stopped() {
+                self.halt_detector.beats();
+            } else if self.halt_detector.has_stopped() {
                 return Ok(Some(Ending::Died {
                     started: self.listener.timestamps().started.is_some(),
                     panic: self.listener.console().panic(),
@@ -186,7 +186,7 @@ impl Session<'_> {
             .iter()
             .map(|inlet| self.listener.has_room(inlet.port))
             .collect();
-        let tick = self.pulse.time_left();
+        let tick = self.halt_detector.time_left();
         let left = self.listener.time_left(self.watch);
         let left = Timespec::try_from(left.map_or(tick, |left| left.min(tick))).ok();
         let watch = self.watch.fd();
@@ -268,7 +268,7 @@ mod tests {
             unpacked: None,
             listener: &mut listener,
             watch: &watch,
-            pulse: Pulse::new(std::process::id(), 1),
+            halt_detector: HaltDetector::new(std::process::id(), 1),
         };
         let directory = Errno::ISDIR.raw_os_error();
         let ending = session.run().unwrap();
