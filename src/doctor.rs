@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use facts::{Facts, Fences, Files, Folder, User};
+pub use facts::{Facts, Files, Folder, SandboxLimits, User};
 pub use limits::{Limit, Limits};
 
 use crate::level::Level;

@@ -39,7 +39,7 @@ pub struct Facts {
     /// Places for files.
     pub files: Files,
     /// What could be used to fence processes in.
-    pub fences: Fences,
+    pub fences: SandboxLimits,
 }
 
 /// Who runs rdvm.
@@ -75,7 +75,7 @@ pub struct Folder {
 
 /// What could be used to fence processes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fences {
+pub struct SandboxLimits {
     /// Whether the kernel has seccomp filters.
     pub seccomp: bool,
     /// Whether this user can make a user namespace; else the command that allows it.
@@ -96,7 +96,7 @@ impl Facts {
             memory: Memory::gather(),
             limits: Limits::gather(),
             files: Files::gather(),
-            fences: Fences::gather(user.root),
+            fences: SandboxLimits::gather(user.root),
             user,
         }
     }
@@ -188,7 +188,7 @@ fn writable(folder: &Path) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-impl Fences {
+impl SandboxLimits {
     fn gather(root: bool) -> Self {
         let number =
             |path: &str| -> Option<u64> { fs::read_to_string(path).ok()?.trim().parse().ok() };

@@ -44,7 +44,7 @@ fn good_host() -> Facts {
             temporary: folder("/tmp"),
             cache: Some(folder("/home/ann/.cache/rdvm")),
         },
-        fences: Fences {
+        fences: SandboxLimits {
             seccomp: true,
             user_namespaces: Ok(()),
         },
