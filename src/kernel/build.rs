@@ -3,10 +3,11 @@
 //! Takes the source and the cache directory, gives the path of the kernel; says what it does through a function that
 //! the caller passes in. Which options the kernel has is `fragment`, what it says of its build `identity`, how it
 //! lies in memory `layout`, what we change in it `patches`, where its source is `source`, what must be installed
-//! `tools`, the temporary directory and the programs run there `workshop`, how far they are `compiled`, whether there
+//! `tools`, the temporary directory and the programs run there `build_dir`, how far they are `compiled`, whether there
 //! is anything to do `stamp`. All checks come before anything is unpacked, and the old kernel stays until the new one
 //! is complete.
 
+mod build_dir;
 mod compiled;
 mod error;
 mod fragment;
@@ -16,7 +17,6 @@ mod patches;
 mod source;
 mod stamp;
 mod tools;
-mod workshop;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -29,6 +29,7 @@ pub use error::Error;
 use sha2::{Digest, Sha256};
 
 use crate::request::KernelWish;
+use build_dir::BuildDir;
 use compiled::Compiled;
 use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
@@ -37,7 +38,6 @@ use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::{KernelImage, Search};
 use source::Source;
 use stamp::Stamp;
-use workshop::Workshop;
 
 /// Where distributions put the source of their kernel.
 const SOURCES: &str = "/usr/src";
@@ -59,7 +59,7 @@ pub fn build(order: &Order, cache: Option<&Path>, say: &dyn Fn(&str)) -> Result<
     let home = cache.ok_or(Error::NoCache)?.join("kernel");
     let source = Source::find(order.source.as_deref(), Path::new(SOURCES))?;
     let kernel = home.join("vmlinux");
-    let _lock = workshop::lock(&home, say)?;
+    let _lock = build_dir::lock(&home, say)?;
     let stamp = Stamp::of(&source)?;
     if !order.force
         && let Some(release) = stamp.release_of(&home)
@@ -72,9 +72,9 @@ pub fn build(order: &Order, cache: Option<&Path>, say: &dyn Fn(&str)) -> Result<
     }
     tools::check(&source)?;
     let start = Instant::now();
-    let workshop = Workshop::open(&home, source.space())?;
+    let build_dir = BuildDir::open(&home, source.space())?;
     say(&format!("kernel source {}", shown(source.path())));
-    let (built, release) = make(&workshop, &source, say)?;
+    let (built, release) = make(&build_dir, &source, say)?;
     is_bootable(&built)?;
     let (bytes, digest) = put_in_place(&built, &kernel, || stamp.remove(&home))
         .and_then(|result| stamp.write(&home, &release).map(|()| result))
@@ -82,7 +82,7 @@ pub fn build(order: &Order, cache: Option<&Path>, say: &dyn Fn(&str)) -> Result<
             what: shown(&kernel),
             source,
         })?;
-    workshop.forget_log();
+    build_dir.forget_log();
     let seconds = start.elapsed().as_secs();
     say(&format!(
         "kernel {release} built in {seconds} s, {}, sha256 {digest}; it is the default from now on",
@@ -93,7 +93,7 @@ pub fn build(order: &Order, cache: Option<&Path>, say: &dyn Fn(&str)) -> Result<
 
 /// Unpacks, configures, compiles and strips. Gives the vmlinux, still in the workshop, and its release.
 fn make(
-    workshop: &Workshop,
+    build_dir: &BuildDir,
     source: &Source,
     say: &dyn Fn(&str),
 ) -> Result<(PathBuf, String), Error> {
@@ -106,18 +106,18 @@ fn make(
         }
         Source::Archive { path, .. } => {
             say("unpacking it");
-            let tree = workshop.directory("source")?;
+            let tree = build_dir.directory("source")?;
             let mut tar = Command::new("tar");
             tar.arg("--extract")
                 .arg("--strip-components=1")
                 .arg("--no-same-owner");
             tar.arg("--file").arg(path).arg("--directory").arg(&tree);
-            workshop.run("tar", tar)?;
-            patches::apply(workshop, &tree, say)?;
+            build_dir.run("tar", tar)?;
+            patches::apply(build_dir, &tree, say)?;
             tree
         }
     };
-    let out = workshop.directory("out")?;
+    let out = build_dir.directory("out")?;
     let identity = identity::settings(&tree).map_err(|source| Error::Host {
         what: shown(&tree.join("Makefile")),
         source,
@@ -132,26 +132,26 @@ fn make(
         make
     };
 
-    let wanted = workshop.write("options", fragment::plain().as_bytes())?;
+    let wanted = build_dir.write("options", fragment::plain().as_bytes())?;
     let mut configure = make(&["allnoconfig"]);
     configure.arg(prefixed("KCONFIG_ALLCONFIG=", &wanted));
-    workshop.run("make allnoconfig", configure)?;
-    let missing = fragment::missing(&workshop.read("out/.config")?);
+    build_dir.run("make allnoconfig", configure)?;
+    let missing = fragment::missing(&build_dir.read("out/.config")?);
     if !missing.is_empty() {
         return Err(Error::Options {
             names: missing.join(", "),
         });
     }
 
-    workshop.run("make vmlinux.lds", make(&[layout::SCRIPT]))?;
+    build_dir.run("make vmlinux.lds", make(&[layout::SCRIPT]))?;
     let script = format!("out/{}", layout::SCRIPT);
-    let compact = layout::compact(&workshop.read(&script)?);
-    workshop.write(&script, compact.as_bytes())?;
+    let compact = layout::compact(&build_dir.read(&script)?);
+    build_dir.write(&script, compact.as_bytes())?;
 
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     say(&format!(
         "compiling it with {jobs} jobs, some minutes; the log is {}",
-        shown(workshop.log())
+        shown(build_dir.log())
     ));
     let mut compiled = Compiled::default();
     progress::stage_of_files("compiled", Compiled::about());
@@ -162,15 +162,15 @@ fn make(
         }
     };
     let compile = make(&[&format!("--jobs={jobs}"), "vmlinux"]);
-    workshop.run_watched("make vmlinux", compile, &mut look)?;
+    build_dir.run_watched("make vmlinux", compile, &mut look)?;
     progress::finish();
     say(&format!("compiled {} files", compiled.files()));
-    let release = workshop.read("out/include/config/kernel.release")?;
+    let release = build_dir.read("out/include/config/kernel.release")?;
     let built = out.join("vmlinux.stripped");
     let mut strip = Command::new("strip");
     strip.arg("--strip-all").arg("-o").arg(&built);
     strip.arg(out.join("vmlinux"));
-    workshop.run("strip", strip)?;
+    build_dir.run("strip", strip)?;
     Ok((built, release.trim().to_owned()))
 }
 

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use super::build_dir::BuildDir;
 use super::error::Error;
-use super::workshop::Workshop;
 
 /// Name and text. Each stands for itself.
 const PATCHES: [(&str, &str); 2] = [
@@ -28,9 +28,9 @@ pub(super) fn all() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 /// One that fitted failed all the same; a file cannot be written; interrupted.
-pub(super) fn apply(workshop: &Workshop, tree: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
+pub(super) fn apply(build_dir: &BuildDir, tree: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
     for (name, text) in PATCHES {
-        let file = workshop.write(&format!("{name}.patch"), text.as_bytes())?;
+        let file = build_dir.write(&format!("{name}.patch"), text.as_bytes())?;
         let patch = |more: &[&str]| {
             let mut patch = Command::new("patch");
             // Not a line of its surroundings may differ: what was measured and tested is this source.
@@ -39,8 +39,8 @@ pub(super) fn apply(workshop: &Workshop, tree: &Path, say: &dyn Fn(&str)) -> Res
             patch.arg("--directory").arg(tree).args(more);
             patch
         };
-        match workshop.run("patch", patch(&["--dry-run"])) {
-            Ok(()) => workshop.run("patch", patch(&["--no-backup-if-mismatch"]))?,
+        match build_dir.run("patch", patch(&["--dry-run"])) {
+            Ok(()) => build_dir.run("patch", patch(&["--no-backup-if-mismatch"]))?,
             Err(Error::Step { .. }) => say(&format!(
                 "the change \"{name}\" does not fit this source and is left out; the kernel will unpack images more slowly"
             )),
@@ -90,9 +90,9 @@ mod tests {
 
     fn applied(tree: &Path) -> Vec<String> {
         let home = tempfile::tempdir().unwrap();
-        let workshop = Workshop::open(home.path(), ByteSize(0)).unwrap();
+        let build_dir = BuildDir::open(home.path(), ByteSize(0)).unwrap();
         let said = RefCell::new(Vec::new());
-        apply(&workshop, tree, &|line| {
+        apply(&build_dir, tree, &|line| {
             said.borrow_mut().push(line.to_owned())
         })
         .unwrap();

@@ -71,7 +71,7 @@ fn host(path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// The place of one build.
 #[derive(Debug)]
-pub(super) struct Workshop {
+pub(super) struct BuildDir {
     directory: PathBuf,
     /// Locked as long as the build lives.
     _lock: OwnedFd,
@@ -79,7 +79,7 @@ pub(super) struct Workshop {
     watch: Watch,
 }
 
-impl Workshop {
+impl BuildDir {
     /// Makes the temporary directory, in which `need` must be free, and starts the log `build.log` in `home`. From now
     /// on signals are caught. What killed builds left is removed first, in `home` and where this one will work.
     ///
@@ -283,7 +283,7 @@ impl Reader<'_> {
     }
 }
 
-impl Drop for Workshop {
+impl Drop for BuildDir {
     fn drop(&mut self) {
         // Programs that were killed a moment ago may still be making files.
         for _ in 0..20 {
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn too_little_room_is_refused_before_anything_is_made() {
         let home = tempfile::tempdir().unwrap();
-        let error = Workshop::open(home.path(), ByteSize(u64::MAX)).unwrap_err();
+        let error = BuildDir::open(home.path(), ByteSize(u64::MAX)).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("a kernel build needs "), "{text}");
         assert!(
@@ -364,7 +364,7 @@ mod tests {
         }
         let other = parent.path().join("build-of-somebody");
         fs::create_dir(&other).unwrap();
-        let open = || Workshop::open_in(parent.path(), home.path(), ByteSize(0)).unwrap();
+        let open = || BuildDir::open_in(parent.path(), home.path(), ByteSize(0)).unwrap();
         let first = open();
         assert_eq!(names(&home), [""; 0].map(PathBuf::from));
         let expected = [other.clone(), first.directory.clone()];
