@@ -4,7 +4,7 @@
 //! sees that nothing more is to come.
 
 mod args;
-mod cables;
+mod chardevs;
 #[allow(unsafe_code)]
 mod child;
 mod halt;
@@ -26,7 +26,7 @@ use vm_memory::{FileOffset, MmapRegion};
 use rustix::io::Errno;
 
 use self::args::{Fds, Settings};
-use self::cables::Cables;
+use self::chardevs::Chardevs;
 use self::child::Process;
 use self::halt::HaltDetector;
 use self::session::Session;
@@ -223,7 +223,7 @@ impl Qemu {
                 source: errno.into(),
             }
         };
-        let cables = Cables::lay(listener.speaks()).map_err(host("making pipes"))?;
+        let chardevs = Chardevs::lay(listener.speaks()).map_err(host("making pipes"))?;
         let below = place.map_or(memory, |place| ByteSize(place.at));
         let ram = machine.rings.then(|| share(below)).transpose();
         let ram = ram.map_err(host_error("sharing memory"))?;
@@ -244,24 +244,24 @@ impl Qemu {
                     above: initrd.as_raw_fd(),
                 }),
             },
-            ports: cables.lines(),
+            ports: chardevs.lines(),
         };
         let mut inherit = vec![fds.kernel, initrd.as_raw_fd(), fds.tables];
         inherit.extend(shared.map(|(image, _)| image.as_raw_fd()));
         inherit.extend(fds.ram);
-        inherit.extend(cables.theirs.iter().map(AsRawFd::as_raw_fd));
+        inherit.extend(chardevs.theirs.iter().map(AsRawFd::as_raw_fd));
         let start = |source| Error::Start {
             program: self.program.clone(),
             source,
         };
         let args = args::args(&settings, &fds);
-        let Cables {
+        let Chardevs {
             ports,
             mouths,
             theirs,
             stdio,
             ..
-        } = cables;
+        } = chardevs;
         let kills = OomKills::so_far();
         let mut process = Process::start(&self.program, &args, inherit, stdio).map_err(start)?;
         drop(theirs);

@@ -11,7 +11,7 @@ use super::session::{Inlet, Mouth};
 use crate::guest::Port;
 
 /// Both ends of everything.
-pub(super) struct Cables {
+pub(super) struct Chardevs {
     /// Ours to read.
     pub(super) ports: Vec<Inlet>,
     /// Ours to write.
@@ -22,30 +22,32 @@ pub(super) struct Cables {
     pub(super) stdio: Option<(OwnedFd, OwnedFd)>,
 }
 
-impl Cables {
+impl Chardevs {
     /// Pipes from the ports; with `both_ways` also into those of stdout and status.
     ///
     /// Errors: no descriptors left.
     pub(super) fn lay(both_ways: bool) -> rustix::io::Result<Self> {
-        let mut cables = Self {
+        let mut chardevs = Self {
             ports: Vec::new(),
             mouths: Vec::new(),
             theirs: Vec::new(),
             stdio: None,
         };
-        cables.out(Port::Console)?;
+        chardevs.out(Port::Console)?;
         if !both_ways {
-            cables.out(Port::Stdout)?;
-            cables.out(Port::Status)?;
-            return Ok(cables);
+            chardevs.out(Port::Stdout)?;
+            chardevs.out(Port::Status)?;
+            return Ok(chardevs);
         }
         let (read, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stdin, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        cables.ports.push(Inlet::new(Port::Stdout, no_wait(read)?));
-        cables
+        chardevs
+            .ports
+            .push(Inlet::new(Port::Stdout, no_wait(read)?));
+        chardevs
             .mouths
             .push(Mouth::new(Port::Stdout, no_wait(write)?));
-        cables.stdio = Some((stdin, stdout));
+        chardevs.stdio = Some((stdin, stdout));
         let kind = (
             AddressFamily::UNIX,
             SocketType::STREAM,
@@ -53,10 +55,12 @@ impl Cables {
         );
         let (ours, theirs) = socketpair(kind.0, kind.1, kind.2, None)?;
         let again = rustix::io::fcntl_dupfd_cloexec(&ours, 0)?;
-        cables.ports.push(Inlet::new(Port::Status, no_wait(ours)?));
-        cables.mouths.push(Mouth::new(Port::Status, again));
-        cables.theirs.push(theirs);
-        Ok(cables)
+        chardevs
+            .ports
+            .push(Inlet::new(Port::Status, no_wait(ours)?));
+        chardevs.mouths.push(Mouth::new(Port::Status, again));
+        chardevs.theirs.push(theirs);
+        Ok(chardevs)
     }
 
     /// The ports for QEMU's arguments.
