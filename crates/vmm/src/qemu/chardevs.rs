@@ -7,15 +7,15 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::args::Line;
-use super::session::{Inlet, Mouth};
+use super::session::{PortReader, PortWriter};
 use crate::guest::Port;
 
 /// Both ends of everything.
 pub(super) struct Chardevs {
     /// Ours to read.
-    pub(super) ports: Vec<Inlet>,
+    pub(super) ports: Vec<PortReader>,
     /// Ours to write.
-    pub(super) mouths: Vec<Mouth>,
+    pub(super) writers: Vec<PortWriter>,
     /// QEMU's, which inherits them.
     pub(super) theirs: Vec<OwnedFd>,
     /// QEMU's standard input and output, where a port has these.
@@ -29,7 +29,7 @@ impl Chardevs {
     pub(super) fn lay(both_ways: bool) -> rustix::io::Result<Self> {
         let mut chardevs = Self {
             ports: Vec::new(),
-            mouths: Vec::new(),
+            writers: Vec::new(),
             theirs: Vec::new(),
             stdio: None,
         };
@@ -43,10 +43,10 @@ impl Chardevs {
         let (stdin, write) = pipe_with(PipeFlags::CLOEXEC)?;
         chardevs
             .ports
-            .push(Inlet::new(Port::Stdout, no_wait(read)?));
+            .push(PortReader::new(Port::Stdout, no_wait(read)?));
         chardevs
-            .mouths
-            .push(Mouth::new(Port::Stdout, no_wait(write)?));
+            .writers
+            .push(PortWriter::new(Port::Stdout, no_wait(write)?));
         chardevs.stdio = Some((stdin, stdout));
         let kind = (
             AddressFamily::UNIX,
@@ -57,8 +57,8 @@ impl Chardevs {
         let again = rustix::io::fcntl_dupfd_cloexec(&ours, 0)?;
         chardevs
             .ports
-            .push(Inlet::new(Port::Status, no_wait(ours)?));
-        chardevs.mouths.push(Mouth::new(Port::Status, again));
+            .push(PortReader::new(Port::Status, no_wait(ours)?));
+        chardevs.writers.push(PortWriter::new(Port::Status, again));
         chardevs.theirs.push(theirs);
         Ok(chardevs)
     }
@@ -74,7 +74,7 @@ impl Chardevs {
 
     fn out(&mut self, port: Port) -> rustix::io::Result<()> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        self.ports.push(Inlet::new(port, no_wait(read)?));
+        self.ports.push(PortReader::new(port, no_wait(read)?));
         self.theirs.push(write);
         Ok(())
     }

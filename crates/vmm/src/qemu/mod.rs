@@ -257,7 +257,7 @@ impl Qemu {
         let args = args::args(&settings, &fds);
         let Chardevs {
             ports,
-            mouths,
+            writers,
             theirs,
             stdio,
             ..
@@ -267,7 +267,7 @@ impl Qemu {
         drop(theirs);
         let ending = Session {
             ports,
-            mouths,
+            writers,
             listener: &mut listener,
             watch,
             halt_detector: HaltDetector::new(process.id(), machine.cpus),

@@ -22,13 +22,13 @@ const GATHER: Duration = Duration::from_micros(300);
 const FEW: usize = 1024;
 
 /// The read end of one port.
-pub(super) struct Inlet {
+pub(super) struct PortReader {
     port: Port,
     fd: OwnedFd,
     open: bool,
 }
 
-impl Inlet {
+impl PortReader {
     /// `fd` does not block.
     pub(super) fn new(port: Port, fd: OwnedFd) -> Self {
         Self {
@@ -40,12 +40,12 @@ impl Inlet {
 }
 
 /// The way into one port.
-pub(super) struct Mouth {
+pub(super) struct PortWriter {
     port: Port,
     fd: OwnedFd,
 }
 
-impl Mouth {
+impl PortWriter {
     /// `fd` does not block.
     pub(super) fn new(port: Port, fd: OwnedFd) -> Self {
         Self { port, fd }
@@ -62,8 +62,8 @@ fn empty(file: &File) {
 
 /// One run's loop.
 pub(super) struct Session<'a> {
-    pub(super) ports: Vec<Inlet>,
-    pub(super) mouths: Vec<Mouth>,
+    pub(super) ports: Vec<PortReader>,
+    pub(super) writers: Vec<PortWriter>,
     pub(super) listener: &'a mut Listener,
     pub(super) watch: &'a Watch,
     /// A file of ours that QEMU has read, and that nobody needs any more once the guest has unpacked its initrd.
@@ -168,7 +168,7 @@ impl Session<'_> {
 
     /// Sends what there is to be sent, as far as that is possible without waiting.
     fn send(&mut self) {
-        for mouth in &self.mouths {
+        for mouth in &self.writers {
             let pending = self.listener.pending(mouth.port);
             if !pending.is_empty()
                 && let Ok(count) = rustix::io::write(&mouth.fd, pending)
@@ -199,7 +199,7 @@ impl Session<'_> {
                 set.push(PollFd::new(&inlet.fd, PollFlags::IN));
             }
         }
-        for mouth in &self.mouths {
+        for mouth in &self.writers {
             if !self.listener.pending(mouth.port).is_empty() {
                 set.push(PollFd::new(&mouth.fd, PollFlags::OUT));
             }
@@ -260,11 +260,11 @@ mod tests {
         let watch = Watch::start(Some(Duration::from_secs(3))).unwrap();
         let session = Session {
             ports: vec![
-                Inlet::new(Port::Console, silent),
-                Inlet::new(Port::Stdout, open("/dev/zero").into()),
-                Inlet::new(Port::Status, events),
+                PortReader::new(Port::Console, silent),
+                PortReader::new(Port::Stdout, open("/dev/zero").into()),
+                PortReader::new(Port::Status, events),
             ],
-            mouths: Vec::new(),
+            writers: Vec::new(),
             unpacked: None,
             listener: &mut listener,
             watch: &watch,
