@@ -25,7 +25,7 @@ use rdvm_vmm::guest::console::Console;
 use rdvm_vmm::guest::control::Control;
 use rdvm_vmm::guest::ending::Ending;
 use rdvm_vmm::guest::input::Input;
-use rdvm_vmm::guest::outlet::Outlet;
+use rdvm_vmm::guest::output_stream::OutputStream;
 use rdvm_vmm::guest::{Limits, Listener};
 use rdvm_vmm::terminal::Terminal;
 use rdvm_vmm::watch::Watch;
@@ -96,18 +96,22 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
                 None => File::create(path),
             });
             let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
-            Some((Outlet::new(file.into()), shown(path)))
+            Some((OutputStream::new(file.into()), shown(path)))
         }
         None => None,
     };
-    let console = Console::new(Outlet::new(streams.stderr), copy, request.console.show_boot);
+    let console = Console::new(
+        OutputStream::new(streams.stderr),
+        copy,
+        request.console.show_boot,
+    );
     let control = if request.rdinit.is_some() {
         Control::text()
     } else {
         Control::frames()
     };
     let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
-    let mut listener = Listener::new(Outlet::new(streams.stdout), console, control);
+    let mut listener = Listener::new(OutputStream::new(streams.stdout), console, control);
     // A PID 1 of the user's own cannot be told anything, but its machine can go.
     if request.takes_orders() || request.max_output.is_some() {
         listener = listener.with_limits(Limits {

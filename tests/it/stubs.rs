@@ -19,7 +19,7 @@ use rdvm_vmm::guest::Listener;
 use rdvm_vmm::guest::console::Console;
 use rdvm_vmm::guest::control::Control;
 use rdvm_vmm::guest::ending::Ending;
-use rdvm_vmm::guest::outlet::Outlet;
+use rdvm_vmm::guest::output_stream::OutputStream;
 use rdvm_vmm::machine::Machine;
 use rdvm_vmm::watch::Watch;
 
@@ -181,8 +181,8 @@ fn boot_with(image: &Path, code: Code, cpus: u8, timeout: Duration) -> Outcome {
     };
     let (stdout, console) = (reader(stdout), reader(console));
     let listener = Listener::new(
-        Outlet::new(ours),
-        Console::new(Outlet::new(theirs), None, true),
+        OutputStream::new(ours),
+        Console::new(OutputStream::new(theirs), None, true),
         Control::frames(),
     );
     let machine = machine(kernel.path(), image, cpus);
@@ -561,8 +561,8 @@ fn what_is_no_machine_is_refused_before_anything_is_asked_of_the_host() {
         let mut machine = machine(kernel.path(), image.path(), 1);
         change(&mut machine);
         let null = || fs::File::options().write(true).open("/dev/null").unwrap();
-        let console = Console::new(Outlet::new(null().into()), None, false);
-        let listener = Listener::new(Outlet::new(null().into()), console, Control::frames());
+        let console = Console::new(OutputStream::new(null().into()), None, false);
+        let listener = Listener::new(OutputStream::new(null().into()), console, Control::frames());
         let watch = Watch::start(None).unwrap();
         let error = Engine::Kvm.boot(machine, listener, &watch).unwrap_err();
         assert!(matches!(error, rdvm_vmm::Error::Machine(_)), "{error:?}");

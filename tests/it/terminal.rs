@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rdvm_vmm::guest::outlet::Outlet;
+use rdvm_vmm::guest::output_stream::OutputStream;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
@@ -38,7 +38,7 @@ fn what_a_terminal_does_not_take_is_kept_and_nobody_waits_for_it() {
     let (mut window, programs) = terminal();
     // The same open terminal, as a shell's and its programs' are.
     let callers = programs.try_clone().unwrap();
-    let mut outlet = Outlet::new(programs);
+    let mut outlet = OutputStream::new(programs);
     let (send, receive) = mpsc::channel();
     // In a thread: where it waits for the terminal, nobody but us would end that.
     std::thread::spawn(move || {

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::outlet::Outlet;
+use super::output_stream::OutputStream;
 use crate::watch::Watch;
 
 /// How much of the console is kept for the day something goes wrong.
@@ -36,7 +36,7 @@ pub struct Gaps {
 /// A copy of all that comes, of which a part may be missing.
 #[derive(Debug)]
 struct Copy {
-    to: Outlet,
+    to: OutputStream,
     /// Its name, fit to be shown.
     name: String,
     /// Bytes that were left out since others waited.
@@ -98,7 +98,7 @@ impl Copy {
 /// Where the console's bytes go.
 #[derive(Debug)]
 pub struct Console {
-    stderr: Outlet,
+    stderr: OutputStream,
     copy: Option<Copy>,
     show_boot: bool,
     runs: bool,
@@ -110,7 +110,11 @@ pub struct Console {
 
 impl Console {
     /// A console that writes to `stderr` what is to be seen and everything to `copy`, a stream and its name.
-    pub fn new(stderr: Outlet, copy: Option<(Outlet, String)>, show_boot: bool) -> Self {
+    pub fn new(
+        stderr: OutputStream,
+        copy: Option<(OutputStream, String)>,
+        show_boot: bool,
+    ) -> Self {
         let copy = copy.map(|(to, name)| Copy {
             to,
             name,
@@ -178,12 +182,12 @@ impl Console {
     }
 
     /// The stream to the user.
-    pub(super) fn outlet(&mut self) -> &mut Outlet {
+    pub(super) fn outlet(&mut self) -> &mut OutputStream {
         &mut self.stderr
     }
 
     /// The same, to look at.
-    pub(super) fn outlet_ref(&self) -> &Outlet {
+    pub(super) fn outlet_ref(&self) -> &OutputStream {
         &self.stderr
     }
 
@@ -242,8 +246,8 @@ mod tests {
 
     fn console(copy: impl Into<std::os::fd::OwnedFd>) -> Console {
         let null = File::options().write(true).open("/dev/null").unwrap();
-        let copy = Some((Outlet::new(copy.into()), "c".to_owned()));
-        Console::new(Outlet::new(null.into()), copy, false)
+        let copy = Some((OutputStream::new(copy.into()), "c".to_owned()));
+        Console::new(OutputStream::new(null.into()), copy, false)
     }
 
     #[test]
@@ -300,7 +304,7 @@ mod tests {
     /// A console that has said `text` a while ago.
     fn booting(text: &str, runs: bool) -> Console {
         let null = File::options().write(true).open("/dev/null").unwrap();
-        let mut console = Console::new(Outlet::new(null.into()), None, false);
+        let mut console = Console::new(OutputStream::new(null.into()), None, false);
         if runs {
             console.command_runs();
         }

@@ -9,7 +9,7 @@ pub mod console;
 pub mod control;
 pub mod ending;
 pub mod input;
-pub mod outlet;
+pub mod output_stream;
 pub mod rings;
 
 mod background;
@@ -31,7 +31,7 @@ use self::console::Console;
 use self::control::Control;
 use self::course::Course;
 use self::input::Input;
-use self::outlet::Outlet;
+use self::output_stream::OutputStream;
 use self::rings::Rings;
 use crate::terminal::Terminal;
 use rdvm_hostfs::progress;
@@ -104,7 +104,7 @@ struct Bar {
 
 impl Bar {
     /// Makes way for bytes of the guest's.
-    fn make_way(&mut self, for_bytes: &[u8], outlet: &Outlet) {
+    fn make_way(&mut self, for_bytes: &[u8], outlet: &OutputStream) {
         if let (Some(last), true) = (for_bytes.last(), outlet.is_terminal()) {
             self.in_a_line = *last != b'\n';
             self.take_away();
@@ -133,7 +133,7 @@ pub trait CopySink: std::fmt::Debug + Send + Sync {
 /// One sink per port.
 #[derive(Debug)]
 pub struct Listener {
-    stdout: Outlet,
+    stdout: OutputStream,
     console: Console,
     control: Control,
     input: Input,
@@ -154,7 +154,7 @@ pub struct Listener {
 impl Listener {
     /// A listener that writes the command's output to `stdout` and passes the console on as `console` says. Nothing goes
     /// in, and only the guest's last word ends the run.
-    pub fn new(stdout: Outlet, console: Console, control: Control) -> Self {
+    pub fn new(stdout: OutputStream, console: Console, control: Control) -> Self {
         Self {
             stdout,
             console,
@@ -250,7 +250,7 @@ impl Listener {
     }
 
     /// The streams of ours that still have something to write.
-    pub fn outlets(&mut self) -> [&mut Outlet; 2] {
+    pub fn outlets(&mut self) -> [&mut OutputStream; 2] {
         [&mut self.stdout, self.console.outlet()]
     }
 
@@ -261,7 +261,7 @@ impl Listener {
 
     /// Those of our streams that have something to write, to be polled for writing.
     pub fn outlet_fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
-        let full = |outlet: &Outlet| !outlet.is_empty();
+        let full = |outlet: &OutputStream| !outlet.is_empty();
         let (stdout, stderr) = (&self.stdout, self.console.outlet_ref());
         [stdout, stderr].map(|outlet| full(outlet).then(|| outlet.fd()))
     }

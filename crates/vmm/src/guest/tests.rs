@@ -22,9 +22,9 @@ fn spoken_to(copy_out: Option<Arc<Files>>) -> Listener {
             .unwrap()
             .into()
     };
-    let console = Console::new(Outlet::new(null()), None, false);
+    let console = Console::new(OutputStream::new(null()), None, false);
     let zero = File::open("/dev/zero").unwrap();
-    let mut listener = Listener::new(Outlet::new(null()), console, Control::frames())
+    let mut listener = Listener::new(OutputStream::new(null()), console, Control::frames())
         .with_input(Input::new(Some(zero.into()), false), None)
         .with_limits(Limits {
             stop_timeout: Duration::from_secs(1000),
@@ -186,7 +186,7 @@ fn a_guest_that_lies_all_the_time_makes_nothing_panic_or_grow() {
             let waiting =
                 listener.pending(Port::Status).len() + listener.pending(Port::Stdout).len();
             assert!(waiting < (128 << 10) + ORDER_MAX, "{waiting} bytes wait");
-            listener.outlets().into_iter().for_each(Outlet::flush);
+            listener.outlets().into_iter().for_each(OutputStream::flush);
         }
     }
 }
@@ -196,16 +196,16 @@ fn what_is_below_the_limit_is_owed_to_a_reader_that_is_slow() {
     let watch = Watch::start(None).unwrap();
     let (read, write) = pipe().unwrap();
     let null = File::options().write(true).open("/dev/null").unwrap();
-    let console = Console::new(Outlet::new(null.into()), None, false);
-    let mut listener =
-        Listener::new(Outlet::new(write), console, Control::frames()).with_limits(Limits {
+    let console = Console::new(OutputStream::new(null.into()), None, false);
+    let mut listener = Listener::new(OutputStream::new(write), console, Control::frames())
+        .with_limits(Limits {
             stop_timeout: Duration::from_nanos(1),
             timeout: None,
             max_output: Some(ByteSize(100_000)),
         });
     say(&mut listener, Event::Started(1));
     listener.receive(Port::Stdout, &[7; 100_001]);
-    listener.outlets().into_iter().for_each(Outlet::flush);
+    listener.outlets().into_iter().for_each(OutputStream::flush);
     // The first time the command is told, later its time is over.
     for _ in 0..3 {
         assert_eq!(listener.steer(&watch), None);
@@ -219,7 +219,7 @@ fn what_is_below_the_limit_is_owed_to_a_reader_that_is_slow() {
     let mut seen = 0;
     while seen < 100_000 {
         seen += rustix::io::read(&read, &mut [0; 65_536][..]).unwrap();
-        listener.outlets().into_iter().for_each(Outlet::flush);
+        listener.outlets().into_iter().for_each(OutputStream::flush);
     }
     assert_eq!(listener.steer(&watch), Some(ending::Ending::OutputLimit));
 }

@@ -17,7 +17,7 @@ use super::threads::{Shared, Threads};
 use super::vcpu::Vcpu;
 use crate::guest::Listener;
 use crate::guest::ending::Ending;
-use crate::guest::outlet::Outlet;
+use crate::guest::output_stream::OutputStream;
 use crate::watch::Watch;
 
 /// How long output without an end is waited for.
@@ -40,7 +40,7 @@ impl Session {
     /// Errors: the host gives no descriptors or threads; whatever was started is gone then.
     pub(super) fn start(mut devices: Devices, vcpus: Vec<Vcpu>) -> Result<Self, Error> {
         let [stdout, stderr] = devices.listener.outlets();
-        let duplicate = |outlet: &Outlet| {
+        let duplicate = |outlet: &OutputStream| {
             let fd = outlet.fd().try_clone_to_owned();
             fd.map_err(Error::host("duplicating a descriptor"))
         };

@@ -235,13 +235,13 @@ mod tests {
     use crate::guest::console::Console;
     use crate::guest::control::Control;
     use crate::guest::input::Input;
-    use crate::guest::outlet::Outlet;
+    use crate::guest::output_stream::OutputStream;
 
     /// Where nothing but waiting made it look at its input, it would see the deadline instead.
     #[test]
     fn input_is_read_while_output_pours_out() {
         let open = |path: &str| File::options().read(true).write(true).open(path).unwrap();
-        let sink = || Outlet::new(open("/dev/null").into());
+        let sink = || OutputStream::new(open("/dev/null").into());
         let console = Console::new(sink(), None, false);
         // Reading it fails, by which we see that it was read.
         let input = Input::new(Some(File::open("/").unwrap().into()), false);

@@ -41,7 +41,7 @@ const PTMX: (u32, u32) = (5, 2);
 
 /// A stream to write to.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct OutputStream {
     way: Way,
     is_terminal: bool,
     has_reader: bool,
@@ -73,7 +73,7 @@ enum State {
     Failed(Errno),
 }
 
-impl Outlet {
+impl OutputStream {
     /// A stream to this descriptor.
     pub fn new(fd: OwnedFd) -> Self {
         // What cannot be asked what it is cannot be written to either, which a write tells.
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     /// Waits until it can be written to, as the engines do.
-    fn wait(outlet: &Outlet) {
+    fn wait(outlet: &OutputStream) {
         let fd = outlet.fd();
         let long = Timespec {
             tv_sec: 60,
@@ -269,19 +269,19 @@ mod tests {
         assert_eq!(poll(&mut set, Some(&long)), Ok(1));
     }
 
-    fn pushed(fd: impl Into<OwnedFd>, bytes: &[u8]) -> Outlet {
-        let mut outlet = Outlet::new(fd.into());
+    fn pushed(fd: impl Into<OwnedFd>, bytes: &[u8]) -> OutputStream {
+        let mut outlet = OutputStream::new(fd.into());
         outlet.push(bytes);
         outlet.flush();
         outlet
     }
 
     /// An output that cannot be reopened, like another user's pipe.
-    fn by_thread(fd: impl Into<OwnedFd>) -> Outlet {
+    fn by_thread(fd: impl Into<OwnedFd>) -> OutputStream {
         let thread = Background::start(fd.into()).unwrap();
-        Outlet {
+        OutputStream {
             way: Way::Background(thread, false),
-            ..Outlet::new(File::open("/dev/null").unwrap().into())
+            ..OutputStream::new(File::open("/dev/null").unwrap().into())
         }
     }
 
@@ -314,7 +314,7 @@ mod tests {
         }];
         for (read, write) in kinds {
             let theirs = write.try_clone().unwrap();
-            let mut outlet = Outlet::new(write);
+            let mut outlet = OutputStream::new(write);
             match &outlet.way {
                 Way::Ready(own) => {
                     let flags = rustix::fs::fcntl_getfl(own).unwrap();
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!((full.failure(), full.dropped()), (Some(Errno::NOSPC), 1));
         assert!(pushed(open("/dev/null"), b"x").is_empty());
         let file = tempfile::tempfile().unwrap();
-        assert!(matches!(Outlet::new(file.into()).way, Way::Ready(_)));
+        assert!(matches!(OutputStream::new(file.into()).way, Way::Ready(_)));
         let unwritable = File::open("/dev/null").unwrap();
         assert_eq!(pushed(unwritable, b"x").failure(), Some(Errno::BADF));
         let (read, write) = pipe().unwrap();
@@ -402,7 +402,7 @@ mod tests {
         // A file system that the kernel makes up is none of those on a disk.
         let made_up = File::options().write(true).open("/proc/self/comm").unwrap();
         assert!(matches!(
-            Outlet::new(made_up.into()).way,
+            OutputStream::new(made_up.into()).way,
             Way::Background(..)
         ));
     }
