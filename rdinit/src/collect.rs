@@ -4,7 +4,7 @@
 //! Nothing changes under the walk, since nobody else runs. All the same it opens everything by directory and name and
 //! follows no link but a wish that is one itself. It uses no memory but what it says at the start.
 
-use crate::outlet::Outlet;
+use crate::copy_writer::CopyWriter;
 use crate::sys::{self, Errno, Stat};
 use rdvm_proto::{
     MOUNTED, PARCEL_DEPTH, PARCEL_HEAD, PARCEL_MAX, PARCEL_PATH, PARCEL_PAYLOAD, PARCEL_TARGET,
@@ -22,7 +22,7 @@ const ENAMETOOLONG: Errno = Errno(36);
 /// Sends all that the `count` paths of `wishes`, each with its NUL, lead to. Relative paths are from the working directory.
 ///
 /// Files that cannot be read are the host's to complain about. A way out that is gone ends it.
-pub(crate) fn send(outlet: &mut Outlet<'_>, wishes: &[u8], count: usize) {
+pub(crate) fn send(outlet: &mut CopyWriter<'_>, wishes: &[u8], count: usize) {
     let Ok(buffer) = sys::allocate(BUFFER) else {
         return;
     };
@@ -36,7 +36,7 @@ pub(crate) fn send(outlet: &mut Outlet<'_>, wishes: &[u8], count: usize) {
 
 /// The same by a serial port, or whatever else the descriptor is, for who has no machine around it.
 pub fn send_by_port(port: i32, wishes: &[u8], count: usize) {
-    let mut outlet = Outlet::Port(port);
+    let mut outlet = CopyWriter::Port(port);
     send(&mut outlet, wishes, count);
     outlet.flush();
 }
@@ -298,7 +298,7 @@ impl Path {
 
 /// The way out, and frames that have not been sent by it.
 struct Frames<'o, 'p> {
-    outlet: &'o mut Outlet<'p>,
+    outlet: &'o mut CopyWriter<'p>,
     buffer: &'static mut [u8],
     used: usize,
 }

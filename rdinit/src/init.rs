@@ -1,7 +1,7 @@
 //! PID 1's life, in order: record, the image's attributes, mounts, ports, command, end, reset.
 
+use crate::copy_writer::CopyWriter;
 use crate::input::Orders;
-use crate::outlet::Outlet;
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::{PollFd, Shared};
@@ -128,7 +128,7 @@ fn live(
     {
         // Asked for once the host has all the output: from then on the port carries the files.
         while orders.wait() != Order::CopyOut {}
-        let mut outlet = Outlet::new(ports.rings.as_ref(), stdout, *status, orders);
+        let mut outlet = CopyWriter::new(ports.rings.as_ref(), stdout, *status, orders);
         collect::send(&mut outlet, strings.copies_out, start.copies_out);
         outlet.flush();
     }

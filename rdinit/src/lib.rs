@@ -28,7 +28,7 @@ mod streams;
 
 mod input;
 
-mod outlet;
+mod copy_writer;
 
 mod relay;
 

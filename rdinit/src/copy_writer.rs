@@ -7,7 +7,7 @@ use crate::sys::{self, PollFd, Shared};
 use rdvm_proto::{Event, Order, RING};
 
 /// Takes bytes, and waits for the host where it must.
-pub(crate) enum Outlet<'a> {
+pub(crate) enum CopyWriter<'a> {
     /// A serial port.
     Port(i32),
     /// The ring, and the status port on which both sides say how far they are.
@@ -21,7 +21,7 @@ pub(crate) enum Outlet<'a> {
     },
 }
 
-impl<'a> Outlet<'a> {
+impl<'a> CopyWriter<'a> {
     pub(crate) fn new(
         rings: Option<&'a Shared>,
         stdout: i32,
