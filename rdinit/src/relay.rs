@@ -43,9 +43,9 @@ pub(crate) fn until_the_end(
     ports: &mut Ports,
     mut tell: impl FnMut(&Event),
 ) -> End {
-    let mut lanes = [
-        Lane::new(child.stdout, ports.stdout, child.terminal),
-        Lane::new(child.stderr, ports.console, None),
+    let mut forwarders = [
+        Forwarder::new(child.stdout, ports.stdout, child.terminal),
+        Forwarder::new(child.stderr, ports.console, None),
     ];
     let mut stdin = Stdin::new(
         ports.rings.as_ref(),
@@ -64,8 +64,8 @@ pub(crate) fn until_the_end(
             tell(&granted);
         }
         if reaper.alone {
-            lanes[0].release_terminal();
-            if lanes.iter().all(|lane| lane.finished()) {
+            forwarders[0].release_terminal();
+            if forwarders.iter().all(|forwarder| forwarder.finished()) {
                 break;
             }
         }
@@ -76,8 +76,8 @@ pub(crate) fn until_the_end(
                 .as_ref()
                 .map_or(PollFd::new(-1, 0), Orders::wants),
             stdin.wants(),
-            lanes[0].wants(),
-            lanes[1].wants(),
+            forwarders[0].wants(),
+            forwarders[1].wants(),
         ];
         let _ = sys::poll(&mut set, if reaper.more { 0 } else { -1 });
         if set[0].revents != 0 || reaper.more {
@@ -93,21 +93,21 @@ pub(crate) fn until_the_end(
         if set[2].revents != 0 {
             stdin.step();
         }
-        for (lane, ready) in lanes.iter_mut().zip(&set[3..]) {
+        for (forwarder, ready) in forwarders.iter_mut().zip(&set[3..]) {
             if ready.revents != 0 {
-                lane.step();
+                forwarder.step();
             }
         }
     }
-    for lane in &lanes {
-        drain(lane.to);
+    for forwarder in &forwarders {
+        drain(forwarder.to);
     }
     let (status, usage) = reaper.ended.unwrap_or((0, Usage::default()));
     End {
         status,
         usage,
-        stdout: lanes[0].sent,
-        stderr: lanes[1].sent,
+        stdout: forwarders[0].sent,
+        stderr: forwarders[1].sent,
     }
 }
 
@@ -144,7 +144,7 @@ pub(crate) fn drain(port: i32) {
 }
 
 /// One direction: a pipe, a port, and what was read but not yet written.
-struct Lane {
+struct Forwarder {
     from: i32,
     to: i32,
     buffer: &'static mut [u8],
@@ -156,7 +156,7 @@ struct Lane {
     terminal: Option<i32>,
 }
 
-impl Lane {
+impl Forwarder {
     fn new(from: i32, to: i32, terminal: Option<i32>) -> Self {
         let _ = sys::set_nonblocking(to);
         if from >= 0 {
