@@ -7,12 +7,11 @@
 use crate::copy_writer::CopyWriter;
 use crate::sys::{self, Errno, Stat};
 use rdvm_proto::{
-    MOUNTED, PARCEL_DEPTH, PARCEL_HEAD, PARCEL_MAX, PARCEL_PATH, PARCEL_PAYLOAD, PARCEL_TARGET,
-    Parcel, Sent,
+    COPY_DEPTH, COPY_HEAD, COPY_MAX, COPY_PATH, COPY_PAYLOAD, COPY_TARGET, CopyFrame, MOUNTED, Sent,
 };
 
 /// A frame of full length always fits, and small ones gather to a write of as much.
-const BUFFER: usize = 2 * PARCEL_MAX;
+const BUFFER: usize = 2 * COPY_MAX;
 /// Names of a directory read at a time; the longest takes 280 bytes.
 const NAMES: usize = 4096;
 
@@ -43,11 +42,11 @@ pub fn send_by_port(port: i32, wishes: &[u8], count: usize) {
 
 fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(), Gone> {
     // Only as much of it is ever touched as the deepest directory needs.
-    let names = sys::allocate(PARCEL_DEPTH * NAMES);
+    let names = sys::allocate(COPY_DEPTH * NAMES);
     let names = names.unwrap_or(&mut []);
     let all = wishes.split_inclusive(|&byte| byte == 0);
     let mut path = Path {
-        bytes: [0; PARCEL_PATH + 1],
+        bytes: [0; COPY_PATH + 1],
         length: 0,
     };
     for (wish, name) in (0..).zip(all.take(count)) {
@@ -58,7 +57,7 @@ fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(),
             Ok(()) => {}
         }
     }
-    out.put(&Parcel::End)?;
+    out.put(&CopyFrame::End)?;
     out.flush()
 }
 
@@ -93,9 +92,9 @@ fn send_wish(
 ) -> Result<(), Trouble> {
     let stat = match sys::stat(name) {
         Ok(stat) => stat,
-        Err(Errno(errno)) => return Ok(out.put(&Parcel::Missing { wish, errno })?),
+        Err(Errno(errno)) => return Ok(out.put(&CopyFrame::Missing { wish, errno })?),
     };
-    out.put(&Parcel::Begin(wish))?;
+    out.put(&CopyFrame::Begin(wish))?;
     let flags = sys::O_RDONLY | sys::O_NONBLOCK | sys::O_NOCTTY | sys::O_CLOEXEC;
     match stat.mode & sys::S_IFMT {
         sys::S_IFREG => {
@@ -106,7 +105,7 @@ fn send_wish(
             let fd = sys::open(name, flags | sys::O_DIRECTORY)?;
             out.put(&entry(&stat, path, b""))?;
             let mut walk = Walk {
-                levels: [Level::CLOSED; PARCEL_DEPTH],
+                levels: [Level::CLOSED; COPY_DEPTH],
                 depth: 0,
                 names,
             };
@@ -121,9 +120,9 @@ fn send_wish(
     Ok(())
 }
 
-fn entry<'a>(stat: &Stat, path: &'a Path, target: &'a [u8]) -> Parcel<'a> {
+fn entry<'a>(stat: &Stat, path: &'a Path, target: &'a [u8]) -> CopyFrame<'a> {
     let is_file = stat.mode & sys::S_IFMT == sys::S_IFREG;
-    Parcel::Entry(Sent {
+    CopyFrame::Entry(Sent {
         mode: stat.mode,
         mtime: stat.mtime,
         mtime_ns: stat.mtime_ns,
@@ -133,9 +132,9 @@ fn entry<'a>(stat: &Stat, path: &'a Path, target: &'a [u8]) -> Parcel<'a> {
     })
 }
 
-fn unread(errno: i32, path: &Path) -> Parcel<'_> {
+fn unread(errno: i32, path: &Path) -> CopyFrame<'_> {
     let path = path.bytes();
-    Parcel::Unread { errno, path }
+    CopyFrame::Unread { errno, path }
 }
 
 /// Sends a file to its end, wherever that is: the host compares it with the size. Closes it.
@@ -143,10 +142,10 @@ fn send_file(out: &mut Frames<'_, '_>, fd: i32, stat: &Stat, path: &Path) -> Res
     let sent = out.put(&entry(stat, path, b"")).and_then(|()| {
         loop {
             match sys::read(fd, out.room()?) {
-                Ok(0) => return out.put(&Parcel::FileEnd(0)),
+                Ok(0) => return out.put(&CopyFrame::FileEnd(0)),
                 Ok(length) => out.put_data(length),
                 Err(sys::EINTR) => {}
-                Err(Errno(errno)) => return out.put(&Parcel::FileEnd(errno)),
+                Err(Errno(errno)) => return out.put(&CopyFrame::FileEnd(errno)),
             }
         }
     });
@@ -187,7 +186,7 @@ impl Level {
 
 /// A directory and those above it: a loop, since the stack is shorter than trees may be deep.
 struct Walk<'n> {
-    levels: [Level; PARCEL_DEPTH],
+    levels: [Level; COPY_DEPTH],
     depth: usize,
     names: &'n mut [u8],
 }
@@ -241,7 +240,7 @@ impl Walk<'_> {
                 if stat.device != level.device {
                     return Ok(out.put(&unread(MOUNTED, path))?);
                 }
-                if self.depth + 1 == PARCEL_DEPTH {
+                if self.depth + 1 == COPY_DEPTH {
                     return Err(ENAMETOOLONG.into());
                 }
                 let fd = open(sys::O_DIRECTORY)?;
@@ -249,7 +248,7 @@ impl Walk<'_> {
                 self.levels[self.depth] = Level::new(fd, &stat, path.length);
             }
             sys::S_IFLNK => {
-                let mut target = [0; PARCEL_TARGET];
+                let mut target = [0; COPY_TARGET];
                 let length = sys::read_link_at(level.fd, name, &mut target)?;
                 out.put(&entry(&stat, path, &target[..length]))?;
             }
@@ -269,7 +268,7 @@ impl Walk<'_> {
 
 /// A path below the wish, with the NUL that system calls want.
 struct Path {
-    bytes: [u8; PARCEL_PATH + 1],
+    bytes: [u8; COPY_PATH + 1],
     length: usize,
 }
 
@@ -304,7 +303,7 @@ struct Frames<'o, 'p> {
 }
 
 impl Frames<'_, '_> {
-    fn put(&mut self, parcel: &Parcel<'_>) -> Result<(), Gone> {
+    fn put(&mut self, parcel: &CopyFrame<'_>) -> Result<(), Gone> {
         self.make_room()?;
         // Paths and targets are shorter than a frame's payload: everything fits.
         self.used += parcel.encode(&mut self.buffer[self.used..]).unwrap_or(0);
@@ -314,16 +313,16 @@ impl Frames<'_, '_> {
     /// Where the next [`Self::put_data`] expects its bytes.
     fn room(&mut self) -> Result<&mut [u8], Gone> {
         self.make_room()?;
-        Ok(&mut self.buffer[self.used + PARCEL_HEAD..][..PARCEL_PAYLOAD])
+        Ok(&mut self.buffer[self.used + COPY_HEAD..][..COPY_PAYLOAD])
     }
 
     fn put_data(&mut self, length: usize) {
         let frame = &mut self.buffer[self.used..];
-        self.used += Parcel::encode_data(frame, length).unwrap_or(0);
+        self.used += CopyFrame::encode_data(frame, length).unwrap_or(0);
     }
 
     fn make_room(&mut self) -> Result<(), Gone> {
-        match self.buffer.len() - self.used < PARCEL_MAX {
+        match self.buffer.len() - self.used < COPY_MAX {
             true => self.flush(),
             false => Ok(()),
         }

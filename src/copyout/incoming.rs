@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rdvm_proto::{PARCEL_DEPTH, PARCEL_PATH, PARCEL_TARGET, Sent};
+use rdvm_proto::{COPY_DEPTH, COPY_PATH, COPY_TARGET, Sent};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, mkdirat,
     openat, symlinkat, utimensat,
@@ -117,7 +117,7 @@ impl Incoming {
             }
             FileType::Symlink if !sent.path.is_empty() => {
                 let target = sent.target;
-                if target.is_empty() || target.len() > PARCEL_TARGET || target.contains(&0) {
+                if target.is_empty() || target.len() > COPY_TARGET || target.contains(&0) {
                     return Err(wrong("is a link to nothing"));
                 }
                 let (target, times) = (target.into(), attributes);
@@ -263,7 +263,7 @@ pub(super) fn check_path(path: &[u8]) -> Result<(), &'static str> {
     if path.is_empty() {
         return Ok(());
     }
-    if path.len() > PARCEL_PATH {
+    if path.len() > COPY_PATH {
         return Err("is too long");
     }
     if path.contains(&0) {
@@ -272,7 +272,7 @@ pub(super) fn check_path(path: &[u8]) -> Result<(), &'static str> {
     for (depth, name) in path.split(|&byte| byte == b'/').enumerate() {
         match name {
             b"" | b"." | b".." => return Err("is no path below what was asked for"),
-            _ if name.len() > NAME_MAX || depth >= PARCEL_DEPTH => return Err("is too long"),
+            _ if name.len() > NAME_MAX || depth >= COPY_DEPTH => return Err("is too long"),
             _ => {}
         }
     }

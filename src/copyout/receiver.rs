@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rdvm_proto::{FrameError, MOUNTED, PARCEL_MAX, Parcel, Sent};
+use rdvm_proto::{COPY_MAX, CopyFrame, FrameError, MOUNTED, Sent};
 use rustix::fs::FileType;
 
 use super::beat::Beat;
@@ -112,7 +112,7 @@ impl Receiver {
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !self.is_over() && !bytes.is_empty() {
             // Never more than one frame of the largest kind is kept.
-            let taken = bytes.len().min(PARCEL_MAX - self.pending.len());
+            let taken = bytes.len().min(COPY_MAX - self.pending.len());
             self.pending.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
             let pending = std::mem::take(&mut self.pending);
@@ -162,7 +162,7 @@ impl Receiver {
     fn take_frames(&mut self, bytes: &[u8]) -> usize {
         let mut used = 0;
         while !self.is_over() {
-            let result = match Parcel::decode(&bytes[used..]) {
+            let result = match CopyFrame::decode(&bytes[used..]) {
                 Ok((parcel, length)) => {
                     used += length;
                     self.progress += length as u64;
@@ -183,25 +183,25 @@ impl Receiver {
         used
     }
 
-    fn take(&mut self, parcel: &Parcel<'_>) -> Result<(), StreamFault> {
-        let of_a_file = matches!(parcel, Parcel::Data(_) | Parcel::FileEnd(_));
+    fn take(&mut self, parcel: &CopyFrame<'_>) -> Result<(), StreamFault> {
+        let of_a_file = matches!(parcel, CopyFrame::Data(_) | CopyFrame::FileEnd(_));
         if of_a_file != self.in_file {
             return Err(StreamFault::Order);
         }
         match *parcel {
-            Parcel::Begin(wish) => {
+            CopyFrame::Begin(wish) => {
                 self.begin(wish)?.state = State::Coming(Box::default());
             }
-            Parcel::Missing { wish, errno } => {
+            CopyFrame::Missing { wish, errno } => {
                 self.begin(wish)?.state = State::Failed(Fault::Missing(errno));
             }
-            Parcel::Entry(ref sent) => {
+            CopyFrame::Entry(ref sent) => {
                 self.count(sent)?;
                 self.in_file = is_file(sent);
                 let wish = self.coming().ok_or(StreamFault::Order)?;
                 wish.step(|incoming, to| incoming.entry(to, sent));
             }
-            Parcel::Data(bytes) => {
+            CopyFrame::Data(bytes) => {
                 self.received = self.received.saturating_add(bytes.len() as u64);
                 // The guest may have said less than it sends.
                 if self.received > self.limit.0 {
@@ -210,12 +210,12 @@ impl Receiver {
                 let wish = self.coming().ok_or(StreamFault::Order)?;
                 wish.step(|incoming, to| incoming.data(to, bytes));
             }
-            Parcel::FileEnd(errno) => {
+            CopyFrame::FileEnd(errno) => {
                 self.in_file = false;
                 let wish = self.coming().ok_or(StreamFault::Order)?;
                 wish.step(|incoming, to| incoming.file_end(to, errno));
             }
-            Parcel::Unread { errno, path } => {
+            CopyFrame::Unread { errno, path } => {
                 self.count_entry()?;
                 let wish = self.coming().ok_or(StreamFault::Order)?;
                 wish.step(|incoming, _| match (check_path(path), errno) {
@@ -233,7 +233,7 @@ impl Receiver {
                     }),
                 });
             }
-            Parcel::End => {
+            CopyFrame::End => {
                 if self.begun < self.wishes.len() {
                     return Err(StreamFault::Order);
                 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
-use rdvm_proto::{MOUNTED, PARCEL_DEPTH, PARCEL_MAX, PARCEL_PATH, Parcel, Sent};
+use rdvm_proto::{COPY_DEPTH, COPY_MAX, COPY_PATH, CopyFrame, MOUNTED, Sent};
 use tempfile::TempDir;
 
 use super::*;
@@ -24,19 +24,19 @@ const LINK: u32 = 0o120777;
 struct Stream(Vec<u8>);
 
 impl Stream {
-    fn with(mut self, parcel: &Parcel<'_>) -> Self {
-        let mut frame = vec![0; PARCEL_MAX];
+    fn with(mut self, parcel: &CopyFrame<'_>) -> Self {
+        let mut frame = vec![0; COPY_MAX];
         let length = parcel.encode(&mut frame).unwrap();
         self.0.extend_from_slice(&frame[..length]);
         self
     }
 
     fn begin() -> Self {
-        Self::default().with(&Parcel::Begin(0))
+        Self::default().with(&CopyFrame::Begin(0))
     }
 
     fn entry(self, mode: u32, path: impl AsRef<[u8]>, size: u64, target: &[u8]) -> Self {
-        self.with(&Parcel::Entry(Sent {
+        self.with(&CopyFrame::Entry(Sent {
             mode,
             mtime: 1_000_000_000,
             mtime_ns: 5,
@@ -53,9 +53,9 @@ impl Stream {
     fn file(self, path: impl AsRef<[u8]>, content: &[u8]) -> Self {
         let mut stream = self.entry(FILE, path, content.len() as u64, b"");
         for piece in content.chunks(60_000) {
-            stream = stream.with(&Parcel::Data(piece));
+            stream = stream.with(&CopyFrame::Data(piece));
         }
-        stream.with(&Parcel::FileEnd(0))
+        stream.with(&CopyFrame::FileEnd(0))
     }
 
     fn link(self, path: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Self {
@@ -63,7 +63,7 @@ impl Stream {
     }
 
     fn end(self) -> Vec<u8> {
-        self.with(&Parcel::End).0
+        self.with(&CopyFrame::End).0
     }
 }
 
@@ -246,7 +246,7 @@ fn directories_that_nobody_may_write_to_come_with_their_modes() {
         .entry(0o047555, "", 0, b"")
         .entry(0o040000, "closed", 0, b"")
         .entry(0o104777, "setuid", 0, b"")
-        .with(&Parcel::FileEnd(0));
+        .with(&CopyFrame::FileEnd(0));
     let place = Place::new();
     for host in ["new", "old"] {
         if host == "old" {
@@ -293,8 +293,8 @@ fn what_a_hostile_guest_sends_is_refused_and_leaves_nothing() {
         ("below", root().file("a//b", b"")),
         ("NUL", root().file("a\0b", b"")),
         ("too long", root().file(long(256), b"")),
-        ("too long", root().file(long(PARCEL_PATH + 1), b"")),
-        ("too long", root().directory(deep(PARCEL_DEPTH + 1))),
+        ("too long", root().file(long(COPY_PATH + 1), b"")),
+        ("too long", root().directory(deep(COPY_DEPTH + 1))),
         ("without a directory", root().file("a/b", b"")),
         ("without a directory", Stream::begin().file("a", b"")),
         (
@@ -337,7 +337,7 @@ fn what_a_hostile_guest_sends_is_refused_and_leaves_nothing() {
         (
             "a time",
             root()
-                .with(&Parcel::Entry(Sent {
+                .with(&CopyFrame::Entry(Sent {
                     mode: FILE,
                     mtime: 0,
                     mtime_ns: (1 << 30) - 1,
@@ -345,36 +345,36 @@ fn what_a_hostile_guest_sends_is_refused_and_leaves_nothing() {
                     path: b"a",
                     target: b"",
                 }))
-                .with(&Parcel::FileEnd(0)),
+                .with(&CopyFrame::FileEnd(0)),
         ),
         (
             "another length",
             root()
                 .entry(FILE, "a", 2, b"")
-                .with(&Parcel::Data(b"x"))
-                .with(&Parcel::FileEnd(0)),
+                .with(&CopyFrame::Data(b"x"))
+                .with(&CopyFrame::FileEnd(0)),
         ),
         (
             "another length",
             root()
                 .entry(FILE, "a", 0, b"")
-                .with(&Parcel::Data(b"x"))
-                .with(&Parcel::FileEnd(0)),
+                .with(&CopyFrame::Data(b"x"))
+                .with(&CopyFrame::FileEnd(0)),
         ),
         (
             "Input/output error",
-            root().entry(FILE, "a", 2, b"").with(&Parcel::FileEnd(5)),
+            root().entry(FILE, "a", 2, b"").with(&CopyFrame::FileEnd(5)),
         ),
         (
             "Permission denied",
-            root().with(&Parcel::Unread {
+            root().with(&CopyFrame::Unread {
                 errno: 13,
                 path: b"a",
             }),
         ),
         (
             "below",
-            root().with(&Parcel::Unread {
+            root().with(&CopyFrame::Unread {
                 errno: MOUNTED,
                 path: b"../a",
             }),
@@ -382,15 +382,15 @@ fn what_a_hostile_guest_sends_is_refused_and_leaves_nothing() {
         ("no order", Stream::begin()),
         ("no order", Stream::default()),
         ("no order", Stream::default().directory("")),
-        ("no order", Stream::begin().with(&Parcel::Begin(0))),
-        ("no order", Stream::default().with(&Parcel::Begin(1))),
-        ("no order", root().with(&Parcel::Data(b"x"))),
-        ("no order", root().with(&Parcel::FileEnd(0))),
+        ("no order", Stream::begin().with(&CopyFrame::Begin(0))),
+        ("no order", Stream::default().with(&CopyFrame::Begin(1))),
+        ("no order", root().with(&CopyFrame::Data(b"x"))),
+        ("no order", root().with(&CopyFrame::FileEnd(0))),
         ("no order", root().entry(FILE, "a", 0, b"").directory("b")),
         ("no order", root().entry(FILE, "a", 0, b"")),
         (
             "not there",
-            Stream::default().with(&Parcel::Missing { wish: 0, errno: 2 }),
+            Stream::default().with(&CopyFrame::Missing { wish: 0, errno: 2 }),
         ),
         ("more than", root().entry(FILE, "a", 1 << 40, b"")),
     ];
@@ -429,7 +429,7 @@ fn what_is_neither_file_nor_directory_nor_link_is_counted() {
     }
     let stream = stream
         .directory("proc")
-        .with(&Parcel::Unread {
+        .with(&CopyFrame::Unread {
             errno: MOUNTED,
             path: b"proc",
         })
@@ -590,9 +590,9 @@ fn limits_of_bytes_and_entries_end_the_stream() {
     let copies = copies(out.to_vec(), 10);
     let stream = Stream::begin()
         .file("", b"12345")
-        .with(&Parcel::Begin(1))
+        .with(&CopyFrame::Begin(1))
         .file("", b"67890")
-        .with(&Parcel::Begin(2))
+        .with(&CopyFrame::Begin(2))
         .entry(FILE, "", 1, b"");
     let mut receiver = Receiver::open(&copies).unwrap();
     receiver.receive(&stream.0);
@@ -647,7 +647,7 @@ fn a_stream_that_stops_or_is_damaged_costs_only_what_was_not_whole() {
     let stream = Stream::begin()
         .directory("")
         .file("x", b"whole")
-        .with(&Parcel::Begin(1))
+        .with(&CopyFrame::Begin(1))
         .directory("")
         .file("x", b"half");
     for damage in [None, Some(&b"junk"[..])] {
@@ -918,7 +918,7 @@ fn pid_1_says_what_it_cannot_send() {
     let mut deep = guest.path().join("deep");
     fs::create_dir(&deep).unwrap();
     let top = deep.clone();
-    for _ in 1..PARCEL_DEPTH {
+    for _ in 1..COPY_DEPTH {
         deep.push("d");
         fs::create_dir(&deep).unwrap();
     }
@@ -926,7 +926,7 @@ fn pid_1_says_what_it_cannot_send() {
     let new = place.home().join("new");
     let taken = received("deep", &new, &collected(&[&top]));
     assert_eq!(taken.error, None);
-    assert_eq!(taken.directories, PARCEL_DEPTH as u64);
+    assert_eq!(taken.directories, COPY_DEPTH as u64);
     deep.push("d");
     fs::create_dir(&deep).unwrap();
     let table: [(&Path, &str); 5] = [
@@ -969,9 +969,9 @@ fn sample() -> Vec<u8> {
         .file("d/b", b"b")
         .link("d/l", "../a")
         .entry(0o010644, "fifo", 0, b"")
-        .with(&Parcel::Begin(1))
+        .with(&CopyFrame::Begin(1))
         .file("", b"single")
-        .with(&Parcel::Missing { wish: 2, errno: 2 })
+        .with(&CopyFrame::Missing { wish: 2, errno: 2 })
         .end()
 }
 
@@ -1033,12 +1033,12 @@ fn any_parcel() -> impl Strategy<Value = Stream> {
             Stream::default().file(name, &b"abc"[..size])
         }),
         3 => name.clone().prop_map(|name| Stream::default().directory(name)),
-        1 => Just(Stream::default().with(&Parcel::Data(b"xy"))),
-        1 => (0..2i32).prop_map(|errno| Stream::default().with(&Parcel::FileEnd(errno))),
-        1 => (0..4u32).prop_map(|wish| Stream::default().with(&Parcel::Begin(wish))),
-        1 => (0..4u32).prop_map(|wish| Stream::default().with(&Parcel::Missing { wish, errno: 1 })),
+        1 => Just(Stream::default().with(&CopyFrame::Data(b"xy"))),
+        1 => (0..2i32).prop_map(|errno| Stream::default().with(&CopyFrame::FileEnd(errno))),
+        1 => (0..4u32).prop_map(|wish| Stream::default().with(&CopyFrame::Begin(wish))),
+        1 => (0..4u32).prop_map(|wish| Stream::default().with(&CopyFrame::Missing { wish, errno: 1 })),
         1 => (name, 17..19i32).prop_map(|(path, errno)| {
-            Stream::default().with(&Parcel::Unread { errno, path: path.as_bytes() })
+            Stream::default().with(&CopyFrame::Unread { errno, path: path.as_bytes() })
         }),
         1 => Just(Stream(Stream::default().end())),
     ]
@@ -1091,11 +1091,11 @@ fn no_more_than_a_frame_is_kept_of_what_does_not_end() {
     let head = &Stream::begin().directory("").0;
     receiver.receive(head);
     // A frame of full length that never comes whole.
-    let mut frame = vec![0; PARCEL_MAX];
-    Parcel::encode_data(&mut frame, rdvm_proto::PARCEL_PAYLOAD).unwrap();
-    receiver.receive(&frame[..PARCEL_MAX - 1]);
+    let mut frame = vec![0; COPY_MAX];
+    CopyFrame::encode_data(&mut frame, rdvm_proto::COPY_PAYLOAD).unwrap();
+    receiver.receive(&frame[..COPY_MAX - 1]);
     assert!(!receiver.is_over());
-    assert_eq!(receiver.pending.len(), PARCEL_MAX - 1);
+    assert_eq!(receiver.pending.len(), COPY_MAX - 1);
     assert_eq!(receiver.progress(), head.len() as u64);
     receiver.receive(&vec![0; 1 << 20]);
     assert!(receiver.is_over());

@@ -283,7 +283,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use rdvm_proto::{PARCEL_MAX, Parcel, Sent};
+    use rdvm_proto::{COPY_MAX, CopyFrame, Sent};
 
     use super::*;
     use crate::request::{self, Copies};
@@ -305,7 +305,7 @@ mod tests {
         let content = [7; 60_000];
         let mut stream = Vec::new();
         for wish in 0..2 {
-            let file = Parcel::Entry(Sent {
+            let file = CopyFrame::Entry(Sent {
                 mode: 0o100644,
                 mtime: 0,
                 mtime_ns: 0,
@@ -313,15 +313,15 @@ mod tests {
                 path: b"",
                 target: b"",
             });
-            let data = Parcel::Data(&content);
-            for parcel in [Parcel::Begin(wish), file, data, Parcel::FileEnd(0)] {
-                let mut frame = vec![0; PARCEL_MAX];
+            let data = CopyFrame::Data(&content);
+            for parcel in [CopyFrame::Begin(wish), file, data, CopyFrame::FileEnd(0)] {
+                let mut frame = vec![0; COPY_MAX];
                 let length = parcel.encode(&mut frame).unwrap();
                 stream.extend_from_slice(&frame[..length]);
             }
         }
         let mut end = [0; 64];
-        let length = Parcel::End.encode(&mut end).unwrap();
+        let length = CopyFrame::End.encode(&mut end).unwrap();
         stream.extend_from_slice(&end[..length]);
         (copy_out, beat, watch, stream)
     }

@@ -3,7 +3,7 @@
 //! Host to guest: the start record ([`Start`]) and, where the image has any, extended attributes ([`Attributes`]),
 //! files in the last cpio segment; [`Order`] frames on the status port; standard input as it is, in the inbound ring
 //! or on the stdout port, never more than the guest has granted. Guest to host: [`Event`] frames on the status port;
-//! standard output as it is on the stdout port, and from [`Order::CopyOut`] on [`Parcel`] frames, in the outbound
+//! standard output as it is on the stdout port, and from [`Order::CopyOut`] on [`CopyFrame`] frames, in the outbound
 //! ring or there. [`VERSION`] changes whenever a byte of one of them changes. All numbers are little-endian.
 
 #![no_std]
@@ -16,18 +16,18 @@ extern crate alloc;
 pub const VERSION: u8 = 4;
 
 mod attributes;
+mod copy_frame;
 mod event;
 mod frame;
 mod order;
-mod parcel;
 mod room;
 mod start;
 
 pub use attributes::*;
+pub use copy_frame::*;
 pub use event::*;
 pub use frame::{FrameError, crc32};
 pub use order::*;
-pub use parcel::*;
 pub use room::*;
 pub use start::*;
 

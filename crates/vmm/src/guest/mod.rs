@@ -118,7 +118,7 @@ impl Bar {
     }
 }
 
-/// Takes the frames of the files that are copied out ([`rdvm_proto::Parcel`]). Nothing of it may block.
+/// Takes the frames of the files that are copied out ([`rdvm_proto::CopyFrame`]). Nothing of it may block.
 pub trait CopySink: std::fmt::Debug + Send + Sync {
     /// Takes bytes, no more than there is room for.
     fn push(&self, bytes: &[u8]);

@@ -1,35 +1,35 @@
 //! Guest to host: the files of `--copy-out`, once the host has asked for them, in checked frames: through the outbound
 //! ring where it is mapped, else on the stdout port.
 //!
-//! For every wish in its order either [`Parcel::Missing`] or [`Parcel::Begin`], then the entries: first the thing itself
-//! with an empty path, then what is in it, every directory before what it holds. A file's [`Parcel::Entry`] is followed by
-//! its [`Parcel::Data`] and [`Parcel::FileEnd`]. [`Parcel::Unread`] says what could not be read; unless something is only
-//! mounted there, it is the last of its wish. [`Parcel::End`] comes last.
+//! For every wish in its order either [`CopyFrame::Missing`] or [`CopyFrame::Begin`], then the entries: first the thing itself
+//! with an empty path, then what is in it, every directory before what it holds. A file's [`CopyFrame::Entry`] is followed by
+//! its [`CopyFrame::Data`] and [`CopyFrame::FileEnd`]. [`CopyFrame::Unread`] says what could not be read; unless something is only
+//! mounted there, it is the last of its wish. [`CopyFrame::End`] comes last.
 
 use crate::Reader;
 use crate::frame::{self, FrameError, HEAD, TAIL};
 
 /// First bytes of a parcel's frame.
-pub const PARCEL_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfd];
+pub const COPY_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfd];
 /// The most payload of one frame.
-pub const PARCEL_PAYLOAD: usize = 64 << 10;
+pub const COPY_PAYLOAD: usize = 64 << 10;
 /// Where a payload starts in its frame.
-pub const PARCEL_HEAD: usize = HEAD;
+pub const COPY_HEAD: usize = HEAD;
 /// The longest frame.
-pub const PARCEL_MAX: usize = HEAD + PARCEL_PAYLOAD + TAIL;
+pub const COPY_MAX: usize = HEAD + COPY_PAYLOAD + TAIL;
 /// The longest path below a wish in bytes: `PATH_MAX`, less what the host needs for names in front of it.
-pub const PARCEL_PATH: usize = 4000;
+pub const COPY_PATH: usize = 4000;
 /// The longest target of a link in bytes: `PATH_MAX` with its NUL.
-pub const PARCEL_TARGET: usize = 4095;
+pub const COPY_TARGET: usize = 4095;
 /// The most components that a path below a wish has: PID 1 keeps each directory on the way open, and may have 1024
 /// descriptors.
-pub const PARCEL_DEPTH: usize = 900;
-/// The errno in a [`Parcel::Unread`] that says that something is mounted on the directory: `EXDEV`.
+pub const COPY_DEPTH: usize = 900;
+/// The errno in a [`CopyFrame::Unread`] that says that something is mounted on the directory: `EXDEV`.
 pub const MOUNTED: i32 = 18;
 
 /// A piece of what is copied out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parcel<'a> {
+pub enum CopyFrame<'a> {
     /// What belongs to this wish follows.
     Begin(u32),
     /// This wish cannot be met: the errno of looking for it.
@@ -73,15 +73,15 @@ pub struct Sent<'a> {
     pub target: &'a [u8],
 }
 
-/// The kind of [`Parcel::Data`].
+/// The kind of [`CopyFrame::Data`].
 const DATA: u8 = 4;
 
 fn seal(out: &mut [u8], kind: u8, length: usize) -> Option<usize> {
-    let fits = length <= PARCEL_PAYLOAD && out.len() >= HEAD + length + TAIL;
-    fits.then(|| frame::seal(out, PARCEL_MAGIC, kind, length))
+    let fits = length <= COPY_PAYLOAD && out.len() >= HEAD + length + TAIL;
+    fits.then(|| frame::seal(out, COPY_MAGIC, kind, length))
 }
 
-impl<'a> Parcel<'a> {
+impl<'a> CopyFrame<'a> {
     /// Writes the frame; gives the number of bytes used. `None` for what does not fit into a frame.
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         let mut at = HEAD;
@@ -129,7 +129,7 @@ impl<'a> Parcel<'a> {
         seal(out, kind, at - HEAD)
     }
 
-    /// Writes the frame of a [`Parcel::Data`] whose `length` bytes already stand at [`PARCEL_HEAD`] of `out`; gives the
+    /// Writes the frame of a [`CopyFrame::Data`] whose `length` bytes already stand at [`COPY_HEAD`] of `out`; gives the
     /// number of bytes used. `None` for what does not fit into a frame.
     pub fn encode_data(out: &mut [u8], length: usize) -> Option<usize> {
         seal(out, DATA, length)
@@ -139,7 +139,7 @@ impl<'a> Parcel<'a> {
     ///
     /// Errors: [`FrameError`]; only `Incomplete` may turn into a frame when more bytes follow.
     pub fn decode(bytes: &'a [u8]) -> Result<(Self, usize), FrameError> {
-        let (kind, payload, length) = frame::open(bytes, PARCEL_MAGIC, PARCEL_PAYLOAD)?;
+        let (kind, payload, length) = frame::open(bytes, COPY_MAGIC, COPY_PAYLOAD)?;
         let parcel = Self::from_payload(kind, payload).ok_or(FrameError::Malformed)?;
         Ok((parcel, length))
     }
@@ -185,9 +185,9 @@ mod tests {
     #[test]
     fn every_parcel_survives_the_wire_and_no_damaged_one_does() {
         for parcel in [
-            Parcel::Begin(7),
-            Parcel::Missing { wish: 1, errno: 2 },
-            Parcel::Entry(Sent {
+            CopyFrame::Begin(7),
+            CopyFrame::Missing { wish: 1, errno: 2 },
+            CopyFrame::Entry(Sent {
                 mode: 0o120777,
                 mtime: -1,
                 mtime_ns: 999_999_999,
@@ -195,31 +195,37 @@ mod tests {
                 path: b"a/\xff",
                 target: b"../b",
             }),
-            Parcel::Data(b"bytes"),
-            Parcel::FileEnd(-5),
-            Parcel::Unread {
+            CopyFrame::Data(b"bytes"),
+            CopyFrame::FileEnd(-5),
+            CopyFrame::Unread {
                 errno: MOUNTED,
                 path: b"proc",
             },
-            Parcel::End,
+            CopyFrame::End,
         ] {
             let mut frame = vec![0; 200];
             let length = parcel.encode(&mut frame).unwrap();
-            assert_eq!(Parcel::decode(&frame[..length]), Ok((parcel, length)));
+            assert_eq!(CopyFrame::decode(&frame[..length]), Ok((parcel, length)));
             for cut in 0..length {
-                assert_eq!(Parcel::decode(&frame[..cut]), Err(FrameError::Incomplete));
+                assert_eq!(
+                    CopyFrame::decode(&frame[..cut]),
+                    Err(FrameError::Incomplete)
+                );
             }
             for byte in 0..length {
                 let mut damaged = frame.clone();
                 damaged[byte] ^= 0x10;
-                assert!(Parcel::decode(&damaged[..length]).is_err(), "byte {byte}");
+                assert!(
+                    CopyFrame::decode(&damaged[..length]).is_err(),
+                    "byte {byte}"
+                );
             }
         }
     }
 
     #[test]
     fn what_does_not_fit_is_not_sent() {
-        let long = vec![b'x'; PARCEL_PAYLOAD];
+        let long = vec![b'x'; COPY_PAYLOAD];
         let entry = Sent {
             mode: 0,
             mtime: 0,
@@ -228,19 +234,19 @@ mod tests {
             path: &long,
             target: b"",
         };
-        let mut frame = vec![0; PARCEL_MAX];
-        assert_eq!(Parcel::Entry(entry).encode(&mut frame), None);
-        let data = Parcel::Data(&long);
-        assert_eq!(data.encode(&mut frame), Some(PARCEL_MAX));
+        let mut frame = vec![0; COPY_MAX];
+        assert_eq!(CopyFrame::Entry(entry).encode(&mut frame), None);
+        let data = CopyFrame::Data(&long);
+        assert_eq!(data.encode(&mut frame), Some(COPY_MAX));
         // The bytes are there already: the same frame.
-        let mut again = vec![0; PARCEL_MAX];
-        again[PARCEL_HEAD..][..long.len()].copy_from_slice(&long);
+        let mut again = vec![0; COPY_MAX];
+        again[COPY_HEAD..][..long.len()].copy_from_slice(&long);
         assert_eq!(
-            Parcel::encode_data(&mut again, long.len()),
-            Some(PARCEL_MAX)
+            CopyFrame::encode_data(&mut again, long.len()),
+            Some(COPY_MAX)
         );
         assert!(frame == again, "the same frame");
         assert_eq!(data.encode(&mut frame[1..]), None);
-        assert_eq!(Parcel::encode_data(&mut again, long.len() + 1), None);
+        assert_eq!(CopyFrame::encode_data(&mut again, long.len() + 1), None);
     }
 }
