@@ -28,9 +28,9 @@ mod dir;
 mod docker;
 mod docker_v1;
 mod entry;
+mod loader;
 mod oci;
 mod override_stat;
-mod reading;
 mod rules;
 mod source;
 mod window;
@@ -89,7 +89,7 @@ pub fn open(image: &ImageRef) -> Result<Image, Error> {
 ///
 /// Errors: as above.
 pub fn open_from(image: &ImageRef, sources: &Sources) -> Result<Image, Error> {
-    reading::open(image, sources)
+    loader::open(image, sources)
 }
 
 /// The first bytes of a region, as many as there are up to a tar header.
