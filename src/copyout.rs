@@ -7,7 +7,7 @@
 mod beat;
 mod beneath;
 mod destination;
-mod fault;
+mod error;
 mod incoming;
 mod place;
 mod receiver;
@@ -21,7 +21,7 @@ pub use self::destination::Error;
 pub use self::receiver::Receiver;
 pub use self::thread::CopyOut;
 
-use self::fault::Fault;
+use self::error::CopyError;
 
 /// How many files, directories, links and other things may come at most.
 pub const ENTRIES: u64 = 1_000_000;
@@ -77,7 +77,7 @@ fn is_zero(count: &u64) -> bool {
 
 impl Copied {
     /// The result for a path that could not be copied.
-    fn failed(guest: String, host: String, fault: &Fault) -> Self {
+    fn failed(guest: String, host: String, error: &CopyError) -> Self {
         Self {
             guest,
             host,
@@ -88,7 +88,7 @@ impl Copied {
             left_out: 0,
             links_left_out: 0,
             left_links: Vec::new(),
-            error: Some(fault.to_string()),
+            error: Some(error.to_string()),
         }
     }
 

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::beat::Beat;
 use super::beneath;
-use super::fault::Fault;
+use super::error::CopyError;
 use crate::request::CopyOut;
 use rdvm_hostfs::escape::{escaped, shown};
 
@@ -189,7 +189,7 @@ impl Destination {
     /// What is to happen with a directory, or with a file. Makes directories that are missing on the way; gives how many.
     ///
     /// Errors: something else is in its place, or is on another file system than it was.
-    pub(super) fn find(&self, is_directory: bool) -> Result<(Site, usize), Fault> {
+    pub(super) fn find(&self, is_directory: bool) -> Result<(Site, usize), CopyError> {
         let mut dir = beneath::directory(&self.home, b"").map_err(self.refused())?;
         let mut made = 0;
         for name in &self.missing {
@@ -200,7 +200,7 @@ impl Destination {
             }
             dir = beneath::directory(&dir, name.as_bytes()).map_err(self.refused())?;
         }
-        let own = || self.own.clone().ok_or(Fault::Nameless);
+        let own = || self.own.clone().ok_or(CopyError::Nameless);
         let site = match &self.name {
             Name::Onto if is_directory => Site::Merge { dir },
             Name::Onto => Site::Put { dir, name: own()? },
@@ -236,8 +236,8 @@ impl Destination {
         }
     }
 
-    fn refused(&self) -> impl Fn(Errno) -> Fault + '_ {
-        |errno| Fault::host(self.shown.clone(), errno)
+    fn refused(&self) -> impl Fn(Errno) -> CopyError + '_ {
+        |errno| CopyError::host(self.shown.clone(), errno)
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::beneath;
 use super::destination::Destination;
-use super::fault::{Fault, StreamFault};
+use super::error::{CopyError, StreamFault};
 use super::stage::{STAGED, Stage};
 use super::tree::{Attributes, Left, Node, Tree};
 use crate::request::Links;
@@ -81,8 +81,8 @@ impl Staged {
 
 impl Incoming {
     /// Takes the next thing.
-    pub(super) fn entry(&mut self, to: &Destination, sent: &Sent<'_>) -> Result<(), Fault> {
-        let wrong = |why| Fault::Path {
+    pub(super) fn entry(&mut self, to: &Destination, sent: &Sent<'_>) -> Result<(), CopyError> {
+        let wrong = |why| CopyError::Path {
             path: sent.path.to_vec(),
             why,
         };
@@ -132,35 +132,35 @@ impl Incoming {
             {
                 self.counts.left_out += 1;
             }
-            _ if sent.path.is_empty() => return Err(Fault::Kind),
+            _ if sent.path.is_empty() => return Err(CopyError::Kind),
             _ => return Err(wrong("is of no known kind")),
         }
         Ok(())
     }
 
     /// Takes the next bytes of the file that came last.
-    pub(super) fn data(&mut self, to: &Destination, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn data(&mut self, to: &Destination, bytes: &[u8]) -> Result<(), CopyError> {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
         match file.left.checked_sub(bytes.len() as u64) {
             Some(left) => file.left = left,
-            None => return Err(Fault::Length(file.path.clone())),
+            None => return Err(CopyError::Length(file.path.clone())),
         }
         let written = file.file.write_all(bytes);
-        written.map_err(|error| Fault::host(named(to, &file.path), error))
+        written.map_err(|error| CopyError::host(named(to, &file.path), error))
     }
 
     /// Takes the end of the file that came last.
-    pub(super) fn file_end(&mut self, to: &Destination, errno: i32) -> Result<(), Fault> {
+    pub(super) fn file_end(&mut self, to: &Destination, errno: i32) -> Result<(), CopyError> {
         let Some(file) = self.file.take() else {
             return Ok(());
         };
         let path = file.path;
         match errno {
-            0 if file.left > 0 => Err(Fault::Length(path)),
+            0 if file.left > 0 => Err(CopyError::Length(path)),
             0 => set_attributes(&file.file, file.attributes).map_err(failed(to, &path)),
-            errno => Err(Fault::Unread { path, errno }),
+            errno => Err(CopyError::Unread { path, errno }),
         }
     }
 
@@ -170,7 +170,7 @@ impl Incoming {
     }
 
     /// Everything has come: makes the links, now that it can be told where they lead.
-    pub(super) fn complete(mut self, to: &Destination, links: Links) -> Result<Staged, Fault> {
+    pub(super) fn complete(mut self, to: &Destination, links: Links) -> Result<Staged, CopyError> {
         let left = match links {
             Links::Inside => self.tree.links_out(|_| true),
             Links::Keep => Vec::new(),
@@ -194,7 +194,7 @@ impl Incoming {
                 counts: self.counts,
                 left,
             }),
-            _ => Err(Fault::Stream(StreamFault::Order)),
+            _ => Err(CopyError::Stream(StreamFault::Order)),
         }
     }
 
@@ -203,12 +203,12 @@ impl Incoming {
         &'a mut self,
         to: &Destination,
         path: &'a [u8],
-    ) -> Result<(BorrowedFd<'a>, &'a [u8]), Fault> {
+    ) -> Result<(BorrowedFd<'a>, &'a [u8]), CopyError> {
         let stage = match self.stage.take() {
             Some(stage) => stage,
             None => {
                 let stage = Stage::make(to.home(), to.beat());
-                stage.map_err(|errno| Fault::host(to.shown().to_owned(), errno))?
+                stage.map_err(|errno| CopyError::host(to.shown().to_owned(), errno))?
             }
         };
         let stage: &Stage = self.stage.insert(stage);
@@ -234,14 +234,15 @@ impl Incoming {
         to: &Destination,
         sent: &Sent<'_>,
         attributes: Attributes,
-    ) -> Result<OpenFile, Fault> {
-        atomic::fits_limit(sent.size).map_err(|error| Fault::host(named(to, sent.path), error))?;
+    ) -> Result<OpenFile, CopyError> {
+        atomic::fits_limit(sent.size)
+            .map_err(|error| CopyError::host(named(to, sent.path), error))?;
         let (dir, name) = self.place(to, sent.path)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
         let fd = fd.map_err(|errno| match errno {
-            Errno::EXIST => Fault::Path {
+            Errno::EXIST => CopyError::Path {
                 path: sent.path.to_vec(),
                 why: "comes twice",
             },
@@ -299,13 +300,13 @@ fn stamps(attributes: Attributes) -> Timestamps {
 }
 
 /// Turns an errno into the fault of what is at this path.
-fn failed<'a>(to: &'a Destination, path: &'a [u8]) -> impl Fn(Errno) -> Fault + use<'a> {
+fn failed<'a>(to: &'a Destination, path: &'a [u8]) -> impl Fn(Errno) -> CopyError + use<'a> {
     move |errno| match errno {
-        Errno::EXIST => Fault::Path {
+        Errno::EXIST => CopyError::Path {
             path: path.to_vec(),
             why: "comes twice",
         },
-        errno => Fault::host(named(to, path), errno),
+        errno => CopyError::host(named(to, path), errno),
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::beneath;
 use super::destination::{Destination, Site, kind_of};
-use super::fault::Fault;
+use super::error::CopyError;
 use super::incoming::{Staged, set_attributes};
 use super::stage::STAGED;
 use super::tree::{Attributes, Tree};
@@ -25,8 +25,8 @@ const OWNER: u32 = 0o700;
 
 /// Puts a thing into position. The staging directory is gone afterwards.
 ///
-/// Errors: nothing has been moved, but for [`Fault::Half`].
-pub(super) fn place(to: &Destination, staged: &mut Staged, links: Links) -> Result<(), Fault> {
+/// Errors: nothing has been moved, but for [`CopyError::Half`].
+pub(super) fn place(to: &Destination, staged: &mut Staged, links: Links) -> Result<(), CopyError> {
     let (site, made) = to.find(!staged.is_file)?;
     let placed = match site {
         Site::Put { dir, name } => put(to, staged, &dir, &name),
@@ -38,10 +38,10 @@ pub(super) fn place(to: &Destination, staged: &mut Staged, links: Links) -> Resu
 }
 
 /// The whole thing becomes `name`.
-fn put(to: &Destination, staged: &Staged, dir: &OwnedFd, name: &[u8]) -> Result<(), Fault> {
+fn put(to: &Destination, staged: &Staged, dir: &OwnedFd, name: &[u8]) -> Result<(), CopyError> {
     let there = kind_of(dir, name);
     let what = || format!("{}: {}", to.shown(), escaped(name));
-    let fresh = clear_of(staged.is_file, there).map_err(|why| Fault::Conflict {
+    let fresh = clear_of(staged.is_file, there).map_err(|why| CopyError::Conflict {
         what: format!("{} {why}", what()),
     })?;
     if !staged.is_file {
@@ -49,7 +49,7 @@ fn put(to: &Destination, staged: &Staged, dir: &OwnedFd, name: &[u8]) -> Result<
         set_directories(to, &root, &staged.tree, &HashSet::new(), &[Vec::new()])?;
     }
     move_name((&staged.stage, STAGED), (dir, name), fresh)
-        .map_err(|errno| Fault::host(what(), errno))?;
+        .map_err(|errno| CopyError::host(what(), errno))?;
     match staged.tree.directories().last() {
         Some((_, attributes)) => restrict(dir, name, *attributes),
         None => Ok(()),
@@ -65,7 +65,7 @@ struct Moves {
 }
 
 /// What is in the thing goes into `dir`, and so for every directory that is there already.
-fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), Fault> {
+fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), CopyError> {
     let root = staged_root(to, staged)?;
     let plan = plan(to, &root, dir)?;
     let merged: HashSet<&[u8]> = plan.iter().map(|moves| &*moves.path).collect();
@@ -82,7 +82,7 @@ fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), Fault> 
     for moves in &plan {
         let what = |name: &[u8]| inside(to, &beneath::join(&moves.path, name));
         let failed = |done, name: &[u8], errno| match done {
-            0 => Fault::host(what(name), errno),
+            0 => CopyError::host(what(name), errno),
             _ => half(what(name), errno, done, all),
         };
         let from = beneath::directory(&root, &moves.path).map_err(|e| failed(done, b"", e))?;
@@ -111,7 +111,7 @@ fn leave_links(
     staged: &mut Staged,
     dir: &OwnedFd,
     links: Links,
-) -> Result<(), Fault> {
+) -> Result<(), CopyError> {
     if links == Links::Keep {
         return Ok(());
     }
@@ -128,18 +128,18 @@ fn leave_links(
         let (parent, name) = beneath::split(&link.path);
         beneath::directory(&root, parent)
             .and_then(|dir| unlinkat(dir, name, AtFlags::empty()))
-            .map_err(|errno| Fault::host(inside(to, &link.path), errno))?;
+            .map_err(|errno| CopyError::host(inside(to, &link.path), errno))?;
     }
     staged.leave(left);
     Ok(())
 }
 
 /// Finds what is to be moved, directory by directory, and whether anything is in the way.
-fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, Fault> {
+fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, CopyError> {
     let mut plan = Vec::new();
     let mut paths = vec![Vec::new()];
     while let Some(path) = paths.pop() {
-        let host = |errno: Errno| Fault::host(inside(to, &path), errno);
+        let host = |errno: Errno| CopyError::host(inside(to, &path), errno);
         let from = beneath::directory(root, &path).map_err(host)?;
         let into = beneath::directory(dir, &path).map_err(host)?;
         let access = Access::WRITE_OK | Access::EXEC_OK;
@@ -158,7 +158,7 @@ fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, F
                 Ok(fresh) => names.push((name, fresh)),
                 Err(why) => {
                     let what = format!("{} {why}", inside(to, &below));
-                    return Err(Fault::Conflict { what });
+                    return Err(CopyError::Conflict { what });
                 }
             }
         }
@@ -188,7 +188,7 @@ fn set_directories(
     tree: &Tree,
     merged: &HashSet<&[u8]>,
     tops: &[Vec<u8>],
-) -> Result<(), Fault> {
+) -> Result<(), CopyError> {
     let tops: HashSet<&[u8]> = tops.iter().map(|path| &**path).collect();
     for (path, mut attributes) in tree.directories() {
         to.beat().tick();
@@ -200,7 +200,7 @@ fn set_directories(
         }
         beneath::open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
             .and_then(|dir| set_attributes(dir, attributes))
-            .map_err(|errno| Fault::host(inside(to, path), errno))?;
+            .map_err(|errno| CopyError::host(inside(to, path), errno))?;
     }
     Ok(())
 }
@@ -229,13 +229,13 @@ fn move_name(
     renameat(from, old, into, new)
 }
 
-fn staged_root(to: &Destination, staged: &Staged) -> Result<OwnedFd, Fault> {
-    beneath::directory(&staged.stage, STAGED).map_err(|errno| Fault::host(to.shown(), errno))
+fn staged_root(to: &Destination, staged: &Staged) -> Result<OwnedFd, CopyError> {
+    beneath::directory(&staged.stage, STAGED).map_err(|errno| CopyError::host(to.shown(), errno))
 }
 
-fn half(what: String, errno: Errno, done: usize, all: usize) -> Fault {
+fn half(what: String, errno: Errno, done: usize, all: usize) -> CopyError {
     let source = errno.into();
-    Fault::Half {
+    CopyError::Half {
         what,
         source,
         done,

@@ -8,7 +8,7 @@ use rustix::fs::FileType;
 
 use super::beat::Beat;
 use super::destination::{Destination, Error};
-use super::fault::{Fault, StreamFault};
+use super::error::{CopyError, StreamFault};
 use super::incoming::{Incoming, Staged, check_path};
 use super::place::place;
 use super::{Copied, ENTRIES, LINKS_NAMED, LeftLink, NAMES};
@@ -50,7 +50,7 @@ enum State {
     Waiting,
     Coming(Box<Incoming>),
     Whole(Box<Staged>),
-    Failed(Fault),
+    Failed(CopyError),
 }
 
 impl Receiver {
@@ -143,13 +143,15 @@ impl Receiver {
         mut go_on: impl FnMut(Copied) -> bool,
     ) {
         let stream = match self.over {
-            Some(Err(fault)) => Some(fault),
+            Some(Err(error)) => Some(error),
             _ => None,
         };
         let missing = || match (stream, unanswered) {
-            (Some(fault), _) => Fault::Stream(fault),
-            (None, Some(why)) => Fault::Unanswered(why.to_owned()),
-            (None, None) => Fault::Unanswered("the machine ended before it had sent it".to_owned()),
+            (Some(error), _) => CopyError::Stream(error),
+            (None, Some(why)) => CopyError::Unanswered(why.to_owned()),
+            (None, None) => {
+                CopyError::Unanswered("the machine ended before it had sent it".to_owned())
+            }
         };
         for wish in std::mem::take(&mut self.wishes) {
             if !go_on(wish.finish(self.links, &missing)) {
@@ -172,11 +174,11 @@ impl Receiver {
                 Err(FrameError::Incomplete) => break,
                 Err(FrameError::Malformed | FrameError::Version(_)) => Err(StreamFault::Damaged),
             };
-            if let Err(fault) = result {
-                self.over = Some(Err(fault));
+            if let Err(error) = result {
+                self.over = Some(Err(error));
                 // What cannot become whole any more need not wait for the end.
                 if let Some(wish) = self.coming() {
-                    wish.fail_if_coming(Fault::Stream(fault));
+                    wish.fail_if_coming(CopyError::Stream(error));
                 }
             }
         }
@@ -193,7 +195,7 @@ impl Receiver {
                 self.begin(wish)?.state = State::Coming(Box::default());
             }
             CopyFrame::Missing { wish, errno } => {
-                self.begin(wish)?.state = State::Failed(Fault::Missing(errno));
+                self.begin(wish)?.state = State::Failed(CopyError::Missing(errno));
             }
             CopyFrame::Entry(ref sent) => {
                 self.count(sent)?;
@@ -223,11 +225,11 @@ impl Receiver {
                         incoming.mounted();
                         Ok(())
                     }
-                    (Ok(()), errno) => Err(Fault::Unread {
+                    (Ok(()), errno) => Err(CopyError::Unread {
                         path: path.to_vec(),
                         errno,
                     }),
-                    (Err(why), _) => Err(Fault::Path {
+                    (Err(why), _) => Err(CopyError::Path {
                         path: path.to_vec(),
                         why,
                     }),
@@ -294,17 +296,17 @@ impl Receiver {
 
 impl Wish {
     /// Takes the next piece, unless it has failed already.
-    fn step(&mut self, take: impl FnOnce(&mut Incoming, &Destination) -> Result<(), Fault>) {
+    fn step(&mut self, take: impl FnOnce(&mut Incoming, &Destination) -> Result<(), CopyError>) {
         if let State::Coming(incoming) = &mut self.state
-            && let Err(fault) = take(incoming, &self.to)
+            && let Err(error) = take(incoming, &self.to)
         {
-            self.state = State::Failed(fault);
+            self.state = State::Failed(error);
         }
     }
 
-    fn fail_if_coming(&mut self, fault: Fault) {
+    fn fail_if_coming(&mut self, error: CopyError) {
         if let State::Coming(_) = self.state {
-            self.state = State::Failed(fault);
+            self.state = State::Failed(error);
         }
     }
 
@@ -312,15 +314,15 @@ impl Wish {
         self.state = match std::mem::replace(&mut self.state, State::Waiting) {
             State::Coming(incoming) => match incoming.complete(&self.to, links) {
                 Ok(staged) => State::Whole(Box::new(staged)),
-                Err(fault) => State::Failed(fault),
+                Err(error) => State::Failed(error),
             },
             state => state,
         };
     }
 
-    fn finish(self, links: Links, missing: &impl Fn() -> Fault) -> Copied {
+    fn finish(self, links: Links, missing: &impl Fn() -> CopyError) -> Copied {
         let host = self.to.shown().to_owned();
-        let fault = match self.state {
+        let error = match self.state {
             State::Whole(mut staged) => match place(&self.to, &mut staged, links) {
                 Ok(()) => {
                     let named = staged.left.iter().take(LINKS_NAMED);
@@ -342,12 +344,12 @@ impl Wish {
                         error: None,
                     };
                 }
-                Err(fault) => fault,
+                Err(error) => error,
             },
-            State::Failed(fault) => fault,
+            State::Failed(error) => error,
             State::Waiting | State::Coming(_) => missing(),
         };
-        Copied::failed(self.guest, host, &fault)
+        Copied::failed(self.guest, host, &error)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::beat::Beat;
-use super::fault::Fault;
+use super::error::CopyError;
 use super::{Copied, Receiver};
 use rdvm_vmm::guest::CopySink;
 use rdvm_vmm::watch::{Waker, Watch};
@@ -116,7 +116,7 @@ impl CopyOut {
     pub fn finish(&self, unanswered: Option<&str>, watch: &Watch) -> (Vec<Copied>, Option<i32>) {
         self.shared
             .give(Task::Finish(unanswered.map(str::to_owned)));
-        let (fault, signal) = match self.wait(self.patience, Some(watch), watch) {
+        let (error, signal) = match self.wait(self.patience, Some(watch), watch) {
             Waited::Ended => (None, None),
             Waited::Stuck => (Some(None), None),
             Waited::Signal(signal) => {
@@ -126,7 +126,7 @@ impl CopyOut {
                 (Some(Some(why)), Some(signal))
             }
         };
-        (self.copied(fault.as_ref()), signal)
+        (self.copied(error.as_ref()), signal)
     }
 
     /// Forgets what has come: nothing of it is put into position, which `why` is the reason for.
@@ -137,17 +137,17 @@ impl CopyOut {
     }
 
     /// Returns the result for each path. Those without one have an error: a reason, or that their host does not answer.
-    fn copied(&self, fault: Option<&Option<String>>) -> Vec<Copied> {
+    fn copied(&self, error: Option<&Option<String>>) -> Vec<Copied> {
         let mut copied = std::mem::take(&mut self.shared.state().copied);
         for [guest, host] in self.names.iter().skip(copied.len()) {
-            let fault = match fault {
-                Some(Some(why)) => Fault::Unanswered(why.clone()),
-                _ => Fault::Stuck {
+            let error = match error {
+                Some(Some(why)) => CopyError::Unanswered(why.clone()),
+                _ => CopyError::Stuck {
                     host: host.clone(),
                     seconds: self.patience.as_secs(),
                 },
             };
-            copied.push(Copied::failed(guest.clone(), host.clone(), &fault));
+            copied.push(Copied::failed(guest.clone(), host.clone(), &error));
         }
         copied
     }

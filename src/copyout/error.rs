@@ -10,7 +10,7 @@ const PACK_IT: &str = "make a tar archive of it in the machine and copy that out
 
 /// What went wrong with one wish; its name stands before it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum CopyError {
     /// The guest kernel did not find it.
     #[error("not there when the command had ended ({})", io::Error::from_raw_os_error(*.0))]
     Missing(i32),
@@ -56,7 +56,7 @@ pub(super) enum Fault {
     Unanswered(String),
 }
 
-impl Fault {
+impl CopyError {
     /// Something of the host's that failed.
     pub(super) fn host(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Host {
