@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_ORDERS, HAS_STDIN, HAS_TERMINAL,
+    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_REQUESTS, HAS_STDIN, HAS_TERMINAL,
     IS_INIT, Limit, MAKE_WORKDIR, OWNS_ROOT, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
 };
 
@@ -90,7 +90,7 @@ pub fn segment(
         (attributes.is_some(), HAS_ATTRIBUTES),
         (request.stdin.interactive, HAS_STDIN),
         (request.stdin.tty, HAS_TERMINAL),
-        (request.takes_orders(), HAS_ORDERS),
+        (request.takes_requests(), HAS_REQUESTS),
         (is_init(surroundings.command), IS_INIT),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set);

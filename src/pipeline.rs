@@ -113,7 +113,7 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
     let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
     let mut listener = Listener::new(OutputStream::new(streams.stdout), console, control);
     // A PID 1 of the user's own cannot be told anything, but its machine can go.
-    if request.takes_orders() || request.max_output.is_some() {
+    if request.takes_requests() || request.max_output.is_some() {
         listener = listener.with_limits(Limits {
             stop_timeout: request.stop_timeout,
             timeout: request.timeout,

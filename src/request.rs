@@ -98,7 +98,7 @@ impl Request {
 
 impl Request {
     /// Whether anything can come up that PID 1 must be told while the command runs. One of the user's own listens to nobody.
-    pub fn takes_orders(&self) -> bool {
+    pub fn takes_requests(&self) -> bool {
         let Stdin { interactive, tty } = self.stdin;
         let ends = self.timeout.is_some() || self.max_output.is_some();
         self.rdinit.is_none() && (interactive || tty || ends || !self.copies.out.is_empty())

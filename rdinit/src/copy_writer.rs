@@ -1,10 +1,10 @@
 //! The way out for copied files: the outbound ring where it is mapped, else the stdout port.
 
 use crate::init::send;
-use crate::input::Orders;
+use crate::input::HostRequests;
 use crate::relay;
 use crate::sys::{self, PollFd, Shared};
-use rdvm_proto::{Event, Order, RING};
+use rdvm_proto::{Event, HostRequest, RING};
 
 /// Takes bytes, and waits for the host where it must.
 pub(crate) enum CopyWriter<'a> {
@@ -14,7 +14,7 @@ pub(crate) enum CopyWriter<'a> {
     Ring {
         rings: &'a Shared,
         status: i32,
-        orders: &'a mut Orders,
+        requests: &'a mut HostRequests,
         put: u64,
         told: u64,
         taken: u64,
@@ -26,13 +26,13 @@ impl<'a> CopyWriter<'a> {
         rings: Option<&'a Shared>,
         stdout: i32,
         status: i32,
-        orders: &'a mut Orders,
+        requests: &'a mut HostRequests,
     ) -> Self {
         match rings {
             Some(rings) => Self::Ring {
                 rings,
                 status,
-                orders,
+                requests,
                 put: 0,
                 told: 0,
                 taken: 0,
@@ -61,7 +61,7 @@ impl<'a> CopyWriter<'a> {
             Self::Ring {
                 rings,
                 status,
-                orders,
+                requests,
                 put,
                 told,
                 taken,
@@ -76,13 +76,13 @@ impl<'a> CopyWriter<'a> {
                     bytes = &bytes[count..];
                     *put += count as u64;
                     if *put - *told >= RING / 4 {
-                        send(*status, &Event::Put(*put));
+                        send(*status, &Event::Produced(*put));
                         *told = *put;
                     }
                     if room == count as u64 {
                         // At least the half of it, so that both sides have something to do.
                         while *put - *taken > RING / 2 {
-                            if let Order::Taken(total) = orders.wait() {
+                            if let HostRequest::Consumed(total) = requests.wait() {
                                 *taken = total.clamp(*taken, *put);
                             }
                         }
@@ -97,7 +97,7 @@ impl<'a> CopyWriter<'a> {
     pub(crate) fn flush(&mut self) {
         match self {
             Self::Port(port) => relay::drain(*port),
-            Self::Ring { status, put, .. } => send(*status, &Event::Put(*put)),
+            Self::Ring { status, put, .. } => send(*status, &Event::Produced(*put)),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! PID 1's life, in order: record, the image's attributes, mounts, ports, command, end, reset.
 
 use crate::copy_writer::CopyWriter;
-use crate::input::Orders;
+use crate::input::HostRequests;
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::{PollFd, Shared};
 use crate::{attributes, collect, etc, mounts, place, relay, root, sys, timeline};
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_ORDERS, OWNS_ROOT,
-    Order, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_REQUESTS, HostRequest,
+    OWNS_ROOT, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
 };
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
@@ -18,19 +18,19 @@ pub fn run(name: &[u8]) -> ! {
     let _ = sys::block_signals();
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     // What the host says of the image is said of its own directories, before anything is mounted over them.
-    let orders = read_record(name).and_then(|(start, strings)| {
+    let requests = read_record(name).and_then(|(start, strings)| {
         let lost = finish_root(name, &start)?;
         Ok((start, strings, lost))
     });
     mounts::make();
-    if let Ok((start, ..)) = &orders
+    if let Ok((start, ..)) = &requests
         && start.flags & OWNS_ROOT != 0
     {
         root::set_limits();
     }
     let _ = sys::loopback_up();
     let (mut status, mut linger_ms) = (-1, 0);
-    if let Err(failure) = live(orders, born, &mut status, &mut linger_ms) {
+    if let Err(failure) = live(requests, born, &mut status, &mut linger_ms) {
         send(
             status,
             &Event::Failed {
@@ -68,12 +68,12 @@ fn finish_root(name: &[u8], start: &Start<'_>) -> sys::Result<AttributesLost> {
 }
 
 fn live(
-    orders: sys::Result<Task>,
+    requests: sys::Result<Task>,
     born: u64,
     status: &mut i32,
     linger_ms: &mut u32,
 ) -> Result<(), Failure> {
-    let (start, strings, lost) = orders.map_err(at(Stage::Record)).inspect_err(|_| {
+    let (start, strings, lost) = requests.map_err(at(Stage::Record)).inspect_err(|_| {
         // Without a record nobody said where the status port is: take the usual place.
         *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
     })?;
@@ -119,16 +119,16 @@ fn live(
         console,
         stdout,
         rings,
-        orders: (start.flags & HAS_ORDERS != 0).then(|| Orders::new(*status)),
+        requests: (start.flags & HAS_REQUESTS != 0).then(|| HostRequests::new(*status)),
     };
     let end = relay::until_the_end(&child, children, &mut ports, |event| send(*status, event));
     send(*status, &ending(&end, child.is_init));
-    if let Some(orders) = &mut ports.orders
+    if let Some(requests) = &mut ports.requests
         && start.copies_out > 0
     {
         // Asked for once the host has all the output: from then on the port carries the files.
-        while orders.wait() != Order::CopyOut {}
-        let mut outlet = CopyWriter::new(ports.rings.as_ref(), stdout, *status, orders);
+        while requests.wait() != HostRequest::CopyOut {}
+        let mut outlet = CopyWriter::new(ports.rings.as_ref(), stdout, *status, requests);
         collect::send(&mut outlet, strings.copies_out, start.copies_out);
         outlet.flush();
     }

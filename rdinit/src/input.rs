@@ -5,7 +5,7 @@
 //! granted than the kernel keeps for us (`TTYB_DEFAULT_MEM_LIMIT` in `drivers/tty/tty_buffer.c` is 64 KiB).
 
 use crate::sys::{self, PollFd, Shared};
-use rdvm_proto::{Event, FrameError, ORDER_MAX, Order, RING};
+use rdvm_proto::{Event, FrameError, HOST_REQUEST_MAX, HostRequest, RING};
 
 /// What is granted of a port beyond what the command has been given; of the ring it is all of it.
 const WINDOW: u64 = 16 << 10;
@@ -15,18 +15,18 @@ const BUFFER: usize = 4 << 10;
 const END_OF_TRANSMISSION: [u8; 2] = [4; 2];
 
 /// The orders on the status port.
-pub(crate) struct Orders {
+pub(crate) struct HostRequests {
     port: i32,
-    buffer: [u8; 4 * ORDER_MAX],
+    buffer: [u8; 4 * HOST_REQUEST_MAX],
     length: usize,
 }
 
-impl Orders {
+impl HostRequests {
     pub(crate) fn new(port: i32) -> Self {
         let _ = sys::set_nonblocking(port);
         Self {
             port,
-            buffer: [0; 4 * ORDER_MAX],
+            buffer: [0; 4 * HOST_REQUEST_MAX],
             length: 0,
         }
     }
@@ -37,12 +37,12 @@ impl Orders {
     }
 
     /// The next order, if one has come. What is no order is passed over.
-    pub(crate) fn next(&mut self) -> Option<Order> {
+    pub(crate) fn next(&mut self) -> Option<HostRequest> {
         loop {
-            match Order::decode(&self.buffer[..self.length]) {
-                Ok((order, length)) => {
+            match HostRequest::decode(&self.buffer[..self.length]) {
+                Ok((request, length)) => {
                     self.forget(length);
-                    return Some(order);
+                    return Some(request);
                 }
                 Err(FrameError::Incomplete) => {
                     let count = sys::read(self.port, &mut self.buffer[self.length..]);
@@ -54,10 +54,10 @@ impl Orders {
     }
 
     /// Waits for an order.
-    pub(crate) fn wait(&mut self) -> Order {
+    pub(crate) fn wait(&mut self) -> HostRequest {
         loop {
-            if let Some(order) = self.next() {
-                return order;
+            if let Some(request) = self.next() {
+                return request;
             }
             let _ = sys::poll(&mut [self.wants()], -1);
         }
@@ -130,7 +130,7 @@ impl<'a> Stdin<'a> {
             return None;
         }
         self.granted = self.given + window;
-        Some(Event::Granted(self.granted))
+        Some(Event::Credit(self.granted))
     }
 
     /// The host has put so many bytes into the ring in all.

@@ -4,10 +4,10 @@
 //! cannot change how the ports treat bytes. A port that does not take any (the host's reader sleeps) stops its own
 //! pipe and nothing else.
 
-use crate::input::{Orders, Stdin};
+use crate::input::{HostRequests, Stdin};
 use crate::streams::Child;
 use crate::sys::{self, PollFd, Shared, Usage};
-use rdvm_proto::{Event, Order};
+use rdvm_proto::{Event, HostRequest};
 
 /// How many of the dead are collected before the ports are looked at again.
 const AT_ONCE: u32 = 256;
@@ -32,7 +32,7 @@ pub(crate) struct Ports {
     /// Memory for what is too much for a port.
     pub(crate) rings: Option<Shared>,
     /// What comes in on the status port, where the host has orders to give.
-    pub(crate) orders: Option<Orders>,
+    pub(crate) requests: Option<HostRequests>,
 }
 
 /// Carries output and input and reaps until the command and all that it left behind are gone and everything is sent.
@@ -72,9 +72,9 @@ pub(crate) fn until_the_end(
         let mut set = [
             PollFd::new(children, sys::POLLIN),
             ports
-                .orders
+                .requests
                 .as_ref()
-                .map_or(PollFd::new(-1, 0), Orders::wants),
+                .map_or(PollFd::new(-1, 0), HostRequests::wants),
             stdin.wants(),
             forwarders[0].wants(),
             forwarders[1].wants(),
@@ -86,8 +86,8 @@ pub(crate) fn until_the_end(
             reaper.reap();
         }
         if set[1].revents != 0 {
-            while let Some(order) = ports.orders.as_mut().and_then(Orders::next) {
-                obey(order, child, &mut stdin);
+            while let Some(request) = ports.requests.as_mut().and_then(HostRequests::next) {
+                obey(request, child, &mut stdin);
             }
         }
         if set[2].revents != 0 {
@@ -111,12 +111,12 @@ pub(crate) fn until_the_end(
     }
 }
 
-fn obey(order: Order, child: &Child, stdin: &mut Stdin<'_>) {
-    match order {
-        Order::Signal(signal) if usize::from(signal) == sys::SIGKILL => {
+fn obey(request: HostRequest, child: &Child, stdin: &mut Stdin<'_>) {
+    match request {
+        HostRequest::Signal(signal) if usize::from(signal) == sys::SIGKILL => {
             sys::kill_all_others(sys::SIGKILL);
         }
-        Order::Signal(signal) => {
+        HostRequest::Signal(signal) => {
             // To systemd, SIGTERM means to start anew. podman stops it and other inits by this one too.
             const SIGTERM: u8 = 15;
             const SIGRTMIN_3: u8 = 37;
@@ -126,13 +126,13 @@ fn obey(order: Order, child: &Child, stdin: &mut Stdin<'_>) {
             };
             let _ = sys::kill_group(child.pid, signal.into());
         }
-        Order::Resize { rows, columns } if child.terminal.is_some() => {
+        HostRequest::Resize { rows, columns } if child.terminal.is_some() => {
             let _ = sys::set_window(child.stdout, [rows, columns]);
         }
-        Order::Put(total) => stdin.arrived(total),
-        Order::StdinEnd(total) => stdin.ends_after(total),
+        HostRequest::Produced(total) => stdin.arrived(total),
+        HostRequest::StdinEnd(total) => stdin.ends_after(total),
         // The output is not all there yet: the host asks for the files when it is.
-        Order::Resize { .. } | Order::CopyOut | Order::Taken(_) => {}
+        HostRequest::Resize { .. } | HostRequest::CopyOut | HostRequest::Consumed(_) => {}
     }
 }
 

@@ -39,11 +39,11 @@ pub enum Event {
         which: u32,
     },
     /// So many bytes of standard input may have been sent in all: there is room for them.
-    Granted(u64),
+    Credit(u64),
     /// The rings are mapped: standard input and copied files go through them.
     Mapped,
     /// So many bytes have been put into the outbound ring in all.
-    Put(u64),
+    Produced(u64),
 }
 
 /// What had gone over the ports, and what was used, when the command had ended.
@@ -192,7 +192,7 @@ impl Event {
                 w.put(&errno.to_le_bytes());
                 w.put(&which.to_le_bytes());
             }
-            Self::Granted(total) | Self::Put(total) => w.put(&total.to_le_bytes()),
+            Self::Credit(total) | Self::Produced(total) => w.put(&total.to_le_bytes()),
             Self::Mapped => {}
         }
         let length = w.at - HEAD;
@@ -216,9 +216,9 @@ impl Event {
             Self::Killed(..) => 4,
             Self::Failed { .. } => 5,
             Self::AttributesLost(_) => 6,
-            Self::Granted(_) => 7,
+            Self::Credit(_) => 7,
             Self::Mapped => 8,
-            Self::Put(_) => 9,
+            Self::Produced(_) => 9,
         }
     }
 
@@ -239,9 +239,9 @@ impl Event {
                 errno: r.u32()? as i32,
                 which: r.u32()?,
             },
-            7 => Self::Granted(r.u64()?),
+            7 => Self::Credit(r.u64()?),
             8 => Self::Mapped,
-            9 => Self::Put(r.u64()?),
+            9 => Self::Produced(r.u64()?),
             6 => Self::AttributesLost(AttributesLost {
                 attributes: r.u32()?,
                 files: r.u32()?,
@@ -328,9 +328,9 @@ mod tests {
                 errno: -2,
                 which: 3,
             },
-            Event::Granted(1 << 50),
+            Event::Credit(1 << 50),
             Event::Mapped,
-            Event::Put(1),
+            Event::Produced(1),
         ]
     }
 

@@ -1,9 +1,9 @@
 //! The host/guest contract: every byte that crosses between rdvm and rdinit, and nothing else.
 //!
 //! Host to guest: the start record ([`Start`]) and, where the image has any, extended attributes ([`Attributes`]),
-//! files in the last cpio segment; [`Order`] frames on the status port; standard input as it is, in the inbound ring
+//! files in the last cpio segment; [`HostRequest`] frames on the status port; standard input as it is, in the inbound ring
 //! or on the stdout port, never more than the guest has granted. Guest to host: [`Event`] frames on the status port;
-//! standard output as it is on the stdout port, and from [`Order::CopyOut`] on [`CopyFrame`] frames, in the outbound
+//! standard output as it is on the stdout port, and from [`HostRequest::CopyOut`] on [`CopyFrame`] frames, in the outbound
 //! ring or there. [`VERSION`] changes whenever a byte of one of them changes. All numbers are little-endian.
 
 #![no_std]
@@ -19,7 +19,7 @@ mod attributes;
 mod copy_frame;
 mod event;
 mod frame;
-mod order;
+mod host_request;
 mod room;
 mod start;
 
@@ -27,7 +27,7 @@ pub use attributes::*;
 pub use copy_frame::*;
 pub use event::*;
 pub use frame::{FrameError, crc32};
-pub use order::*;
+pub use host_request::*;
 pub use room::*;
 pub use start::*;
 

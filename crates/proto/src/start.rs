@@ -20,7 +20,7 @@ pub const HAS_STDIN: u32 = 8;
 /// Flag in a start record: the command gets a terminal.
 pub const HAS_TERMINAL: u32 = 16;
 /// Flag in a start record: orders may come on the status port.
-pub const HAS_ORDERS: u32 = 32;
+pub const HAS_REQUESTS: u32 = 32;
 /// Flag in a start record: the root file system is the one that the kernel unpacked the image into. PID 1 makes it one
 /// that can be pivoted and sets its limits ([`super::Room`]).
 pub const OWNS_ROOT: u32 = 64;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdvm_proto::{Event, Order};
+use rdvm_proto::{Event, HostRequest};
 use signal_hook::consts::{SIGKILL, SIGTERM};
 
 use super::Listener;
@@ -64,7 +64,7 @@ impl Course {
     }
 
     /// Whether the command can be told to stop.
-    pub(super) fn takes_orders(&self) -> bool {
+    pub(super) fn takes_requests(&self) -> bool {
         self.limits.is_some()
     }
 
@@ -114,7 +114,7 @@ impl Listener {
             && let Some(terminal) = &self.terminal
             && let Some([rows, columns]) = terminal.changed_window()
         {
-            self.input.order(Order::Resize { rows, columns });
+            self.input.request(HostRequest::Resize { rows, columns });
         }
         match self.stdout.failure() {
             Some(errno) => return Some(Ending::OutputFailed(errno.raw_os_error())),
@@ -153,7 +153,7 @@ impl Listener {
             // The files are wanted: whatever does not end by itself is ended, and PID 1 may still answer.
             stopping.killed = true;
             stopping.until = now + COPY_TIME;
-            self.input.order(Order::Signal(SIGKILL as u8));
+            self.input.request(HostRequest::Signal(SIGKILL as u8));
             return None;
         }
         let why = match self.course.flooded {
@@ -171,7 +171,7 @@ impl Listener {
             return Some(why);
         };
         if self.verdict.is_none() {
-            self.input.order(Order::Signal(SIGTERM as u8));
+            self.input.request(HostRequest::Signal(SIGTERM as u8));
         }
         self.course.stopping = Some(Stopping {
             why,
@@ -228,7 +228,7 @@ impl Listener {
                     self.bar.is_on = true;
                     progress::stage("copying out", None);
                 }
-                self.input.order(Order::CopyOut);
+                self.input.request(HostRequest::CopyOut);
             }
             return None;
         }

@@ -83,9 +83,9 @@ impl Ending {
             Event::Ready { .. }
             | Event::AttributesLost(_)
             | Event::Started(_)
-            | Event::Granted(_)
+            | Event::Credit(_)
             | Event::Mapped
-            | Event::Put(_) => None,
+            | Event::Produced(_) => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rdvm_proto::{ORDER_MAX, Order};
+use rdvm_proto::{HOST_REQUEST_MAX, HostRequest};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
@@ -25,9 +25,9 @@ const READ_MAX: u64 = 64 << 10;
 const TYPED_MAX: u64 = 4 << 10;
 
 /// PID 1 reads its orders at once. With so many bytes of them unread nothing is read that would add to them, and with
-/// [`ORDERS_MAX`] the rest is dropped: a guest that does not read them has no use for more.
-const ORDERS_ENOUGH: usize = 4 << 10;
-const ORDERS_MAX: usize = 64 << 10;
+/// [`REQUESTS_MAX`] the rest is dropped: a guest that does not read them has no use for more.
+const REQUESTS_ENOUGH: usize = 4 << 10;
+const REQUESTS_MAX: usize = 64 << 10;
 
 /// Our standard input and the orders for PID 1.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub struct Input {
     granted: u64,
     taken: u64,
     stdin: Queue,
-    orders: Queue,
+    requests: Queue,
     failure: Option<Errno>,
 }
 
@@ -91,7 +91,7 @@ impl Input {
 
     /// How many bytes the guest may be sent.
     fn room(&self) -> u64 {
-        match self.orders.rest().len() < ORDERS_ENOUGH {
+        match self.requests.rest().len() < REQUESTS_ENOUGH {
             true => self.granted - self.taken,
             false => 0,
         }
@@ -129,7 +129,7 @@ impl Input {
                 match rings {
                     Some(rings) => {
                         rings.put(self.taken, &buffer);
-                        self.order(Order::Put(self.taken + length as u64));
+                        self.request(HostRequest::Produced(self.taken + length as u64));
                     }
                     None => self.stdin.push(&buffer),
                 }
@@ -149,7 +149,7 @@ impl Input {
 
     fn end(&mut self) {
         self.source = None;
-        self.order(Order::StdinEnd(self.taken));
+        self.request(HostRequest::StdinEnd(self.taken));
     }
 
     /// Why it could not be read to its end.
@@ -163,20 +163,20 @@ impl Input {
     }
 
     /// Adds an order.
-    pub(super) fn order(&mut self, order: Order) {
-        if self.orders.rest().len() > ORDERS_MAX {
+    pub(super) fn request(&mut self, request: HostRequest) {
+        if self.requests.rest().len() > REQUESTS_MAX {
             return;
         }
-        let mut frame = [0; ORDER_MAX];
-        let length = order.encode(&mut frame);
-        self.orders.push(&frame[..length]);
+        let mut frame = [0; HOST_REQUEST_MAX];
+        let length = request.encode(&mut frame);
+        self.requests.push(&frame[..length]);
     }
 
     /// What is to be sent on a port.
     pub(super) fn pending(&self, port: Port) -> &[u8] {
         match port {
             Port::Stdout => self.stdin.rest(),
-            Port::Status => self.orders.rest(),
+            Port::Status => self.requests.rest(),
             Port::Console => &[],
         }
     }
@@ -185,7 +185,7 @@ impl Input {
     pub(super) fn sent(&mut self, port: Port, count: usize) {
         match port {
             Port::Stdout => self.stdin.forget(count),
-            Port::Status => self.orders.forget(count),
+            Port::Status => self.requests.forget(count),
             Port::Console => {}
         }
     }
@@ -339,8 +339,11 @@ mod tests {
         input.sent(Port::Stdout, 2);
         assert_eq!(input.pending(Port::Status), b"");
         input.take(None);
-        let end = Order::decode(input.pending(Port::Status)).unwrap().0;
-        assert_eq!((end, input.wants().is_none()), (Order::StdinEnd(5), true));
+        let end = HostRequest::decode(input.pending(Port::Status)).unwrap().0;
+        assert_eq!(
+            (end, input.wants().is_none()),
+            (HostRequest::StdinEnd(5), true)
+        );
     }
 
     #[test]
@@ -380,8 +383,8 @@ mod tests {
         input.sent(Port::Stdout, 5);
         drop(write);
         take_when_ready(&mut input);
-        let end = Order::decode(input.pending(Port::Status)).unwrap().0;
-        assert_eq!(end, Order::StdinEnd(5));
+        let end = HostRequest::decode(input.pending(Port::Status)).unwrap().0;
+        assert_eq!(end, HostRequest::StdinEnd(5));
     }
 
     #[test]
@@ -403,7 +406,7 @@ mod tests {
         // More than any ring holds, and for ever.
         input.granted(u64::MAX);
         let mut taken = 0;
-        for _ in 0..ORDERS_ENOUGH {
+        for _ in 0..REQUESTS_ENOUGH {
             rustix::io::write(&write, b"x").unwrap();
             match input.wants() {
                 Some(_) => input.take(Some(&mut rings)),
@@ -411,9 +414,9 @@ mod tests {
             }
             taken += 1;
         }
-        assert!(taken < ORDERS_ENOUGH, "it goes on for ever");
-        (0..ORDERS_MAX).for_each(|_| input.order(Order::Taken(7)));
-        assert!(input.pending(Port::Status).len() < ORDERS_MAX + 2 * ORDER_MAX);
+        assert!(taken < REQUESTS_ENOUGH, "it goes on for ever");
+        (0..REQUESTS_MAX).for_each(|_| input.request(HostRequest::Consumed(7)));
+        assert!(input.pending(Port::Status).len() < REQUESTS_MAX + 2 * HOST_REQUEST_MAX);
         // One that reads them late still gets those that matter.
         input.sent(Port::Status, input.pending(Port::Status).len());
         assert!(input.wants().is_some());

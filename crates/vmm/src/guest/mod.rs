@@ -23,7 +23,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rdvm_proto::{AttributesLost, Event, Order, RING};
+use rdvm_proto::{AttributesLost, Event, HostRequest, RING};
 
 pub use self::course::Limits;
 
@@ -279,7 +279,7 @@ impl Listener {
 
     /// Whether anything may be sent to the guest at all.
     pub fn speaks(&self) -> bool {
-        self.course.takes_orders() || self.copy_out.is_some() || self.input.source().is_some()
+        self.course.takes_requests() || self.copy_out.is_some() || self.input.source().is_some()
     }
 
     /// What is to be sent to the guest on a port.
@@ -349,7 +349,7 @@ impl Listener {
     }
 
     fn note(&mut self, event: Event) {
-        if let (Event::Put(total), true) = (event, self.course.copies())
+        if let (Event::Produced(total), true) = (event, self.course.copies())
             && let Some(rings) = &mut self.rings
         {
             rings.announce(total);
@@ -380,8 +380,8 @@ impl Listener {
                     rings.mapped |= self.timestamps.started.is_none();
                 }
             }
-            Event::Put(_) => {}
-            Event::Granted(total) => self.input.granted(total),
+            Event::Produced(_) => {}
+            Event::Credit(total) => self.input.granted(total),
             Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
             // Once: whoever says it again is not PID 1.
             Event::Started(_) if self.timestamps.started.is_some() => {}
@@ -418,7 +418,7 @@ impl Listener {
                 progress::add(bytes.len() as u64);
             };
             if let Some(total) = rings.take(copy_out.room(RING as usize) as u64, take) {
-                self.input.order(Order::Taken(total));
+                self.input.request(HostRequest::Consumed(total));
             }
         }
     }

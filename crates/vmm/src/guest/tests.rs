@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdvm_proto::{FRAME_MAX, ORDER_MAX, RING, RootUse, Stage, Totals};
+use rdvm_proto::{FRAME_MAX, HOST_REQUEST_MAX, RING, RootUse, Stage, Totals};
 use rustix::pipe::pipe;
 use vm_memory::MmapRegion;
 
@@ -69,15 +69,15 @@ fn say(listener: &mut Listener, event: Event) {
 }
 
 /// The next orders, which are taken as the guest would take them.
-fn orders(listener: &mut Listener) -> Vec<Order> {
+fn requests(listener: &mut Listener) -> Vec<HostRequest> {
     let mut rest = listener.pending(Port::Status).to_vec();
     listener.sent(Port::Status, rest.len());
-    let mut orders = Vec::new();
-    while let Ok((order, length)) = Order::decode(&rest) {
-        orders.push(order);
+    let mut requests = Vec::new();
+    while let Ok((request, length)) = HostRequest::decode(&rest) {
+        requests.push(request);
         rest.drain(..length);
     }
-    orders
+    requests
 }
 
 const EXITED: Event = Event::Exited(
@@ -99,7 +99,10 @@ const EXITED: Event = Event::Exited(
 
 #[test]
 fn rings_that_are_mapped_once_the_command_runs_come_too_late() {
-    for (early, expected) in [(true, Order::Put(100)), (false, Order::StdinEnd(0))] {
+    for (early, expected) in [
+        (true, HostRequest::Produced(100)),
+        (false, HostRequest::StdinEnd(0)),
+    ] {
         let mut listener = spoken_to(None);
         if early {
             say(&mut listener, Event::Mapped);
@@ -107,11 +110,11 @@ fn rings_that_are_mapped_once_the_command_runs_come_too_late() {
         }
         say(&mut listener, Event::Started(1));
         say(&mut listener, Event::Mapped);
-        say(&mut listener, Event::Granted(100));
+        say(&mut listener, Event::Credit(100));
         assert!(listener.input().is_some());
         listener.take_input();
         let by_port = listener.pending(Port::Stdout).len();
-        let by_ring = orders(&mut listener).contains(&expected);
+        let by_ring = requests(&mut listener).contains(&expected);
         assert_eq!(
             (by_port, by_ring),
             if early { (0, true) } else { (100, false) }
@@ -124,21 +127,21 @@ fn files_that_nobody_asked_for_and_more_than_a_ring_of_them_are_not_taken() {
     let mut listener = spoken_to(Some(Arc::default()));
     say(&mut listener, Event::Mapped);
     say(&mut listener, Event::Started(1));
-    say(&mut listener, Event::Put(10));
-    assert_eq!(orders(&mut listener), []);
+    say(&mut listener, Event::Produced(10));
+    assert_eq!(requests(&mut listener), []);
     say(&mut listener, EXITED);
     assert!(listener.conclude().is_none());
-    assert_eq!(orders(&mut listener), [Order::CopyOut]);
+    assert_eq!(requests(&mut listener), [HostRequest::CopyOut]);
     for wrong in [RING + 1, u64::MAX] {
-        say(&mut listener, Event::Put(wrong));
-        assert_eq!(orders(&mut listener), [], "{wrong}");
+        say(&mut listener, Event::Produced(wrong));
+        assert_eq!(requests(&mut listener), [], "{wrong}");
     }
-    say(&mut listener, Event::Put(10));
-    assert_eq!(orders(&mut listener), [Order::Taken(10)]);
+    say(&mut listener, Event::Produced(10));
+    assert_eq!(requests(&mut listener), [HostRequest::Consumed(10)]);
     // The same again is no news, and it cannot have become less.
     for stale in [10, 9, 0] {
-        say(&mut listener, Event::Put(stale));
-        assert_eq!(orders(&mut listener), [], "{stale}");
+        say(&mut listener, Event::Produced(stale));
+        assert_eq!(requests(&mut listener), [], "{stale}");
     }
 }
 
@@ -159,8 +162,8 @@ fn a_guest_that_lies_all_the_time_makes_nothing_panic_or_grow() {
             let number = next() >> (next() % 64);
             match next() % 16 {
                 0 => say(&mut listener, Event::Mapped),
-                1 => say(&mut listener, Event::Granted(number)),
-                2 | 3 => say(&mut listener, Event::Put(number)),
+                1 => say(&mut listener, Event::Credit(number)),
+                2 | 3 => say(&mut listener, Event::Produced(number)),
                 4 if round % 5 == 0 => say(&mut listener, Event::Started(number)),
                 5 if round % 7 == 0 => say(&mut listener, EXITED),
                 6 if next() % 5000 == 0 => say(
@@ -185,7 +188,10 @@ fn a_guest_that_lies_all_the_time_makes_nothing_panic_or_grow() {
             }
             let waiting =
                 listener.pending(Port::Status).len() + listener.pending(Port::Stdout).len();
-            assert!(waiting < (128 << 10) + ORDER_MAX, "{waiting} bytes wait");
+            assert!(
+                waiting < (128 << 10) + HOST_REQUEST_MAX,
+                "{waiting} bytes wait"
+            );
             listener.outlets().into_iter().for_each(OutputStream::flush);
         }
     }

@@ -249,7 +249,7 @@ mod tests {
             Listener::new(sink(), console, Control::frames()).with_input(input, None);
         let (silent, _stays_open) = pipe().unwrap();
         let (events, status) = pipe().unwrap();
-        for event in [Event::Started(1), Event::Granted(1000)] {
+        for event in [Event::Started(1), Event::Credit(1000)] {
             let mut frame = [0; FRAME_MAX];
             let length = event.encode(&mut frame);
             rustix::io::write(&status, &frame[..length]).unwrap();

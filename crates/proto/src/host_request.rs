@@ -6,12 +6,12 @@ use crate::frame::{self, FrameError, HEAD, TAIL};
 /// First bytes of an order's frame.
 pub const ORDER_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfc];
 /// The longest frame of an order.
-pub const ORDER_MAX: usize = HEAD + PAYLOAD_MAX + TAIL;
+pub const HOST_REQUEST_MAX: usize = HEAD + PAYLOAD_MAX + TAIL;
 const PAYLOAD_MAX: usize = 8;
 
 /// What the host asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum HostRequest {
     /// Send this signal to the command and what it started; `SIGKILL` to everything.
     Signal(u8),
     /// The terminal has so many rows and columns now.
@@ -26,14 +26,14 @@ pub enum Order {
     /// Everything that the command printed has been read; send what is to be copied out.
     CopyOut,
     /// So many bytes of standard input have been put into the inbound ring in all.
-    Put(u64),
+    Produced(u64),
     /// So many bytes have been taken from the outbound ring in all.
-    Taken(u64),
+    Consumed(u64),
 }
 
-impl Order {
-    /// Writes the frame; gives the number of bytes used, at most [`ORDER_MAX`].
-    pub fn encode(&self, out: &mut [u8; ORDER_MAX]) -> usize {
+impl HostRequest {
+    /// Writes the frame; gives the number of bytes used, at most [`HOST_REQUEST_MAX`].
+    pub fn encode(&self, out: &mut [u8; HOST_REQUEST_MAX]) -> usize {
         let mut payload = [0; PAYLOAD_MAX];
         let (kind, length) = match *self {
             Self::Signal(signal) => {
@@ -46,11 +46,11 @@ impl Order {
                 (2, 4)
             }
             Self::CopyOut => (4, 0),
-            Self::StdinEnd(total) | Self::Put(total) | Self::Taken(total) => {
+            Self::StdinEnd(total) | Self::Produced(total) | Self::Consumed(total) => {
                 payload = total.to_le_bytes();
                 let kind = match self {
                     Self::StdinEnd(_) => 3,
-                    Self::Put(_) => 5,
+                    Self::Produced(_) => 5,
                     _ => 6,
                 };
                 (kind, 8)
@@ -66,7 +66,7 @@ impl Order {
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
         let (kind, payload, length) = frame::open(bytes, ORDER_MAGIC, PAYLOAD_MAX)?;
         let mut r = Reader { bytes: payload };
-        let order = match kind {
+        let request = match kind {
             1 => r.u8().map(Self::Signal),
             2 => r
                 .u16()
@@ -74,12 +74,12 @@ impl Order {
                 .map(|(rows, columns)| Self::Resize { rows, columns }),
             3 => r.u64().map(Self::StdinEnd),
             4 => Some(Self::CopyOut),
-            5 => r.u64().map(Self::Put),
-            6 => r.u64().map(Self::Taken),
+            5 => r.u64().map(Self::Produced),
+            6 => r.u64().map(Self::Consumed),
             _ => None,
         };
-        match order {
-            Some(order) if r.bytes.is_empty() => Ok((order, length)),
+        match request {
+            Some(request) if r.bytes.is_empty() => Ok((request, length)),
             _ => Err(FrameError::Malformed),
         }
     }
@@ -91,27 +91,33 @@ mod tests {
 
     #[test]
     fn every_order_survives_the_wire_and_no_damaged_one_does() {
-        for order in [
-            Order::Signal(15),
-            Order::Resize {
+        for request in [
+            HostRequest::Signal(15),
+            HostRequest::Resize {
                 rows: 24,
                 columns: 500,
             },
-            Order::StdinEnd(1 << 40),
-            Order::CopyOut,
-            Order::Put(7),
-            Order::Taken(u64::MAX),
+            HostRequest::StdinEnd(1 << 40),
+            HostRequest::CopyOut,
+            HostRequest::Produced(7),
+            HostRequest::Consumed(u64::MAX),
         ] {
-            let mut frame = [0; ORDER_MAX];
-            let length = order.encode(&mut frame);
-            assert_eq!(Order::decode(&frame[..length]), Ok((order, length)));
+            let mut frame = [0; HOST_REQUEST_MAX];
+            let length = request.encode(&mut frame);
+            assert_eq!(HostRequest::decode(&frame[..length]), Ok((request, length)));
             for cut in 0..length {
-                assert_eq!(Order::decode(&frame[..cut]), Err(FrameError::Incomplete));
+                assert_eq!(
+                    HostRequest::decode(&frame[..cut]),
+                    Err(FrameError::Incomplete)
+                );
             }
             for byte in 0..length {
                 let mut damaged = frame;
                 damaged[byte] ^= 0x10;
-                assert!(Order::decode(&damaged[..length]).is_err(), "byte {byte}");
+                assert!(
+                    HostRequest::decode(&damaged[..length]).is_err(),
+                    "byte {byte}"
+                );
             }
         }
     }
