@@ -9,7 +9,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::environment;
-use crate::kernel::build::Order;
+use crate::kernel::build::BuildOptions;
 use crate::output;
 use crate::profile::{self, Profile};
 use crate::request::{ImageRef, KernelWish};
@@ -386,8 +386,8 @@ impl InspectArgs {
 
 impl BuildArgs {
     /// What is to be built.
-    pub fn into_order(self) -> Order {
-        Order {
+    pub fn into_options(self) -> BuildOptions {
+        BuildOptions {
             source: self.source,
             force: self.force,
         }

@@ -278,11 +278,11 @@ fn pack(args: PackArgs) -> Result<u8> {
     let steps: Vec<&Tree> = images.iter().map(|image| &image.tree).collect();
     let says = |image: &&rdvm_image::Image| image.config != Config::default();
     // IMAGE's own word, which the steps after it share; else that of what is below.
-    let order = match images.iter().rev().find(says) {
-        Some(image) => packing.order.over(&image.config),
-        None => packing.order,
+    let options = match images.iter().rev().find(says) {
+        Some(image) => packing.options.over(&image.config),
+        None => packing.options,
     };
-    match rdvm::output::write(&steps, &order, Epoch::from_env()?) {
+    match rdvm::output::write(&steps, &options, Epoch::from_env()?) {
         // Like any local command whose reader has gone away.
         Err(error) if error.is_broken_pipe() => Ok(BY_SIGPIPE),
         result => {
@@ -377,7 +377,7 @@ fn cache(verb: CacheVerb) -> Result<u8> {
 fn build_kernel(args: BuildArgs) -> Result<u8> {
     let cache = Search::from_env().cache;
     let _bar = progress::show();
-    match kernel::build::build(&args.into_order(), cache.as_deref(), &say) {
+    match kernel::build::build(&args.into_options(), cache.as_deref(), &say) {
         Ok(path) => print(&format!("{}\n", path.display())),
         Err(error @ kernel::build::Error::Interrupted(signal)) => {
             say(&error.to_string());

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::image::stdin_once;
 use super::{Error, ImageArgs};
 use crate::environment;
-use crate::output::{Compression, Form, Label, Order, Settings, Tag};
+use crate::output::{Compression, Form, Label, PackOptions, Settings, Tag};
 use crate::request::{Expectation, ImageRef};
 
 /// Arguments of `pack`.
@@ -107,7 +107,7 @@ pub struct Packing {
     /// The images to read, in order; each has more than the one before.
     pub steps: Vec<ImageRef>,
     /// What to write of them.
-    pub order: Order,
+    pub options: PackOptions,
 }
 
 impl PackArgs {
@@ -144,12 +144,12 @@ impl PackArgs {
             FormArg::Docker => Form::Docker(self.into_label()?),
             FormArg::Oci => Form::Oci(self.into_label()?),
         };
-        let order = Order {
+        let options = PackOptions {
             form,
             compression,
             target,
         };
-        Ok(Packing { steps, order })
+        Ok(Packing { steps, options })
     }
 
     /// The first option that only an image has a place for.
@@ -323,9 +323,9 @@ mod tests {
                 None,
             ),
         ] {
-            let order = pack(&[words, &["img"]].concat()).unwrap().order;
+            let options = pack(&[words, &["img"]].concat()).unwrap().options;
             assert_eq!(
-                (order.form, order.compression),
+                (options.form, options.compression),
                 (form, compression),
                 "{words:?}"
             );

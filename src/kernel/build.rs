@@ -44,7 +44,7 @@ const SOURCES: &str = "/usr/src";
 
 /// What `rdvm kernel build` was asked to do.
 #[derive(Debug, Clone, Default)]
-pub struct Order {
+pub struct BuildOptions {
     /// The kernel's source, an archive or a directory; else the newest package in `/usr/src`.
     pub source: Option<PathBuf>,
     /// Build also when the kernel that is there came from the same source and options.
@@ -55,13 +55,17 @@ pub struct Order {
 ///
 /// # Errors
 /// [`Error`], with the remedy; the kernel that was there before stays.
-pub fn build(order: &Order, cache: Option<&Path>, say: &dyn Fn(&str)) -> Result<PathBuf, Error> {
+pub fn build(
+    options: &BuildOptions,
+    cache: Option<&Path>,
+    say: &dyn Fn(&str),
+) -> Result<PathBuf, Error> {
     let home = cache.ok_or(Error::NoCache)?.join("kernel");
-    let source = Source::find(order.source.as_deref(), Path::new(SOURCES))?;
+    let source = Source::find(options.source.as_deref(), Path::new(SOURCES))?;
     let kernel = home.join("vmlinux");
     let _lock = build_dir::lock(&home, say)?;
     let stamp = Stamp::of(&source)?;
-    if !order.force
+    if !options.force
         && let Some(release) = stamp.release_of(&home)
         && is_bootable(&kernel).is_ok()
     {

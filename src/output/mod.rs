@@ -38,7 +38,7 @@ use rdvm_initrd::{Epoch, Layout, attributes};
 
 /// What is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
+pub struct PackOptions {
     /// In which form.
     pub form: Form,
     /// How it is compressed: all of a cpio or tar archive, or every layer of an image.
@@ -69,7 +69,7 @@ pub struct Label {
     pub tags: Vec<Tag>,
 }
 
-impl Order {
+impl PackOptions {
     /// The same, with what an image that was read says of itself wherever the order does not say otherwise.
     pub fn over(mut self, image: &Config) -> Self {
         if let Form::Docker(label) | Form::Oci(label) = &mut self.form {
@@ -85,13 +85,13 @@ impl Order {
 ///
 /// Errors: those of the trees' contents and of the file system; nothing is left at the target then, and what was there
 /// stays.
-pub fn write(steps: &[&Tree], order: &Order, epoch: Epoch) -> Result<Vec<Warning>, Error> {
+pub fn write(steps: &[&Tree], options: &PackOptions, epoch: Epoch) -> Result<Vec<Warning>, Error> {
     let Some((last, below)) = steps.split_last() else {
         return Ok(Vec::new());
     };
-    match &order.form {
+    match &options.form {
         Form::Cpio => {
-            write_cpio(last, order, epoch)?;
+            write_cpio(last, options, epoch)?;
             let lost = attributes::left_out(last, "a cpio archive has no place for them");
             Ok(lost.into_iter().map(Warning::Attributes).collect())
         }
@@ -100,23 +100,25 @@ pub fn write(steps: &[&Tree], order: &Order, epoch: Epoch) -> Result<Vec<Warning
                 Some(base) => Layer::diff(base, last, epoch)?,
                 None => Layer::plain(last),
             };
-            to_stream(&order.target, |out| {
-                compress::through(order.compression, out, |out| tar::write(&layer, epoch, out))
+            to_stream(&options.target, |out| {
+                compress::through(options.compression, out, |out| {
+                    tar::write(&layer, epoch, out)
+                })
             })?;
             Ok(warnings(std::slice::from_ref(&layer)))
         }
-        Form::Docker(label) => write_image(steps, oci::Form::Docker, label, order, epoch),
-        Form::Oci(label) => write_image(steps, oci::Form::Oci, label, order, epoch),
+        Form::Docker(label) => write_image(steps, oci::Form::Docker, label, options, epoch),
+        Form::Oci(label) => write_image(steps, oci::Form::Oci, label, options, epoch),
     }
 }
 
-fn write_cpio(tree: &Tree, order: &Order, epoch: Epoch) -> Result<(), Error> {
-    if order.compression == Compression::None {
-        return Ok(rdvm_initrd::write_archive(tree, epoch, &order.target)?);
+fn write_cpio(tree: &Tree, options: &PackOptions, epoch: Epoch) -> Result<(), Error> {
+    if options.compression == Compression::None {
+        return Ok(rdvm_initrd::write_archive(tree, epoch, &options.target)?);
     }
     let layout = Layout::of(tree, epoch)?;
-    to_stream(&order.target, |out| {
-        compress::through(order.compression, out, |mut out| {
+    to_stream(&options.target, |out| {
+        compress::through(options.compression, out, |mut out| {
             layout.stream(&mut out)?;
             Ok(rdvm_initrd::unchanged(tree)?)
         })
@@ -127,7 +129,7 @@ fn write_image(
     steps: &[&Tree],
     form: oci::Form,
     label: &Label,
-    order: &Order,
+    options: &PackOptions,
     epoch: Epoch,
 ) -> Result<Vec<Warning>, Error> {
     let mut layers = Vec::new();
@@ -139,12 +141,12 @@ fn write_image(
     }
     let plan = oci::Plan {
         form,
-        compression: order.compression,
+        compression: options.compression,
         settings: &label.settings,
         tags: &label.tags,
         epoch,
     };
-    to_places(&order.target, |file| oci::write(&layers, &plan, file))?;
+    to_places(&options.target, |file| oci::write(&layers, &plan, file))?;
     Ok(warnings(&layers))
 }
 
