@@ -17,11 +17,11 @@ use error::unreadable;
 pub use error::{Error, Flaw};
 use record::Record;
 
+use super::buffered_region::BufferedRegion;
 use super::limit::{Budget, Counter};
 use super::member::{FileContent, Member, What};
 use super::store::{Region, Span};
 use super::stream::{self, Compression, Input, RegionReader};
-use super::window::Window;
 
 /// The name of the record that ends an archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
@@ -104,7 +104,7 @@ fn whole<E: From<Error>>(
 /// Reads the archives of one region.
 struct Reader<'a> {
     region: &'a Region,
-    window: Window<'a>,
+    window: BufferedRegion<'a>,
     /// Where the region begins in its file.
     start: u64,
     /// Number of archives so far.
@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
     fn new(region: &'a Region, entries: &'a Counter, count: &'a mut u64) -> Self {
         Self {
             region,
-            window: Window::new(region),
+            window: BufferedRegion::new(region),
             start: 0,
             archives: 0,
             entries,

@@ -24,6 +24,7 @@ pub mod tar;
 pub mod tree;
 
 mod blobs;
+mod buffered_region;
 mod dir;
 mod docker;
 mod docker_v1;
@@ -33,7 +34,6 @@ mod oci;
 mod override_stat;
 mod rules;
 mod source;
-mod window;
 mod xattr;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! One record: a header of 110 hexadecimal characters, a name with its NUL, padding to four bytes, the data, padding.
 
 use super::error::{Error, Flaw, unreadable};
+use crate::buffered_region::BufferedRegion;
 use crate::store::Region;
-use crate::window::Window;
 use rdvm_hostfs::hex::numbers;
 
 /// Length of a header in bytes.
@@ -34,7 +34,11 @@ pub(super) struct Record {
 }
 
 /// The record at `at`.
-pub(super) fn read(region: &Region, window: &mut Window<'_>, at: u64) -> Result<Record, Error> {
+pub(super) fn read(
+    region: &Region,
+    window: &mut BufferedRegion<'_>,
+    at: u64,
+) -> Result<Record, Error> {
     let here = |flaw: Flaw| flaw.at(region, at);
     let header = get(region, window, at, HEADER)?.ok_or_else(|| here(Flaw::Cut("a header")))?;
     let has_sum = match &header[..6] {
@@ -97,7 +101,7 @@ impl Record {
     pub(super) fn target(
         &self,
         region: &Region,
-        window: &mut Window<'_>,
+        window: &mut BufferedRegion<'_>,
     ) -> Result<Vec<u8>, Error> {
         let wrong = |flaw: Flaw| flaw.of(region, &self.name, self.at);
         if self.size > NAME_LIMIT.into() {
@@ -139,7 +143,7 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
 
 fn get<'a>(
     region: &Region,
-    window: &'a mut Window<'_>,
+    window: &'a mut BufferedRegion<'_>,
     from: u64,
     count: usize,
 ) -> Result<Option<&'a [u8]>, Error> {

@@ -21,11 +21,11 @@ pub use error::{Error, Flaw};
 use header::{BLOCK, Header, text};
 use pax::Records;
 
+use super::buffered_region::BufferedRegion;
 use super::limit::{Counter, shortened};
 use super::member::Member;
 use super::store::Region;
 use super::tree::Warning;
-use super::window::Window;
 
 /// The longest PAX header or long name in bytes.
 pub const RECORD_LIMIT: u64 = 1 << 20;
@@ -63,7 +63,7 @@ pub fn read<E: From<Error>>(
 ) -> Result<End, E> {
     let mut reader = Reader {
         region,
-        window: Window::new(region),
+        window: BufferedRegion::new(region),
         at: 0,
         end: End::Unmarked,
         globals: Records::default(),
@@ -79,7 +79,7 @@ pub fn read<E: From<Error>>(
 
 struct Reader<'a> {
     region: &'a Region,
-    window: Window<'a>,
+    window: BufferedRegion<'a>,
     /// Where the next header is.
     at: u64,
     end: End,

@@ -7,9 +7,9 @@ use rustix::io::Errno;
 use super::error::Flaw;
 use super::header::{BLOCK, unsigned};
 use super::pax::decimal;
+use crate::buffered_region::BufferedRegion;
 use crate::member::Extent;
 use crate::store::{Region, Span};
-use crate::window::Window;
 
 /// Parts with data: offset and length, sorted, without overlaps and empty ones, neighbours made one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl From<Flaw> for Stop {
 pub(super) fn old(
     block: &[u8],
     offset: u64,
-    window: &mut Window<'_>,
+    window: &mut BufferedRegion<'_>,
 ) -> Result<(Map, u64, u64), Stop> {
     let size = unsigned(&block[483..495], "size of a sparse file")?;
     let mut map = Map::default();
@@ -122,7 +122,7 @@ fn add_entries(map: &mut Map, entries: &[u8]) -> Result<bool, Flaw> {
 /// `data` is where the data are in the region. Gives the map and how many bytes it takes up, in whole blocks.
 pub(super) fn leading(
     data: std::ops::Range<u64>,
-    window: &mut Window<'_>,
+    window: &mut BufferedRegion<'_>,
 ) -> Result<(Map, u64), Stop> {
     let mut lines = Lines { data, used: 0 };
     let mut map = Map::default();
@@ -140,7 +140,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn next(&mut self, window: &mut Window<'_>) -> Result<u64, Stop> {
+    fn next(&mut self, window: &mut BufferedRegion<'_>) -> Result<u64, Stop> {
         // The longest number of 64 bits, and the line's end.
         const LINE: u64 = 21;
         let at = self.data.start + self.used;

@@ -10,7 +10,7 @@ const MOST: usize = 64 << 10;
 
 /// A region, and the bytes of it that were read last.
 #[derive(Debug)]
-pub(super) struct Window<'a> {
+pub(super) struct BufferedRegion<'a> {
     region: &'a Region,
     /// Where in the region `bytes` are.
     at: u64,
@@ -19,7 +19,7 @@ pub(super) struct Window<'a> {
     step: usize,
 }
 
-impl<'a> Window<'a> {
+impl<'a> BufferedRegion<'a> {
     pub(super) fn new(region: &'a Region) -> Self {
         Self {
             region,
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn any_place_can_be_asked_for_and_the_end_is_the_end() {
         let region = region((0..200_000).map(|n| (n / 7) as u8).collect());
-        let mut window = Window::new(&region);
+        let mut window = BufferedRegion::new(&region);
         let places = (0..200_000)
             .step_by(512)
             .chain([190_000, 3, 100_000, 100_001]);
@@ -110,11 +110,17 @@ mod tests {
     #[test]
     fn zeros_are_passed_over_to_the_first_other_byte() {
         let mut bytes = vec![0; 300_000];
-        assert_eq!(Window::new(&region(bytes.clone())).skip_zeros(5), Ok(None));
+        assert_eq!(
+            BufferedRegion::new(&region(bytes.clone())).skip_zeros(5),
+            Ok(None)
+        );
         bytes[299_999] = 1;
         bytes[4] = 1;
         let region = region(bytes);
-        assert_eq!(Window::new(&region).skip_zeros(0), Ok(Some(4)));
-        assert_eq!(Window::new(&region).skip_zeros(5), Ok(Some(299_999)));
+        assert_eq!(BufferedRegion::new(&region).skip_zeros(0), Ok(Some(4)));
+        assert_eq!(
+            BufferedRegion::new(&region).skip_zeros(5),
+            Ok(Some(299_999))
+        );
     }
 }
