@@ -9,9 +9,9 @@ use std::sync::Arc;
 use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::io::Errno;
 
+use crate::byte_source::ByteSource;
 use crate::host::{HostDir, HostFile, Stamp, open_file, read_exact};
 use crate::member::Extent;
-use crate::store::Store;
 use crate::tree::{Content, read_sparse};
 
 /// Why a file's bytes cannot be had.
@@ -47,7 +47,7 @@ pub struct Bodies<'a> {
 /// are asked for, and a call for each would cost more than all else that is done with them.
 #[derive(Default)]
 struct Ahead<'a> {
-    store: Option<&'a Arc<Store>>,
+    store: Option<&'a Arc<ByteSource>>,
     /// Where `bytes` begin.
     at: u64,
     bytes: Vec<u8>,
@@ -62,7 +62,12 @@ const NEAR: u64 = 4 << 10;
 
 impl<'a> Ahead<'a> {
     /// Fills `buffer` with the bytes of `store` from `from` on.
-    fn read(&mut self, store: &'a Arc<Store>, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+    fn read(
+        &mut self,
+        store: &'a Arc<ByteSource>,
+        from: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Errno> {
         if self.store.is_none_or(|own| !Arc::ptr_eq(own, store)) {
             self.store = Some(store);
             self.bytes.clear();
@@ -257,11 +262,11 @@ mod tests {
     use super::*;
 
     /// A store of `bytes`.
-    fn store(bytes: &[u8]) -> Arc<Store> {
+    fn store(bytes: &[u8]) -> Arc<ByteSource> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, bytes).unwrap();
         let path = file.path().to_owned();
-        Arc::new(Store::of_file(file.reopen().unwrap(), &path).unwrap())
+        Arc::new(ByteSource::of_file(file.reopen().unwrap(), &path).unwrap())
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::store::Region;
+use super::byte_source::Region;
 
 /// The least that is read at once, and the most while headers are close together.
 const LEAST: usize = 4 << 10;
@@ -81,11 +81,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::Store;
+    use crate::byte_source::ByteSource;
 
     fn region(bytes: Vec<u8>) -> Region {
         let length = bytes.len() as u64;
-        let store = Store::of_chunks(vec![Some(bytes.into())], length, "-".into());
+        let store = ByteSource::of_chunks(vec![Some(bytes.into())], length, "-".into());
         Region::whole(Arc::new(store))
     }
 

@@ -18,9 +18,9 @@ pub use error::{Error, Flaw};
 use record::Record;
 
 use super::buffered_region::BufferedRegion;
+use super::byte_source::{Region, Span};
 use super::limit::{Budget, Counter};
 use super::member::{FileContent, Member, What};
-use super::store::{Region, Span};
 use super::stream::{self, Compression, Input, RegionReader};
 
 /// The name of the record that ends an archive.

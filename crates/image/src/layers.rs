@@ -12,10 +12,10 @@ use std::thread;
 use sha2::{Digest as _, Sha256};
 
 use super::blobs::{Flaw, check, unreadable};
+use super::byte_source::Region;
 use super::config::Config;
 use super::fs::{FileSystem, Rules};
 use super::limit::{Budget, Counter};
-use super::store::Region;
 use super::stream::{self, Compression, RegionReader};
 use super::{Error, start_of, tar};
 use rdvm_hostfs::Digest;

@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod body;
+pub mod byte_source;
 pub mod config;
 pub mod cpio;
 pub mod digest;
@@ -18,7 +19,6 @@ pub mod member;
 pub mod owner;
 pub mod recognise;
 pub mod reference;
-pub mod store;
 pub mod stream;
 pub mod tar;
 pub mod tree;
@@ -51,11 +51,11 @@ pub use error::Error;
 pub use source::Sources;
 
 use crate::reference::ImageRef;
+use byte_source::Region;
 use config::Config;
 use layers::LayerFacts;
 use rdvm_hostfs::Digest;
 use recognise::Form;
-use store::Region;
 use stream::Compression;
 use tree::Tree;
 

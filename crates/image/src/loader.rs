@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blobs::{Blobs, Flaw};
+use super::byte_source::{ByteSource, Region};
 use super::config::Config;
 use super::fs::{FileSystem, Rules};
 use super::host::HostRoot;
@@ -13,7 +14,6 @@ use super::layers::{self, Recipe};
 use super::limit::{Budget, Counter};
 use super::recognise::{self, Bundle, Form, Kind};
 use super::source::{Kept, Source, Sources};
-use super::store::{Region, Store};
 use super::stream::Compression;
 use super::tree::Tree;
 use super::{Error, Image, cpio, dir, docker, oci, start_of, tar};
@@ -102,7 +102,7 @@ struct Reading<'a> {
     members: Counter,
     system: FileSystem,
     /// Files on the host that contents are still to be read from.
-    stores: Vec<Arc<Store>>,
+    stores: Vec<Arc<ByteSource>>,
 }
 
 /// What was found at one path.

@@ -2,7 +2,7 @@
 //!
 //! Readers (`tar/`, `cpio.rs`) make members in the archive's order; `fs.rs` decides what they come to.
 
-use super::store::Span;
+use super::byte_source::Span;
 use super::tree::Xattrs;
 
 /// One record of an archive.

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::sync::Arc;
 
+use super::byte_source::{ByteSource, CHUNK, Span};
 use super::member::{FileContent, Member, What};
-use super::store::{CHUNK, Span, Store};
 use super::tree::{FileBody, Kind, Tree};
 
 /// One member: its kind, name and what follows, as in `d bin`, `f bin/sh text`, `s sh -> bin/sh`, `h sh = bin/sh`,
@@ -52,7 +52,7 @@ pub(crate) fn member(line: &str) -> Member {
 
 /// A regular file with these bytes.
 pub(crate) fn file(bytes: &[u8]) -> What {
-    let store = Store::of_chunks(
+    let store = ByteSource::of_chunks(
         bytes
             .chunks(CHUNK)
             .map(|chunk| Some(chunk.into()))

@@ -11,11 +11,11 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::byte_source::{ByteSource, Region};
 use super::host::HostRoot;
 use super::layers::Recipe;
 use super::limit::Budget;
 use super::recognise::{self, Kind};
-use super::store::{Region, Store};
 use super::stream::{self, Compression, Input};
 use super::tree::Tree;
 use super::{Error, cpio, start_of};
@@ -191,7 +191,7 @@ fn read(mut file: File, path: &Path, is_file: bool, budget: &Budget) -> Result<S
     read.map_err(&failed)?;
     let compression = stream::compression(&start);
     let whole = |store| Region::whole(Arc::new(store));
-    let of_file = |file| Store::of_file(file, path).map_err(|errno| failed(errno.into()));
+    let of_file = |file| ByteSource::of_file(file, path).map_err(|errno| failed(errno.into()));
     if at_start && compression == Compression::None {
         return Ok(Source::Archive(whole(of_file(file)?), compression, None));
     }

@@ -1,4 +1,4 @@
-//! A stream, compressed or not, → a [`Store`] in memory: unpacked once, straight into the store's chunks.
+//! A stream, compressed or not, → a [`ByteSource`] in memory: unpacked once, straight into the store's chunks.
 //!
 //! What goes in is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
 //! stream that ends early, has a wrong checksum or is followed by other bytes is an error. Only an initrd may go on behind
@@ -18,8 +18,8 @@ mod tests;
 use std::io::{self, Read};
 use std::thread;
 
+use super::byte_source::{ByteSource, Region};
 use super::limit::{self, Budget};
-use super::store::{Region, Store};
 use chunks::Chunks;
 pub use input::Input;
 
@@ -87,7 +87,7 @@ pub fn unpack(
     shown: &str,
     budget: &Budget,
     tap: &mut (dyn FnMut(&[u8]) + Send),
-) -> Result<Store, Error> {
+) -> Result<ByteSource, Error> {
     let mut input = Input::new(input);
     let store = unpack_part(&mut input, compression, shown, budget, tap)?;
     finish(&mut input, compression, shown)?;
@@ -122,7 +122,7 @@ pub fn unpack_part(
     shown: &str,
     budget: &Budget,
     tap: &mut (dyn FnMut(&[u8]) + Send),
-) -> Result<Store, Error> {
+) -> Result<ByteSource, Error> {
     if compression == Compression::Bzip2 {
         let shown = shown.to_owned();
         return Err(Error::Unsupported { shown });

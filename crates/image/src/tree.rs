@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::byte_source::{ByteSource, Span};
 use super::host::HostFile;
 use super::member::Extent;
 use super::rules::{check_entry, check_links, check_places};
-use super::store::{Span, Store};
 use rdvm_hostfs::escape::escaped;
 
 pub use super::rules::Error;
@@ -126,7 +126,7 @@ impl Content {
 
 /// Fills `buffer`, which is all zero, with a sparse file's bytes from `from` on.
 ///
-/// Errors: as [`super::store::Store::read_exact`].
+/// Errors: as [`super::byte_source::ByteSource::read_exact`].
 pub fn read_sparse(extents: &[Extent], from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
     let end = from + buffer.len() as u64;
     let first = extents.partition_point(|extent| extent.at + extent.length <= from);
@@ -152,7 +152,7 @@ pub struct Tree {
 
 /// What archives' contents are read from. Trees are equal whatever they came from.
 #[derive(Debug, Clone, Default)]
-struct Stores(Vec<Arc<Store>>);
+struct Stores(Vec<Arc<ByteSource>>);
 
 impl PartialEq for Stores {
     fn eq(&self, _: &Self) -> bool {
@@ -188,7 +188,7 @@ impl Tree {
     }
 
     /// The same tree with the stores that its contents are read from, for [`Self::check_unchanged`].
-    pub fn with_stores(mut self, stores: Vec<Arc<Store>>) -> Self {
+    pub fn with_stores(mut self, stores: Vec<Arc<ByteSource>>) -> Self {
         self.stores = Stores(stores);
         self
     }
@@ -198,7 +198,7 @@ impl Tree {
     ///
     /// Errors: the name of an archive that is not, for messages.
     pub fn check_unchanged(&self) -> Result<(), String> {
-        let changed = |store: &&Arc<Store>| store.check_unchanged().is_err();
+        let changed = |store: &&Arc<ByteSource>| store.check_unchanged().is_err();
         match self.stores.0.iter().find(changed) {
             Some(store) => Err(store.shown().to_owned()),
             None => Ok(()),

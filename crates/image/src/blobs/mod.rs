@@ -22,11 +22,11 @@ use sha2::{Digest as _, Sha256};
 
 pub use error::Flaw;
 
+use super::byte_source::{ByteSource, Region};
 use super::fs::FileSystem;
 use super::host::{HostDir, HostRoot, open_file};
 use super::limit::Budget;
 use super::member::Extent;
-use super::store::{Region, Store};
 use super::stream::{self, Compression};
 use super::tree::{Content, FileBody, read_sparse};
 use rdvm_hostfs::Digest;
@@ -145,7 +145,8 @@ impl Blobs<'_> {
                 let Some(file) = found.map_err(unreadable(name))? else {
                     return Ok(None);
                 };
-                let store = Store::of_file(file, &path.join(name)).map_err(unreadable(name))?;
+                let store =
+                    ByteSource::of_file(file, &path.join(name)).map_err(unreadable(name))?;
                 Ok(Some(Region::whole(Arc::new(store))))
             }
         }
@@ -289,7 +290,7 @@ fn region_of(body: &FileBody, name: &str, budget: &Budget) -> Result<Region, Fla
         }
         Content::Bytes(_) | Content::Host(_) => {
             // Archives' members are never anything else, but for those that are empty.
-            let store = Store::of_chunks(Vec::new(), 0, name.to_owned());
+            let store = ByteSource::of_chunks(Vec::new(), 0, name.to_owned());
             Ok(Region::whole(Arc::new(store)))
         }
     }

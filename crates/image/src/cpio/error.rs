@@ -2,8 +2,8 @@
 
 use rustix::io::Errno;
 
+use crate::byte_source::Region;
 use crate::limit::{self, shortened};
-use crate::store::Region;
 use crate::stream;
 
 /// What kept an archive from being read. A flaw's text ends with the way out.

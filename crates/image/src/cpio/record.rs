@@ -2,7 +2,7 @@
 
 use super::error::{Error, Flaw, unreadable};
 use crate::buffered_region::BufferedRegion;
-use crate::store::Region;
+use crate::byte_source::Region;
 use rdvm_hostfs::hex::numbers;
 
 /// Length of a header in bytes.

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::byte_source::{ByteSource, CHUNK};
 use crate::limit;
 use crate::reference::Limits;
-use crate::store::{CHUNK, Store};
 use rdvm_hostfs::units::ByteSize;
 
 fn region(bytes: &[u8]) -> Region {
@@ -17,7 +17,7 @@ fn region(bytes: &[u8]) -> Region {
         .chunks(CHUNK)
         .map(|chunk| Some(chunk.into()))
         .collect();
-    let store = Store::of_chunks(chunks, bytes.len() as u64, "a.cpio".into());
+    let store = ByteSource::of_chunks(chunks, bytes.len() as u64, "a.cpio".into());
     Region::whole(Arc::new(store))
 }
 

@@ -1,4 +1,4 @@
-//! Where unpacked bytes go: chunks of a [`Store`], each paid for and seen when it is full.
+//! Where unpacked bytes go: chunks of a [`ByteSource`], each paid for and seen when it is full.
 //!
 //! A second thread does what is not unpacking, as soon as there is more than one chunk: it gets the memory (the host
 //! has to clear every page of it, which takes a quarter of the time of unpacking gzip), shows what is full to the tap (a
@@ -11,8 +11,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use super::Error;
+use crate::byte_source::{ByteSource, CHUNK};
 use crate::limit::Budget;
-use crate::store::{CHUNK, Store};
 
 /// How many empty chunks the second thread has ready.
 const AHEAD: usize = 2;
@@ -58,8 +58,8 @@ impl Keeper<'_> {
         Ok(self)
     }
 
-    fn finish(self) -> Store {
-        Store::of_chunks(self.kept, self.length, self.shown.to_owned())
+    fn finish(self) -> ByteSource {
+        ByteSource::of_chunks(self.kept, self.length, self.shown.to_owned())
     }
 }
 
@@ -183,7 +183,7 @@ impl<'scope, 'env, 'a: 'scope> Chunks<'scope, 'env, 'a> {
     /// Puts the last chunk away and gives the store.
     ///
     /// Errors: the budget is spent, or the host has no memory, now or when a decoder asked for room.
-    pub(super) fn finish(mut self) -> Result<Store, Error> {
+    pub(super) fn finish(mut self) -> Result<ByteSource, Error> {
         if let Some(error) = self.failure.take() {
             return Err(error);
         }

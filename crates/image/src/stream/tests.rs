@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::*;
+use crate::byte_source::CHUNK;
 use crate::reference::Limits;
-use crate::store::CHUNK;
 use rdvm_hostfs::units::ByteSize;
 
 fn budget(bytes: u64) -> Budget {

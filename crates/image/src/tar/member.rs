@@ -8,8 +8,8 @@ use super::header::{BLOCK, Dialect, Header};
 use super::pax::Records;
 use super::sparse::{self, Map, Stop};
 use super::{Pending, Reader, no_data, read_error};
+use crate::byte_source::Span;
 use crate::member::{FileContent, Member, What};
-use crate::store::Span;
 use rdvm_hostfs::escape::escaped;
 
 /// One member's header as far as it is read.

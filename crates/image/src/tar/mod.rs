@@ -22,9 +22,9 @@ use header::{BLOCK, Header, text};
 use pax::Records;
 
 use super::buffered_region::BufferedRegion;
+use super::byte_source::Region;
 use super::limit::{Counter, shortened};
 use super::member::Member;
-use super::store::Region;
 use super::tree::Warning;
 
 /// The longest PAX header or long name in bytes.

@@ -8,8 +8,8 @@ use super::error::Flaw;
 use super::header::{BLOCK, unsigned};
 use super::pax::decimal;
 use crate::buffered_region::BufferedRegion;
+use crate::byte_source::{Region, Span};
 use crate::member::Extent;
-use crate::store::{Region, Span};
 
 /// Parts with data: offset and length, sorted, without overlaps and empty ones, neighbours made one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

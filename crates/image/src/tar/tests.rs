@@ -12,10 +12,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use super::*;
+use crate::byte_source::{ByteSource, CHUNK, Span};
 use crate::limit;
 use crate::member::{FileContent, What};
 use crate::reference::Limits;
-use crate::store::{CHUNK, Span, Store};
 use crate::tree::read_sparse;
 
 fn region(bytes: &[u8]) -> Region {
@@ -23,7 +23,7 @@ fn region(bytes: &[u8]) -> Region {
         .chunks(CHUNK)
         .map(|chunk| Some(chunk.into()))
         .collect();
-    let store = Store::of_chunks(chunks, bytes.len() as u64, "a.tar".into());
+    let store = ByteSource::of_chunks(chunks, bytes.len() as u64, "a.tar".into());
     Region::whole(Arc::new(store))
 }
 
@@ -809,7 +809,7 @@ fn files_of_more_than_four_gibibytes_and_regions_inside_others_are_found() {
     last.extend(END);
     last.resize(CHUNK, 7);
     chunks.push(Some(last.into_boxed_slice()));
-    let store = Store::of_chunks(chunks, size + 2 * CHUNK as u64, "x".into());
+    let store = ByteSource::of_chunks(chunks, size + 2 * CHUNK as u64, "x".into());
     let region = Region {
         store: Arc::new(store),
         offset: CHUNK as u64 - 512,

@@ -20,7 +20,7 @@ pub const CHUNK: usize = 1 << 20;
 
 /// Where bytes are.
 #[derive(Debug)]
-pub struct Store {
+pub struct ByteSource {
     /// What it is called in messages, escaped.
     shown: String,
     length: u64,
@@ -33,7 +33,7 @@ enum Bytes {
     Chunks(Vec<Option<Box<[u8]>>>),
 }
 
-impl Store {
+impl ByteSource {
     /// The bytes of an open regular file; `path` is for messages.
     ///
     /// Errors: the file cannot be looked at.
@@ -118,7 +118,7 @@ impl Store {
 #[derive(Debug, Clone)]
 pub struct Span {
     /// The store.
-    pub store: Arc<Store>,
+    pub store: Arc<ByteSource>,
     /// Offset in bytes.
     pub offset: u64,
 }
@@ -135,7 +135,7 @@ impl Eq for Span {}
 #[derive(Debug, Clone)]
 pub struct Region {
     /// The store.
-    pub store: Arc<Store>,
+    pub store: Arc<ByteSource>,
     /// Where it begins.
     pub offset: u64,
     /// How many bytes it has.
@@ -144,7 +144,7 @@ pub struct Region {
 
 impl Region {
     /// All of a store.
-    pub fn whole(store: Arc<Store>) -> Self {
+    pub fn whole(store: Arc<ByteSource>) -> Self {
         let length = store.length();
         Self {
             store,
@@ -155,7 +155,7 @@ impl Region {
 
     /// Fills `buffer` with the bytes from `from` on, counted from the region's start.
     ///
-    /// Errors: `ESTALE` beyond its end, others as [`Store::read_exact`].
+    /// Errors: `ESTALE` beyond its end, others as [`ByteSource::read_exact`].
     pub fn read_exact(&self, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         let end = from.checked_add(buffer.len() as u64);
         match end {
@@ -174,7 +174,7 @@ mod tests {
         let first = vec![1; CHUNK].into_boxed_slice();
         let last = vec![3; 10].into_boxed_slice();
         let length = 2 * CHUNK as u64 + 10;
-        let store = Store::of_chunks(vec![Some(first), None, Some(last)], length, "-".into());
+        let store = ByteSource::of_chunks(vec![Some(first), None, Some(last)], length, "-".into());
         let mut all = vec![9; length as usize];
         store.read_exact(0, &mut all).unwrap();
         assert!(all[..CHUNK].iter().all(|&byte| byte == 1));
@@ -192,7 +192,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, b"0123456789").unwrap();
-        let store = Store::of_file(File::open(&path).unwrap(), &path).unwrap();
+        let store = ByteSource::of_file(File::open(&path).unwrap(), &path).unwrap();
         let mut piece = [0; 3];
         store.read_exact(7, &mut piece).unwrap();
         assert_eq!(&piece, b"789");
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_region_ends_where_it_ends() {
-        let store = Store::of_chunks(vec![Some((0..100).collect())], 100, "-".into());
+        let store = ByteSource::of_chunks(vec![Some((0..100).collect())], 100, "-".into());
         let region = Region {
             store: Arc::new(store),
             offset: 10,
