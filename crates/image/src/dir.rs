@@ -13,7 +13,7 @@ use rustix::fs::{FileType, RawDir, fstat};
 use rustix::io::Errno;
 
 use super::Error;
-use super::entry::{Maker, UNNUMBERED, failed, kind_of, look};
+use super::entry::{EntryBuilder, UNNUMBERED, failed, kind_of, look};
 use super::fakeroot::SaveFile;
 use super::files::PathFilter;
 use super::host::{HostDir, HostRoot};
@@ -32,7 +32,7 @@ pub(super) fn read(root: Arc<HostRoot>, image: &ImageRef) -> Result<Tree, Error>
     let owner = image.owner.resolved();
     let without_owners =
         image.owner == Ownership::Auto && owner == Ownership::Root && save.is_none();
-    let (entries, mounts) = walk(root, Maker::new(&owner, save), None)?;
+    let (entries, mounts) = walk(root, EntryBuilder::new(&owner, save), None)?;
     let mounts = mounts.into_iter().map(|path| Warning::MountPoint { path });
     let owners = without_owners.then(|| Warning::Owners {
         shown: shown(&image.path),
@@ -45,7 +45,7 @@ pub(super) fn read(root: Arc<HostRoot>, image: &ImageRef) -> Result<Tree, Error>
 /// that other file systems are mounted on, which are read as empty ones.
 pub(super) fn walk(
     root: Arc<HostRoot>,
-    maker: Maker<'_>,
+    builder: EntryBuilder<'_>,
     filter: Option<PathFilter<'_>>,
 ) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
     let path = root.path().to_owned();
@@ -66,7 +66,7 @@ pub(super) fn walk(
         ..List::default()
     };
     let walk = Walk {
-        maker,
+        builder,
         filter,
         dev: stat.st_dev,
         list: Mutex::new(list),
@@ -94,7 +94,7 @@ pub(super) fn walk(
 
 /// One walk: what is the same for all directories, and the list of those not yet read.
 struct Walk<'a> {
-    maker: Maker<'a>,
+    builder: EntryBuilder<'a>,
     /// What is not even looked at.
     filter: Option<PathFilter<'a>>,
     dev: u64,
@@ -182,7 +182,7 @@ impl Walk<'_> {
     fn read_dir(&self, job: &Job, names: &mut Names, found: &mut Found) -> Result<(), Error> {
         let dir = &job.dir;
         let fd = dir.open().map_err(|errno| failed(dir, b"", errno))?;
-        let (own, now) = self.maker.directory(dir, &fd)?;
+        let (own, now) = self.builder.directory(dir, &fd)?;
         if (now.dev, now.ino) != job.id {
             return Err(Error::Changed {
                 shown: dir.shown(b""),
@@ -221,7 +221,7 @@ impl Walk<'_> {
                 continue;
             }
             let mounted = facts.is_directory();
-            let entry = self.maker.named(dir, &fd, name, seen)?;
+            let entry = self.builder.named(dir, &fd, name, seen)?;
             if mounted {
                 found.mounts.push(entry.path.clone());
             }

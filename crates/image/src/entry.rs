@@ -89,7 +89,7 @@ impl From<&Stat> for Facts {
 }
 
 /// Makes entries: what is the same for all of an image.
-pub(super) struct Maker<'a> {
+pub(super) struct EntryBuilder<'a> {
     owner: &'a Ownership,
     save: Option<SaveFile>,
     kept: AtomicU64,
@@ -97,7 +97,7 @@ pub(super) struct Maker<'a> {
     attributes: Option<xattr::Reader>,
 }
 
-impl<'a> Maker<'a> {
+impl<'a> EntryBuilder<'a> {
     pub(super) fn new(owner: &'a Ownership, save: Option<SaveFile>) -> Self {
         Self {
             owner,

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::Error;
 use super::dir;
-use super::entry::{Maker, failed, look};
+use super::entry::{EntryBuilder, failed, look};
 use super::host::{HostDir, HostRoot};
 use super::tree::{Entry, ImagePath};
 
@@ -26,7 +26,7 @@ pub fn below(path: &Path, filter: PathFilter<'_>) -> Result<(Vec<Entry>, Vec<Ima
         path: path.to_owned(),
         source: errno.into(),
     })?;
-    dir::walk(Arc::new(root), Maker::plain(), Some(filter))
+    dir::walk(Arc::new(root), EntryBuilder::plain(), Some(filter))
 }
 
 /// The regular file at `path`, as an entry without a path. Links are followed; by the time it is read none may be left.
@@ -47,7 +47,7 @@ pub fn one(path: &Path) -> Result<Entry, Error> {
     let failed = |errno| failed(&dir, name, errno);
     let fd = dir.open().map_err(failed)?;
     let seen = look(&fd, name, FileType::RegularFile).map_err(failed)?;
-    let mut entry = [Maker::plain().named(&dir, &fd, name, seen)?];
+    let mut entry = [EntryBuilder::plain().named(&dir, &fd, name, seen)?];
     dir::number_links(&mut entry);
     let [entry] = entry;
     Ok(Entry {
