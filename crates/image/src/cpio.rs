@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use error::unreadable;
-pub use error::{Error, Flaw};
+pub use error::{Error, ParseError};
 use record::Record;
 
 use super::buffered_region::BufferedRegion;
@@ -70,7 +70,7 @@ pub fn read<E: From<Error>>(
         };
         count += 1;
         if count > LIMIT {
-            return Err(Flaw::TooMany(LIMIT).at(region, start + other).into());
+            return Err(ParseError::TooMany(LIMIT).at(region, start + other).into());
         }
         let mut input = Input::new(RegionReader::new(part));
         let shown = format!("{} from offset {} on", region.store.shown(), start + other);
@@ -78,7 +78,7 @@ pub fn read<E: From<Error>>(
         let magic = magic.map_err(|source| Error::from(stream::Error::read(&shown, source)))?;
         let compression = stream::compression(magic);
         if compression == Compression::None {
-            return Err(Flaw::Trailing.at(region, start + other).into());
+            return Err(ParseError::Trailing.at(region, start + other).into());
         }
         let unpacked = stream::unpack_part(&mut input, compression, &shown, budget, &mut |_| {});
         let unpacked = Region::whole(Arc::new(unpacked.map_err(Error::from)?));
@@ -97,7 +97,7 @@ fn whole<E: From<Error>>(
 ) -> Result<(), E> {
     match Reader::new(unpacked, entries, links).archives(0, each)? {
         None => Ok(()),
-        Some(at) => Err(Flaw::Trailing.at(unpacked, at).into()),
+        Some(at) => Err(ParseError::Trailing.at(unpacked, at).into()),
     }
 }
 
@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
             let more = more.map_err(|errno| unreadable(self.region, at, errno))?;
             let Some(from) = more else {
                 return match self.archives {
-                    0 => Err(Flaw::Nothing.at(self.region, 0).into()),
+                    0 => Err(ParseError::Nothing.at(self.region, 0).into()),
                     _ => Ok(None),
                 };
             };
@@ -159,12 +159,14 @@ impl<'a> Reader<'a> {
             // The first digit of a header.
             if first != Some(b"0") {
                 return match self.archives {
-                    0 => Err(Flaw::Magic.at(self.region, from).into()),
+                    0 => Err(ParseError::Magic.at(self.region, from).into()),
                     _ => Ok(Some(from)),
                 };
             }
             if from % 4 != 0 {
-                return Err(Flaw::Unaligned.at(self.region, self.start + from).into());
+                return Err(ParseError::Unaligned
+                    .at(self.region, self.start + from)
+                    .into());
             }
             at = self.archive(from, each)?;
             self.archives += 1;
@@ -201,7 +203,7 @@ impl<'a> Reader<'a> {
             0o060_000 => self.empty(&record, "device", What::BlockDevice { major, minor })?,
             0o010_000 => self.empty(&record, "named pipe", What::Fifo)?,
             0o140_000 => self.empty(&record, "socket", What::Socket)?,
-            other => return Err(Flaw::Type(other).of(self.region, &record.name, record.at)),
+            other => return Err(ParseError::Type(other).of(self.region, &record.name, record.at)),
         };
         Ok(Member {
             name: record.name,
@@ -262,7 +264,7 @@ impl<'a> Reader<'a> {
             if record.size > 0 {
                 match linked.data.replace((record.size, record.data)) {
                     Some((other, _)) if other != record.size => {
-                        let flaw = Flaw::LinksDiffer(other);
+                        let flaw = ParseError::LinksDiffer(other);
                         return Err(flaw.of(self.region, &record.name, record.at));
                     }
                     _ => {}
@@ -279,7 +281,7 @@ impl<'a> Reader<'a> {
     fn no_data(&self, record: &Record, what: &'static str) -> Result<(), Error> {
         match record.size {
             0 => Ok(()),
-            bytes => Err(Flaw::Data { what, bytes }.of(self.region, &record.name, record.at)),
+            bytes => Err(ParseError::Data { what, bytes }.of(self.region, &record.name, record.at)),
         }
     }
 }

@@ -7,7 +7,7 @@
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::{Blobs, Flaw, check, parse};
+use super::blobs::{Blobs, ParseError, check, parse};
 use super::layers::{self, Layer, Recipe};
 use super::oci::{PLATFORM, is_digest, means};
 use super::{config, docker_v1};
@@ -49,7 +49,7 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
 /// The image that `wish` names, or the only one.
 ///
 /// Errors: none or several, one for another platform, or anything that does not match its digest.
-pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
+pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseError> {
     if blobs.region(MANIFEST)?.is_none() && docker_v1::is_meant(blobs) {
         return docker_v1::open(blobs, wish);
     }
@@ -65,16 +65,16 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
     chosen.dedup_by(|a, b| a.config == b.config && a.layers == b.layers);
     match (&chosen[..], wish) {
         ([listed], _) => recipe(blobs, listed),
-        ([], Some(wish)) => Err(Flaw::NoSuchImage {
+        ([], Some(wish)) => Err(ParseError::NoSuchImage {
             wish: wish.to_owned(),
             names,
         }),
-        ([], None) => Err(Flaw::NoImage),
-        _ => Err(Flaw::Several { names }),
+        ([], None) => Err(ParseError::NoImage),
+        _ => Err(ParseError::Several { names }),
     }
 }
 
-fn recipe(blobs: &Blobs, listed: &Listed) -> Result<Recipe, Flaw> {
+fn recipe(blobs: &Blobs, listed: &Listed) -> Result<Recipe, ParseError> {
     let bytes = blobs.document(&listed.config)?;
     let id = Digest(Sha256::digest(&bytes).into());
     if let Some(expected) = digest_in(&listed.config) {
@@ -82,7 +82,7 @@ fn recipe(blobs: &Blobs, listed: &Listed) -> Result<Recipe, Flaw> {
     }
     let said = config::parse(&bytes)?;
     if let Some(platform) = said.platform.filter(|platform| platform != PLATFORM) {
-        return Err(Flaw::NoPlatform {
+        return Err(ParseError::NoPlatform {
             found: vec![platform],
         });
     }
@@ -92,7 +92,7 @@ fn recipe(blobs: &Blobs, listed: &Listed) -> Result<Recipe, Flaw> {
     for (name, diff_id) in names.iter().zip(said.diff_ids) {
         let region = blobs
             .region(name)?
-            .ok_or_else(|| Flaw::Missing { name: name.clone() })?;
+            .ok_or_else(|| ParseError::Missing { name: name.clone() })?;
         layers.push(Layer {
             name: name.clone(),
             region,

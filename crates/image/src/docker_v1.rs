@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::{Blobs, Flaw, parse};
+use super::blobs::{Blobs, ParseError, parse};
 use super::config;
 use super::layers::{LIMIT, Layer, Recipe};
 use super::oci::{PLATFORM, is_digest, means};
@@ -58,7 +58,7 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
 /// The image that `wish` names, or the only one.
 ///
 /// Errors: none or several, one for another platform, or layers that are missing or go round in a circle.
-pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
+pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseError> {
     let tops = match repositories(blobs)? {
         Some(repositories) => tops_of(&repositories),
         None => tops_without_names(blobs)?,
@@ -76,17 +76,17 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
     let names = || tops.values().flatten().cloned().collect();
     match (&chosen[..], wish) {
         ([top], _) => recipe(blobs, top),
-        ([], Some(wish)) => Err(Flaw::NoSuchImage {
+        ([], Some(wish)) => Err(ParseError::NoSuchImage {
             wish: wish.to_owned(),
             names: names(),
         }),
-        ([], None) => Err(Flaw::NoImage),
-        _ => Err(Flaw::Several { names: names() }),
+        ([], None) => Err(ParseError::NoImage),
+        _ => Err(ParseError::Several { names: names() }),
     }
 }
 
 /// The contents of `repositories`; `None` where it is not there.
-fn repositories(blobs: &Blobs) -> Result<Option<Repositories>, Flaw> {
+fn repositories(blobs: &Blobs) -> Result<Option<Repositories>, ParseError> {
     match blobs.region(REPOSITORIES)? {
         Some(_) => parse(REPOSITORIES, &blobs.document(REPOSITORIES)?).map(Some),
         None => Ok(None),
@@ -106,10 +106,10 @@ fn tops_of(repositories: &Repositories) -> BTreeMap<String, Vec<String>> {
 }
 
 /// The layers that are nobody's parent, which have no names but their IDs.
-fn tops_without_names(blobs: &Blobs) -> Result<BTreeMap<String, Vec<String>>, Flaw> {
+fn tops_without_names(blobs: &Blobs) -> Result<BTreeMap<String, Vec<String>>, ParseError> {
     let ids = blobs.top();
     if ids.len() > LIMIT {
-        return Err(Flaw::TooManyLayers {
+        return Err(ParseError::TooManyLayers {
             layers: ids.len(),
             limit: LIMIT,
         });
@@ -131,9 +131,9 @@ fn has(blobs: &Blobs, id: &str, name: &str) -> bool {
 }
 
 /// A layer's `json`, and the ID of its parent.
-fn json(blobs: &Blobs, id: &str) -> Result<(Vec<u8>, Option<String>), Flaw> {
+fn json(blobs: &Blobs, id: &str) -> Result<(Vec<u8>, Option<String>), ParseError> {
     if !is_id(id.as_bytes()) {
-        return Err(Flaw::BadLayerId { id: id.to_owned() });
+        return Err(ParseError::BadLayerId { id: id.to_owned() });
     }
     let name = format!("{id}/json");
     let bytes = blobs.document(&name)?;
@@ -142,12 +142,12 @@ fn json(blobs: &Blobs, id: &str) -> Result<(Vec<u8>, Option<String>), Flaw> {
 }
 
 /// The chain of layers below `top`, with its configuration.
-fn recipe(blobs: &Blobs, top: &str) -> Result<Recipe, Flaw> {
+fn recipe(blobs: &Blobs, top: &str) -> Result<Recipe, ParseError> {
     let (bytes, mut below) = json(blobs, top)?;
     let id = Digest(Sha256::digest(&bytes).into());
     let said = config::parse(&bytes)?;
     if let Some(platform) = said.platform.filter(|platform| platform != PLATFORM) {
-        return Err(Flaw::NoPlatform {
+        return Err(ParseError::NoPlatform {
             found: vec![platform],
         });
     }
@@ -155,10 +155,10 @@ fn recipe(blobs: &Blobs, top: &str) -> Result<Recipe, Flaw> {
     let mut layers = vec![layer(blobs, top)?];
     while let Some(parent) = below {
         if !seen.insert(parent.clone()) {
-            return Err(Flaw::LayerLoop { id: parent });
+            return Err(ParseError::LayerLoop { id: parent });
         }
         if layers.len() == LIMIT {
-            return Err(Flaw::TooManyLayers {
+            return Err(ParseError::TooManyLayers {
                 layers: LIMIT + 1,
                 limit: LIMIT,
             });
@@ -175,11 +175,11 @@ fn recipe(blobs: &Blobs, top: &str) -> Result<Recipe, Flaw> {
     })
 }
 
-fn layer(blobs: &Blobs, id: &str) -> Result<Layer, Flaw> {
+fn layer(blobs: &Blobs, id: &str) -> Result<Layer, ParseError> {
     let name = format!("{id}/layer.tar");
     let region = blobs.region(&name)?;
     Ok(Layer {
-        region: region.ok_or_else(|| Flaw::Missing { name: name.clone() })?,
+        region: region.ok_or_else(|| ParseError::Missing { name: name.clone() })?,
         name,
         digest: None,
         diff_id: None,

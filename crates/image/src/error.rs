@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::blobs::Flaw;
+use super::blobs::ParseError;
 use super::{cpio, fs, limit, stream, tar, tree};
 use rdvm_hostfs::escape::shown;
 
@@ -84,7 +84,7 @@ pub enum Error {
         /// The archive, escaped.
         shown: String,
         /// What is wrong.
-        flaw: Box<Flaw>,
+        flaw: Box<ParseError>,
     },
     /// A layer cannot be applied.
     #[error("layer {number} of {count}: {source}")]

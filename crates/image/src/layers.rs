@@ -11,7 +11,7 @@ use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::{Flaw, check, unreadable};
+use super::blobs::{ParseError, check, unreadable};
 use super::byte_source::Region;
 use super::config::Config;
 use super::fs::{FileSystem, Rules};
@@ -70,16 +70,16 @@ pub struct LayerFacts {
 /// Whether a manifest's layers and a configuration's digests can belong together.
 ///
 /// Errors: not as many, or too many.
-pub(super) fn check_count(layers: usize, diff_ids: usize) -> Result<(), Flaw> {
+pub(super) fn check_count(layers: usize, diff_ids: usize) -> Result<(), ParseError> {
     if layers > LIMIT {
-        return Err(Flaw::TooManyLayers {
+        return Err(ParseError::TooManyLayers {
             layers,
             limit: LIMIT,
         });
     }
     match layers == diff_ids {
         true => Ok(()),
-        false => Err(Flaw::LayerCount { layers, diff_ids }),
+        false => Err(ParseError::LayerCount { layers, diff_ids }),
     }
 }
 
@@ -243,18 +243,18 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<(Region, Digest),
         .map_err(unreadable(name))
         .map_err(flawed)?;
     if stream::compression(&start) != Compression::None {
-        return Err(flawed(Flaw::Nested { name: name.clone() }));
+        return Err(flawed(ParseError::Nested { name: name.clone() }));
     }
     let found = Digest(sum.finalize().into());
     check_diff_id(name, *diff_id, found).map_err(flawed)?;
     Ok((region, found))
 }
 
-fn check_diff_id(name: &str, expected: Option<Digest>, found: Digest) -> Result<(), Flaw> {
+fn check_diff_id(name: &str, expected: Option<Digest>, found: Digest) -> Result<(), ParseError> {
     match expected {
         None => Ok(()),
         Some(expected) if expected == found => Ok(()),
-        Some(expected) => Err(Flaw::DiffId {
+        Some(expected) => Err(ParseError::DiffId {
             name: name.to_owned(),
             expected,
             found,

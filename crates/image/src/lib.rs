@@ -46,7 +46,7 @@ mod tests;
 
 use rustix::io::Errno;
 
-pub use blobs::Flaw;
+pub use blobs::ParseError;
 pub use error::Error;
 pub use source::Sources;
 

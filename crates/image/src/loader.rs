@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::blobs::{Blobs, Flaw};
+use super::blobs::{Blobs, ParseError};
 use super::byte_source::{ByteSource, Region};
 use super::config::Config;
 use super::fs::{FileSystem, Rules};
@@ -378,7 +378,7 @@ fn in_archive(region: &Region) -> impl Fn(super::fs::Error) -> Error {
     }
 }
 
-fn flawed(image: &ImageRef) -> impl FnOnce(Flaw) -> Error {
+fn flawed(image: &ImageRef) -> impl FnOnce(ParseError) -> Error {
     let shown = shown(&image.path);
     move |flaw| Error::Bundle {
         shown,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::blobs::{Blobs, Descriptor, Flaw, parse, place};
+use super::blobs::{Blobs, Descriptor, ParseError, parse, place};
 use super::config;
 use super::layers::{self, Layer, Recipe};
 use rdvm_hostfs::Digest;
@@ -70,10 +70,10 @@ impl Found {
 /// The image that `wish` names, or the only one; of several in one index that are for this platform, the first.
 ///
 /// Errors: none or several, nothing for this platform, or anything that does not match its digest.
-pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
+pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseError> {
     let layout: Layout = parse("oci-layout", &blobs.document("oci-layout")?)?;
     if !layout.image_layout_version.starts_with("1.") {
-        return Err(Flaw::Version {
+        return Err(ParseError::Version {
             version: layout.image_layout_version,
         });
     }
@@ -81,7 +81,7 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
     let mut images = index.manifests.unwrap_or_default();
     images.retain(|descriptor| !is_attestation(descriptor));
     if images.is_empty() {
-        return Err(Flaw::NoImage);
+        return Err(ParseError::NoImage);
     }
     let all_names: Vec<String> = images.iter().flat_map(names).collect();
     let named = |wish: &str| {
@@ -120,7 +120,7 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
                 .any(|digest| is_digest(&digest.to_string(), wish))
         });
         if found.is_empty() {
-            return Err(Flaw::NoSuchImage {
+            return Err(ParseError::NoSuchImage {
                 wish: wish.to_owned(),
                 names: all_names,
             });
@@ -130,11 +130,11 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, Flaw> {
         Ok([found]) => recipe(blobs, found),
         Err(found) if found.is_empty() => Err(match passed_over {
             Some(flaw) if others.is_empty() => flaw,
-            _ => Flaw::NoPlatform {
+            _ => ParseError::NoPlatform {
                 found: others.into_iter().collect(),
             },
         }),
-        Err(_) => Err(Flaw::Several { names: all_names }),
+        Err(_) => Err(ParseError::Several { names: all_names }),
     }
 }
 
@@ -148,13 +148,13 @@ struct Search<'a> {
     /// Platforms that there are, and nobody wants.
     others: BTreeSet<String>,
     /// The first that is no image: indexes hold signatures, charts and lists of contents as well.
-    passed_over: Option<Flaw>,
+    passed_over: Option<ParseError>,
 }
 
 impl Search<'_> {
     /// Looks at what a descriptor means and what is below it, and returns whether an image for this platform is there.
     /// Deeper than [`DEPTH`] is an error, so calls are not either.
-    fn look(&mut self, descriptor: &Descriptor, depth: usize) -> Result<bool, Flaw> {
+    fn look(&mut self, descriptor: &Descriptor, depth: usize) -> Result<bool, ParseError> {
         if let Some(other) = other_platform(descriptor) {
             self.others.insert(other);
             return Ok(false);
@@ -164,7 +164,7 @@ impl Search<'_> {
         }
         self.documents += 1;
         if self.documents > DOCUMENTS {
-            return Err(Flaw::TooMany { limit: DOCUMENTS });
+            return Err(ParseError::TooMany { limit: DOCUMENTS });
         }
         let (digest, bytes) = self.blobs.checked(descriptor)?;
         let name = place(&digest);
@@ -176,7 +176,7 @@ impl Search<'_> {
                 layers: None,
             } => {
                 if depth == DEPTH {
-                    return Err(Flaw::TooDeep { limit: DEPTH });
+                    return Err(ParseError::TooDeep { limit: DEPTH });
                 }
                 let images = manifests.iter().filter(|image| !is_attestation(image));
                 let mut is_there = false;
@@ -195,13 +195,13 @@ impl Search<'_> {
             } => self.manifest(digest, config, layers.unwrap_or_default()),
             Document {
                 manifests: Some(_), ..
-            } => Err(Flaw::Ambiguous { name }),
+            } => Err(ParseError::Ambiguous { name }),
             _ => Ok(self.pass_over(name, kind(descriptor))),
         }
     }
 
     fn pass_over(&mut self, name: String, kind: String) -> bool {
-        let flaw = Flaw::NotAnImage { name, kind };
+        let flaw = ParseError::NotAnImage { name, kind };
         self.passed_over.get_or_insert(flaw);
         false
     }
@@ -211,7 +211,7 @@ impl Search<'_> {
         digest: Digest,
         config: Descriptor,
         layers: Vec<Descriptor>,
-    ) -> Result<bool, Flaw> {
+    ) -> Result<bool, ParseError> {
         if !is_known(config.media_type.as_deref(), &CONFIG_TYPES) {
             return Ok(self.pass_over(place(&digest), kind(&config)));
         }
@@ -240,7 +240,7 @@ impl Search<'_> {
 }
 
 /// Where the layers are, each with the digests it has to have.
-fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, Flaw> {
+fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, ParseError> {
     layers::check_count(found.layers.len(), found.said.diff_ids.len())?;
     let mut layers = Vec::with_capacity(found.layers.len());
     for (descriptor, diff_id) in found.layers.iter().zip(found.said.diff_ids) {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::field::{Flaw, ensure, ensure_hex, number};
+use super::field::{ParseError, ensure, ensure_hex, number};
 
 /// The first bytes of the file that are looked at: the largest set-up part there can be (255 sectors and the first).
 pub const HEAD_BYTES: u64 = 256 * SECTOR;
@@ -62,7 +62,7 @@ pub fn recognise(head: &[u8]) -> bool {
 ///
 /// # Errors
 /// The first flaw, with the name of its field and both values.
-pub(super) fn parse(head: &[u8], file_bytes: u64) -> Result<BzImageFacts, Flaw> {
+pub(super) fn parse(head: &[u8], file_bytes: u64) -> Result<BzImageFacts, ParseError> {
     let field = |at, width, name| number(head, at, width, name);
     let magic = field(MAGIC_AT, 4, "header")?;
     ensure_hex(magic == 0x5372_6448, "header", magic, "0x53726448 (HdrS)")?;
@@ -115,7 +115,7 @@ pub(super) fn parse(head: &[u8], file_bytes: u64) -> Result<BzImageFacts, Flaw> 
 }
 
 /// `pref_address`, `init_size` and `initrd_addr_max`, which must leave room for each other.
-fn placement(head: &[u8]) -> Result<(u64, u64, u64), Flaw> {
+fn placement(head: &[u8]) -> Result<(u64, u64, u64), ParseError> {
     let field = |at, width, name| number(head, at, width, name);
     let alignment = field(0x230, 4, "kernel_alignment")?;
     let power = "a power of two of at least 0x1000";
@@ -152,7 +152,7 @@ fn placement(head: &[u8]) -> Result<(u64, u64, u64), Flaw> {
 }
 
 /// The size of the real-mode part, behind which the kernel proper begins.
-fn setup_bytes(head: &[u8]) -> Result<u64, Flaw> {
+fn setup_bytes(head: &[u8]) -> Result<u64, ParseError> {
     let sectors = match number(head, 0x1f1, 1, "setup_sects")? {
         0 => 4, // the protocol's oldest rule
         sectors => sectors,
@@ -161,7 +161,7 @@ fn setup_bytes(head: &[u8]) -> Result<u64, Flaw> {
 }
 
 /// Where the compressed kernel lies in the file.
-fn payload(head: &[u8], setup: u64, file_bytes: u64) -> Result<Range<u64>, Flaw> {
+fn payload(head: &[u8], setup: u64, file_bytes: u64) -> Result<Range<u64>, ParseError> {
     let syssize = number(head, 0x1f4, 4, "syssize")? * 16;
     let room = file_bytes.saturating_sub(setup);
     // syssize counts paragraphs, so it may reach up to 15 bytes past the end.
@@ -192,7 +192,7 @@ fn payload(head: &[u8], setup: u64, file_bytes: u64) -> Result<Range<u64>, Flaw>
 }
 
 /// The first word of the text that `kernel_version` points at.
-fn release(head: &[u8], setup: u64) -> Result<Option<String>, Flaw> {
+fn release(head: &[u8], setup: u64) -> Result<Option<String>, ParseError> {
     let pointer = number(head, 0x20e, 2, "kernel_version")?;
     if pointer == 0 {
         return Ok(None);
@@ -219,13 +219,13 @@ mod tests {
         bzimage(&[7; 0x1000])
     }
 
-    fn parse_whole(image: &[u8]) -> Result<BzImageFacts, Flaw> {
+    fn parse_whole(image: &[u8]) -> Result<BzImageFacts, ParseError> {
         parse(image, image.len() as u64)
     }
 
     fn flawed_field(image: &[u8]) -> &'static str {
         match parse_whole(image) {
-            Err(Flaw::Field { field, .. } | Flaw::Short { field, .. }) => field,
+            Err(ParseError::Field { field, .. } | ParseError::Short { field, .. }) => field,
             other => panic!("{other:?}"),
         }
     }

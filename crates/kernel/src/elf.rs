@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::field::{Flaw, ensure, ensure_hex, number};
+use super::field::{ParseError, ensure, ensure_hex, number};
 
 /// The first bytes of the file that are looked at; the program headers lie within.
 pub(super) const HEAD_BYTES: u64 = 64 << 10;
@@ -49,7 +49,7 @@ pub struct ElfFacts {
 pub(super) fn check(
     file_bytes: u64,
     read: impl Fn(u64, usize) -> io::Result<Vec<u8>>,
-) -> io::Result<Result<ElfFacts, Flaw>> {
+) -> io::Result<Result<ElfFacts, ParseError>> {
     let head = read(0, file_bytes.min(HEAD_BYTES) as usize)?;
     let layout = match parse(&head, file_bytes) {
         Ok(layout) => layout,
@@ -90,7 +90,7 @@ struct Segment {
     align: u64,
 }
 
-fn parse(head: &[u8], file_bytes: u64) -> Result<Layout, Flaw> {
+fn parse(head: &[u8], file_bytes: u64) -> Result<Layout, ParseError> {
     let (entry, segments) = headers(head)?;
     let mut loads = Vec::new();
     let mut notes = Vec::new();
@@ -148,7 +148,7 @@ fn parse(head: &[u8], file_bytes: u64) -> Result<Layout, Flaw> {
 }
 
 /// The file header and the program header table, without a look at what the segments say.
-fn headers(head: &[u8]) -> Result<(u64, Vec<Segment>), Flaw> {
+fn headers(head: &[u8]) -> Result<(u64, Vec<Segment>), ParseError> {
     let field = |at, width, name| number(head, at, width, name);
     let expect = |at, width, name, value: u64, meaning: &str| {
         let got = field(at, width, name)?;
@@ -197,10 +197,10 @@ fn headers(head: &[u8]) -> Result<(u64, Vec<Segment>), Flaw> {
             align: part(48, 8)?,
         })
     });
-    Ok((entry, segments.collect::<Result<_, Flaw>>()?))
+    Ok((entry, segments.collect::<Result<_, ParseError>>()?))
 }
 
-fn check_load(load: &Segment, file_bytes: u64) -> Result<(), Flaw> {
+fn check_load(load: &Segment, file_bytes: u64) -> Result<(), ParseError> {
     check_in_file("PT_LOAD p_offset + p_filesz", load, file_bytes)?;
     let want = format_args!("at most p_memsz, {}", load.memory);
     ensure(load.file <= load.memory, "p_filesz", load.file, want)?;
@@ -219,14 +219,18 @@ fn check_load(load: &Segment, file_bytes: u64) -> Result<(), Flaw> {
     )
 }
 
-fn check_in_file(field: &'static str, segment: &Segment, file_bytes: u64) -> Result<(), Flaw> {
+fn check_in_file(
+    field: &'static str,
+    segment: &Segment,
+    file_bytes: u64,
+) -> Result<(), ParseError> {
     let end = segment.offset.saturating_add(segment.file);
     let want = format_args!("at most the file's size, {file_bytes}");
     ensure(end <= file_bytes, field, end, want)
 }
 
 /// Linux writes the physical address of its first instruction into the header; other linkers leave the virtual one.
-fn physical_entry(entry: u64, loads: &[Segment]) -> Result<u64, Flaw> {
+fn physical_entry(entry: u64, loads: &[Segment]) -> Result<u64, ParseError> {
     let code = || loads.iter().filter(|load| load.flags & PF_X != 0);
     let inside = |start: u64, load: &Segment| entry >= start && entry - start < load.memory;
     if code().any(|load| inside(load.paddr, load)) {
@@ -234,7 +238,7 @@ fn physical_entry(entry: u64, loads: &[Segment]) -> Result<u64, Flaw> {
     }
     let by_address = code().find(|load| inside(load.vaddr, load));
     let translated = by_address.map(|load| load.paddr + (entry - load.vaddr));
-    translated.ok_or_else(|| Flaw::Field {
+    translated.ok_or_else(|| ParseError::Field {
         field: "e_entry",
         got: format!("{entry:#x}"),
         want: "inside an executable segment".into(),
@@ -242,7 +246,7 @@ fn physical_entry(entry: u64, loads: &[Segment]) -> Result<u64, Flaw> {
 }
 
 /// The entry that the PVH note in one note segment names, if it has one.
-fn pvh_entry(notes: &[u8], align: u64, code: &[Range<u64>]) -> Result<Option<u64>, Flaw> {
+fn pvh_entry(notes: &[u8], align: u64, code: &[Range<u64>]) -> Result<Option<u64>, ParseError> {
     let padding = if align == 8 { 8 } else { 4 };
     let mut at = 0;
     // What is left behind the last note is padding when no note header fits into it.
@@ -281,12 +285,12 @@ mod tests {
     use super::super::samples::{CODE, NOTE, note, program_header as header, put, vmlinux};
     use super::*;
 
-    fn check_bytes(bytes: &[u8]) -> Result<ElfFacts, Flaw> {
+    fn check_bytes(bytes: &[u8]) -> Result<ElfFacts, ParseError> {
         check_counted(bytes, bytes.len() as u64).0
     }
 
     /// A file of `size` bytes that begins with `bytes` and goes on with zeros, and how many bytes of it were read.
-    fn check_counted(bytes: &[u8], size: u64) -> (Result<ElfFacts, Flaw>, u64) {
+    fn check_counted(bytes: &[u8], size: u64) -> (Result<ElfFacts, ParseError>, u64) {
         let count = Cell::new(0);
         let read = |offset: u64, length: usize| {
             assert!(offset + length as u64 <= size, "a read beyond the file");
@@ -301,7 +305,7 @@ mod tests {
 
     fn flawed_field(bytes: &[u8]) -> &'static str {
         match check_bytes(bytes) {
-            Err(Flaw::Field { field, .. } | Flaw::Short { field, .. }) => field,
+            Err(ParseError::Field { field, .. } | ParseError::Short { field, .. }) => field,
             other => panic!("{other:?}"),
         }
     }

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::field::Flaw;
+use super::field::ParseError;
 use rdvm_hostfs::escape::shown;
 
 /// Why `open` has no kernel.
@@ -55,7 +55,7 @@ pub enum Problem {
     Changed,
     /// Its contents are not those of a kernel that can be booted.
     #[error("{0}")]
-    Flawed(#[from] Flaw),
+    Flawed(#[from] ParseError),
     /// A vmlinux that only an engine with 64-bit entry can start.
     #[error("has no PVH entry (CONFIG_PVH), by which QEMU starts an uncompressed kernel")]
     NoPvh,

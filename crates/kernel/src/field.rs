@@ -1,12 +1,12 @@
 //! Numbers out of file headers, and the name of the one that is wrong.
 //!
-//! Owns `Flaw`, the reason why bytes are not a kernel; takes slices; knows no format and opens nothing.
+//! Owns `ParseError`, the reason why bytes are not a kernel; takes slices; knows no format and opens nothing.
 
 use std::fmt::Display;
 
 /// Why the bytes of a file are not a kernel that can be booted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
+pub enum ParseError {
     /// A header field has a value that it must not have.
     #[error("{field} is {got}, must be {want}")]
     Field {
@@ -49,9 +49,9 @@ pub(super) fn number(
     at: usize,
     width: usize,
     field: &'static str,
-) -> Result<u64, Flaw> {
+) -> Result<u64, ParseError> {
     let end = at.saturating_add(width);
-    let raw = bytes.get(at..end).ok_or(Flaw::Short {
+    let raw = bytes.get(at..end).ok_or(ParseError::Short {
         field,
         end: end as u64,
         have: bytes.len() as u64,
@@ -68,11 +68,11 @@ pub(super) fn ensure(
     field: &'static str,
     got: impl Display,
     want: impl Display,
-) -> Result<(), Flaw> {
+) -> Result<(), ParseError> {
     if ok {
         return Ok(());
     }
-    Err(Flaw::Field {
+    Err(ParseError::Field {
         field,
         got: got.to_string(),
         want: want.to_string(),
@@ -85,7 +85,7 @@ pub(super) fn ensure_hex(
     field: &'static str,
     got: u64,
     want: impl Display,
-) -> Result<(), Flaw> {
+) -> Result<(), ParseError> {
     ensure(ok, field, format_args!("{got:#x}"), want)
 }
 
@@ -97,7 +97,7 @@ mod tests {
     fn a_number_is_read_from_the_low_byte_up_and_never_past_the_end() {
         let bytes = [0x01, 0x02, 0x03];
         assert_eq!(number(&bytes, 1, 2, "f"), Ok(0x0302));
-        let short = Flaw::Short {
+        let short = ParseError::Short {
             field: "f",
             end: 4,
             have: 3,

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 pub use bzimage::BzImageFacts;
 pub use elf::ElfFacts;
 pub use error::{Error, Problem};
-pub use field::Flaw;
+pub use field::ParseError;
 pub use find::{Origin, Search};
 pub use list::{Found, list, render};
 pub use probe::Format;

@@ -12,7 +12,7 @@ use super::banner;
 use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
 use super::error::Problem;
-use super::field::Flaw;
+use super::field::ParseError;
 use super::file::{self, Stamp};
 use super::find::{Candidate, Origin};
 use super::unpack::{self, Compression};
@@ -74,7 +74,7 @@ impl Probe {
             Kind::Elf(elf::check(bytes, read)??)
         } else {
             let what = guess(&head);
-            return Err(Flaw::Other { what }.into());
+            return Err(ParseError::Other { what }.into());
         };
         Ok(Self { file, kind })
     }

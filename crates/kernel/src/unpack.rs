@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use super::field::{Flaw, ensure, number};
+use super::field::{ParseError, ensure, number};
 
 /// How the kernel inside a bzImage is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub(super) fn unpacked_size(
     packed: u64,
     last: &[u8],
     limit: u64,
-) -> Result<u64, Flaw> {
+) -> Result<u64, ParseError> {
     let size = match compression {
         Compression::None => packed,
         _ => number(last, 0, 4, "unpacked size")?,
@@ -97,7 +97,7 @@ pub(super) fn unpacked_size(
 ///
 /// # Errors
 /// A payload that is damaged, ends early, or has more in it than it promises.
-pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Flaw> {
+pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, ParseError> {
     let compression = Compression::of(payload);
     let (packed, last) = payload.split_at(payload.len().saturating_sub(4));
     let size = unpacked_size(compression, payload.len() as u64, last, limit)? as usize;
@@ -111,7 +111,7 @@ pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Flaw> {
         Compression::Lzma => unlzma(packed, size),
         _ => Err("not unpacked here".into()),
     };
-    bytes.map_err(|what| Flaw::Payload {
+    bytes.map_err(|what| ParseError::Payload {
         compression: compression.name(),
         what,
     })

@@ -8,7 +8,7 @@ use rdvm_hostfs::escape::escaped;
 
 /// What is wrong. The caller says where; each ends with the way out.
 #[derive(Debug, thiserror::Error)]
-pub enum Flaw {
+pub enum ParseError {
     /// The host cannot read a part.
     #[error("{}: cannot be read: {source}; try again when nothing writes to it", escaped(name.as_bytes()))]
     Unreadable {
@@ -216,7 +216,7 @@ fn list(names: &[String]) -> String {
     shown.join(", ")
 }
 
-impl Flaw {
+impl ParseError {
     /// Whether it means that something is not there, rather than that it is wrong.
     pub(crate) fn is_gap(&self) -> bool {
         matches!(

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
-pub use error::Flaw;
+pub use error::ParseError;
 
 use super::byte_source::{ByteSource, Region};
 use super::fs::FileSystem;
@@ -85,14 +85,14 @@ impl Descriptor {
     /// Its digest.
     ///
     /// Errors: it is none, or of another kind than sha256.
-    pub(super) fn digest(&self) -> Result<Digest, Flaw> {
+    pub(super) fn digest(&self) -> Result<Digest, ParseError> {
         let digest = self.digest.clone();
         match digest.parse() {
             Ok(parsed) => Ok(parsed),
             Err(_) if digest.starts_with("sha512:") || digest.starts_with("sha384:") => {
-                Err(Flaw::Algorithm { digest })
+                Err(ParseError::Algorithm { digest })
             }
-            Err(_) => Err(Flaw::BadDigest { digest }),
+            Err(_) => Err(ParseError::BadDigest { digest }),
         }
     }
 
@@ -131,10 +131,10 @@ impl Blobs<'_> {
     /// Where the bytes of the part `name` are; `None` when there is none.
     ///
     /// Errors: it cannot be read, or is behind too many links.
-    pub(super) fn region(&self, name: &str) -> Result<Option<Region>, Flaw> {
+    pub(super) fn region(&self, name: &str) -> Result<Option<Region>, ParseError> {
         match self {
             Self::Archive { system, budget } => {
-                let links = |_| Flaw::Links {
+                let links = |_| ParseError::Links {
                     name: name.to_owned(),
                 };
                 let body = system.file(name.as_bytes(), HOPS).map_err(links)?;
@@ -164,12 +164,12 @@ impl Blobs<'_> {
     /// The bytes of a JSON document.
     ///
     /// Errors: it is not there, too large, or cannot be read.
-    pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, Flaw> {
-        let region = self.region(name)?.ok_or_else(|| Flaw::Missing {
+    pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, ParseError> {
+        let region = self.region(name)?.ok_or_else(|| ParseError::Missing {
             name: name.to_owned(),
         })?;
         if region.length > JSON_LIMIT {
-            return Err(Flaw::TooLarge {
+            return Err(ParseError::TooLarge {
                 name: name.to_owned(),
                 size: region.length,
                 limit: JSON_LIMIT,
@@ -185,21 +185,21 @@ impl Blobs<'_> {
     /// for the reader to find out.
     ///
     /// Errors: no digest, no such part, another length.
-    pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<(Digest, Region), Flaw> {
+    pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<(Digest, Region), ParseError> {
         let digest = descriptor.digest()?;
         let name = place(&digest);
         let Some(region) = self.region(&name)? else {
             let kind = descriptor.media_type.as_deref().unwrap_or_default();
             return Err(
                 match kind.contains(".foreign.") || kind.contains(".nondistributable.") {
-                    true => Flaw::Foreign { digest },
-                    false => Flaw::Missing { name },
+                    true => ParseError::Foreign { digest },
+                    false => ParseError::Missing { name },
                 },
             );
         };
         match region.length == descriptor.size {
             true => Ok((digest, region)),
-            false => Err(Flaw::Size {
+            false => Err(ParseError::Size {
                 name,
                 expected: descriptor.size,
                 found: region.length,
@@ -210,7 +210,7 @@ impl Blobs<'_> {
     /// The bytes of the JSON document that `descriptor` means.
     ///
     /// Errors: as [`Self::blob`] and [`Self::document`], and when they are not those of the digest.
-    pub(super) fn checked(&self, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>), Flaw> {
+    pub(super) fn checked(&self, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>), ParseError> {
         let (expected, _) = self.blob(descriptor)?;
         let name = place(&expected);
         let bytes = self.document(&name)?;
@@ -220,10 +220,10 @@ impl Blobs<'_> {
 }
 
 /// Whether the digest of the part `name` is what it should be.
-pub(super) fn check(name: &str, expected: Digest, found: Digest) -> Result<(), Flaw> {
+pub(super) fn check(name: &str, expected: Digest, found: Digest) -> Result<(), ParseError> {
     match expected == found {
         true => Ok(()),
-        false => Err(Flaw::Contents {
+        false => Err(ParseError::Contents {
             name: name.to_owned(),
             expected,
             found,
@@ -234,16 +234,16 @@ pub(super) fn check(name: &str, expected: Digest, found: Digest) -> Result<(), F
 /// Reads a JSON document.
 ///
 /// Errors: it is none, or does not say what it has to.
-pub(super) fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Flaw> {
-    serde_json::from_slice(bytes).map_err(|source| Flaw::Json {
+pub(super) fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ParseError> {
+    serde_json::from_slice(bytes).map_err(|source| ParseError::Json {
         name: name.to_owned(),
         source,
     })
 }
 
 /// For a part that cannot be read.
-pub(super) fn unreadable(name: &str) -> impl FnOnce(Errno) -> Flaw {
-    move |errno| Flaw::Unreadable {
+pub(super) fn unreadable(name: &str) -> impl FnOnce(Errno) -> ParseError {
+    move |errno| ParseError::Unreadable {
         name: name.to_owned(),
         source: errno.into(),
     }
@@ -268,7 +268,7 @@ fn open_below(root: &HostDir, name: &[u8]) -> Result<Option<File>, Errno> {
 }
 
 /// Where a member's bytes are in one stretch. Only those of a sparse member have to be copied for that.
-fn region_of(body: &FileBody, name: &str, budget: &Budget) -> Result<Region, Flaw> {
+fn region_of(body: &FileBody, name: &str, budget: &Budget) -> Result<Region, ParseError> {
     match &body.content {
         Content::Span(span) => Ok(Region {
             store: span.store.clone(),
@@ -282,7 +282,7 @@ fn region_of(body: &FileBody, name: &str, budget: &Budget) -> Result<Region, Fla
                 size: body.size,
             };
             let store = stream::unpack(reader, Compression::None, name, budget, &mut |_| {});
-            let store = store.map_err(|error| Flaw::Unreadable {
+            let store = store.map_err(|error| ParseError::Unreadable {
                 name: name.to_owned(),
                 source: io::Error::other(error),
             })?;

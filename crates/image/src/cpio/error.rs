@@ -27,7 +27,7 @@ pub enum Error {
         /// Where, in bytes from the archive's start.
         offset: u64,
         /// What.
-        flaw: Flaw,
+        flaw: ParseError,
     },
     /// Something is wrong with a member.
     #[error("{shown}: {name} (header at offset {offset}): {flaw}")]
@@ -39,7 +39,7 @@ pub enum Error {
         /// Where its header is, in bytes from the archive's start.
         offset: u64,
         /// What.
-        flaw: Flaw,
+        flaw: ParseError,
     },
     /// The compressed part was not unpacked.
     #[error(transparent)]
@@ -51,7 +51,7 @@ pub enum Error {
 
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
+pub enum ParseError {
     /// No archive at all.
     #[error("there is no cpio archive in it; give another file")]
     Nothing,
@@ -110,7 +110,7 @@ pub enum Flaw {
     Trailing,
 }
 
-impl Flaw {
+impl ParseError {
     /// With its place, where no name is known.
     pub(super) fn at(self, region: &Region, offset: u64) -> Error {
         Error::Archive {

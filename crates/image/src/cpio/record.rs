@@ -1,6 +1,6 @@
 //! One record: a header of 110 hexadecimal characters, a name with its NUL, padding to four bytes, the data, padding.
 
-use super::error::{Error, Flaw, unreadable};
+use super::error::{Error, ParseError, unreadable};
 use crate::buffered_region::BufferedRegion;
 use crate::byte_source::Region;
 use rdvm_hostfs::hex::numbers;
@@ -39,13 +39,14 @@ pub(super) fn read(
     window: &mut BufferedRegion<'_>,
     at: u64,
 ) -> Result<Record, Error> {
-    let here = |flaw: Flaw| flaw.at(region, at);
-    let header = get(region, window, at, HEADER)?.ok_or_else(|| here(Flaw::Cut("a header")))?;
+    let here = |flaw: ParseError| flaw.at(region, at);
+    let header =
+        get(region, window, at, HEADER)?.ok_or_else(|| here(ParseError::Cut("a header")))?;
     let has_sum = match &header[..6] {
         b"070701" => false,
         b"070702" => true,
-        b"070707" => return Err(here(Flaw::OldFormat("odc"))),
-        _ => return Err(here(Flaw::Magic)),
+        b"070707" => return Err(here(ParseError::OldFormat("odc"))),
+        _ => return Err(here(ParseError::Magic)),
     };
     let [
         inode,
@@ -61,23 +62,23 @@ pub(super) fn read(
         rminor,
         length,
         sum,
-    ] = numbers(&header[6..]).ok_or_else(|| here(Flaw::Digit))?;
+    ] = numbers(&header[6..]).ok_or_else(|| here(ParseError::Digit))?;
     if !(2..=NAME_LIMIT).contains(&length) {
-        return Err(here(Flaw::NameLength(length)));
+        return Err(here(ParseError::NameLength(length)));
     }
     let from = at + HEADER as u64;
     let name = get(region, window, from, length as usize)?;
-    let name = name.ok_or_else(|| here(Flaw::Cut("a name")))?;
+    let name = name.ok_or_else(|| here(ParseError::Cut("a name")))?;
     // More than one NUL is how some programs make data begin at a multiple of the page size.
     let name = match (until_nul(name), name.last()) {
         (text @ [_, ..], Some(0)) => text.to_vec(),
-        _ => return Err(here(Flaw::Nul)),
+        _ => return Err(here(ParseError::Nul)),
     };
     let data = (from + u64::from(length)).next_multiple_of(4);
     let size = u64::from(size);
     // The last record of all may be without its padding.
     if size > 0 && data + size > region.length {
-        return Err(Flaw::Cut("its data").of(region, &name, at));
+        return Err(ParseError::Cut("its data").of(region, &name, at));
     }
     Ok(Record {
         at,
@@ -103,10 +104,10 @@ impl Record {
         region: &Region,
         window: &mut BufferedRegion<'_>,
     ) -> Result<Vec<u8>, Error> {
-        let wrong = |flaw: Flaw| flaw.of(region, &self.name, self.at);
+        let wrong = |flaw: ParseError| flaw.of(region, &self.name, self.at);
         if self.size > NAME_LIMIT.into() {
             let (what, bytes) = ("link target", self.size);
-            return Err(wrong(Flaw::Data { what, bytes }));
+            return Err(wrong(ParseError::Data { what, bytes }));
         }
         let bytes = get(region, window, self.data, self.size as usize)?.unwrap_or_default();
         // Linux's own gen_init_cpio writes a NUL at the end.
@@ -131,7 +132,7 @@ impl Record {
         }
         match found == promised {
             true => Ok(()),
-            false => Err(Flaw::Checksum { promised, found }.of(region, &self.name, self.at)),
+            false => Err(ParseError::Checksum { promised, found }.of(region, &self.name, self.at)),
         }
     }
 }

@@ -134,7 +134,7 @@ fn archive(parts: &[Vec<u8>]) -> Vec<u8> {
     [parts.concat(), trailer()].concat()
 }
 
-fn flaw(bytes: &[u8]) -> Flaw {
+fn flaw(bytes: &[u8]) -> ParseError {
     match members(bytes).expect_err("it was taken") {
         Error::Archive { flaw, .. } | Error::Member { flaw, .. } => flaw,
         error => panic!("{error}"),
@@ -165,7 +165,7 @@ fn each_type_becomes_what_it_is() {
             (0o755, 1, 2, 3)
         );
         let flawed = flaw(&archive(&[draft.build(b"x", b"abc")]));
-        assert!(matches!(flawed, Flaw::Data { bytes: 3, .. }));
+        assert!(matches!(flawed, ParseError::Data { bytes: 3, .. }));
     }
     let both = [
         of_mode(0o120_777).build(b"l", b"to/what"),
@@ -180,7 +180,7 @@ fn each_type_becomes_what_it_is() {
     for mode in [0, 0o644, 0o110_644, 0o170_644] {
         assert!(matches!(
             flaw(&archive(&[of_mode(mode).build(b"x", b"")])),
-            Flaw::Type(_)
+            ParseError::Type(_)
         ));
     }
 }
@@ -214,23 +214,26 @@ fn names_are_bytes_ended_by_nuls() {
         (&cut[0].name[..], &cut[1].what),
         (&b"a"[..], &What::Symlink(b"a".to_vec()))
     );
-    assert_eq!(flaw(&archive(&[file("\0", "x")])), Flaw::Nul);
+    assert_eq!(flaw(&archive(&[file("\0", "x")])), ParseError::Nul);
     assert!(matches!(
         flaw(&archive(&[of_mode(0o120_777).build(b"l", &[b'a'; 4097])])),
-        Flaw::Data { .. }
+        ParseError::Data { .. }
     ));
     assert_eq!(
         flaw(&archive(&[FILE.build(&[b'n'; 4096], b"")])),
-        Flaw::NameLength(4097)
+        ParseError::NameLength(4097)
     );
-    assert_eq!(flaw(&archive(&[file("", "x")])), Flaw::NameLength(1));
+    assert_eq!(flaw(&archive(&[file("", "x")])), ParseError::NameLength(1));
     let mut record = file("abc", "x");
     for (digits, length) in [(b"00000000", 0), (b"ffffffff", u32::MAX)] {
         record[94..102].copy_from_slice(digits);
-        assert_eq!(flaw(&archive(&[record.clone()])), Flaw::NameLength(length));
+        assert_eq!(
+            flaw(&archive(&[record.clone()])),
+            ParseError::NameLength(length)
+        );
     }
     record[94..102].copy_from_slice(b"00000003");
-    assert_eq!(flaw(&archive(&[record])), Flaw::Nul);
+    assert_eq!(flaw(&archive(&[record])), ParseError::Nul);
     assert_eq!(
         members(&archive(&[
             file("a", ""),
@@ -249,15 +252,15 @@ fn a_header_is_hexadecimal_digits_and_nothing_else() {
         for bad in [b'+', b'-', b' ', b'x', b'g', 0, 0xff] {
             let mut damaged = good.clone();
             damaged[at] = bad;
-            assert_eq!(flaw(&damaged), Flaw::Digit, "{at} {bad}");
+            assert_eq!(flaw(&damaged), ParseError::Digit, "{at} {bad}");
         }
     }
     let upper = good.iter().map(u8::to_ascii_uppercase).collect::<Vec<_>>();
     assert_eq!(members(&upper).unwrap()[0].name, b"F");
     for (magic, flawed) in [
-        ("070707", Flaw::OldFormat("odc")),
-        ("070700", Flaw::Magic),
-        ("0707\0\0", Flaw::Magic),
+        ("070707", ParseError::OldFormat("odc")),
+        ("070700", ParseError::Magic),
+        ("0707\0\0", ParseError::Magic),
     ] {
         assert_eq!(
             flaw(&archive(&[Draft { magic, ..FILE }.build(b"f", b"")])),
@@ -265,10 +268,10 @@ fn a_header_is_hexadecimal_digits_and_nothing_else() {
         );
     }
     for bytes in [&b""[..], &[0; 1000]] {
-        assert_eq!(flaw(bytes), Flaw::Nothing);
+        assert_eq!(flaw(bytes), ParseError::Nothing);
     }
     for bytes in [&b"text, not an archive"[..], b"\x1f\x8b\x08\0\0\0\0\0"] {
-        assert_eq!(flaw(bytes), Flaw::Magic);
+        assert_eq!(flaw(bytes), ParseError::Magic);
     }
 }
 
@@ -287,7 +290,7 @@ fn checksums_are_compared_where_the_format_has_them() {
     assert_eq!(members(&good).unwrap().len(), 2);
     let (promised, found) = (7, 200_000 * 255);
     let bad = archive(&[draft(7).build(b"f", &data)]);
-    assert_eq!(flaw(&bad), Flaw::Checksum { promised, found });
+    assert_eq!(flaw(&bad), ParseError::Checksum { promised, found });
 }
 
 #[test]
@@ -334,7 +337,7 @@ fn all_names_of_a_file_get_its_data_wherever_they_are() {
         (b"data".to_vec(), b"more data".to_vec())
     );
     let differ = archive(&[data("a"), linked(5).build(b"b", b"more data")]);
-    assert_eq!(flaw(&differ), Flaw::LinksDiffer(4));
+    assert_eq!(flaw(&differ), ParseError::LinksDiffer(4));
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -365,7 +368,7 @@ fn archives_behind_one_another_are_one_and_any_may_be_compressed() {
     }
     assert_eq!(
         flaw(&[&first[..], &zeros(3), &second].concat()),
-        Flaw::Unaligned
+        ParseError::Unaligned
     );
     assert_eq!(
         names(&first[..first.len() - 3]),
@@ -380,7 +383,7 @@ fn archives_behind_one_another_are_one_and_any_may_be_compressed() {
             assert!(members(&all[..cut]).is_err(), "{cut}");
         }
     }
-    let trailing = |bytes: &[u8]| assert_eq!(flaw(bytes), Flaw::Trailing);
+    let trailing = |bytes: &[u8]| assert_eq!(flaw(bytes), ParseError::Trailing);
     trailing(&[&first[..], b"something"].concat());
     trailing(&[&first[..], &zeros(512), b"something"].concat());
     trailing(&[&first[..], &gzip(&[&second[..], b"x"].concat())].concat());
@@ -395,7 +398,7 @@ fn archives_behind_one_another_are_one_and_any_may_be_compressed() {
     let odd = Draft { mode: 0, ..FILE }.build(TRAILER, b"data");
     assert!(matches!(
         flaw(&odd),
-        Flaw::Data {
+        ParseError::Data {
             what: "trailer",
             ..
         }
@@ -448,7 +451,7 @@ fn plain_and_compressed_archives_may_be_mixed_in_any_order() {
     // A plain archive begins at a multiple of four, also behind a compressed one.
     let mut bytes = [&first[..], &packers[0]].concat();
     bytes.resize(bytes.len().next_multiple_of(4) + 1, 0);
-    assert_eq!(flaw(&[&bytes[..], &first].concat()), Flaw::Unaligned);
+    assert_eq!(flaw(&[&bytes[..], &first].concat()), ParseError::Unaligned);
     // Numbers of hard links are those of one archive each.
     let pair = |name: &str| {
         let names = [format!("{name}1"), format!("{name}2")];
@@ -511,7 +514,7 @@ fn compressed_archives_are_limited_in_number() {
         1
     );
     let many = [&first[..], &part.repeat(1025)].concat();
-    assert_eq!(flaw(&many), Flaw::TooMany(1024));
+    assert_eq!(flaw(&many), ParseError::TooMany(1024));
 }
 
 #[test]
@@ -645,11 +648,11 @@ fn what_gnu_cpio_and_bsdcpio_write_is_what_was_in_the_directory() {
     }
     for command in ["cpio -o -H odc", "bsdcpio -o -H odc"] {
         if let Some(bytes) = write(command, dir.path()) {
-            assert_eq!(flaw(&bytes), Flaw::OldFormat("odc"));
+            assert_eq!(flaw(&bytes), ParseError::OldFormat("odc"));
         }
     }
     if let Some(bytes) = write("cpio -o -H bin", dir.path()) {
-        assert_eq!(flaw(&bytes), Flaw::Magic);
+        assert_eq!(flaw(&bytes), ParseError::Magic);
     }
 }
 

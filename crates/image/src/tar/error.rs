@@ -25,7 +25,7 @@ pub enum Error {
         /// Where, in bytes from the archive's start.
         offset: u64,
         /// What.
-        flaw: Flaw,
+        flaw: ParseError,
     },
     /// Something is wrong with a member.
     #[error("{shown}: {name} (header at offset {offset}): {flaw}")]
@@ -37,7 +37,7 @@ pub enum Error {
         /// Where its header is, in bytes from the archive's start.
         offset: u64,
         /// What.
-        flaw: Flaw,
+        flaw: ParseError,
     },
     /// Too many members.
     #[error(transparent)]
@@ -46,7 +46,7 @@ pub enum Error {
 
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
+pub enum ParseError {
     /// No header where one has to be.
     #[error("this is no tar header, its checksum is wrong; the archive is damaged, get it again")]
     Checksum,
@@ -142,7 +142,7 @@ pub enum Flaw {
     },
 }
 
-impl Flaw {
+impl ParseError {
     pub(super) fn out_of_range(what: &'static str, value: impl Into<i128>) -> Self {
         let value = value.into();
         Self::OutOfRange { what, value }

@@ -3,7 +3,7 @@
 //! Sources: POSIX.1-2017 `pax` (ustar), GNU tar's manual ("Basic Tar Format", "GNU extensions"). Numbers are read as
 //! GNU tar 1.34 does, and what it complains about is an error.
 
-use super::error::Flaw;
+use super::error::ParseError;
 
 /// Everything in a tar archive comes in blocks of so many bytes.
 pub(super) const BLOCK: usize = 512;
@@ -44,16 +44,16 @@ impl<'a> Header<'a> {
     /// Takes a whole block that is not all zero.
     ///
     /// Errors: the checksum is wrong, or the magic number is of no dialect and it matters which one it is.
-    pub(super) fn new(block: &'a [u8]) -> Result<Self, Flaw> {
+    pub(super) fn new(block: &'a [u8]) -> Result<Self, ParseError> {
         let header = Self(block);
         if !header.has_its_checksum() {
-            return Err(Flaw::Checksum);
+            return Err(ParseError::Checksum);
         }
         // To GNU tar anything else after "ustar" is v7, to bsdtar it is ustar: that has a prefix and devices besides.
         let is_odd = header.dialect() == Dialect::V7 && block[MAGIC].starts_with(b"ustar");
         let differs = block[PREFIX.start] != 0 || matches!(header.kind(), b'3' | b'4');
         match is_odd && differs {
-            true => Err(Flaw::Magic),
+            true => Err(ParseError::Magic),
             false => Ok(header),
         }
     }
@@ -103,32 +103,32 @@ impl<'a> Header<'a> {
     }
 
     /// Permission bits. Some programs put the file's type into the field as well.
-    pub(super) fn mode(&self) -> Result<u16, Flaw> {
+    pub(super) fn mode(&self) -> Result<u16, ParseError> {
         let mode = number(&self.0[MODE], "mode")?;
         match u32::try_from(mode) {
             Ok(mode) => Ok((mode & 0o7777) as u16),
-            Err(_) => Err(Flaw::out_of_range("mode", mode)),
+            Err(_) => Err(ParseError::out_of_range("mode", mode)),
         }
     }
 
-    pub(super) fn uid(&self) -> Result<u32, Flaw> {
+    pub(super) fn uid(&self) -> Result<u32, ParseError> {
         id(number(&self.0[UID], "uid")?, "uid")
     }
 
-    pub(super) fn gid(&self) -> Result<u32, Flaw> {
+    pub(super) fn gid(&self) -> Result<u32, ParseError> {
         id(number(&self.0[GID], "gid")?, "gid")
     }
 
-    pub(super) fn size(&self) -> Result<u64, Flaw> {
+    pub(super) fn size(&self) -> Result<u64, ParseError> {
         unsigned(&self.0[SIZE], "size")
     }
 
-    pub(super) fn mtime(&self) -> Result<i64, Flaw> {
+    pub(super) fn mtime(&self) -> Result<i64, ParseError> {
         number(&self.0[MTIME], "mtime")
     }
 
     /// A device's numbers. Before POSIX there was no place for them.
-    pub(super) fn device(&self) -> Result<(u32, u32), Flaw> {
+    pub(super) fn device(&self) -> Result<(u32, u32), ParseError> {
         if self.dialect() == Dialect::V7 {
             return Ok((0, 0));
         }
@@ -142,29 +142,31 @@ pub(super) fn text(field: &[u8]) -> &[u8] {
     field.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-fn id(value: i64, what: &'static str) -> Result<u32, Flaw> {
-    u32::try_from(value).map_err(|_| Flaw::out_of_range(what, value))
+fn id(value: i64, what: &'static str) -> Result<u32, ParseError> {
+    u32::try_from(value).map_err(|_| ParseError::out_of_range(what, value))
 }
 
 /// A number that cannot be negative.
-pub(super) fn unsigned(field: &[u8], what: &'static str) -> Result<u64, Flaw> {
+pub(super) fn unsigned(field: &[u8], what: &'static str) -> Result<u64, ParseError> {
     let value = number(field, what)?;
-    u64::try_from(value).map_err(|_| Flaw::out_of_range(what, value))
+    u64::try_from(value).map_err(|_| ParseError::out_of_range(what, value))
 }
 
 /// A number in octal digits, or, where the first bit is set, in two's complement of all other bits, big end first.
-pub(super) fn number(field: &[u8], what: &'static str) -> Result<i64, Flaw> {
+pub(super) fn number(field: &[u8], what: &'static str) -> Result<i64, ParseError> {
     match field {
         [first, rest @ ..] if first & 0x80 != 0 => {
             let sign = if first & 0x40 == 0 { 0 } else { -1 };
             let mut value = (sign << 6) | i64::from(first & 0x3f);
             for byte in rest {
-                let more = value.checked_mul(256).ok_or(Flaw::TooLarge { what })?;
+                let more = value
+                    .checked_mul(256)
+                    .ok_or(ParseError::TooLarge { what })?;
                 value = more | i64::from(*byte);
             }
             Ok(value)
         }
-        _ => octal(field).map_err(|()| Flaw::Number { what }),
+        _ => octal(field).map_err(|()| ParseError::Number { what }),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::error::{Error, Flaw};
+use super::error::{Error, ParseError};
 use super::header::{BLOCK, Dialect, Header};
 use super::pax::Records;
 use super::sparse::{self, Map, Stop};
@@ -48,7 +48,7 @@ impl Reader<'_> {
             records,
         };
         self.fields(&mut head).map_err(|stop| match stop {
-            Stop::Flaw(flaw) => self.named(offset, &head.name, flaw),
+            Stop::ParseError(flaw) => self.named(offset, &head.name, flaw),
             Stop::Read(at, errno) => read_error(self.region, at, errno),
         })
     }
@@ -118,7 +118,7 @@ impl Reader<'_> {
                 What::Directory
             }
             b'S' => self.old_sparse(head, size)?,
-            b'M' => return Err(Flaw::Volumes.into()),
+            b'M' => return Err(ParseError::Volumes.into()),
             // How v7 writes directories.
             b'0' | 0 | b'7' if head.name.ends_with(b"/") => {
                 no_data(size, "directory")?;
@@ -131,7 +131,7 @@ impl Reader<'_> {
             // unknown type with a slash at the end of its name is a directory.
             kind if b"AEIN".contains(&kind) || is_unknown_directory(kind, &head.name) => {
                 let shown = escaped(&[kind]);
-                return Err(Flaw::Type { shown }.into());
+                return Err(ParseError::Type { shown }.into());
             }
             // POSIX has all other types read as regular files.
             _ => {
@@ -144,13 +144,15 @@ impl Reader<'_> {
     /// How many bytes of data a hard link has. PAX allows them (they are those of the file, and not needed); before it
     /// programs wrote the file's size and no data, so a size without a PAX header is none to GNU tar. bsdtar looks
     /// at the archive's other headers, so here both must come to the same.
-    fn link_data(&self, head: &Head<'_>) -> Result<u64, Flaw> {
+    fn link_data(&self, head: &Head<'_>) -> Result<u64, ParseError> {
         let what = "hard link";
         match (head.records.size, head.header.size()?) {
             // To bsdtar this is a directory, which has none.
-            (Some(bytes @ 1..), _) if head.name.ends_with(b"/") => Err(Flaw::Data { what, bytes }),
+            (Some(bytes @ 1..), _) if head.name.ends_with(b"/") => {
+                Err(ParseError::Data { what, bytes })
+            }
             (Some(bytes), _) => Ok(bytes),
-            (None, bytes @ 1..) if self.has_pax => Err(Flaw::Data { what, bytes }),
+            (None, bytes @ 1..) if self.has_pax => Err(ParseError::Data { what, bytes }),
             (None, _) => Ok(0),
         }
     }
@@ -168,7 +170,7 @@ impl Reader<'_> {
         }
     }
 
-    fn sparse(&self, map: Map, size: u64, stored: u64, data: u64) -> Result<What, Flaw> {
+    fn sparse(&self, map: Map, size: u64, stored: u64, data: u64) -> Result<What, ParseError> {
         let extents = map.extents(size, stored, self.region, data)?;
         Ok(What::File {
             size,
@@ -203,13 +205,13 @@ impl Reader<'_> {
     }
 
     /// Where the header after so many bytes of data is; they have to be there.
-    fn skip(&self, data: u64, size: u64) -> Result<u64, Flaw> {
+    fn skip(&self, data: u64, size: u64) -> Result<u64, ParseError> {
         let end = data.checked_add(size);
         match end {
             Some(end) if end <= self.region.length => {
                 Ok(data + size.next_multiple_of(BLOCK as u64))
             }
-            _ => Err(Flaw::Cut { what: "its data" }),
+            _ => Err(ParseError::Cut { what: "its data" }),
         }
     }
 }
@@ -218,8 +220,8 @@ fn is_unknown_directory(kind: u8, name: &[u8]) -> bool {
     !matches!(kind, b'0' | 0 | b'7') && name.ends_with(b"/")
 }
 
-fn sparse_flaw(what: &'static str) -> Flaw {
-    Flaw::Sparse { what }
+fn sparse_flaw(what: &'static str) -> ParseError {
+    ParseError::Sparse { what }
 }
 
 /// What a PAX record and a header of GNU tar's own say; they may both be there if they agree.
@@ -227,9 +229,9 @@ fn one_of(
     pax: Option<Vec<u8>>,
     gnu: Option<Vec<u8>>,
     what: &'static str,
-) -> Result<Option<Vec<u8>>, Flaw> {
+) -> Result<Option<Vec<u8>>, ParseError> {
     match (pax, gnu) {
-        (Some(pax), Some(gnu)) if pax != gnu => Err(Flaw::Twice { what }),
+        (Some(pax), Some(gnu)) if pax != gnu => Err(ParseError::Twice { what }),
         (pax, gnu) => Ok(pax.or(gnu)),
     }
 }

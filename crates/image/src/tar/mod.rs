@@ -17,7 +17,7 @@ mod tests;
 
 use rustix::io::Errno;
 
-pub use error::{Error, Flaw};
+pub use error::{Error, ParseError};
 use header::{BLOCK, Header, text};
 use pax::Records;
 
@@ -117,7 +117,7 @@ impl Reader<'_> {
             };
             if block.iter().all(|&byte| byte == 0) {
                 if !pending.is_empty() {
-                    return Err(self.error(offset, Flaw::NoMember));
+                    return Err(self.error(offset, ParseError::NoMember));
                 }
                 return self.end(offset).map(|()| None);
             }
@@ -135,7 +135,7 @@ impl Reader<'_> {
                     let records = self.record(header, offset, "PAX header")?;
                     if pending.pax.replace(records).is_some() {
                         let what = "PAX header";
-                        return Err(self.error(offset, Flaw::Twice { what }));
+                        return Err(self.error(offset, ParseError::Twice { what }));
                     }
                     self.has_pax = true;
                 }
@@ -152,7 +152,7 @@ impl Reader<'_> {
                     empty.map_err(|flaw| self.named(offset, &header.name(), flaw))?;
                     self.at += BLOCK as u64;
                 }
-                b'V' => return Err(self.error(offset, Flaw::NoMember)),
+                b'V' => return Err(self.error(offset, ParseError::NoMember)),
                 _ => return self.member(header, offset, pending).map(Some),
             }
         }
@@ -164,10 +164,10 @@ impl Reader<'_> {
         Ok(block.and_then(|bytes| bytes.try_into().ok()))
     }
 
-    fn no_header(&self, offset: u64) -> Flaw {
+    fn no_header(&self, offset: u64) -> ParseError {
         match offset == self.region.length {
-            true => Flaw::NoMember,
-            false => Flaw::Cut {
+            true => ParseError::NoMember,
+            false => ParseError::Cut {
                 what: "a block of 512 bytes",
             },
         }
@@ -180,7 +180,7 @@ impl Reader<'_> {
         match more.map_err(|errno| read_error(self.region, offset, errno))? {
             None => self.end = End::Marked,
             Some(at) if at - offset < 2 * BLOCK as u64 => {
-                return Err(self.error(at, Flaw::LoneZeroBlock));
+                return Err(self.error(at, ParseError::LoneZeroBlock));
             }
             Some(at) => self.end = End::Followed(at),
         }
@@ -197,7 +197,7 @@ impl Reader<'_> {
         let bytes = header.size().map_err(|flaw| self.error(offset, flaw))?;
         if bytes > RECORD_LIMIT {
             let limit = RECORD_LIMIT;
-            let flaw = Flaw::Record { what, bytes, limit };
+            let flaw = ParseError::Record { what, bytes, limit };
             return Err(self.error(offset, flaw));
         }
         let data = offset + BLOCK as u64;
@@ -205,10 +205,10 @@ impl Reader<'_> {
         let record = self.window.get(data, bytes as usize);
         let record = record.map_err(|errno| read_error(self.region, data, errno))?;
         let record = record.map(<[u8]>::to_vec);
-        record.ok_or_else(|| self.error(offset, Flaw::Cut { what }))
+        record.ok_or_else(|| self.error(offset, ParseError::Cut { what }))
     }
 
-    fn error(&self, offset: u64, flaw: Flaw) -> Error {
+    fn error(&self, offset: u64, flaw: ParseError) -> Error {
         Error::Archive {
             shown: self.region.store.shown().to_owned(),
             offset,
@@ -216,7 +216,7 @@ impl Reader<'_> {
         }
     }
 
-    fn named(&self, offset: u64, name: &[u8], flaw: Flaw) -> Error {
+    fn named(&self, offset: u64, name: &[u8], flaw: ParseError) -> Error {
         Error::Member {
             shown: self.region.store.shown().to_owned(),
             name: shortened(name),
@@ -235,9 +235,9 @@ fn read_error(region: &Region, offset: u64, errno: Errno) -> Error {
 }
 
 /// For what has no data.
-fn no_data(size: u64, what: &'static str) -> Result<(), Flaw> {
+fn no_data(size: u64, what: &'static str) -> Result<(), ParseError> {
     match size {
         0 => Ok(()),
-        bytes => Err(Flaw::Data { what, bytes }),
+        bytes => Err(ParseError::Data { what, bytes }),
     }
 }

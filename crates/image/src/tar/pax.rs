@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::acl;
-use super::error::Flaw;
+use super::error::ParseError;
 use super::sparse::Map;
 use crate::limit::shortened;
 
@@ -52,7 +52,7 @@ impl Sparse {
 impl Records {
     /// Adds the records of the header that belongs to one member; a later one of the same keyword counts. POSIX lets
     /// an empty value take back an earlier one; GNU tar refuses it, and so do we.
-    pub(super) fn add(&mut self, mut rest: &[u8]) -> Result<(), Flaw> {
+    pub(super) fn add(&mut self, mut rest: &[u8]) -> Result<(), ParseError> {
         while !rest.is_empty() {
             let (keyword, value) = split(&mut rest)?;
             self.set(keyword, value)?;
@@ -60,11 +60,11 @@ impl Records {
         // GNU tar writes names that only its host knows, and where it was asked for attributes the list itself beside them.
         for (name, why) in self.bad_acls.drain(..) {
             if !self.xattrs.contains_key(name) {
-                return Err(Flaw::pax(why));
+                return Err(ParseError::pax(why));
             }
         }
         match self.sparse.offset {
-            Some(_) => Err(Flaw::Sparse {
+            Some(_) => Err(ParseError::Sparse {
                 what: "an offset without a length",
             }),
             None => Ok(()),
@@ -76,17 +76,17 @@ impl Records {
     /// GNU tar takes the first of two records of one keyword here, and with a further header it forgets the one
     /// before, neither of which POSIX says: both are refused, unless they are of keywords that do not matter. So is what
     /// no two members have in common, and attributes, which each member would get a copy of.
-    pub(super) fn add_for_all(&mut self, mut rest: &[u8]) -> Result<(), Flaw> {
+    pub(super) fn add_for_all(&mut self, mut rest: &[u8]) -> Result<(), ParseError> {
         let mut seen = BTreeSet::new();
         let what = "global PAX header";
         while !rest.is_empty() {
             let (keyword, value) = split(&mut rest)?;
             if is_of_one(keyword) {
                 let what = format!("a {} for all members", shortened(keyword));
-                return Err(Flaw::pax(what));
+                return Err(ParseError::pax(what));
             }
             if self.is_for_all || (self.set(keyword, value)? && !seen.insert(keyword)) {
-                return Err(Flaw::Twice { what });
+                return Err(ParseError::Twice { what });
             }
         }
         self.is_for_all = !seen.is_empty();
@@ -94,7 +94,7 @@ impl Records {
     }
 
     /// Gives whether the keyword matters.
-    fn set(&mut self, keyword: &[u8], value: &[u8]) -> Result<bool, Flaw> {
+    fn set(&mut self, keyword: &[u8], value: &[u8]) -> Result<bool, ParseError> {
         match keyword {
             b"path" => self.path = Some(name(keyword, value)?),
             b"linkpath" => self.link = Some(name(keyword, value)?),
@@ -106,7 +106,7 @@ impl Records {
             b"SCHILY.acl.default" => self.acl(b"system.posix_acl_default", value, false),
             b"RHT.security.selinux" => self.xattr(b"security.selinux".to_vec(), value.to_vec())?,
             b"GNU.volume.filename" | b"GNU.volume.size" | b"GNU.volume.offset" => {
-                return Err(Flaw::Volumes);
+                return Err(ParseError::Volumes);
             }
             _ => {
                 if let Some(name) = keyword.strip_prefix(b"SCHILY.xattr.") {
@@ -127,9 +127,11 @@ impl Records {
         Ok(true)
     }
 
-    fn xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Result<(), Flaw> {
+    fn xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Result<(), ParseError> {
         if name.is_empty() || name.contains(&0) {
-            return Err(Flaw::pax("an extended attribute without a proper name"));
+            return Err(ParseError::pax(
+                "an extended attribute without a proper name",
+            ));
         }
         self.xattrs.insert(name, value);
         Ok(())
@@ -143,7 +145,7 @@ impl Records {
         }
     }
 
-    fn sparse(&mut self, keyword: &[u8], field: &[u8], value: &[u8]) -> Result<(), Flaw> {
+    fn sparse(&mut self, keyword: &[u8], field: &[u8], value: &[u8]) -> Result<(), ParseError> {
         let sparse = &mut self.sparse;
         match field {
             b"name" => sparse.name = Some(name(keyword, value)?),
@@ -153,14 +155,14 @@ impl Records {
             b"offset" => {
                 let offset = number(keyword, value)?;
                 if sparse.offset.replace(offset).is_some() {
-                    return Err(Flaw::Sparse {
+                    return Err(ParseError::Sparse {
                         what: "an offset without a length",
                     });
                 }
             }
             b"numbytes" => {
                 let length = number(keyword, value)?;
-                let offset = sparse.offset.take().ok_or(Flaw::Sparse {
+                let offset = sparse.offset.take().ok_or(ParseError::Sparse {
                     what: "a length without an offset",
                 })?;
                 sparse.map.get_or_insert_default().add(offset, length)?;
@@ -196,29 +198,29 @@ fn is_of_one(keyword: &[u8]) -> bool {
 }
 
 /// The first record's keyword and value; `rest` goes on to what comes after it.
-fn split<'a>(rest: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Flaw> {
+fn split<'a>(rest: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ParseError> {
     let blank = rest.iter().take(20).position(|&byte| byte == b' ');
-    let blank = blank.ok_or_else(|| Flaw::pax("a record without a length"))?;
-    let length = decimal(&rest[..blank]).ok_or_else(|| Flaw::pax("a length is no number"))?;
+    let blank = blank.ok_or_else(|| ParseError::pax("a record without a length"))?;
+    let length = decimal(&rest[..blank]).ok_or_else(|| ParseError::pax("a length is no number"))?;
     let record = usize::try_from(length)
         .ok()
         .and_then(|length| rest.split_at_checked(length))
         .filter(|(record, _)| record.len() > blank + 1);
-    let (record, after) = record.ok_or_else(|| Flaw::pax("a record of a wrong length"))?;
+    let (record, after) = record.ok_or_else(|| ParseError::pax("a record of a wrong length"))?;
     *rest = after;
     let text = record[blank + 1..].strip_suffix(b"\n");
-    let text = text.ok_or_else(|| Flaw::pax("a record does not end with its line"))?;
+    let text = text.ok_or_else(|| ParseError::pax("a record does not end with its line"))?;
     match text.iter().position(|&byte| byte == b'=') {
         Some(sign @ 1..) if !text[..sign].contains(&0) => Ok((&text[..sign], &text[sign + 1..])),
-        _ => Err(Flaw::pax("a record without a keyword")),
+        _ => Err(ParseError::pax("a record without a keyword")),
     }
 }
 
-fn malformed(keyword: &[u8]) -> Flaw {
-    Flaw::pax(format!("the value of {}", shortened(keyword)))
+fn malformed(keyword: &[u8]) -> ParseError {
+    ParseError::pax(format!("the value of {}", shortened(keyword)))
 }
 
-fn name(keyword: &[u8], value: &[u8]) -> Result<Vec<u8>, Flaw> {
+fn name(keyword: &[u8], value: &[u8]) -> Result<Vec<u8>, ParseError> {
     match value.is_empty() || value.contains(&0) {
         true => Err(malformed(keyword)),
         false => Ok(value.to_vec()),
@@ -236,21 +238,21 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-fn number(keyword: &[u8], value: &[u8]) -> Result<u64, Flaw> {
+fn number(keyword: &[u8], value: &[u8]) -> Result<u64, ParseError> {
     decimal(value).ok_or_else(|| malformed(keyword))
 }
 
-fn id(value: &[u8], what: &'static str) -> Result<u32, Flaw> {
+fn id(value: &[u8], what: &'static str) -> Result<u32, ParseError> {
     let (digits, sign) = match value {
         [b'-', digits @ ..] => (digits, -1),
         _ => (value, 1),
     };
     let number = sign * i128::from(number(what.as_bytes(), digits)?);
-    u32::try_from(number).map_err(|_| Flaw::out_of_range(what, number))
+    u32::try_from(number).map_err(|_| ParseError::out_of_range(what, number))
 }
 
 /// Whole seconds, rounded down.
-fn seconds(value: &[u8]) -> Result<i64, Flaw> {
+fn seconds(value: &[u8]) -> Result<i64, ParseError> {
     let bad = || malformed(b"mtime");
     let (text, negative) = match value {
         [b'-', text @ ..] => (text, true),
@@ -265,7 +267,7 @@ fn seconds(value: &[u8]) -> Result<i64, Flaw> {
     let up = negative && fraction.iter().any(|&digit| digit != b'0');
     let whole = i128::from(whole) + i128::from(up);
     let whole = if negative { -whole } else { whole };
-    i64::try_from(whole).map_err(|_| Flaw::out_of_range("mtime", whole))
+    i64::try_from(whole).map_err(|_| ParseError::out_of_range("mtime", whole))
 }
 
 /// GNU tar writes `=` and `%` of an attribute's name as %3D and %25, and nothing else.

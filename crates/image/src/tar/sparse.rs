@@ -4,7 +4,7 @@
 
 use rustix::io::Errno;
 
-use super::error::Flaw;
+use super::error::ParseError;
 use super::header::{BLOCK, unsigned};
 use super::pax::decimal;
 use crate::buffered_region::BufferedRegion;
@@ -23,7 +23,7 @@ pub(super) struct Map {
 
 impl Map {
     /// Adds the next part.
-    pub(super) fn add(&mut self, at: u64, length: u64) -> Result<(), Flaw> {
+    pub(super) fn add(&mut self, at: u64, length: u64) -> Result<(), ParseError> {
         let Some(end) = at.checked_add(length) else {
             return Err(flaw("a part ends beyond 64 bits"));
         };
@@ -47,7 +47,7 @@ impl Map {
         stored: u64,
         region: &Region,
         offset: u64,
-    ) -> Result<Vec<Extent>, Flaw> {
+    ) -> Result<Vec<Extent>, ParseError> {
         if self.end > size {
             return Err(flaw("a part ends beyond the file"));
         }
@@ -65,19 +65,19 @@ impl Map {
     }
 }
 
-fn flaw(what: &'static str) -> Flaw {
-    Flaw::Sparse { what }
+fn flaw(what: &'static str) -> ParseError {
+    ParseError::Sparse { what }
 }
 
 /// What goes wrong with a map that is read from the archive.
 pub(super) enum Stop {
-    Flaw(Flaw),
+    ParseError(ParseError),
     Read(u64, Errno),
 }
 
-impl From<Flaw> for Stop {
-    fn from(flaw: Flaw) -> Self {
-        Self::Flaw(flaw)
+impl From<ParseError> for Stop {
+    fn from(flaw: ParseError) -> Self {
+        Self::ParseError(flaw)
     }
 }
 
@@ -97,7 +97,7 @@ pub(super) fn old(
         blocks += 1;
         let at = offset + blocks * BLOCK as u64;
         let next = window.get(at, BLOCK).map_err(|errno| Stop::Read(at, errno));
-        let block = next?.ok_or(Flaw::Cut {
+        let block = next?.ok_or(ParseError::Cut {
             what: "a list of data and holes",
         })?;
         more = add_entries(&mut map, &block[..504])? && block[504] != 0;
@@ -106,7 +106,7 @@ pub(super) fn old(
 }
 
 /// Gives whether all places for entries were used: one without a length ends the list.
-fn add_entries(map: &mut Map, entries: &[u8]) -> Result<bool, Flaw> {
+fn add_entries(map: &mut Map, entries: &[u8]) -> Result<bool, ParseError> {
     for entry in entries.chunks_exact(24) {
         if entry[12] == 0 {
             return Ok(false);

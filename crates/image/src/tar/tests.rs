@@ -158,7 +158,7 @@ fn one(parts: &[Vec<u8>]) -> Result<Member, Error> {
     })
 }
 
-fn flaw(parts: &[Vec<u8>]) -> Flaw {
+fn flaw(parts: &[Vec<u8>]) -> ParseError {
     match members(&archive(parts)).expect_err("it was taken") {
         Error::Archive { flaw, .. } | Error::Member { flaw, .. } => flaw,
         error => panic!("{error}"),
@@ -201,7 +201,7 @@ fn each_type_becomes_what_it_is() {
     }
     assert!(matches!(
         flaw(&[Draft::new("d/", b'Z', 0).build(b"")]),
-        Flaw::Type { .. }
+        ParseError::Type { .. }
     ));
     let dump = Draft::new("d/", b'D', 6).gnu().build(b"Yfile\0");
     let both = members(&archive(&[dump, file("f", "x")])).unwrap();
@@ -211,12 +211,12 @@ fn each_type_becomes_what_it_is() {
     assert_eq!(one(&[label, file("f", "x")]).unwrap().name, b"f");
     assert_eq!(
         flaw(&[Draft::new("x", b'M', 3).gnu().build(b"abc")]),
-        Flaw::Volumes
+        ParseError::Volumes
     );
     for kind in [b'A', b'E', b'I', b'N'] {
         assert!(matches!(
             flaw(&[Draft::new("x", kind, 3).build(b"abc")]),
-            Flaw::Type { .. }
+            ParseError::Type { .. }
         ));
     }
 }
@@ -252,7 +252,7 @@ fn names_come_from_the_last_word_on_them() {
     assert_eq!(two[1].name, b"short");
     // Of two headers of GNU tar's own the last one counts; in all else programs differ.
     assert_eq!(name(&[gnu("a"), gnu("b"), file().build(b"")]), "b");
-    let twice = |what| Flaw::Twice { what };
+    let twice = |what| ParseError::Twice { what };
     assert_eq!(flaw(&[gnu("a"), x("b"), file().build(b"")]), twice("name"));
     assert_eq!(flaw(&[x("b"), gnu("a"), file().build(b"")]), twice("name"));
     assert_eq!(
@@ -283,8 +283,8 @@ fn names_come_from_the_last_word_on_them() {
         link().build(b""),
     ];
     assert_eq!(flaw(&both), twice("link target"));
-    assert_eq!(flaw(&[gnu("a")]), Flaw::NoMember);
-    assert_eq!(flaw(&[x("a")]), Flaw::NoMember);
+    assert_eq!(flaw(&[gnu("a")]), ParseError::NoMember);
+    assert_eq!(flaw(&[x("a")]), ParseError::NoMember);
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn numbers_are_octal_or_base_256_and_nothing_else() {
             b' ' if field[0] == b'1' => assert_eq!(taken.unwrap().uid, 1),
             _ => assert_eq!(
                 flaw(&[uid(field)]),
-                Flaw::Number { what: "uid" },
+                ParseError::Number { what: "uid" },
                 "{field:?}"
             ),
         }
@@ -354,7 +354,10 @@ fn numbers_are_octal_or_base_256_and_nothing_else() {
         (b"\x80\0\0\x01\0\0\0\0", 1_i128 << 32),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff", -1),
     ] {
-        assert_eq!(flaw(&[uid(field)]), Flaw::OutOfRange { what: "uid", value });
+        assert_eq!(
+            flaw(&[uid(field)]),
+            ParseError::OutOfRange { what: "uid", value }
+        );
     }
 
     let mtime = |field: &[u8; 12]| Draft::new("f", b'0', 0).with(136, field).build(b"");
@@ -380,7 +383,7 @@ fn numbers_are_octal_or_base_256_and_nothing_else() {
     let what = "mtime";
     assert_eq!(
         flaw(&[mtime(b"\x80\0\0\0\x80\0\0\0\0\0\0\0")]),
-        Flaw::TooLarge { what }
+        ParseError::TooLarge { what }
     );
 
     let size = |field: &[u8; 12]| Draft::new("f", b'0', 0).with(124, field).build(b"abc");
@@ -392,9 +395,9 @@ fn numbers_are_octal_or_base_256_and_nothing_else() {
     let what = "size";
     assert_eq!(
         flaw(&[size(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfd")]),
-        Flaw::OutOfRange { what, value }
+        ParseError::OutOfRange { what, value }
     );
-    let cut = Flaw::Cut { what: "its data" };
+    let cut = ParseError::Cut { what: "its data" };
     assert_eq!(
         flaw(&[size(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff")]),
         cut
@@ -406,7 +409,7 @@ fn numbers_are_octal_or_base_256_and_nothing_else() {
     assert_eq!(one(&[mode(b"0104755\0")]).unwrap().mode, 0o4755);
     assert!(matches!(
         flaw(&[mode(b"\xff\xff\xff\xff\xff\xff\xff\xff")]),
-        Flaw::OutOfRange { .. }
+        ParseError::OutOfRange { .. }
     ));
 }
 
@@ -423,11 +426,11 @@ fn a_checksum_counts_signed_or_unsigned_and_a_wrong_one_is_no_header() {
         "f\u{e9}\u{e9}".as_bytes()
     );
     header[148..156].copy_from_slice(format!("{:06o}\0 ", signed + 1).as_bytes());
-    assert_eq!(flaw(&[header.clone()]), Flaw::Checksum);
+    assert_eq!(flaw(&[header.clone()]), ParseError::Checksum);
     header[148..156].copy_from_slice(b"        ");
-    assert_eq!(flaw(&[header]), Flaw::Checksum);
+    assert_eq!(flaw(&[header]), ParseError::Checksum);
     let text = b"This is a text, and not a short one. ".repeat(30);
-    assert_eq!(flaw(&[text]), Flaw::Checksum);
+    assert_eq!(flaw(&[text]), ParseError::Checksum);
 }
 
 /// A header that is neither ustar's nor GNU tar's is v7 to GNU tar and umoci, and ustar to bsdtar.
@@ -439,7 +442,7 @@ fn an_odd_magic_number_is_refused_where_it_matters_what_it_means() {
         assert_eq!(one(&[odd(b'5').build(b"")]).unwrap().what, What::Directory);
         let prefixed = odd(b'0').with(345, b"pre");
         for differs in [prefixed, odd(b'3'), odd(b'4')] {
-            assert_eq!(flaw(&[differs.build(b"")]), Flaw::Magic);
+            assert_eq!(flaw(&[differs.build(b"")]), ParseError::Magic);
         }
     }
 }
@@ -448,15 +451,15 @@ fn an_odd_magic_number_is_refused_where_it_matters_what_it_means() {
 fn data_are_where_all_programs_look_for_them() {
     for kind in [b'2', b'3', b'4', b'5', b'6'] {
         let bad = Draft::new("x", kind, 5).link("t").build(b"12345");
-        assert!(matches!(flaw(&[bad]), Flaw::Data { bytes: 5, .. }));
+        assert!(matches!(flaw(&[bad]), ParseError::Data { bytes: 5, .. }));
         let bad = Draft::new("x", kind, 0).link("t").build(b"12345");
         assert!(matches!(
             flaw(&[pax(b'x', &[("size", "5")]), bad]),
-            Flaw::Data { bytes: 5, .. }
+            ParseError::Data { bytes: 5, .. }
         ));
     }
     let bad = Draft::new("d/", b'0', 5).build(b"12345");
-    assert!(matches!(flaw(&[bad]), Flaw::Data { bytes: 5, .. }));
+    assert!(matches!(flaw(&[bad]), ParseError::Data { bytes: 5, .. }));
 
     // A hard link: old programs wrote the file's size without data, PAX has data when it says so.
     let link = |size| Draft::new("l", b'1', size).link("t");
@@ -474,12 +477,12 @@ fn data_are_where_all_programs_look_for_them() {
     let dir = Draft::new("l/", b'1', 0).build(&data);
     assert!(matches!(
         flaw(&[x(), dir, file("f", "")]),
-        Flaw::Data { .. }
+        ParseError::Data { .. }
     ));
     let other = pax(b'x', &[("comment", "hi")]);
     assert!(matches!(
         flaw(&[other, link(600).build(b""), file("f", "")]),
-        Flaw::Data { .. }
+        ParseError::Data { .. }
     ));
 
     // The size of a PAX header counts, whatever the plain one says.
@@ -566,7 +569,10 @@ fn pax_records_are_read_to_the_letter() {
         b"\n",
     ] {
         assert!(
-            matches!(flaw(&[meta(b'x', bad), file("f", "")]), Flaw::Pax { .. }),
+            matches!(
+                flaw(&[meta(b'x', bad), file("f", "")]),
+                ParseError::Pax { .. }
+            ),
             "{bad:?}"
         );
     }
@@ -608,10 +614,10 @@ fn a_global_header_holds_for_all_that_follows_and_is_the_only_one() {
     ] {
         assert!(matches!(
             flaw(&[g(&[(own, "1")]), file("f", "")]),
-            Flaw::Pax { .. }
+            ParseError::Pax { .. }
         ));
     }
-    let twice = |parts: &[Vec<u8>]| assert!(matches!(flaw(parts), Flaw::Twice { .. }));
+    let twice = |parts: &[Vec<u8>]| assert!(matches!(flaw(parts), ParseError::Twice { .. }));
     twice(&[g(&[("uid", "77"), ("uid", "77")]), file("f", "")]);
     twice(&[g(&all), file("f", ""), g(&[("gid", "1")]), file("f", "")]);
     twice(&[
@@ -660,7 +666,7 @@ fn extended_attributes_are_bytes_in_whatever_way_they_are_written() {
         ("LIBARCHIVE.xattr.user.%00", "AAAA"),
     ] {
         let bad = flaw(&[pax(b'x', &[(keyword, value)]), file("f", "")]);
-        assert!(matches!(bad, Flaw::Pax { .. }), "{keyword}={value}");
+        assert!(matches!(bad, ParseError::Pax { .. }), "{keyword}={value}");
     }
 }
 
@@ -739,7 +745,7 @@ fn a_record_of_more_than_a_mebibyte_is_refused_before_it_is_read() {
         assert!(one(&[last, file("f", "")]).is_ok());
         assert!(matches!(
             flaw(&[long(kind, limit + 1), file("f", "")]),
-            Flaw::Record {
+            ParseError::Record {
                 limit: RECORD_LIMIT,
                 ..
             }
@@ -748,7 +754,7 @@ fn a_record_of_more_than_a_mebibyte_is_refused_before_it_is_read() {
         let promise = Draft::new("x", kind, 1 << 30).build(b"");
         assert!(matches!(
             flaw(&[promise]),
-            Flaw::Record {
+            ParseError::Record {
                 bytes: 0x4000_0000,
                 ..
             }
@@ -850,13 +856,13 @@ fn the_end_is_the_first_zero_block_or_the_end_of_the_file() {
         Error::Archive { offset, flaw, .. } => (offset, flaw),
         error => panic!("{error}"),
     };
-    let cut = || Flaw::Cut {
+    let cut = || ParseError::Cut {
         what: "a block of 512 bytes",
     };
     assert_eq!(flaw(&[0]), (1024, cut()));
     assert_eq!(flaw(&[0; 511]), (1024, cut()));
     assert_eq!(flaw(b"junk"), (1024, cut()));
-    assert_eq!(flaw(&more(512)), (1536, Flaw::LoneZeroBlock));
+    assert_eq!(flaw(&more(512)), (1536, ParseError::LoneZeroBlock));
     for (nothing, end) in [(&END[..], End::Marked), (b"", End::Unmarked)] {
         let (members, found) = members_and_end(&region(nothing)).unwrap();
         assert_eq!((members.len(), found), (0, end));
@@ -1120,7 +1126,7 @@ fn maps_of_sparse_files_that_cannot_be_are_refused() {
     ] {
         assert!(good(parts, size).is_err(), "{parts:?}");
     }
-    let no = |what| Flaw::Sparse { what };
+    let no = |what| ParseError::Sparse { what };
     let lengths = no("the parts are not as long as the data");
     assert_eq!(
         flaw(&[old_sparse(&[(0, 5)], 4, 9, false).build(b"dddd")]),
@@ -1137,7 +1143,7 @@ fn maps_of_sparse_files_that_cannot_be_are_refused() {
         no("a part ends beyond the file")
     );
     let four = &[(0, 1), (2, 1), (4, 1), (6, 1)];
-    let cut = Flaw::Cut {
+    let cut = ParseError::Cut {
         what: "a list of data and holes",
     };
     let mut alone = old_sparse(four, 4, 9, true).build(b"");
@@ -1145,7 +1151,10 @@ fn maps_of_sparse_files_that_cannot_be_are_refused() {
     alone.extend([0; 512]);
     assert!(members(&alone).is_err());
     let ustar = old_sparse(four, 4, 9, false).with(257, b"ustar\x0000");
-    assert!(matches!(flaw(&[ustar.build(b"dddd")]), Flaw::Sparse { .. }));
+    assert!(matches!(
+        flaw(&[ustar.build(b"dddd")]),
+        ParseError::Sparse { .. }
+    ));
 
     let pairs = |pairs: &[(&str, &str)], data: &str| one(&[pax(b'x', pairs), file("f", data)]);
     let ok = pairs(
@@ -1218,10 +1227,10 @@ fn maps_of_sparse_files_that_cannot_be_are_refused() {
     }
     let dir = Draft::new("d/", b'5', 0).build(b"");
     let sparse = pax(b'x', &[("GNU.sparse.size", "0"), ("GNU.sparse.map", "0,0")]);
-    assert!(matches!(flaw(&[sparse, dir]), Flaw::Sparse { .. }));
+    assert!(matches!(flaw(&[sparse, dir]), ParseError::Sparse { .. }));
     assert_eq!(
         flaw(&[pax(b'x', &[("GNU.volume.offset", "512")]), file("f", "")]),
-        Flaw::Volumes
+        ParseError::Volumes
     );
 }
 
