@@ -199,7 +199,7 @@ fn is_bootable(file: &Path) -> Result<(), Error> {
     match &kernel.image {
         KernelImage::Elf { .. } => kernel.into_boot().map(|_| ()).map_err(unusable),
         KernelImage::BzImage { .. } => Err(Error::Unusable {
-            problem: rdvm_kernel::Problem::NoPvh,
+            problem: rdvm_kernel::FileError::NoPvh,
         }),
     }
 }

@@ -15,7 +15,7 @@ use config::Config;
 use features::{FEATURES, Feature, Weight};
 use rdvm_hostfs::escape::shown;
 
-use rdvm_kernel::Problem;
+use rdvm_kernel::FileError;
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        problem: Problem,
+        problem: FileError,
     },
     /// It is a kernel that cannot be used at all.
     #[error(transparent)]

@@ -17,7 +17,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        problem: Problem,
+        problem: FileError,
     },
     /// The search came to no file at all.
     #[error("kernel: none found in {places}{unusable}; {INSTALL}")]
@@ -31,7 +31,7 @@ pub enum Error {
 
 /// What is wrong with one file.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum FileError {
     /// There is none of that name.
     #[error("no such file")]
     Missing,
@@ -67,7 +67,7 @@ pub enum Problem {
 const INSTALL: &str = "sudo apt install linux-image-cloud-amd64 (Debian) or linux-image-kvm (Ubuntu), \
                        or name one with -k FILE";
 
-impl From<io::Error> for Problem {
+impl From<io::Error> for FileError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing,
@@ -79,7 +79,7 @@ impl From<io::Error> for Problem {
     }
 }
 
-impl Problem {
+impl FileError {
     /// What the user can do about it, when the file is `path`.
     pub fn remedy(&self, path: &Path) -> String {
         match self {

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 
-use super::error::Problem;
+use super::error::FileError;
 
 /// The most that is ever read into memory.
 pub(super) const MAX_BYTES: u64 = 512 << 20;
@@ -32,7 +32,7 @@ pub enum Links {
 ///
 /// # Errors
 /// What is wrong with it; `NotRegular` for anything but a file.
-pub fn open(path: &Path, links: Links) -> Result<File, Problem> {
+pub fn open(path: &Path, links: Links) -> Result<File, FileError> {
     let directory: OwnedFd;
     let (at, name, look, flags) = match (links, path.parent(), path.file_name()) {
         (Links::Refuse, Some(parent), Some(name)) => {
@@ -78,15 +78,15 @@ pub fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// `TooLarge`; `Changed` when it was written to meanwhile; those of reading.
-pub fn read_all(file: &File) -> Result<(Vec<u8>, Stamp), Problem> {
+pub fn read_all(file: &File) -> Result<(Vec<u8>, Stamp), FileError> {
     let before = Stamp::of(file)?;
     let bytes = before.bytes;
     if bytes > MAX_BYTES {
-        return Err(Problem::TooLarge { bytes });
+        return Err(FileError::TooLarge { bytes });
     }
     let read = read_at(file, 0, bytes as usize);
     if Stamp::of(file)? != before {
-        return Err(Problem::Changed);
+        return Err(FileError::Changed);
     }
     Ok((read?, before))
 }
@@ -150,7 +150,7 @@ fn open_dir(path: &Path, links: Links) -> rustix::io::Result<OwnedFd> {
     openat(CWD, path, flags, Mode::empty())
 }
 
-fn regular(mode: u32) -> Result<(), Problem> {
+fn regular(mode: u32) -> Result<(), FileError> {
     let kind = match FileType::from_raw_mode(mode) {
         FileType::RegularFile => return Ok(()),
         FileType::Directory => "a directory",
@@ -159,7 +159,7 @@ fn regular(mode: u32) -> Result<(), Problem> {
         FileType::Socket => "a socket",
         _ => "a device",
     };
-    Err(Problem::NotRegular { kind })
+    Err(FileError::NotRegular { kind })
 }
 
 #[cfg(test)]
@@ -223,7 +223,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(MAX_BYTES + 1).unwrap();
         let problem = read_all(&file).unwrap_err();
-        assert!(matches!(problem, Problem::TooLarge { bytes } if bytes == MAX_BYTES + 1));
+        assert!(matches!(problem, FileError::TooLarge { bytes } if bytes == MAX_BYTES + 1));
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
                 }
             });
             let reader = File::open(file.path()).unwrap();
-            let noticed = (0..1000).any(|_| matches!(read_all(&reader), Err(Problem::Changed)));
+            let noticed = (0..1000).any(|_| matches!(read_all(&reader), Err(FileError::Changed)));
             stop.store(true, Ordering::Relaxed);
             assert!(noticed);
         });

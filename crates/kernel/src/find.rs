@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use super::error::{Error, Problem};
+use super::error::{Error, FileError};
 use super::file::{self, Links};
 use crate::KernelWish;
 use rdvm_hostfs::escape::shown;
@@ -211,7 +211,7 @@ pub(super) fn choose<T>(
     candidates: Vec<Candidate>,
     host: &Search,
     image_boot: Option<&Path>,
-    probe: impl Fn(&Candidate) -> Result<T, Problem>,
+    probe: impl Fn(&Candidate) -> Result<T, FileError>,
 ) -> Result<(Candidate, T, Vec<String>), Error> {
     let mut unreadable = None;
     let mut broken = Vec::new();
@@ -222,8 +222,8 @@ pub(super) fn choose<T>(
                 let path = candidate.path;
                 return Err(Error::File { path, problem });
             }
-            (Err(Problem::Missing), _) => {}
-            (Err(Problem::Unreadable), _) => {
+            (Err(FileError::Missing), _) => {}
+            (Err(FileError::Unreadable), _) => {
                 // The host's kernels come last and are the ones that chmod is for.
                 let better = |old: &Candidate| {
                     old.origin == Origin::Image && candidate.origin != Origin::Image
@@ -236,7 +236,7 @@ pub(super) fn choose<T>(
         }
     }
     if let Some(Candidate { path, .. }) = unreadable {
-        let problem = Problem::Unreadable;
+        let problem = FileError::Unreadable;
         return Err(Error::File { path, problem });
     }
     let unusable: String = broken.iter().map(|line| format!(", {line}")).collect();
@@ -452,7 +452,7 @@ mod tests {
         wish: &KernelWish,
         image: Option<&Path>,
         host: &Search,
-        probe: impl Fn(&str) -> Result<(), Problem>,
+        probe: impl Fn(&str) -> Result<(), FileError>,
     ) -> Result<(String, Vec<String>), String> {
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
         let probe = |candidate: &Candidate| probe(&name(&candidate.path));
@@ -469,9 +469,9 @@ mod tests {
         let (wish, image) = (KernelWish::Search, Some(image.as_path()));
         let only = |name: &'static str| {
             move |asked: &str| match asked {
-                "vmlinux" | "bzImage" => Err(Problem::Missing),
+                "vmlinux" | "bzImage" => Err(FileError::Missing),
                 asked if asked == name => Ok(()),
-                _ => Err(Problem::Unreadable),
+                _ => Err(FileError::Unreadable),
             }
         };
         let found = chosen(&wish, image, &host, only("vmlinuz-6.1.0-8"));
@@ -487,8 +487,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut host, _) = host(dir.path());
         let probe = |name: &str| match name {
-            "vmlinuz-6.1.0-9" => Err(Problem::Changed),
-            "vmlinux" | "bzImage" => Err(Problem::Missing),
+            "vmlinuz-6.1.0-9" => Err(FileError::Changed),
+            "vmlinux" | "bzImage" => Err(FileError::Missing),
             _ => Ok(()),
         };
         let (name, broken) = chosen(&KernelWish::Search, None, &host, probe).unwrap();
@@ -508,7 +508,7 @@ mod tests {
             boot: dir.path().join("boot"),
             ..Search::default()
         };
-        let missing = |_: &str| Err(Problem::Missing);
+        let missing = |_: &str| Err(FileError::Missing);
         let error = chosen(&KernelWish::Search, Some(Path::new("/i")), &host, missing);
         let want = format!(
             "kernel: none found in /c/kernel, /i, {}; sudo apt install linux-image-cloud-amd64 (Debian) or \

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 pub use bzimage::BzImageFacts;
 pub use elf::ElfFacts;
-pub use error::{Error, Problem};
+pub use error::{Error, FileError};
 pub use field::ParseError;
 pub use find::{Origin, Search};
 pub use list::{Found, list, render};
@@ -159,7 +159,7 @@ impl Kernel {
             | KernelImage::BzImage { bzimage, facts, .. } => Ok(Boot::BzImage(bzimage, facts)),
             KernelImage::Elf { bzimage: None, .. } => Err(Error::File {
                 path: self.path,
-                problem: Problem::NoPvh,
+                problem: FileError::NoPvh,
             }),
         }
     }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::{Problem, install};
+use super::error::{FileError, install};
 use super::find::{Origin, Search};
 use super::probe::{Format, Probe};
 use crate::KernelWish;
@@ -25,7 +25,7 @@ pub struct Found {
     /// The file's size in bytes.
     pub bytes: Option<u64>,
     /// Why it cannot be used.
-    pub problem: Option<Problem>,
+    pub problem: Option<FileError>,
     /// A run would take this one.
     pub chosen: bool,
 }
@@ -38,7 +38,7 @@ pub fn list(host: &Search, image_boot: Option<&Path>) -> Vec<Found> {
     for candidate in host.candidates(&KernelWish::Search, image_boot) {
         let named = candidate.is_named();
         let mut found = match Probe::new(&candidate) {
-            Err(Problem::Missing) if !named => continue,
+            Err(FileError::Missing) if !named => continue,
             Ok(probe) => Found {
                 release: probe.release_of_any_kind(),
                 format: Some(probe.format()),
@@ -129,7 +129,7 @@ fn row(found: &Found) -> [String; 5] {
 /// What makes a run possible when it is not; and how the running kernel becomes readable.
 fn remedies(list: &[Found]) -> Vec<String> {
     let usable = list.iter().any(|found| found.chosen);
-    let unreadable = |found: &&Found| matches!(found.problem, Some(Problem::Unreadable));
+    let unreadable = |found: &&Found| matches!(found.problem, Some(FileError::Unreadable));
     let mut lines: Vec<String> = list
         .iter()
         .filter(unreadable)
@@ -138,7 +138,7 @@ fn remedies(list: &[Found]) -> Vec<String> {
             format!(
                 "{}: {}",
                 shown(&found.path),
-                Problem::Unreadable.remedy(&found.path)
+                FileError::Unreadable.remedy(&found.path)
             )
         })
         .collect();
@@ -203,7 +203,7 @@ mod tests {
         let of = |name: &str, origin| Found::of(PathBuf::from(name), origin);
         let list = [
             Found {
-                problem: Some(Problem::Unreadable),
+                problem: Some(FileError::Unreadable),
                 ..of("/boot/vmlinuz-2", Origin::Running)
             },
             Found {
@@ -233,7 +233,7 @@ mod tests {
         };
         let list = list(&host, None);
         assert_eq!(list.len(), 2);
-        assert!(matches!(list[0].problem, Some(Problem::Missing)));
+        assert!(matches!(list[0].problem, Some(FileError::Missing)));
         assert!(!list[1].chosen);
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::banner;
 use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
-use super::error::Problem;
+use super::error::FileError;
 use super::field::ParseError;
 use super::file::{self, Stamp};
 use super::find::{Candidate, Origin};
@@ -55,11 +55,11 @@ impl Probe {
     ///
     /// # Errors
     /// What is wrong with the file.
-    pub(super) fn new(candidate: &Candidate) -> Result<Self, Problem> {
+    pub(super) fn new(candidate: &Candidate) -> Result<Self, FileError> {
         let file = match file::open(&candidate.path, candidate.links()) {
             // A cache that is somebody else's (sudo and su may leave HOME as it was) is none.
-            Err(Problem::Unreadable) if candidate.origin == Origin::Built => {
-                return Err(Problem::Missing);
+            Err(FileError::Unreadable) if candidate.origin == Origin::Built => {
+                return Err(FileError::Missing);
             }
             opened => opened?,
         };
@@ -110,7 +110,7 @@ impl Probe {
     pub(super) fn load(
         self,
         cache: Option<&Path>,
-    ) -> Result<(KernelImage, Option<String>), Problem> {
+    ) -> Result<(KernelImage, Option<String>), FileError> {
         let Self { file, kind } = self;
         let (facts, compression) = match kind {
             Kind::Elf(facts) => return Ok((elf_image(file, facts, None), None)),
@@ -229,7 +229,7 @@ mod tests {
     use super::super::samples::{bzimage, pack, program_header, put, vmlinux};
     use super::*;
 
-    fn probe(path: &Path) -> Result<Probe, Problem> {
+    fn probe(path: &Path) -> Result<Probe, FileError> {
         Probe::new(&Candidate {
             path: path.into(),
             origin: Origin::Asked,
@@ -322,7 +322,7 @@ mod tests {
         assert!(matches!(image, KernelImage::Elf { bzimage: None, .. }));
         let packed = huge(&bzimage(&pack(Compression::Xz, &vmlinux())));
         let problem = probe(&packed).unwrap().load(None).unwrap_err();
-        assert!(matches!(problem, Problem::TooLarge { bytes } if bytes == 1 << 40));
+        assert!(matches!(problem, FileError::TooLarge { bytes } if bytes == 1 << 40));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 
 use rdvm_hostfs::units::ByteSize;
-use rdvm_kernel::Problem;
+use rdvm_kernel::FileError;
 
 /// What kept the small kernel from being built.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ pub enum Error {
     )]
     Unusable {
         /// What is wrong with it.
-        problem: Problem,
+        problem: FileError,
     },
     /// A signal came.
     #[error("kernel build: stopped by signal {0}; nothing has changed")]
