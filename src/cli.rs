@@ -227,7 +227,7 @@ pub enum Error {
 
 /// What is to be said of a command line that is none.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum UsageError {
     /// By clap, among them `--help` and `--version`.
     #[error(transparent)]
     Line(Box<clap::Error>),
@@ -236,7 +236,7 @@ pub enum Refused {
     Cannot(#[from] Error),
 }
 
-impl From<clap::Error> for Refused {
+impl From<clap::Error> for UsageError {
     fn from(error: clap::Error) -> Self {
         Self::Line(Box::new(error))
     }
@@ -244,8 +244,8 @@ impl From<clap::Error> for Refused {
 
 /// Parses the command line, with the options of the profile that it names before its own.
 ///
-/// Errors: [`Refused`].
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
+/// Errors: [`UsageError`].
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError> {
     let mut words: Vec<OsString> = words.into_iter().collect();
     let mut cli = Cli::try_parse_from(&words).map_err(|error| with_tip(error, &words))?;
     let Verb::Run(args) = &mut cli.verb else {
@@ -403,7 +403,7 @@ mod tests {
     use super::*;
     use crate::request::{Id, Request, UserWish};
 
-    fn run(words: &[&str]) -> Result<RunArgs, Refused> {
+    fn run(words: &[&str]) -> Result<RunArgs, UsageError> {
         let words = ["rdvm", "run"].iter().chain(words);
         match parse(words.map(OsString::from))?.verb {
             Verb::Run(args) => Ok(*args),

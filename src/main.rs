@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use rdvm::base::{self, Body};
 use rdvm::cache::Cache;
 use rdvm::cli::{
-    BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, Refused, RunArgs, Verb,
+    BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, UsageError, Verb,
 };
 use rdvm::copyout::Copied;
 use rdvm::doctor::{self, Facts, KernelFinding};
@@ -56,17 +56,17 @@ fn main() -> ExitCode {
 }
 
 /// Says what is wrong with the command line, also in the report that it asks for.
-fn refuse(refused: &Refused) -> u8 {
+fn refuse(refused: &UsageError) -> u8 {
     match refused {
-        Refused::Line(error) if !error.use_stderr() => {
+        UsageError::Line(error) if !error.use_stderr() => {
             // Nowhere left to say that the message could not be printed.
             let _ = error.print();
             return 0;
         }
-        Refused::Line(error) => {
+        UsageError::Line(error) => {
             let _ = error.print();
         }
-        Refused::Cannot(error) => say(&error.to_string()),
+        UsageError::Cannot(error) => say(&error.to_string()),
     }
     if let Some(path) = rdvm::cli::report_of(std::env::args_os())
         && let Err(error) = ReportFile::open(&path).and_then(|file| {

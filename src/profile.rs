@@ -88,7 +88,7 @@ pub fn read(path: &Path, name: &str, run: &clap::Command) -> Result<Profile, Err
         path: path.to_owned(),
         source,
     })?;
-    let at_line = |(at, why): Mistake| Error::Line {
+    let at_line = |(at, why): ParseError| Error::Line {
         path: path.to_owned(),
         line: 1 + text.as_bytes()[..at.min(text.len())]
             .iter()
@@ -115,7 +115,7 @@ pub fn read(path: &Path, name: &str, run: &clap::Command) -> Result<Profile, Err
 }
 
 /// Where in the text, in bytes, and what is wrong there.
-type Mistake = (usize, String);
+type ParseError = (usize, String);
 
 fn text(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
@@ -131,7 +131,7 @@ fn text(path: &Path) -> std::io::Result<String> {
 }
 
 /// The tables of all profiles by name.
-fn profiles<'a, 'i>(file: &'a DeTable<'i>) -> Result<Vec<(&'a str, &'a DeTable<'i>)>, Mistake> {
+fn profiles<'a, 'i>(file: &'a DeTable<'i>) -> Result<Vec<(&'a str, &'a DeTable<'i>)>, ParseError> {
     let mut found = Vec::new();
     for (key, value) in file {
         let DeValue::Table(all) = value.get_ref() else {
@@ -154,7 +154,7 @@ fn profiles<'a, 'i>(file: &'a DeTable<'i>) -> Result<Vec<(&'a str, &'a DeTable<'
     Ok(found)
 }
 
-fn unknown_table(key: &Key<'_>) -> Mistake {
+fn unknown_table(key: &Key<'_>) -> ParseError {
     let key_shown = shown_key(key);
     let text = format!("{key_shown}: stands in no profile; write [profile.NAME] before it");
     (key.span().start, text)
@@ -174,7 +174,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn profile(&self, table: &DeTable<'_>) -> Result<Profile, Mistake> {
+    fn profile(&self, table: &DeTable<'_>) -> Result<Profile, ParseError> {
         let mut profile = Profile::default();
         for (key, value) in table {
             let name = shown_key(key);

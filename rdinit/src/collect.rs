@@ -40,7 +40,7 @@ pub fn send_by_port(port: i32, wishes: &[u8], count: usize) {
     outlet.flush();
 }
 
-fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(), Gone> {
+fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(), Disconnected> {
     // Only as much of it is ever touched as the deepest directory needs.
     let names = sys::allocate(COPY_DEPTH * NAMES);
     let names = names.unwrap_or(&mut []);
@@ -52,8 +52,8 @@ fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(),
     for (wish, name) in (0..).zip(all.take(count)) {
         path.length = 0;
         match send_wish(out, wish, name, &mut path, names) {
-            Err(Trouble::Gone) => return Err(Gone),
-            Err(Trouble::Unread(errno)) => out.put(&unread(errno.0, &path))?,
+            Err(SendError::Disconnected) => return Err(Disconnected),
+            Err(SendError::Unread(errno)) => out.put(&unread(errno.0, &path))?,
             Ok(()) => {}
         }
     }
@@ -62,24 +62,24 @@ fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(),
 }
 
 /// The port takes no more.
-struct Gone;
+struct Disconnected;
 
 /// Why a wish ends before its end.
-enum Trouble {
-    Gone,
+enum SendError {
+    Disconnected,
     /// What the path leads to, or its directory, cannot be looked at.
     Unread(Errno),
 }
 
-impl From<Errno> for Trouble {
+impl From<Errno> for SendError {
     fn from(errno: Errno) -> Self {
         Self::Unread(errno)
     }
 }
 
-impl From<Gone> for Trouble {
-    fn from(_: Gone) -> Self {
-        Self::Gone
+impl From<Disconnected> for SendError {
+    fn from(_: Disconnected) -> Self {
+        Self::Disconnected
     }
 }
 
@@ -89,7 +89,7 @@ fn send_wish(
     name: &[u8],
     path: &mut Path,
     names: &mut [u8],
-) -> Result<(), Trouble> {
+) -> Result<(), SendError> {
     let stat = match sys::stat(name) {
         Ok(stat) => stat,
         Err(Errno(errno)) => return Ok(out.put(&CopyFrame::Missing { wish, errno })?),
@@ -138,7 +138,12 @@ fn unread(errno: i32, path: &Path) -> CopyFrame<'_> {
 }
 
 /// Sends a file to its end, wherever that is: the host compares it with the size. Closes it.
-fn send_file(out: &mut Frames<'_, '_>, fd: i32, stat: &Stat, path: &Path) -> Result<(), Gone> {
+fn send_file(
+    out: &mut Frames<'_, '_>,
+    fd: i32,
+    stat: &Stat,
+    path: &Path,
+) -> Result<(), Disconnected> {
     let sent = out.put(&entry(stat, path, b"")).and_then(|()| {
         loop {
             match sys::read(fd, out.room()?) {
@@ -192,7 +197,7 @@ struct Walk<'n> {
 }
 
 impl Walk<'_> {
-    fn run(&mut self, out: &mut Frames<'_, '_>, path: &mut Path) -> Result<(), Trouble> {
+    fn run(&mut self, out: &mut Frames<'_, '_>, path: &mut Path) -> Result<(), SendError> {
         loop {
             let level = &mut self.levels[self.depth];
             path.length = level.path;
@@ -225,7 +230,7 @@ impl Walk<'_> {
     }
 
     /// Sends what `path` leads to, which is in the directory that is being read; directories become the one that is.
-    fn send_named(&mut self, out: &mut Frames<'_, '_>, path: &Path) -> Result<(), Trouble> {
+    fn send_named(&mut self, out: &mut Frames<'_, '_>, path: &Path) -> Result<(), SendError> {
         let level = self.levels[self.depth];
         let name = path.last(level.path);
         let open = |flags| {
@@ -303,7 +308,7 @@ struct Frames<'o, 'p> {
 }
 
 impl Frames<'_, '_> {
-    fn put(&mut self, parcel: &CopyFrame<'_>) -> Result<(), Gone> {
+    fn put(&mut self, parcel: &CopyFrame<'_>) -> Result<(), Disconnected> {
         self.make_room()?;
         // Paths and targets are shorter than a frame's payload: everything fits.
         self.used += parcel.encode(&mut self.buffer[self.used..]).unwrap_or(0);
@@ -311,7 +316,7 @@ impl Frames<'_, '_> {
     }
 
     /// Where the next [`Self::put_data`] expects its bytes.
-    fn room(&mut self) -> Result<&mut [u8], Gone> {
+    fn room(&mut self) -> Result<&mut [u8], Disconnected> {
         self.make_room()?;
         Ok(&mut self.buffer[self.used + COPY_HEAD..][..COPY_PAYLOAD])
     }
@@ -321,16 +326,16 @@ impl Frames<'_, '_> {
         self.used += CopyFrame::encode_data(frame, length).unwrap_or(0);
     }
 
-    fn make_room(&mut self) -> Result<(), Gone> {
+    fn make_room(&mut self) -> Result<(), Disconnected> {
         match self.buffer.len() - self.used < COPY_MAX {
             true => self.flush(),
             false => Ok(()),
         }
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
+    fn flush(&mut self) -> Result<(), Disconnected> {
         let sent = self.outlet.write(&self.buffer[..self.used]);
         self.used = 0;
-        sent.map_err(|_| Gone)
+        sent.map_err(|_| Disconnected)
     }
 }

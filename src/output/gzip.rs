@@ -243,8 +243,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_gone_away_ends_it() {
-        struct Gone(usize);
-        impl Write for Gone {
+        struct Disconnected(usize);
+        impl Write for Disconnected {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 match self.0.checked_sub(1) {
                     Some(left) => self.0 = left,
@@ -258,7 +258,7 @@ mod tests {
         }
         for writes in [0, 1, 5] {
             let blocks = std::iter::repeat_with(|| vec![7; 100_000]);
-            let error = compress(blocks, &mut Gone(writes), 2).unwrap_err();
+            let error = compress(blocks, &mut Disconnected(writes), 2).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         }
     }

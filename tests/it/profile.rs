@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rdvm::cli::{self, Refused, Verb};
+use rdvm::cli::{self, UsageError, Verb};
 use rdvm::request::{KernelWish, MemoryWish, Request};
 use rdvm_hostfs::units::ByteSize;
 use tempfile::TempDir;
@@ -31,8 +31,8 @@ fn request(dir: &TempDir, words: &[&str]) -> Result<Request, String> {
             Verb::Run(args) => args.into_request().map_err(|error| error.to_string()),
             other => panic!("{other:?}"),
         },
-        Err(Refused::Cannot(error)) => Err(error.to_string()),
-        Err(Refused::Line(error)) => Err(error.to_string()),
+        Err(UsageError::Cannot(error)) => Err(error.to_string()),
+        Err(UsageError::Line(error)) => Err(error.to_string()),
     }
 }
 
