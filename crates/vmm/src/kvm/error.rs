@@ -17,7 +17,7 @@ pub enum Error {
     Unusable(KvmState),
     /// This KVM lacks something.
     #[error("/dev/kvm: offers no {what}; boot a newer host kernel, or use --engine qemu")]
-    Lacks {
+    Unsupported {
         /// What.
         what: &'static str,
     },

@@ -141,7 +141,7 @@ fn open() -> Result<Kvm, Error> {
     ];
     for (cap, what) in needs {
         if offers(|cap| kvm_fd.check_extension_raw(cap), cap as c_ulong)? == 0 {
-            return Err(Error::Lacks { what });
+            return Err(Error::Unsupported { what });
         }
     }
     Ok(kvm_fd)
@@ -236,7 +236,7 @@ fn errno(error: kvm_ioctls::Error) -> Errno {
 
 /// A list for KVM that is longer than its format allows; none of ours is.
 fn given<T>(list: Result<T, vmm_sys_util::fam::Error>) -> Result<T, Error> {
-    list.map_err(|_| Error::Lacks {
+    list.map_err(|_| Error::Unsupported {
         what: "room for a list this long",
     })
 }

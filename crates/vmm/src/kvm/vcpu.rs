@@ -82,7 +82,7 @@ impl Vcpu {
         let count = kvm("setting MSRs", || fd.set_msrs(&msrs))?;
         // KVM stops at the first that it does not have.
         if count < msrs.as_slice().len() {
-            return Err(Error::Lacks {
+            return Err(Error::Unsupported {
                 what: "MSRs for memory types and fast strings",
             });
         }
