@@ -12,7 +12,7 @@ use crate::environment;
 use crate::kernel::build::BuildOptions;
 use crate::output;
 use crate::profile::{self, Profile};
-use crate::request::{ImageRef, KernelWish};
+use crate::request::{ImageRef, KernelSpec};
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::units::ByteSize;
 
@@ -375,7 +375,7 @@ impl InspectArgs {
     /// The image, the kernel and the number of CPUs.
     ///
     /// Errors: [`Error::Image`].
-    pub fn into_parts(self) -> Result<(ImageRef, KernelWish, u8), Error> {
+    pub fn into_parts(self) -> Result<(ImageRef, KernelSpec, u8), Error> {
         Ok((
             self.image.into_ref(self.path)?,
             kernel_wish(self.kernel),
@@ -394,14 +394,14 @@ impl BuildArgs {
     }
 }
 
-fn kernel_wish(argument: Option<OsString>) -> KernelWish {
-    argument.map_or(KernelWish::Search, KernelWish::Named)
+fn kernel_wish(argument: Option<OsString>) -> KernelSpec {
+    argument.map_or(KernelSpec::Search, KernelSpec::Named)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Id, Request, UserWish};
+    use crate::request::{Id, Request, UserSpec};
 
     fn run(words: &[&str]) -> Result<RunArgs, UsageError> {
         let words = ["rdvm", "run"].iter().chain(words);
@@ -468,14 +468,14 @@ mod tests {
         };
         assert_eq!(
             user("1000:100"),
-            UserWish {
+            UserSpec {
                 user: Id::Number(1000),
                 group: Some(Id::Number(100))
             }
         );
         assert_eq!(
             user("www-data"),
-            UserWish {
+            UserSpec {
                 user: Id::Name("www-data".into()),
                 group: None
             }

@@ -12,7 +12,7 @@ use std::fmt;
 
 use rdvm_proto::Room;
 
-use crate::request::MemoryWish;
+use crate::request::MemorySpec;
 use rdvm_hostfs::units::{ByteSize, PAGE};
 use rdvm_initrd::layout::Contents;
 
@@ -115,7 +115,7 @@ pub struct TooLittle {
 /// Plans the RAM for `needs`, or checks what the user wished.
 ///
 /// Errors: [`TooLittle`] with both numbers.
-pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
+pub fn plan(needs: &Needs, wish: MemorySpec) -> Result<MemoryPlan, TooLittle> {
     let kernel = needs.kernel.page_round_up();
     let is_small = kernel < SMALL_KERNEL;
     let own = match is_small {
@@ -180,19 +180,19 @@ pub fn plan(needs: &Needs, wish: MemoryWish) -> Result<MemoryPlan, TooLittle> {
     }
     let need = need.max(for_half);
     let total = match wish {
-        MemoryWish::FromImage if needs.root_keeps_its_half => {
+        MemorySpec::FromImage if needs.root_keeps_its_half => {
             let half = half.saturating_add(least_room.0);
             need.max(for_tmpfs(fixed, initrd, half)).max(FLOOR)
         }
-        MemoryWish::FromImage => need.max(FLOOR),
-        MemoryWish::Exactly(given) if given < need => {
+        MemorySpec::FromImage => need.max(FLOOR),
+        MemorySpec::Exactly(given) if given < need => {
             return Err(TooLittle {
                 need,
                 given,
                 sum: sum(need, &terms),
             });
         }
-        MemoryWish::Exactly(given) => ByteSize(given.0 & !(PAGE - 1)),
+        MemorySpec::Exactly(given) => ByteSize(given.0 & !(PAGE - 1)),
     };
     Ok(MemoryPlan { total, need, terms })
 }
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_sum_is_the_need() {
-        let plan = plan(&needs(161 << 20, 172 << 20, 6681, 1), MemoryWish::FromImage).unwrap();
+        let plan = plan(&needs(161 << 20, 172 << 20, 6681, 1), MemorySpec::FromImage).unwrap();
         let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
         assert_eq!(sum, plan.need.0, "{plan}");
         let least = ByteSize::mib(161 + 2 * 172 + 46);
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn files_and_programs_share_sixty_four_mebibytes() {
-        let plan = plan(&needs(2 << 20, 2 << 20, 10, 1), MemoryWish::FromImage).unwrap();
+        let plan = plan(&needs(2 << 20, 2 << 20, 10, 1), MemorySpec::FromImage).unwrap();
         let (files, programs) = (term(&plan, "room to write"), term(&plan, "programs"));
         assert_eq!(files.0 + programs.0, ROOM.0, "{plan}");
         assert!(files > ByteSize::mib(45), "{plan}");
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn one_program_and_a_small_kernel_get_96_mebibytes_and_need_less() {
-        let plan = plan(&small(2 << 20, 2 << 20), MemoryWish::FromImage).unwrap();
+        let plan = plan(&small(2 << 20, 2 << 20), MemorySpec::FromImage).unwrap();
         assert_eq!(plan.total, ByteSize::mib(96), "{plan}");
         assert!(plan.need < ByteSize::mib(36), "{plan}");
         assert!(term(&plan, "room to write").0 > SMALL_ROOM.0 / 3, "{plan}");
@@ -323,7 +323,7 @@ mod tests {
                 kernel_end: end,
                 ..small(2 << 20, 2 << 20)
             };
-            let plan = plan(&needs, MemoryWish::FromImage).unwrap();
+            let plan = plan(&needs, MemorySpec::FromImage).unwrap();
             assert!(plan.need.0 >= end + (2 << 20) + needs.own.0, "{plan}");
             let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
             assert_eq!(sum, plan.need.0, "{plan}");
@@ -337,7 +337,7 @@ mod tests {
             keeps_initrd: true,
             ..needs
         };
-        let plan = |needs| plan(needs, MemoryWish::FromImage).unwrap();
+        let plan = |needs| plan(needs, MemorySpec::FromImage).unwrap();
         let more = plan(&shared).need.0 - plan(&needs).need.0;
         assert!((1..=5 << 20).contains(&more), "{more}");
     }
@@ -352,7 +352,7 @@ mod tests {
         ] {
             for cpus in [1, 16] {
                 let needs = needs(packed << 20, unpacked << 20, entries, cpus);
-                let plan = plan(&needs, MemoryWish::FromImage).unwrap();
+                let plan = plan(&needs, MemorySpec::FromImage).unwrap();
                 let (kernel, own) = (term(&plan, "kernel"), term(&plan, "its own data"));
                 let left = plan.need.0 - kernel.0 - own.0 - (packed << 20);
                 let half = left.saturating_sub(plan.need.0 / PAGE_STRUCTS) / 2;
@@ -369,14 +369,14 @@ mod tests {
             root_keeps_its_half: true,
             ..needs
         };
-        let plan = |needs| plan(needs, MemoryWish::FromImage).unwrap();
+        let plan = |needs| plan(needs, MemorySpec::FromImage).unwrap();
         assert_eq!(plan(&own).need, plan(&needs).need);
         assert!(plan(&own).total.0 >= plan(&needs).total.0 + 2 * ROOM.0);
     }
 
     #[test]
     fn a_wish_below_the_need_is_refused_with_both_numbers() {
-        let error = plan(&needs(0, 0, 1, 1), MemoryWish::Exactly(ByteSize::mib(32))).unwrap_err();
+        let error = plan(&needs(0, 0, 1, 1), MemorySpec::Exactly(ByteSize::mib(32))).unwrap_err();
         assert_eq!(error.given, ByteSize::mib(32));
         let text = error.to_string();
         assert!(
@@ -391,7 +391,7 @@ mod tests {
             packed in 0u64..1 << 34, unpacked in 0u64..1 << 34, entries in 0u64..2_000_000, cpus in 1u8..16,
             more in 0u64..1 << 30,
         ) {
-            let need = |n: &Needs| plan(n, MemoryWish::FromImage).unwrap().need;
+            let need = |n: &Needs| plan(n, MemorySpec::FromImage).unwrap().need;
             let base = need(&needs(packed, unpacked, entries, cpus));
             prop_assert!(need(&needs(packed + more, unpacked, entries, cpus)) >= base);
             prop_assert!(need(&needs(packed, unpacked + more, entries, cpus)) >= base);
@@ -406,7 +406,7 @@ mod tests {
                 root_keeps_its_half: true,
                 ..needs(packed, unpacked, entries, 16)
             };
-            let plan = plan(&needs, MemoryWish::FromImage).unwrap();
+            let plan = plan(&needs, MemorySpec::FromImage).unwrap();
             prop_assert!(plan.need >= ROOM && plan.total >= plan.need);
         }
     }

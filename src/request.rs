@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut, Links};
 pub use rdvm_image::reference::{
-    Expectation, Format, Id, ImageRef, Limits, OwnerRange, Ownership, UserWish,
+    Expectation, Format, Id, ImageRef, Limits, OwnerRange, Ownership, UserSpec,
 };
-pub use rdvm_kernel::KernelWish;
-pub use rdvm_vmm::EngineWish;
+pub use rdvm_kernel::KernelSpec;
+pub use rdvm_vmm::EngineChoice;
 
 use rdvm_hostfs::units::ByteSize;
 
@@ -28,15 +28,15 @@ pub struct Request {
     /// What to run in it.
     pub command: Command,
     /// Guest RAM.
-    pub memory: MemoryWish,
+    pub memory: MemorySpec,
     /// Number of vCPUs, 1 to 16.
     pub cpus: u8,
     /// Which kernel.
-    pub kernel: KernelWish,
+    pub kernel: KernelSpec,
     /// Words added to the end of the kernel command line.
     pub append: Option<String>,
     /// Which engine.
-    pub engine: EngineWish,
+    pub engine: EngineChoice,
     /// The user's own init instead of ours (the status port is then read as text).
     pub rdinit: Option<PathBuf>,
     /// What goes in before the command runs, and what comes out when it has ended.
@@ -50,7 +50,7 @@ pub struct Request {
     /// How much the command may print, on standard output and on the console each.
     pub max_output: Option<ByteSize>,
     /// What becomes of the console.
-    pub console: ConsoleWish,
+    pub console: ConsoleSpec,
     /// Whether the guest is to say when its kernel unpacked the initrd.
     pub timings: bool,
     /// Whether an archive, once packed, is kept for the next run.
@@ -76,18 +76,18 @@ impl Request {
                 argv: argv.into_iter().map(Into::into).collect(),
                 ..Command::default()
             },
-            memory: MemoryWish::FromImage,
+            memory: MemorySpec::FromImage,
             cpus: 1,
-            kernel: KernelWish::Search,
+            kernel: KernelSpec::Search,
             append: None,
-            engine: EngineWish::Auto,
+            engine: EngineChoice::Auto,
             rdinit: None,
             copies: Copies::default(),
             stdin: Stdin::default(),
             timeout: None,
             stop_timeout: STOP_TIMEOUT,
             max_output: None,
-            console: ConsoleWish::default(),
+            console: ConsoleSpec::default(),
             timings: false,
             cache: false,
             began: Instant::now(),
@@ -122,7 +122,7 @@ pub struct Command {
     /// Working directory in the guest; `/` when not given.
     pub workdir: Option<OsString>,
     /// Who runs it.
-    pub user: Option<UserWish>,
+    pub user: Option<UserSpec>,
     /// Host name in the guest.
     pub hostname: Option<OsString>,
     /// Resource limits, later ones of one resource win.
@@ -171,7 +171,7 @@ pub struct Stdin {
 
 /// How much RAM the guest gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemoryWish {
+pub enum MemorySpec {
     /// What the image needs.
     FromImage,
     /// So much; refused when the image needs more.
@@ -180,7 +180,7 @@ pub enum MemoryWish {
 
 /// What becomes of the console's bytes.
 #[derive(Debug, Clone, Default)]
-pub struct ConsoleWish {
+pub struct ConsoleSpec {
     /// The kernel may speak, and all of it is shown.
     pub show_boot: bool,
     /// Everything on the console also goes to this file.

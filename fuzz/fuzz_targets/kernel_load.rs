@@ -12,7 +12,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use rdvm::kernel::{self, Compression, ElfFacts, KernelImage, Search};
-use rdvm::request::KernelWish;
+use rdvm::request::KernelSpec;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -30,7 +30,7 @@ fuzz_target!(init: write_seeds(), |bytes: &[u8]| {
     file.write_all_at(bytes, 0).unwrap();
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let before = cpu_seconds();
-    if let Ok(kernel) = kernel::open(&KernelWish::File(path.into()), None, &Search::default()) {
+    if let Ok(kernel) = kernel::open(&KernelSpec::File(path.into()), None, &Search::default()) {
         check(kernel.image, bytes.len() as u64);
     }
     assert!(cpu_seconds() - before < 1.0, "more than a second of CPU time");

@@ -14,8 +14,8 @@ use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
-    Command, ConsoleWish, Copies, CopyIn, CopyOut, EngineWish, Links, MemoryWish, Request, Stdin,
-    Ulimit, UserWish,
+    Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request, Stdin,
+    Ulimit, UserSpec,
 };
 use rdvm_hostfs::units::{ByteSize, parse_span};
 
@@ -59,7 +59,7 @@ pub struct RunArgs {
     workdir: Option<OsString>,
     /// Who runs the command: numbers, or names of the image
     #[arg(short, long, value_name = "USER[:GROUP]", value_parser = parse_user, help_heading = "Command")]
-    user: Option<UserWish>,
+    user: Option<UserSpec>,
     /// Program to run; CMD and ARGs become its arguments
     #[arg(long, value_name = "PROGRAM", help_heading = "Command")]
     entrypoint: Option<OsString>,
@@ -209,8 +209,8 @@ enum LinksArg {
     Keep,
 }
 
-/// `-m`, kept apart from [`MemoryWish`] so that clap can print its default.
-type Memory = MemoryWish;
+/// `-m`, kept apart from [`MemorySpec`] so that clap can print its default.
+type Memory = MemorySpec;
 
 impl RunArgs {
     /// The typed request.
@@ -241,9 +241,9 @@ impl RunArgs {
             kernel: kernel_wish(self.kernel),
             append: self.append,
             engine: match self.engine {
-                EngineArg::Auto => EngineWish::Auto,
-                EngineArg::Kvm => EngineWish::Kvm,
-                EngineArg::Qemu => EngineWish::Qemu,
+                EngineArg::Auto => EngineChoice::Auto,
+                EngineArg::Kvm => EngineChoice::Kvm,
+                EngineArg::Qemu => EngineChoice::Qemu,
             },
             rdinit: self.rdinit,
             copies: Copies {
@@ -263,7 +263,7 @@ impl RunArgs {
             timeout: self.timeout,
             stop_timeout: self.stop_timeout,
             max_output: self.max_output,
-            console: ConsoleWish {
+            console: ConsoleSpec {
                 show_boot: self.show_boot,
                 file: self.console,
             },

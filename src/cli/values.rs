@@ -6,19 +6,19 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 
-use crate::request::{CopyIn, CopyOut, Id, MemoryWish, ULIMITS, Ulimit, UserWish};
+use crate::request::{CopyIn, CopyOut, Id, MemorySpec, ULIMITS, Ulimit, UserSpec};
 use rdvm_hostfs::units::ByteSize;
 
 /// `auto` or a size.
-pub(super) fn parse_memory(text: &str) -> Result<MemoryWish, rdvm_hostfs::units::ParseError> {
+pub(super) fn parse_memory(text: &str) -> Result<MemorySpec, rdvm_hostfs::units::ParseError> {
     match text {
-        "auto" => Ok(MemoryWish::FromImage),
-        size => size.parse::<ByteSize>().map(MemoryWish::Exactly),
+        "auto" => Ok(MemorySpec::FromImage),
+        size => size.parse::<ByteSize>().map(MemorySpec::Exactly),
     }
 }
 
 /// USER or USER:GROUP, each a number or a name.
-pub(super) fn parse_user(text: &str) -> Result<UserWish, String> {
+pub(super) fn parse_user(text: &str) -> Result<UserSpec, String> {
     let id = |text: &str| match text {
         "" => Err("a name or a number is missing; write USER or USER:GROUP".to_owned()),
         text => Ok(text
@@ -26,11 +26,11 @@ pub(super) fn parse_user(text: &str) -> Result<UserWish, String> {
             .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
     };
     match text.split_once(':') {
-        Some((user, group)) => Ok(UserWish {
+        Some((user, group)) => Ok(UserSpec {
             user: id(user)?,
             group: Some(id(group)?),
         }),
-        None => Ok(UserWish {
+        None => Ok(UserSpec {
             user: id(text)?,
             group: None,
         }),

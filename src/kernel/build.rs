@@ -28,7 +28,7 @@ pub use error::Error;
 
 use sha2::{Digest, Sha256};
 
-use crate::request::KernelWish;
+use crate::request::KernelSpec;
 use build_dir::BuildDir;
 use compiled::Compiled;
 use rdvm_hostfs::atomic::AtomicFile;
@@ -195,7 +195,7 @@ fn is_bootable(file: &Path) -> Result<(), Error> {
         },
     };
     let kernel =
-        rdvm_kernel::open(&KernelWish::File(file.into()), None, &nothing).map_err(unusable)?;
+        rdvm_kernel::open(&KernelSpec::File(file.into()), None, &nothing).map_err(unusable)?;
     match &kernel.image {
         KernelImage::Elf { .. } => kernel.into_boot().map(|_| ()).map_err(unusable),
         KernelImage::BzImage { .. } => Err(Error::Unusable {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::payload;
 use crate::report::{Report, Subjects};
-use crate::request::{Command, ImageRef, KernelWish, MemoryWish, Request};
+use crate::request::{Command, ImageRef, KernelSpec, MemorySpec, Request};
 use rdvm_hostfs::escape::escaped;
 use rdvm_hostfs::hostmem::Memory;
 use rdvm_hostfs::units::ByteSize;
@@ -78,7 +78,7 @@ fn is_shared(request: &Request) -> bool {
 fn make(request: &Request, keep: Keep) -> Result<Plan> {
     // Before anything is read.
     let host = Memory::gather();
-    if let MemoryWish::Exactly(given) = request.memory {
+    if let MemorySpec::Exactly(given) = request.memory {
         host.check_given(given)?;
     }
     let (base, kernel) = read(&request.image, &request.kernel, keep)?;
@@ -121,7 +121,7 @@ fn make(request: &Request, keep: Keep) -> Result<Plan> {
 /// The image and the kernel, both at once.
 ///
 /// Errors: those of the image, then those of the kernel; what is to be shared has no directory to be kept in.
-fn read(image: &ImageRef, kernel: &KernelWish, keep: Keep) -> Result<(Base, Kernel)> {
+fn read(image: &ImageRef, kernel: &KernelSpec, keep: Keep) -> Result<(Base, Kernel)> {
     let search = Search::from_env();
     let cache = search.cache.as_deref().map(Cache::below);
     if keep == Keep::All && cache.is_none() {
@@ -167,13 +167,13 @@ fn needs(base: &Base, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
 /// Errors: the image cannot be used, or is not the one agreed on; the second result's is why there is no plan.
 pub fn look(
     image: &ImageRef,
-    kernel: &KernelWish,
+    kernel: &KernelSpec,
     cpus: u8,
 ) -> Result<(Base, Result<(Kernel, MemoryPlan)>)> {
     let base = base::open(image, Epoch::from_env_or_last()?, Keep::Nothing, None)?;
     let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
-        let memory = memory::plan(&needs(&base, &kernel, cpus, 0), MemoryWish::FromImage)?;
+        let memory = memory::plan(&needs(&base, &kernel, cpus, 0), MemorySpec::FromImage)?;
         Ok((kernel, memory))
     });
     Ok((base, machine))

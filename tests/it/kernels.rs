@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use rdvm::request::KernelWish;
+use rdvm::request::KernelSpec;
 use rdvm_kernel::{KernelImage, Search};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -90,7 +90,7 @@ fn format(payload: &[u8]) -> &'static str {
 
 /// The vmlinux that rdvm finds in a bzImage, without a cache.
 fn unpacked(bzimage: &Path) -> Vec<u8> {
-    let wish = KernelWish::File(bzimage.into());
+    let wish = KernelSpec::File(bzimage.into());
     let kernel = rdvm_kernel::open(&wish, None, &Search::default()).unwrap();
     let KernelImage::Elf { mut elf, .. } = kernel.image else {
         panic!("{}: not unpacked", bzimage.display());

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rdvm::cli::{self, UsageError, Verb};
-use rdvm::request::{KernelWish, MemoryWish, Request};
+use rdvm::request::{KernelSpec, MemorySpec, Request};
 use rdvm_hostfs::units::ByteSize;
 use tempfile::TempDir;
 
@@ -93,13 +93,13 @@ fn a_profile_is_the_options_that_one_would_type() {
     assert_eq!(copies.exclude, ["*.o", "!keep.o"]);
     assert_eq!(copies.out[0].guest, "/src/out");
     assert_eq!(copies.out[0].host, at("results"));
-    assert_eq!(request.memory, MemoryWish::Exactly(ByteSize::mib(2048)));
+    assert_eq!(request.memory, MemorySpec::Exactly(ByteSize::mib(2048)));
     assert_eq!(request.cpus, 2);
     assert!(request.stdin.interactive && !request.stdin.tty);
     assert_eq!(request.timeout, Some(Duration::from_secs(600)));
     assert_eq!(request.command.ulimits.len(), 2);
     assert_eq!(request.command.user.unwrap().to_string(), "1000:100");
-    assert_eq!(request.kernel, KernelWish::Named("6.1.0-cloud".into()));
+    assert_eq!(request.kernel, KernelSpec::Named("6.1.0-cloud".into()));
     assert_eq!(request.append.as_deref(), Some("--quiet"));
 }
 
@@ -111,7 +111,7 @@ fn other_forms_of_values_mean_the_same() {
     // B is not set, and so is not passed on.
     assert_eq!(request.command.env, ["A=1"]);
     let kernel = dir.path().join("kernels/mine");
-    assert_eq!(request.kernel, KernelWish::Named(kernel.into()));
+    assert_eq!(request.kernel, KernelSpec::Named(kernel.into()));
     let limit = request.command.ulimits[0];
     assert_eq!((limit.soft, limit.hard), (10, 20));
 }
@@ -141,11 +141,11 @@ fn the_command_line_wins_and_lists_add_up() {
         "/",
     ];
     let request = request(&dir, &words).unwrap();
-    assert_eq!(request.memory, MemoryWish::Exactly(ByteSize::mib(3072)));
+    assert_eq!(request.memory, MemorySpec::Exactly(ByteSize::mib(3072)));
     assert_eq!(request.command.env, ["CC=gcc -m64", "LEVEL=3", "CC=clang"]);
     assert_eq!(request.command.ulimits.len(), 3);
     assert_eq!(request.copies.into[2].host, Path::new("x"));
-    assert_eq!(request.kernel, KernelWish::Named("k".into()));
+    assert_eq!(request.kernel, KernelSpec::Named("k".into()));
     assert_eq!(request.timeout, Some(Duration::from_secs(1)));
     assert_eq!(request.command.workdir.unwrap(), "/");
 }

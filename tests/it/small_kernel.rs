@@ -233,10 +233,10 @@ fn namespaces_groups_overlays_and_addresses_need_no_tools() {
 /// What it occupies decides on how little RAM a machine can have, and is touched at every start.
 #[test]
 fn the_small_kernel_is_small() {
-    use rdvm::request::KernelWish;
+    use rdvm::request::KernelSpec;
     use rdvm_kernel::{Search, open};
     let Some(path) = small_kernel() else { return };
-    let kernel = open(&KernelWish::File(path), None, &Search::default()).unwrap();
+    let kernel = open(&KernelSpec::File(path), None, &Search::default()).unwrap();
     let bytes = kernel.memory_bytes();
     assert!(bytes < 8 << 20, "{bytes} bytes");
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rdvm::request::{ImageRef, KernelWish, Ownership};
+use rdvm::request::{ImageRef, KernelSpec, Ownership};
 use rdvm_hostfs::units::ByteSize;
 use rdvm_initrd::{Epoch, Initrd, Layout};
 use rdvm_kernel::Search;
@@ -218,7 +218,7 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
     initrd.push(tree, places);
     let room = initrd.size() >> 20;
     Machine {
-        kernel: rdvm_kernel::open(&KernelWish::File(kernel.into()), None, &Search::default())
+        kernel: rdvm_kernel::open(&KernelSpec::File(kernel.into()), None, &Search::default())
             .unwrap(),
         initrd,
         cmdline: "stub".into(),

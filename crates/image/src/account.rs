@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::body::Bodies;
-use crate::reference::{Id, UserWish};
+use crate::reference::{Id, UserSpec};
 use crate::tree::{Kind, Tree};
 use rdvm_hostfs::escape::escaped;
 
@@ -83,8 +83,8 @@ const GROUP: &str = "/etc/group";
 /// not know the user.
 ///
 /// Errors: a name that the image's files do not have, or files that cannot be read.
-pub fn account(files: &Files, wish: Option<&UserWish>) -> Result<Account, Error> {
-    let root = UserWish {
+pub fn account(files: &Files, wish: Option<&UserSpec>) -> Result<Account, Error> {
+    let root = UserSpec {
         user: Id::Number(0),
         group: None,
     };

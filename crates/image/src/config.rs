@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::reference::{Id, UserWish};
+use crate::reference::{Id, UserSpec};
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::escape::escaped;
 
@@ -21,7 +21,7 @@ pub struct Config {
     /// Working directory.
     pub workdir: Option<String>,
     /// Who runs it.
-    pub user: Option<UserWish>,
+    pub user: Option<UserSpec>,
     /// Host name.
     pub hostname: Option<String>,
 }
@@ -204,7 +204,7 @@ fn usable(section: Section) -> Result<Config, Error> {
 }
 
 /// `name`, `uid`, `name:group` or `uid:gid`; what reads as a number is one.
-fn parse_user(text: &str) -> Result<UserWish, Error> {
+fn parse_user(text: &str) -> Result<UserSpec, Error> {
     let id = |text: &str| match text {
         "" => None,
         text => Some(
@@ -221,7 +221,7 @@ fn parse_user(text: &str) -> Result<UserWish, Error> {
     let user = user.ok_or_else(|| Error::User {
         user: text.to_owned(),
     })?;
-    Ok(UserWish { user, group })
+    Ok(UserSpec { user, group })
 }
 
 #[cfg(test)]
@@ -250,7 +250,7 @@ mod tests {
                 cmd: vec!["-c".into(), "x y".into()],
                 env: vec!["PATH=/bin".into(), "A=".into()],
                 workdir: Some("/srv".into()),
-                user: Some(UserWish {
+                user: Some(UserSpec {
                     user: Id::Name("app".into()),
                     group: Some(Id::Number(7)),
                 }),
@@ -287,7 +287,7 @@ mod tests {
         ] {
             assert_eq!(
                 parse_user(text).unwrap(),
-                UserWish { user, group },
+                UserSpec { user, group },
                 "{text}"
             );
         }

@@ -103,14 +103,14 @@ pub struct OwnerRange {
 
 /// `-u USER[:GROUP]`, numbers or names of the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserWish {
+pub struct UserSpec {
     /// User.
     pub user: Id,
     /// Group; the user's own when not given.
     pub group: Option<Id>,
 }
 
-impl fmt::Display for UserWish {
+impl fmt::Display for UserSpec {
     /// As it is written: `USER` or `USER:GROUP`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.user)?;

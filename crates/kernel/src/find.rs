@@ -11,7 +11,7 @@ use rustix::fs::Access;
 
 use super::error::{Error, FileError};
 use super::file::{self, Links};
-use crate::KernelWish;
+use crate::KernelSpec;
 use rdvm_hostfs::escape::shown;
 
 /// Where kernels are looked for. Plain data: tests make their own.
@@ -108,13 +108,13 @@ impl Search {
     /// Every file that `wish` allows, best first. Files in directories exist, the others may be missing.
     pub(super) fn candidates(
         &self,
-        wish: &KernelWish,
+        wish: &KernelSpec,
         image_boot: Option<&Path>,
     ) -> Vec<Candidate> {
         let asked = match wish {
-            KernelWish::Search => None,
-            KernelWish::File(path) => Some(path.clone()),
-            KernelWish::Named(name) => Some(self.resolve(name)),
+            KernelSpec::Search => None,
+            KernelSpec::File(path) => Some(path.clone()),
+            KernelSpec::Named(name) => Some(self.resolve(name)),
         };
         if let Some(path) = asked {
             let origin = Origin::Asked;
@@ -415,7 +415,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut host, image) = host(dir.path());
         host.kernel = Some("/env/bzImage".into());
-        let list = host.candidates(&KernelWish::Search, Some(&image));
+        let list = host.candidates(&KernelSpec::Search, Some(&image));
         let boot = &host.boot;
         let want = [
             ("/env/bzImage".into(), Origin::Environment),
@@ -438,7 +438,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (host, _) = host(dir.path());
         let of = |name: &str| {
-            let wish = KernelWish::Named(name.into());
+            let wish = KernelSpec::Named(name.into());
             let mut list = host.candidates(&wish, None);
             (list.len(), list.remove(0).path)
         };
@@ -449,7 +449,7 @@ mod tests {
     }
 
     fn chosen(
-        wish: &KernelWish,
+        wish: &KernelSpec,
         image: Option<&Path>,
         host: &Search,
         probe: impl Fn(&str) -> Result<(), FileError>,
@@ -466,7 +466,7 @@ mod tests {
     fn unreadable_kernels_are_passed_over_and_named_only_when_nothing_else_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let (host, image) = host(dir.path());
-        let (wish, image) = (KernelWish::Search, Some(image.as_path()));
+        let (wish, image) = (KernelSpec::Search, Some(image.as_path()));
         let only = |name: &'static str| {
             move |asked: &str| match asked {
                 "vmlinux" | "bzImage" => Err(FileError::Missing),
@@ -491,12 +491,12 @@ mod tests {
             "vmlinux" | "bzImage" => Err(FileError::Missing),
             _ => Ok(()),
         };
-        let (name, broken) = chosen(&KernelWish::Search, None, &host, probe).unwrap();
+        let (name, broken) = chosen(&KernelSpec::Search, None, &host, probe).unwrap();
         assert_eq!(name, "vmlinuz-6.1.0-10");
         assert!(broken[0].ends_with("vmlinuz-6.1.0-9: changed while it was read"));
         host.kernel = Some("6.1.0-9".into());
-        assert!(chosen(&KernelWish::Search, None, &host, probe).is_err());
-        let asked = KernelWish::Named("6.1.0-10".into());
+        assert!(chosen(&KernelSpec::Search, None, &host, probe).is_err());
+        let asked = KernelSpec::Named("6.1.0-10".into());
         assert!(chosen(&asked, None, &host, probe).is_ok());
     }
 
@@ -509,7 +509,7 @@ mod tests {
             ..Search::default()
         };
         let missing = |_: &str| Err(FileError::Missing);
-        let error = chosen(&KernelWish::Search, Some(Path::new("/i")), &host, missing);
+        let error = chosen(&KernelSpec::Search, Some(Path::new("/i")), &host, missing);
         let want = format!(
             "kernel: none found in /c/kernel, /i, {}; sudo apt install linux-image-cloud-amd64 (Debian) or \
              linux-image-kvm (Ubuntu), or name one with -k FILE",

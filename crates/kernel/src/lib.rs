@@ -42,7 +42,7 @@ use std::ffi::OsString;
 
 /// Which kernel boots.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KernelWish {
+pub enum KernelSpec {
     /// The first of the search order.
     Search,
     /// This file.
@@ -103,7 +103,7 @@ pub enum Boot {
 ///
 /// # Errors
 /// Each names the file, what is wrong, and the remedy.
-pub fn open(wish: &KernelWish, image_boot: Option<&Path>, host: &Search) -> Result<Kernel, Error> {
+pub fn open(wish: &KernelSpec, image_boot: Option<&Path>, host: &Search) -> Result<Kernel, Error> {
     let candidates = host.candidates(wish, image_boot);
     let (candidate, probe, mut warnings) = find::choose(candidates, host, image_boot, Probe::new)?;
     let Candidate { path, origin } = candidate;
@@ -178,7 +178,7 @@ mod tests {
             cache,
             ..Search::default()
         };
-        open(&KernelWish::File(path.into()), None, &host).unwrap()
+        open(&KernelSpec::File(path.into()), None, &host).unwrap()
     }
 
     #[test]
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_an_error_that_names_it() {
-        let wish = KernelWish::File("/no/such\nfile".into());
+        let wish = KernelSpec::File("/no/such\nfile".into());
         let error = open(&wish, None, &Search::default()).unwrap_err();
         let want = "/no/such\\nfile: no such file; rdvm kernel list shows those that can be used, -k FILE names one";
         assert_eq!(error.to_string(), want);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::error::{FileError, install};
 use super::find::{Origin, Search};
 use super::probe::{Format, Probe};
-use crate::KernelWish;
+use crate::KernelSpec;
 use rdvm_hostfs::escape::shown;
 use rdvm_hostfs::units::ByteSize;
 
@@ -35,7 +35,7 @@ pub struct Found {
 pub fn list(host: &Search, image_boot: Option<&Path>) -> Vec<Found> {
     let mut list: Vec<Found> = Vec::new();
     let mut decided = false;
-    for candidate in host.candidates(&KernelWish::Search, image_boot) {
+    for candidate in host.candidates(&KernelSpec::Search, image_boot) {
         let named = candidate.is_named();
         let mut found = match Probe::new(&candidate) {
             Err(FileError::Missing) if !named => continue,

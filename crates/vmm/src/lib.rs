@@ -24,7 +24,7 @@ use crate::watch::Watch;
 
 /// Which engine runs the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineWish {
+pub enum EngineChoice {
     /// KVM where it can run an unmodified kernel, else QEMU.
     Auto,
     /// In process, on KVM.
@@ -63,15 +63,15 @@ impl Engine {
     /// Picks what the user wished or, for `auto`, what works; with it, for `auto`, why that is not KVM.
     ///
     /// Errors: the wish cannot be met, with the reason and the remedy.
-    pub fn choose(wish: EngineWish) -> Result<(Self, Option<String>), Error> {
+    pub fn choose(wish: EngineChoice) -> Result<(Self, Option<String>), Error> {
         let qemu = || qemu::Qemu::find().map(Self::Qemu);
         match wish {
-            EngineWish::Kvm => {
+            EngineChoice::Kvm => {
                 probe::require_kvm(&probe::kvm())?;
                 Ok((Self::Kvm, None))
             }
-            EngineWish::Qemu => Ok((qemu()?, None)),
-            EngineWish::Auto => match probe::kvm() {
+            EngineChoice::Qemu => Ok((qemu()?, None)),
+            EngineChoice::Auto => match probe::kvm() {
                 KvmState::Usable => Ok((Self::Kvm, None)),
                 state => Ok((
                     qemu()?,

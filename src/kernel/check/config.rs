@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::request::KernelWish;
+use crate::request::KernelSpec;
 use rdvm_kernel::file::{self, Links};
 use rdvm_kernel::{KernelImage, Search, bzimage};
 
@@ -62,7 +62,7 @@ impl Config {
             cache: cache.map(Path::to_owned),
             ..Search::default()
         };
-        let kernel = rdvm_kernel::open(&KernelWish::File(path.to_owned()), None, &host)?;
+        let kernel = rdvm_kernel::open(&KernelSpec::File(path.to_owned()), None, &host)?;
         if let KernelImage::Elf { elf, .. } = &kernel.image
             && let Some(text) = carried(elf)
             && let Some(config) = Self::of_text(&text, path)

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::member::{Member, What};
-use crate::reference::{Format, Id, ImageRef, Limits, UserWish};
+use crate::reference::{Format, Id, ImageRef, Limits, UserSpec};
 use crate::samples::{file, is_here, listing, member, tar, tar_of};
 use crate::{Form, Image, open};
 use rdvm_hostfs::units::ByteSize;
@@ -246,7 +246,7 @@ fn a_docker_archive_is_read_through_its_links_with_its_configuration() {
     assert_eq!(image.form, Form::DockerArchive);
     assert_eq!(image.config.entrypoint, ["/bin/sh"]);
     assert_eq!(image.config.cmd, ["-l"]);
-    let user = UserWish {
+    let user = UserSpec {
         user: Id::Number(7),
         group: Some(Id::Number(8)),
     };
