@@ -13,34 +13,34 @@ use rdvm_image::config::Config;
 ///
 /// A given entrypoint replaces the image's and drops its arguments; given arguments replace only those. Variables of
 /// the options come later, and later ones win.
-pub fn over(wish: &Command, image: &Config) -> Command {
+pub fn over(spec: &Command, image: &Config) -> Command {
     let words = |list: &[String]| list.iter().map(OsString::from).collect::<Vec<_>>();
-    let given = !wish.argv.is_empty();
-    let mut argv = match &wish.entrypoint {
+    let given = !spec.argv.is_empty();
+    let mut argv = match &spec.entrypoint {
         // As docker: an empty one clears the image's.
         Some(program) if program.is_empty() => Vec::new(),
         Some(program) => vec![program.clone()],
         None => words(&image.entrypoint),
     };
-    match (given, &wish.entrypoint) {
-        (true, _) => argv.extend_from_slice(&wish.argv),
+    match (given, &spec.entrypoint) {
+        (true, _) => argv.extend_from_slice(&spec.argv),
         (false, None) => argv.extend(words(&image.cmd)),
         (false, Some(_)) => {}
     }
     let mut env = words(&image.env);
-    env.extend_from_slice(&wish.env);
-    let or = |wish: &Option<OsString>, image: &Option<String>| {
+    env.extend_from_slice(&spec.env);
+    let or = |spec: &Option<OsString>, image: &Option<String>| {
         let image = || image.as_ref().filter(|text| !text.is_empty());
-        wish.clone().or_else(|| image().map(OsString::from))
+        spec.clone().or_else(|| image().map(OsString::from))
     };
     Command {
         entrypoint: None,
         argv,
         env,
-        workdir: or(&wish.workdir, &image.workdir),
-        user: wish.user.clone().or_else(|| image.user.clone()),
-        hostname: or(&wish.hostname, &image.hostname),
-        ulimits: wish.ulimits.clone(),
+        workdir: or(&spec.workdir, &image.workdir),
+        user: spec.user.clone().or_else(|| image.user.clone()),
+        hostname: or(&spec.hostname, &image.hostname),
+        ulimits: spec.ulimits.clone(),
     }
 }
 
@@ -60,7 +60,7 @@ mod tests {
         }
     }
 
-    fn wish(entrypoint: Option<&str>, argv: &[&str]) -> Command {
+    fn spec(entrypoint: Option<&str>, argv: &[&str]) -> Command {
         Command {
             entrypoint: entrypoint.map(OsString::from),
             argv: argv.iter().map(OsString::from).collect(),
@@ -72,18 +72,18 @@ mod tests {
     fn options_and_image_are_put_together_as_docker_does() {
         let both = config(&["serve"], &["--port", "80"]);
         let cases: [(&Config, Command, &[&str]); 9] = [
-            (&both, wish(Some(""), &["ls"]), &["ls"]),
-            (&both, wish(None, &[]), &["serve", "--port", "80"]),
-            (&both, wish(None, &["-v"]), &["serve", "-v"]),
-            (&both, wish(Some("sh"), &[]), &["sh"]),
-            (&both, wish(Some("sh"), &["-c", "x"]), &["sh", "-c", "x"]),
-            (&config(&[], &["sh"]), wish(None, &[]), &["sh"]),
-            (&config(&[], &["sh"]), wish(None, &["ls"]), &["ls"]),
-            (&config(&["e"], &[]), wish(None, &[]), &["e"]),
-            (&Config::default(), wish(None, &[]), &[]),
+            (&both, spec(Some(""), &["ls"]), &["ls"]),
+            (&both, spec(None, &[]), &["serve", "--port", "80"]),
+            (&both, spec(None, &["-v"]), &["serve", "-v"]),
+            (&both, spec(Some("sh"), &[]), &["sh"]),
+            (&both, spec(Some("sh"), &["-c", "x"]), &["sh", "-c", "x"]),
+            (&config(&[], &["sh"]), spec(None, &[]), &["sh"]),
+            (&config(&[], &["sh"]), spec(None, &["ls"]), &["ls"]),
+            (&config(&["e"], &[]), spec(None, &[]), &["e"]),
+            (&Config::default(), spec(None, &[]), &[]),
         ];
-        for (image, wish, argv) in cases {
-            assert_eq!(over(&wish, image).argv, argv, "{wish:?}");
+        for (image, spec, argv) in cases {
+            assert_eq!(over(&spec, image).argv, argv, "{spec:?}");
         }
     }
 

@@ -115,7 +115,7 @@ pub struct TooLittle {
 /// Plans the RAM for `needs`, or checks what the user wished.
 ///
 /// Errors: [`TooLittle`] with both numbers.
-pub fn plan(needs: &Needs, wish: MemorySpec) -> Result<MemoryPlan, TooLittle> {
+pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
     let kernel = needs.kernel.page_round_up();
     let is_small = kernel < SMALL_KERNEL;
     let own = match is_small {
@@ -179,7 +179,7 @@ pub fn plan(needs: &Needs, wish: MemorySpec) -> Result<MemoryPlan, TooLittle> {
         terms.push(("the other half, beside a tmpfs", more));
     }
     let need = need.max(for_half);
-    let total = match wish {
+    let total = match spec {
         MemorySpec::FromImage if needs.root_keeps_its_half => {
             let half = half.saturating_add(least_room.0);
             need.max(for_tmpfs(fixed, initrd, half)).max(FLOOR)

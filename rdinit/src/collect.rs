@@ -2,7 +2,7 @@
 //! behind are gone.
 //!
 //! Nothing changes under the walk, since nobody else runs. All the same it opens everything by directory and name and
-//! follows no link but a wish that is one itself. It uses no memory but what it says at the start.
+//! follows no link but a copy that is one itself. It uses no memory but what it says at the start.
 
 use crate::copy_writer::CopyWriter;
 use crate::sys::{self, Errno, Stat};
@@ -18,10 +18,10 @@ const NAMES: usize = 4096;
 const ENOMEM: Errno = Errno(12);
 const ENAMETOOLONG: Errno = Errno(36);
 
-/// Sends all that the `count` paths of `wishes`, each with its NUL, lead to. Relative paths are from the working directory.
+/// Sends all that the `count` paths of `copies`, each with its NUL, lead to. Relative paths are from the working directory.
 ///
 /// Files that cannot be read are the host's to complain about. A way out that is gone ends it.
-pub(crate) fn send(outlet: &mut CopyWriter<'_>, wishes: &[u8], count: usize) {
+pub(crate) fn send(outlet: &mut CopyWriter<'_>, copies: &[u8], count: usize) {
     let Ok(buffer) = sys::allocate(BUFFER) else {
         return;
     };
@@ -30,28 +30,28 @@ pub(crate) fn send(outlet: &mut CopyWriter<'_>, wishes: &[u8], count: usize) {
         buffer,
         used: 0,
     };
-    let _ = send_all(&mut out, wishes, count);
+    let _ = send_all(&mut out, copies, count);
 }
 
 /// The same by a serial port, or whatever else the descriptor is, for who has no machine around it.
-pub fn send_by_port(port: i32, wishes: &[u8], count: usize) {
+pub fn send_by_port(port: i32, copies: &[u8], count: usize) {
     let mut outlet = CopyWriter::Port(port);
-    send(&mut outlet, wishes, count);
+    send(&mut outlet, copies, count);
     outlet.flush();
 }
 
-fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(), Disconnected> {
+fn send_all(out: &mut Frames<'_, '_>, copies: &[u8], count: usize) -> Result<(), Disconnected> {
     // Only as much of it is ever touched as the deepest directory needs.
     let names = sys::allocate(COPY_DEPTH * NAMES);
     let names = names.unwrap_or(&mut []);
-    let all = wishes.split_inclusive(|&byte| byte == 0);
+    let all = copies.split_inclusive(|&byte| byte == 0);
     let mut path = Path {
         bytes: [0; COPY_PATH + 1],
         length: 0,
     };
-    for (wish, name) in (0..).zip(all.take(count)) {
+    for (copy, name) in (0..).zip(all.take(count)) {
         path.length = 0;
-        match send_wish(out, wish, name, &mut path, names) {
+        match send_copy(out, copy, name, &mut path, names) {
             Err(SendError::Disconnected) => return Err(Disconnected),
             Err(SendError::Unread(errno)) => out.put(&unread(errno.0, &path))?,
             Ok(()) => {}
@@ -64,7 +64,7 @@ fn send_all(out: &mut Frames<'_, '_>, wishes: &[u8], count: usize) -> Result<(),
 /// The port takes no more.
 struct Disconnected;
 
-/// Why a wish ends before its end.
+/// Why a copy ends before its end.
 enum SendError {
     Disconnected,
     /// What the path leads to, or its directory, cannot be looked at.
@@ -83,18 +83,18 @@ impl From<Disconnected> for SendError {
     }
 }
 
-fn send_wish(
+fn send_copy(
     out: &mut Frames<'_, '_>,
-    wish: u32,
+    copy: u32,
     name: &[u8],
     path: &mut Path,
     names: &mut [u8],
 ) -> Result<(), SendError> {
     let stat = match sys::stat(name) {
         Ok(stat) => stat,
-        Err(Errno(errno)) => return Ok(out.put(&CopyFrame::Missing { wish, errno })?),
+        Err(Errno(errno)) => return Ok(out.put(&CopyFrame::Missing { copy, errno })?),
     };
-    out.put(&CopyFrame::Begin(wish))?;
+    out.put(&CopyFrame::Begin(copy))?;
     let flags = sys::O_RDONLY | sys::O_NONBLOCK | sys::O_NOCTTY | sys::O_CLOEXEC;
     match stat.mode & sys::S_IFMT {
         sys::S_IFREG => {
@@ -271,7 +271,7 @@ impl Walk<'_> {
     }
 }
 
-/// A path below the wish, with the NUL that system calls want.
+/// A path below the copy, with the NUL that system calls want.
 struct Path {
     bytes: [u8; COPY_PATH + 1],
     length: usize,

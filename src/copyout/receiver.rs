@@ -19,7 +19,7 @@ use rdvm_hostfs::units::ByteSize;
 /// Takes what the guest sends, for all `--copy-out`s of a run.
 #[derive(Debug)]
 pub struct Receiver {
-    wishes: Vec<Wish>,
+    specs: Vec<CopySpec>,
     limit: ByteSize,
     /// How many wishes have begun; the last of them is the one that is coming.
     begun: usize,
@@ -39,7 +39,7 @@ pub struct Receiver {
 }
 
 #[derive(Debug)]
-struct Wish {
+struct CopySpec {
     guest: String,
     to: Destination,
     state: State,
@@ -60,18 +60,18 @@ impl Receiver {
     pub fn open(copies: &Copies) -> Result<Self, Error> {
         let beat = Arc::new(Beat::new());
         let open = |copy| {
-            Ok(Wish {
+            Ok(CopySpec {
                 guest: String::new(),
                 to: Destination::open(copy, &beat)?,
                 state: State::Waiting,
             })
         };
-        let mut wishes = copies.out.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        for (wish, copy) in wishes.iter_mut().zip(&copies.out) {
-            wish.guest = escaped(copy.guest.as_bytes());
+        let mut specs = copies.out.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        for (spec, copy) in specs.iter_mut().zip(&copies.out) {
+            spec.guest = escaped(copy.guest.as_bytes());
         }
         Ok(Self {
-            wishes,
+            specs,
             limit: copies.limit,
             begun: 0,
             in_file: false,
@@ -89,8 +89,8 @@ impl Receiver {
 
     /// GUEST and HOST of everything that is wished for, fit to be shown.
     pub(super) fn names(&self) -> Vec<[String; 2]> {
-        let names = |wish: &Wish| [wish.guest.clone(), wish.to.shown().to_owned()];
-        self.wishes.iter().map(names).collect()
+        let names = |spec: &CopySpec| [spec.guest.clone(), spec.to.shown().to_owned()];
+        self.specs.iter().map(names).collect()
     }
 
     /// The counter that advances when the host answers.
@@ -153,8 +153,8 @@ impl Receiver {
                 CopyError::Unanswered("the machine ended before it had sent it".to_owned())
             }
         };
-        for wish in std::mem::take(&mut self.wishes) {
-            if !go_on(wish.finish(self.links, &missing)) {
+        for spec in std::mem::take(&mut self.specs) {
+            if !go_on(spec.finish(self.links, &missing)) {
                 break;
             }
         }
@@ -177,8 +177,8 @@ impl Receiver {
             if let Err(error) = result {
                 self.over = Some(Err(error));
                 // What cannot become whole any more need not wait for the end.
-                if let Some(wish) = self.coming() {
-                    wish.fail_if_coming(CopyError::Stream(error));
+                if let Some(spec) = self.coming() {
+                    spec.fail_if_coming(CopyError::Stream(error));
                 }
             }
         }
@@ -191,17 +191,17 @@ impl Receiver {
             return Err(StreamFault::Order);
         }
         match *parcel {
-            CopyFrame::Begin(wish) => {
-                self.begin(wish)?.state = State::Coming(Box::default());
+            CopyFrame::Begin(spec) => {
+                self.begin(spec)?.state = State::Coming(Box::default());
             }
-            CopyFrame::Missing { wish, errno } => {
-                self.begin(wish)?.state = State::Failed(CopyError::Missing(errno));
+            CopyFrame::Missing { copy: spec, errno } => {
+                self.begin(spec)?.state = State::Failed(CopyError::Missing(errno));
             }
             CopyFrame::Entry(ref sent) => {
                 self.count(sent)?;
                 self.in_file = is_file(sent);
-                let wish = self.coming().ok_or(StreamFault::Order)?;
-                wish.step(|incoming, to| incoming.entry(to, sent));
+                let spec = self.coming().ok_or(StreamFault::Order)?;
+                spec.step(|incoming, to| incoming.entry(to, sent));
             }
             CopyFrame::Data(bytes) => {
                 self.received = self.received.saturating_add(bytes.len() as u64);
@@ -209,18 +209,18 @@ impl Receiver {
                 if self.received > self.limit.0 {
                     return Err(StreamFault::Bytes(self.limit));
                 }
-                let wish = self.coming().ok_or(StreamFault::Order)?;
-                wish.step(|incoming, to| incoming.data(to, bytes));
+                let spec = self.coming().ok_or(StreamFault::Order)?;
+                spec.step(|incoming, to| incoming.data(to, bytes));
             }
             CopyFrame::FileEnd(errno) => {
                 self.in_file = false;
-                let wish = self.coming().ok_or(StreamFault::Order)?;
-                wish.step(|incoming, to| incoming.file_end(to, errno));
+                let spec = self.coming().ok_or(StreamFault::Order)?;
+                spec.step(|incoming, to| incoming.file_end(to, errno));
             }
             CopyFrame::Unread { errno, path } => {
                 self.count_entry()?;
-                let wish = self.coming().ok_or(StreamFault::Order)?;
-                wish.step(|incoming, _| match (check_path(path), errno) {
+                let spec = self.coming().ok_or(StreamFault::Order)?;
+                spec.step(|incoming, _| match (check_path(path), errno) {
                     (Ok(()), MOUNTED) => {
                         incoming.mounted();
                         Ok(())
@@ -236,7 +236,7 @@ impl Receiver {
                 });
             }
             CopyFrame::End => {
-                if self.begun < self.wishes.len() {
+                if self.begun < self.specs.len() {
                     return Err(StreamFault::Order);
                 }
                 self.complete();
@@ -247,21 +247,21 @@ impl Receiver {
     }
 
     /// The wish that is coming, if one has begun.
-    fn coming(&mut self) -> Option<&mut Wish> {
-        self.wishes.get_mut(self.begun.checked_sub(1)?)
+    fn coming(&mut self) -> Option<&mut CopySpec> {
+        self.specs.get_mut(self.begun.checked_sub(1)?)
     }
 
     /// What was coming is whole now.
     fn complete(&mut self) {
         let links = self.links;
-        if let Some(wish) = self.coming() {
-            wish.complete(links);
+        if let Some(spec) = self.coming() {
+            spec.complete(links);
         }
     }
 
     /// The next wish, which has to be this one.
-    fn begin(&mut self, wish: u32) -> Result<&mut Wish, StreamFault> {
-        if usize::try_from(wish) != Ok(self.begun) || self.begun >= self.wishes.len() {
+    fn begin(&mut self, spec: u32) -> Result<&mut CopySpec, StreamFault> {
+        if usize::try_from(spec) != Ok(self.begun) || self.begun >= self.specs.len() {
             return Err(StreamFault::Order);
         }
         self.complete();
@@ -294,7 +294,7 @@ impl Receiver {
     }
 }
 
-impl Wish {
+impl CopySpec {
     /// Takes the next piece, unless it has failed already.
     fn step(&mut self, take: impl FnOnce(&mut Incoming, &Destination) -> Result<(), CopyError>) {
         if let State::Coming(incoming) = &mut self.state

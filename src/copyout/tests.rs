@@ -67,7 +67,7 @@ impl Stream {
     }
 }
 
-fn wish(guest: &str, host: impl Into<PathBuf>) -> CopyOut {
+fn spec(guest: &str, host: impl Into<PathBuf>) -> CopyOut {
     CopyOut {
         guest: guest.into(),
         host: host.into(),
@@ -84,7 +84,7 @@ fn copies(out: Vec<CopyOut>, limit: u64) -> Copies {
 
 /// What came of one wish.
 fn received(guest: &str, host: impl Into<PathBuf>, bytes: &[u8]) -> Copied {
-    let copies = copies(vec![wish(guest, host)], 1 << 20);
+    let copies = copies(vec![spec(guest, host)], 1 << 20);
     let mut receiver = Receiver::open(&copies).unwrap();
     receiver.receive(bytes);
     receiver.finish(None).pop().unwrap()
@@ -150,14 +150,14 @@ impl Place {
 }
 
 /// What PID 1 sends for these paths.
-fn collected(wishes: &[&Path]) -> Vec<u8> {
+fn collected(specs: &[&Path]) -> Vec<u8> {
     let port = tempfile::NamedTempFile::new().unwrap();
     let mut paths = Vec::new();
-    for wish in wishes {
-        paths.extend_from_slice(wish.as_os_str().as_bytes());
+    for spec in specs {
+        paths.extend_from_slice(spec.as_os_str().as_bytes());
         paths.push(0);
     }
-    rdinit::collect::send_by_port(port.as_file().as_raw_fd(), &paths, wishes.len());
+    rdinit::collect::send_by_port(port.as_file().as_raw_fd(), &paths, specs.len());
     fs::read(port.path()).unwrap()
 }
 
@@ -216,7 +216,7 @@ fn a_tree_comes_out_as_it_was_in_pieces_of_any_size() {
     for size in [1, 13, 4096, 100_000, usize::MAX] {
         let place = Place::new();
         let canary = place.outside();
-        let copies = copies(vec![wish("out", place.home().join("new"))], 1 << 20);
+        let copies = copies(vec![spec("out", place.home().join("new"))], 1 << 20);
         let mut receiver = Receiver::open(&copies).unwrap();
         for piece in bytes.chunks(size.min(bytes.len())) {
             assert!(!receiver.is_over());
@@ -390,7 +390,7 @@ fn what_a_hostile_guest_sends_is_refused_and_leaves_nothing() {
         ("no order", root().entry(FILE, "a", 0, b"")),
         (
             "not there",
-            Stream::default().with(&CopyFrame::Missing { wish: 0, errno: 2 }),
+            Stream::default().with(&CopyFrame::Missing { copy: 0, errno: 2 }),
         ),
         ("more than", root().entry(FILE, "a", 1 << 40, b"")),
     ];
@@ -444,7 +444,7 @@ fn what_is_neither_file_nor_directory_nor_link_is_counted() {
 fn received_by(links: Links, host: PathBuf, bytes: &[u8]) -> Copied {
     let copies = Copies {
         links,
-        ..copies(vec![wish("out", host)], 1 << 20)
+        ..copies(vec![spec("out", host)], 1 << 20)
     };
     let mut receiver = Receiver::open(&copies).unwrap();
     receiver.receive(bytes);
@@ -586,7 +586,7 @@ fn links_that_lead_to_one_another_for_ever_are_given_up() {
 #[test]
 fn limits_of_bytes_and_entries_end_the_stream() {
     let place = Place::new();
-    let out = ["a", "b", "c"].map(|name| wish(name, place.home().join(name)));
+    let out = ["a", "b", "c"].map(|name| spec(name, place.home().join(name)));
     let copies = copies(out.to_vec(), 10);
     let stream = Stream::begin()
         .file("", b"12345")
@@ -642,7 +642,7 @@ fn limits_of_bytes_and_entries_end_the_stream() {
 #[test]
 fn a_stream_that_stops_or_is_damaged_costs_only_what_was_not_whole() {
     let place = Place::new();
-    let out = ["a", "b", "c"].map(|name| wish(name, place.home().join(name)));
+    let out = ["a", "b", "c"].map(|name| spec(name, place.home().join(name)));
     let copies = copies(out.to_vec(), 1000);
     let stream = Stream::begin()
         .directory("")
@@ -670,7 +670,7 @@ fn a_stream_that_stops_or_is_damaged_costs_only_what_was_not_whole() {
 #[test]
 fn nothing_is_staged_before_the_first_thing_comes_nor_after_a_drop() {
     let place = Place::new();
-    let copies = copies(vec![wish("out", place.home().join("new"))], 1000);
+    let copies = copies(vec![spec("out", place.home().join("new"))], 1000);
     let mut receiver = Receiver::open(&copies).unwrap();
     receiver.receive(&Stream::begin().0);
     assert!(place.names().is_empty());
@@ -894,7 +894,7 @@ fn places_that_cannot_be_written_to_are_refused_before_the_machine_runs() {
         ("a", PathBuf::new(), "is no path"),
     ] {
         let host_shown = shown(&host);
-        match Receiver::open(&copies(vec![wish(guest, host)], 1)) {
+        match Receiver::open(&copies(vec![spec(guest, host)], 1)) {
             Err(error) => {
                 let error = error.to_string();
                 assert!(error.starts_with("--copy-out: "), "{error}");
@@ -947,7 +947,7 @@ fn pid_1_says_what_it_cannot_send() {
     fs::write(guest.path().join("file"), "content").unwrap();
     symlink("file", &link).unwrap();
     let bytes = collected(&[&top, &link, &fifo, &guest.path().join("bad"), &link]);
-    let out = ["a", "b", "c", "d", "e"].map(|name| wish(name, place.home().join(name)));
+    let out = ["a", "b", "c", "d", "e"].map(|name| spec(name, place.home().join(name)));
     let mut receiver = Receiver::open(&copies(out.to_vec(), 1 << 20)).unwrap();
     receiver.receive(&bytes);
     let errors: Vec<bool> = receiver
@@ -971,14 +971,14 @@ fn sample() -> Vec<u8> {
         .entry(0o010644, "fifo", 0, b"")
         .with(&CopyFrame::Begin(1))
         .file("", b"single")
-        .with(&CopyFrame::Missing { wish: 2, errno: 2 })
+        .with(&CopyFrame::Missing { copy: 2, errno: 2 })
         .end()
 }
 
 /// Takes any bytes in pieces; asserts that nothing but the two names is there afterwards, and those whole or not at all.
 fn take_damaged(bytes: &[u8], sizes: &[usize]) {
     let place = Place::new();
-    let out = ["a", "b", "c"].map(|name| wish(name, place.home().join(name)));
+    let out = ["a", "b", "c"].map(|name| spec(name, place.home().join(name)));
     let canary = place.outside();
     let mut receiver = Receiver::open(&copies(out.to_vec(), 1 << 16)).unwrap();
     let mut rest = bytes;
@@ -1035,8 +1035,8 @@ fn any_parcel() -> impl Strategy<Value = Stream> {
         3 => name.clone().prop_map(|name| Stream::default().directory(name)),
         1 => Just(Stream::default().with(&CopyFrame::Data(b"xy"))),
         1 => (0..2i32).prop_map(|errno| Stream::default().with(&CopyFrame::FileEnd(errno))),
-        1 => (0..4u32).prop_map(|wish| Stream::default().with(&CopyFrame::Begin(wish))),
-        1 => (0..4u32).prop_map(|wish| Stream::default().with(&CopyFrame::Missing { wish, errno: 1 })),
+        1 => (0..4u32).prop_map(|spec| Stream::default().with(&CopyFrame::Begin(spec))),
+        1 => (0..4u32).prop_map(|spec| Stream::default().with(&CopyFrame::Missing { copy: spec, errno: 1 })),
         1 => (name, 17..19i32).prop_map(|(path, errno)| {
             Stream::default().with(&CopyFrame::Unread { errno, path: path.as_bytes() })
         }),
@@ -1087,7 +1087,7 @@ fn no_stream_whatever_leaves_anything_but_what_is_whole() {
 #[test]
 fn no_more_than_a_frame_is_kept_of_what_does_not_end() {
     let place = Place::new();
-    let mut receiver = Receiver::open(&copies(vec![wish("a", place.home())], 1)).unwrap();
+    let mut receiver = Receiver::open(&copies(vec![spec("a", place.home())], 1)).unwrap();
     let head = &Stream::begin().directory("").0;
     receiver.receive(head);
     // A frame of full length that never comes whole.
@@ -1142,7 +1142,7 @@ fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
     assert_eq!(place.names(), ["aside", "sub"]);
     // The same with the directory that was named: it is held since before, whatever has its name now.
     let bytes = Stream::begin().directory("").file("file", b"guest").end();
-    let copies = copies(vec![wish("tree", &sub)], 1000);
+    let copies = copies(vec![spec("tree", &sub)], 1000);
     if sub.is_symlink() {
         let exchange = rustix::fs::RenameFlags::EXCHANGE;
         let cwd = rustix::fs::CWD;

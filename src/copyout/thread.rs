@@ -290,12 +290,12 @@ mod tests {
 
     /// Two wishes, `a` and `b`, and a stream of one file for each.
     fn copying(dir: &Path) -> (CopyOut, Arc<Beat>, Watch, Vec<u8>) {
-        let wish = |name: &str| request::CopyOut {
+        let spec = |name: &str| request::CopyOut {
             guest: name.into(),
             host: dir.join(name),
         };
         let receiver = Receiver::open(&Copies {
-            out: vec![wish("a"), wish("b")],
+            out: vec![spec("a"), spec("b")],
             ..Copies::default()
         });
         let watch = Watch::start(None).unwrap();
@@ -304,7 +304,7 @@ mod tests {
         let copy_out = CopyOut::start(receiver, watch.waker().unwrap()).unwrap();
         let content = [7; 60_000];
         let mut stream = Vec::new();
-        for wish in 0..2 {
+        for spec in 0..2 {
             let file = CopyFrame::Entry(Sent {
                 mode: 0o100644,
                 mtime: 0,
@@ -314,7 +314,7 @@ mod tests {
                 target: b"",
             });
             let data = CopyFrame::Data(&content);
-            for parcel in [CopyFrame::Begin(wish), file, data, CopyFrame::FileEnd(0)] {
+            for parcel in [CopyFrame::Begin(spec), file, data, CopyFrame::FileEnd(0)] {
                 let mut frame = vec![0; COPY_MAX];
                 let length = parcel.encode(&mut frame).unwrap();
                 stream.extend_from_slice(&frame[..length]);

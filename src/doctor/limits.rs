@@ -41,7 +41,7 @@ struct Rule {
     good: u64,
     shown: fn(u64) -> String,
     /// What the remedy sets; `None` is unlimited.
-    wish: Option<u64>,
+    spec: Option<u64>,
     /// Its letter for the shell's `ulimit` and its name for prlimit(1).
     names: (char, &'static str),
 }
@@ -91,7 +91,7 @@ fn rules(limits: &Limits, root: bool) -> [Rule; 4] {
             least: 64,
             good: 64,
             shown: number,
-            wish: Some(1024),
+            spec: Some(1024),
             names: ('n', "nofile"),
         },
         Rule {
@@ -105,7 +105,7 @@ fn rules(limits: &Limits, root: bool) -> [Rule; 4] {
             least: 16,
             good: 256,
             shown: number,
-            wish: Some(4096),
+            spec: Some(4096),
             names: ('u', "nproc"),
         },
         Rule {
@@ -115,7 +115,7 @@ fn rules(limits: &Limits, root: bool) -> [Rule; 4] {
             least: ByteSize::mib(64).0,
             good: u64::MAX,
             shown: bytes,
-            wish: None,
+            spec: None,
             names: ('f', "fsize"),
         },
         Rule {
@@ -126,7 +126,7 @@ fn rules(limits: &Limits, root: bool) -> [Rule; 4] {
             least: ByteSize::mib(1400).0,
             good: ByteSize::mib(8192).0,
             shown: bytes,
-            wish: None,
+            spec: None,
             names: ('v', "as"),
         },
     ]
@@ -141,19 +141,19 @@ impl Rule {
             text += &format!(", a run needs at least {}", (self.shown)(self.least));
             level = Level::Problem;
         }
-        let wish = self
-            .wish
-            .map_or("unlimited".into(), |wish| wish.to_string());
+        let spec = self
+            .spec
+            .map_or("unlimited".into(), |spec| spec.to_string());
         let (letter, name) = self.names;
         // Below the hard limit anyone may raise the soft one.
-        let without_root = match (self.limit.hard, self.wish) {
+        let without_root = match (self.limit.hard, self.spec) {
             (None, _) => true,
-            (Some(hard), Some(wish)) => hard >= wish,
+            (Some(hard), Some(spec)) => hard >= spec,
             (Some(_), None) => false,
         };
         let remedy = match without_root {
-            true => format!("ulimit -{letter} {wish}"),
-            false => format!("sudo prlimit --pid $$ --{name}={wish}"),
+            true => format!("ulimit -{letter} {spec}"),
+            false => format!("sudo prlimit --pid $$ --{name}={spec}"),
         };
         Some(Finding::new("limits", level, text, Some(remedy)))
     }

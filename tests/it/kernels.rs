@@ -90,8 +90,8 @@ fn format(payload: &[u8]) -> &'static str {
 
 /// The vmlinux that rdvm finds in a bzImage, without a cache.
 fn unpacked(bzimage: &Path) -> Vec<u8> {
-    let wish = KernelSpec::File(bzimage.into());
-    let kernel = rdvm_kernel::open(&wish, None, &Search::default()).unwrap();
+    let spec = KernelSpec::File(bzimage.into());
+    let kernel = rdvm_kernel::open(&spec, None, &Search::default()).unwrap();
     let KernelImage::Elf { mut elf, .. } = kernel.image else {
         panic!("{}: not unpacked", bzimage.display());
     };

@@ -83,18 +83,18 @@ const GROUP: &str = "/etc/group";
 /// not know the user.
 ///
 /// Errors: a name that the image's files do not have, or files that cannot be read.
-pub fn account(files: &Files, wish: Option<&UserSpec>) -> Result<Account, Error> {
+pub fn account(files: &Files, spec: Option<&UserSpec>) -> Result<Account, Error> {
     let root = UserSpec {
         user: Id::Number(0),
         group: None,
     };
-    let wish = wish.unwrap_or(&root);
+    let spec = spec.unwrap_or(&root);
     let passwd = &files.passwd;
-    let known = lines(passwd).find(|fields| match &wish.user {
+    let known = lines(passwd).find(|fields| match &spec.user {
         Id::Name(name) => fields.first() == Some(&name.as_str()),
         Id::Number(uid) => number(fields, 2) == Some(*uid),
     });
-    let uid = match (&wish.user, &known) {
+    let uid = match (&spec.user, &known) {
         (Id::Number(uid), _) => *uid,
         (Id::Name(name), known) => known
             .as_ref()
@@ -105,7 +105,7 @@ pub fn account(files: &Files, wish: Option<&UserSpec>) -> Result<Account, Error>
             })?,
     };
     let group_file = &files.group;
-    let gid = match &wish.group {
+    let gid = match &spec.group {
         Some(Id::Number(gid)) => *gid,
         Some(Id::Name(name)) => lines(group_file)
             .find(|fields| fields.first() == Some(&name.as_str()))
@@ -127,7 +127,7 @@ pub fn account(files: &Files, wish: Option<&UserSpec>) -> Result<Account, Error>
     }
     let name = known.as_ref().and_then(|fields| fields.first().copied());
     // A group given by hand stands alone.
-    let groups = match name.filter(|_| wish.group.is_none()) {
+    let groups = match name.filter(|_| spec.group.is_none()) {
         Some(name) => lines(group_file)
             .filter(|fields| {
                 fields

@@ -46,27 +46,27 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
     is_manifest(&blobs.document(MANIFEST).unwrap_or_default()) || docker_v1::is_here(blobs)
 }
 
-/// The image that `wish` names, or the only one.
+/// The image that `spec` names, or the only one.
 ///
 /// Errors: none or several, one for another platform, or anything that does not match its digest.
-pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseError> {
+pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseError> {
     if blobs.region(MANIFEST)?.is_none() && docker_v1::is_meant(blobs) {
-        return docker_v1::open(blobs, wish);
+        return docker_v1::open(blobs, spec);
     }
     let list: Vec<Listed> = parse(MANIFEST, &blobs.document(MANIFEST)?)?;
     let names: Vec<String> = list.iter().flat_map(Listed::names).collect();
     let is_meant = |listed: &&Listed| {
-        wish.is_none_or(|wish| {
-            listed.names().iter().any(|name| means(name, wish))
-                || digest_in(&listed.config).is_some_and(|id| is_digest(&id.to_string(), wish))
+        spec.is_none_or(|spec| {
+            listed.names().iter().any(|name| means(name, spec))
+                || digest_in(&listed.config).is_some_and(|id| is_digest(&id.to_string(), spec))
         })
     };
     let mut chosen: Vec<&Listed> = list.iter().filter(is_meant).collect();
     chosen.dedup_by(|a, b| a.config == b.config && a.layers == b.layers);
-    match (&chosen[..], wish) {
+    match (&chosen[..], spec) {
         ([listed], _) => recipe(blobs, listed),
-        ([], Some(wish)) => Err(ParseError::NoSuchImage {
-            wish: wish.to_owned(),
+        ([], Some(spec)) => Err(ParseError::NoSuchImage {
+            spec: spec.to_owned(),
             names,
         }),
         ([], None) => Err(ParseError::NoImage),

@@ -55,17 +55,17 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
     }
 }
 
-/// The image that `wish` names, or the only one.
+/// The image that `spec` names, or the only one.
 ///
 /// Errors: none or several, one for another platform, or layers that are missing or go round in a circle.
-pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseError> {
+pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseError> {
     let tops = match repositories(blobs)? {
         Some(repositories) => tops_of(&repositories),
         None => tops_without_names(blobs)?,
     };
     let is_meant = |id: &str, names: &[String]| {
-        wish.is_none_or(|wish| {
-            names.iter().any(|name| means(name, wish)) || is_digest(&format!("sha256:{id}"), wish)
+        spec.is_none_or(|spec| {
+            names.iter().any(|name| means(name, spec)) || is_digest(&format!("sha256:{id}"), spec)
         })
     };
     let chosen: Vec<&String> = tops
@@ -74,10 +74,10 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseErr
         .map(|(id, _)| id)
         .collect();
     let names = || tops.values().flatten().cloned().collect();
-    match (&chosen[..], wish) {
+    match (&chosen[..], spec) {
         ([top], _) => recipe(blobs, top),
-        ([], Some(wish)) => Err(ParseError::NoSuchImage {
-            wish: wish.to_owned(),
+        ([], Some(spec)) => Err(ParseError::NoSuchImage {
+            spec: spec.to_owned(),
             names: names(),
         }),
         ([], None) => Err(ParseError::NoImage),

@@ -234,16 +234,16 @@ impl<'a> Reading<'a> {
     }
 
     fn bundle(&mut self, bundle: Bundle, blobs: &Blobs, image: &ImageRef) -> Result<Part, Error> {
-        let wish = image.tag.as_deref();
+        let spec = image.tag.as_deref();
         let (recipe, form) = match bundle {
-            Bundle::Docker => (docker::open(blobs, wish), Form::DockerArchive),
-            Bundle::Oci => (oci::open(blobs, wish), Form::OciArchive),
+            Bundle::Docker => (docker::open(blobs, spec), Form::DockerArchive),
+            Bundle::Oci => (oci::open(blobs, spec), Form::OciArchive),
             // OCI's list has the manifest's digest as well, so it is taken first. docker lists more in it than it saves
             // where an image has several platforms, and tags without names; then its own list is the better one. A wrong
             // digest is no reason to look at the other.
-            Bundle::Both => match oci::open(blobs, wish) {
+            Bundle::Both => match oci::open(blobs, spec) {
                 Err(flaw) if flaw.is_gap() => (
-                    docker::open(blobs, wish).map_err(|_| flaw),
+                    docker::open(blobs, spec).map_err(|_| flaw),
                     Form::DockerArchive,
                 ),
                 recipe => (recipe, Form::DockerArchive),

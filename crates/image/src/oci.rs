@@ -67,10 +67,10 @@ impl Found {
     }
 }
 
-/// The image that `wish` names, or the only one; of several in one index that are for this platform, the first.
+/// The image that `spec` names, or the only one; of several in one index that are for this platform, the first.
 ///
 /// Errors: none or several, nothing for this platform, or anything that does not match its digest.
-pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseError> {
+pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseError> {
     let layout: Layout = parse("oci-layout", &blobs.document("oci-layout")?)?;
     if !layout.image_layout_version.starts_with("1.") {
         return Err(ParseError::Version {
@@ -84,15 +84,15 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseErr
         return Err(ParseError::NoImage);
     }
     let all_names: Vec<String> = images.iter().flat_map(names).collect();
-    let named = |wish: &str| {
+    let named = |spec: &str| {
         let is_meant = |image: &&Descriptor| {
             let names = names(image);
-            names.iter().any(|name| means(name, wish)) || is_digest(&image.digest, wish)
+            names.iter().any(|name| means(name, spec)) || is_digest(&image.digest, spec)
         };
         images.iter().filter(is_meant).cloned().collect::<Vec<_>>()
     };
-    let chosen = wish.map(named).filter(|chosen| !chosen.is_empty());
-    let by_digest = wish.filter(|_| chosen.is_none());
+    let chosen = spec.map(named).filter(|chosen| !chosen.is_empty());
+    let by_digest = spec.filter(|_| chosen.is_none());
     let mut search = Search {
         blobs,
         documents: 0,
@@ -113,15 +113,15 @@ pub(super) fn open(blobs: &Blobs, wish: Option<&str>) -> Result<Recipe, ParseErr
     if found.iter().any(Found::has_layers) {
         found.retain(Found::has_layers);
     }
-    if let Some(wish) = by_digest {
+    if let Some(spec) = by_digest {
         found.retain(|found| {
             [found.digest, found.id]
                 .iter()
-                .any(|digest| is_digest(&digest.to_string(), wish))
+                .any(|digest| is_digest(&digest.to_string(), spec))
         });
         if found.is_empty() {
             return Err(ParseError::NoSuchImage {
-                wish: wish.to_owned(),
+                spec: spec.to_owned(),
                 names: all_names,
             });
         }
@@ -316,18 +316,18 @@ fn names(descriptor: &Descriptor) -> Vec<String> {
     }
 }
 
-/// Whether `wish` is a short form of an image's name: without registry and directories, without `:latest`.
-pub(super) fn means(name: &str, wish: &str) -> bool {
+/// Whether `spec` is a short form of an image's name: without registry and directories, without `:latest`.
+pub(super) fn means(name: &str, spec: &str) -> bool {
     let is_same = |name: &str| {
-        name == wish
+        name == spec
             || name
-                .strip_suffix(wish)
-                .is_some_and(|above| above.ends_with('/') && !wish.is_empty())
+                .strip_suffix(spec)
+                .is_some_and(|above| above.ends_with('/') && !spec.is_empty())
     };
     is_same(name) || name.strip_suffix(":latest").is_some_and(is_same)
 }
 
-/// Whether `wish` is this digest, with or without `sha256:`.
-pub(super) fn is_digest(digest: &str, wish: &str) -> bool {
-    digest == wish || digest.strip_prefix("sha256:") == Some(wish)
+/// Whether `spec` is this digest, with or without `sha256:`.
+pub(super) fn is_digest(digest: &str, spec: &str) -> bool {
+    digest == spec || digest.strip_prefix("sha256:") == Some(spec)
 }

@@ -105,13 +105,13 @@ impl Search {
         }
     }
 
-    /// Every file that `wish` allows, best first. Files in directories exist, the others may be missing.
+    /// Every file that `spec` allows, best first. Files in directories exist, the others may be missing.
     pub(super) fn candidates(
         &self,
-        wish: &KernelSpec,
+        spec: &KernelSpec,
         image_boot: Option<&Path>,
     ) -> Vec<Candidate> {
-        let asked = match wish {
+        let asked = match spec {
             KernelSpec::Search => None,
             KernelSpec::File(path) => Some(path.clone()),
             KernelSpec::Named(name) => Some(self.resolve(name)),
@@ -438,8 +438,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (host, _) = host(dir.path());
         let of = |name: &str| {
-            let wish = KernelSpec::Named(name.into());
-            let mut list = host.candidates(&wish, None);
+            let spec = KernelSpec::Named(name.into());
+            let mut list = host.candidates(&spec, None);
             (list.len(), list.remove(0).path)
         };
         assert_eq!(of("./bzImage"), (1, "./bzImage".into()));
@@ -449,14 +449,14 @@ mod tests {
     }
 
     fn chosen(
-        wish: &KernelSpec,
+        spec: &KernelSpec,
         image: Option<&Path>,
         host: &Search,
         probe: impl Fn(&str) -> Result<(), FileError>,
     ) -> Result<(String, Vec<String>), String> {
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
         let probe = |candidate: &Candidate| probe(&name(&candidate.path));
-        match choose(host.candidates(wish, image), host, image, probe) {
+        match choose(host.candidates(spec, image), host, image, probe) {
             Ok((candidate, (), broken)) => Ok((name(&candidate.path), broken)),
             Err(error) => Err(error.to_string()),
         }
@@ -466,7 +466,7 @@ mod tests {
     fn unreadable_kernels_are_passed_over_and_named_only_when_nothing_else_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let (host, image) = host(dir.path());
-        let (wish, image) = (KernelSpec::Search, Some(image.as_path()));
+        let (spec, image) = (KernelSpec::Search, Some(image.as_path()));
         let only = |name: &'static str| {
             move |asked: &str| match asked {
                 "vmlinux" | "bzImage" => Err(FileError::Missing),
@@ -474,9 +474,9 @@ mod tests {
                 _ => Err(FileError::Unreadable),
             }
         };
-        let found = chosen(&wish, image, &host, only("vmlinuz-6.1.0-8"));
+        let found = chosen(&spec, image, &host, only("vmlinuz-6.1.0-8"));
         assert_eq!(found, Ok(("vmlinuz-6.1.0-8".into(), vec![])));
-        let error = chosen(&wish, image, &host, only("")).unwrap_err();
+        let error = chosen(&spec, image, &host, only("")).unwrap_err();
         let running = host.boot.join("vmlinuz-6.1.0-9");
         let want = format!("{}: permission denied; sudo chmod a+r ", running.display());
         assert!(error.starts_with(&want), "{error}");

@@ -103,8 +103,8 @@ pub enum Boot {
 ///
 /// # Errors
 /// Each names the file, what is wrong, and the remedy.
-pub fn open(wish: &KernelSpec, image_boot: Option<&Path>, host: &Search) -> Result<Kernel, Error> {
-    let candidates = host.candidates(wish, image_boot);
+pub fn open(spec: &KernelSpec, image_boot: Option<&Path>, host: &Search) -> Result<Kernel, Error> {
+    let candidates = host.candidates(spec, image_boot);
     let (candidate, probe, mut warnings) = find::choose(candidates, host, image_boot, Probe::new)?;
     let Candidate { path, origin } = candidate;
     let release = probe.release().map(str::to_owned);
@@ -233,8 +233,8 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_an_error_that_names_it() {
-        let wish = KernelSpec::File("/no/such\nfile".into());
-        let error = open(&wish, None, &Search::default()).unwrap_err();
+        let spec = KernelSpec::File("/no/such\nfile".into());
+        let error = open(&spec, None, &Search::default()).unwrap_err();
         let want = "/no/such\\nfile: no such file; rdvm kernel list shows those that can be used, -k FILE names one";
         assert_eq!(error.to_string(), want);
     }

@@ -1,10 +1,10 @@
 //! Guest to host: the files of `--copy-out`, once the host has asked for them, in checked frames: through the outbound
 //! ring where it is mapped, else on the stdout port.
 //!
-//! For every wish in its order either [`CopyFrame::Missing`] or [`CopyFrame::Begin`], then the entries: first the thing itself
+//! For every copy in its order either [`CopyFrame::Missing`] or [`CopyFrame::Begin`], then the entries: first the thing itself
 //! with an empty path, then what is in it, every directory before what it holds. A file's [`CopyFrame::Entry`] is followed by
 //! its [`CopyFrame::Data`] and [`CopyFrame::FileEnd`]. [`CopyFrame::Unread`] says what could not be read; unless something is only
-//! mounted there, it is the last of its wish. [`CopyFrame::End`] comes last.
+//! mounted there, it is the last of its copy. [`CopyFrame::End`] comes last.
 
 use crate::Reader;
 use crate::frame::{self, FrameError, HEAD, TAIL};
@@ -17,11 +17,11 @@ pub const COPY_PAYLOAD: usize = 64 << 10;
 pub const COPY_HEAD: usize = HEAD;
 /// The longest frame.
 pub const COPY_MAX: usize = HEAD + COPY_PAYLOAD + TAIL;
-/// The longest path below a wish in bytes: `PATH_MAX`, less what the host needs for names in front of it.
+/// The longest path below a copy in bytes: `PATH_MAX`, less what the host needs for names in front of it.
 pub const COPY_PATH: usize = 4000;
 /// The longest target of a link in bytes: `PATH_MAX` with its NUL.
 pub const COPY_TARGET: usize = 4095;
-/// The most components that a path below a wish has: PID 1 keeps each directory on the way open, and may have 1024
+/// The most components that a path below a copy has: PID 1 keeps each directory on the way open, and may have 1024
 /// descriptors.
 pub const COPY_DEPTH: usize = 900;
 /// The errno in a [`CopyFrame::Unread`] that says that something is mounted on the directory: `EXDEV`.
@@ -30,12 +30,12 @@ pub const MOUNTED: i32 = 18;
 /// A piece of what is copied out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyFrame<'a> {
-    /// What belongs to this wish follows.
+    /// What belongs to this copy follows.
     Begin(u32),
-    /// This wish cannot be met: the errno of looking for it.
+    /// This copy cannot be met: the errno of looking for it.
     Missing {
-        /// Which wish.
-        wish: u32,
+        /// Which copy.
+        copy: u32,
         /// The guest kernel's answer.
         errno: i32,
     },
@@ -92,12 +92,12 @@ impl<'a> CopyFrame<'a> {
             Some(())
         };
         let kind = match *self {
-            Self::Begin(wish) => {
-                put(&wish.to_le_bytes())?;
+            Self::Begin(copy) => {
+                put(&copy.to_le_bytes())?;
                 1
             }
-            Self::Missing { wish, errno } => {
-                put(&wish.to_le_bytes())?;
+            Self::Missing { copy, errno } => {
+                put(&copy.to_le_bytes())?;
                 put(&errno.to_le_bytes())?;
                 2
             }
@@ -149,7 +149,7 @@ impl<'a> CopyFrame<'a> {
         let parcel = match kind {
             1 => Self::Begin(r.u32()?),
             2 => Self::Missing {
-                wish: r.u32()?,
+                copy: r.u32()?,
                 errno: r.u32()? as i32,
             },
             3 => {
@@ -186,7 +186,7 @@ mod tests {
     fn every_parcel_survives_the_wire_and_no_damaged_one_does() {
         for parcel in [
             CopyFrame::Begin(7),
-            CopyFrame::Missing { wish: 1, errno: 2 },
+            CopyFrame::Missing { copy: 1, errno: 2 },
             CopyFrame::Entry(Sent {
                 mode: 0o120777,
                 mtime: -1,

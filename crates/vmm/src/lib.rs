@@ -63,9 +63,9 @@ impl Engine {
     /// Picks what the user wished or, for `auto`, what works; with it, for `auto`, why that is not KVM.
     ///
     /// Errors: the wish cannot be met, with the reason and the remedy.
-    pub fn choose(wish: EngineChoice) -> Result<(Self, Option<String>), Error> {
+    pub fn choose(spec: EngineChoice) -> Result<(Self, Option<String>), Error> {
         let qemu = || qemu::Qemu::find().map(Self::Qemu);
-        match wish {
+        match spec {
             EngineChoice::Kvm => {
                 probe::require_kvm(&probe::kvm())?;
                 Ok((Self::Kvm, None))

@@ -184,10 +184,10 @@ pub enum ParseError {
         names: Vec<String>,
     },
     /// No image of that name.
-    #[error("there is no image \"{}\" in it, only {}; name one of those with --tag", escaped(wish.as_bytes()), list(names))]
+    #[error("there is no image \"{}\" in it, only {}; name one of those with --tag", escaped(spec.as_bytes()), list(names))]
     NoSuchImage {
         /// The name wanted.
-        wish: String,
+        spec: String,
         /// Those that there are.
         names: Vec<String>,
     },

@@ -210,18 +210,18 @@ impl Bench {
     fn open_as(
         &self,
         parts: &Parts,
-        wish: impl FnOnce(&mut ImageRef),
+        spec: impl FnOnce(&mut ImageRef),
     ) -> Result<Image, crate::Error> {
         parts.write(&self.path("app.tar"));
-        self.read(&self.path("app.tar"), wish)
+        self.read(&self.path("app.tar"), spec)
     }
 
-    fn read(&self, path: &Path, wish: impl FnOnce(&mut ImageRef)) -> Result<Image, crate::Error> {
+    fn read(&self, path: &Path, spec: impl FnOnce(&mut ImageRef)) -> Result<Image, crate::Error> {
         let mut image = ImageRef {
             path: path.to_owned(),
             ..ImageRef::default()
         };
-        wish(&mut image);
+        spec(&mut image);
         open(&image)
     }
 }
@@ -623,8 +623,8 @@ fn a_layout_in_a_directory_is_never_left_by_a_link() {
         let _ = fs::remove_dir_all(&outside);
         fs::rename(root.join(name), &outside).unwrap();
         std::os::unix::fs::symlink(&outside, root.join(name)).unwrap();
-        let wish = |image: &mut ImageRef| image.format = Some(Format::Oci);
-        let error = told(bench.read(&root, wish));
+        let spec = |image: &mut ImageRef| image.format = Some(Format::Oci);
+        let error = told(bench.read(&root, spec));
         assert!(
             error.contains("bad: is not an OCI layout") || error.contains("cannot be read"),
             "{error}"
@@ -776,8 +776,8 @@ fn what_is_no_image_in_an_index_is_passed_over() {
                 assert_eq!(listing(&bench.open(&top).unwrap().tree), BOTH, "{other}");
                 let nested = nested(parts.clone(), &entries);
                 assert_eq!(listing(&bench.open(&nested).unwrap().tree), BOTH, "{other}");
-                let wish = |image: &mut ImageRef| image.tag = Some("v1".to_owned());
-                assert_eq!(listing(&bench.open_as(&nested, wish).unwrap().tree), BOTH);
+                let spec = |image: &mut ImageRef| image.tag = Some("v1".to_owned());
+                assert_eq!(listing(&bench.open_as(&nested, spec).unwrap().tree), BOTH);
             }
         }
     }

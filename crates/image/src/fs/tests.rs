@@ -303,8 +303,8 @@ fn is_special(members: &[Member], next: &Member) -> bool {
 
 /// How many sequences are tried; `make soak` sets many.
 fn cases() -> u32 {
-    let wish = std::env::var("PROPTEST_CASES").ok();
-    wish.map_or(300, |number| number.parse().unwrap())
+    let spec = std::env::var("PROPTEST_CASES").ok();
+    spec.map_or(300, |number| number.parse().unwrap())
 }
 
 /// Members one by one: those that cannot be put where they say are left out, and the rest is what tar extracts.

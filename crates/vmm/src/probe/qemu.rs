@@ -50,9 +50,9 @@ pub enum QemuState {
 /// Finds QEMU: what `RDVM_QEMU` names (a path, or a name looked up in `PATH`), else
 /// `qemu-system-x86_64` in `PATH`. Starts no process.
 pub fn qemu_path() -> Result<PathBuf, Error> {
-    let wish = env::var_os("RDVM_QEMU").filter(|wish| !wish.is_empty());
+    let spec = env::var_os("RDVM_QEMU").filter(|spec| !spec.is_empty());
     let search = env::var_os("PATH").unwrap_or_default();
-    find(wish.as_deref(), &search, is_program)
+    find(spec.as_deref(), &search, is_program)
 }
 
 /// Finds QEMU and asks it for its version and its machines; waits at most ten seconds for each answer.
@@ -91,11 +91,11 @@ fn judge(path: PathBuf, version: &str, machines: &str) -> QemuState {
 /// The search as a function of what it depends on. Entries of `PATH` that are not absolute are
 /// passed over: nothing in the working directory is ever started by accident.
 fn find(
-    wish: Option<&OsStr>,
+    spec: Option<&OsStr>,
     search: &OsStr,
     is_program: impl Fn(&Path) -> bool,
 ) -> Result<PathBuf, Error> {
-    let name = wish.unwrap_or(OsStr::new(PROGRAM));
+    let name = spec.unwrap_or(OsStr::new(PROGRAM));
     if name.as_bytes().contains(&b'/') {
         return match is_program(Path::new(name)) {
             true => Ok(name.into()),
@@ -108,7 +108,7 @@ fn find(
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(name))
         .find(|path| is_program(path))
-        .ok_or_else(|| missing(name.into(), wish.is_some()))
+        .ok_or_else(|| missing(name.into(), spec.is_some()))
 }
 
 fn missing(name: OsString, wished: bool) -> Error {
@@ -179,8 +179,8 @@ fn read_what_is_there(mut pipe: ChildStdout) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    fn found(wish: Option<&str>, search: &str, programs: &[&str]) -> Result<PathBuf, Error> {
-        find(wish.map(OsStr::new), OsStr::new(search), |path| {
+    fn found(spec: Option<&str>, search: &str, programs: &[&str]) -> Result<PathBuf, Error> {
+        find(spec.map(OsStr::new), OsStr::new(search), |path| {
             programs.iter().any(|program| Path::new(program) == path)
         })
     }
