@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rdvm_image::limit::{Budget, Counter};
-use rdvm_image::member::{FileContent, Member, What};
+use rdvm_image::member::{FileContent, Member, EntryKind};
 use rdvm_image::store::{CHUNK, Region, Store};
 use rdvm::request::Limits;
 use rdvm_hostfs::units::ByteSize;
@@ -34,7 +34,7 @@ pub fn region(bytes: &[u8]) -> Region {
 /// Contents can be read, all of them lie in the archive, and sparse ones are in order.
 pub fn check(member: &Member) {
     assert!(member.mode <= 0o7777);
-    let What::File { size, content, .. } = &member.what else {
+    let EntryKind::File { size, content, .. } = &member.what else {
         return;
     };
     match content {

@@ -20,7 +20,7 @@ use record::Record;
 use super::buffered_region::BufferedRegion;
 use super::byte_source::{Region, Span};
 use super::limit::{Budget, Counter};
-use super::member::{FileContent, Member, What};
+use super::member::{EntryKind, FileContent, Member};
 use super::stream::{self, Compression, Input, RegionReader};
 
 /// The name of the record that ends an archive.
@@ -119,7 +119,7 @@ struct Reader<'a> {
 /// What the names of a file come to.
 #[derive(Debug, Default)]
 struct Linked {
-    /// Their number for [`What::File`], from the first that was handed over on.
+    /// Their number for [`EntryKind::File`], from the first that was handed over on.
     number: u64,
     names: u64,
     /// Length and place of the data.
@@ -197,12 +197,12 @@ impl<'a> Reader<'a> {
         let (major, minor) = record.rdev;
         let what = match record.mode & 0o170_000 {
             0o100_000 => self.file(&record)?,
-            0o120_000 => What::Symlink(record.target(self.region, &mut self.window)?),
-            0o040_000 => self.empty(&record, "directory", What::Directory)?,
-            0o020_000 => self.empty(&record, "device", What::CharDevice { major, minor })?,
-            0o060_000 => self.empty(&record, "device", What::BlockDevice { major, minor })?,
-            0o010_000 => self.empty(&record, "named pipe", What::Fifo)?,
-            0o140_000 => self.empty(&record, "socket", What::Socket)?,
+            0o120_000 => EntryKind::Symlink(record.target(self.region, &mut self.window)?),
+            0o040_000 => self.empty(&record, "directory", EntryKind::Directory)?,
+            0o020_000 => self.empty(&record, "device", EntryKind::CharDevice { major, minor })?,
+            0o060_000 => self.empty(&record, "device", EntryKind::BlockDevice { major, minor })?,
+            0o010_000 => self.empty(&record, "named pipe", EntryKind::Fifo)?,
+            0o140_000 => self.empty(&record, "socket", EntryKind::Socket)?,
             other => return Err(ParseError::Type(other).of(self.region, &record.name, record.at)),
         };
         Ok(Member {
@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn file(&mut self, record: &Record) -> Result<What, Error> {
+    fn file(&mut self, record: &Record) -> Result<EntryKind, Error> {
         if record.size > 0 {
             record.check(self.region)?;
         }
@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
             store: self.region.store.clone(),
             offset: self.region.offset + data,
         });
-        Ok(What::File {
+        Ok(EntryKind::File {
             size,
             content,
             link,
@@ -273,7 +273,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn empty(&self, record: &Record, what: &'static str, is: What) -> Result<What, Error> {
+    fn empty(
+        &self,
+        record: &Record,
+        what: &'static str,
+        is: EntryKind,
+    ) -> Result<EntryKind, Error> {
         self.no_data(record, what).map(|()| is)
     }
 

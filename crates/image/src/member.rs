@@ -21,12 +21,12 @@ pub struct Member {
     /// Extended attributes.
     pub xattrs: Xattrs,
     /// What it is.
-    pub what: What,
+    pub what: EntryKind,
 }
 
 /// What a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum EntryKind {
     /// A directory.
     Directory,
     /// A regular file, and where its bytes are.

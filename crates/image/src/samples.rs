@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::byte_source::{ByteSource, CHUNK, Span};
-use super::member::{FileContent, Member, What};
+use super::member::{EntryKind, FileContent, Member};
 use super::tree::{FileBody, Kind, Tree};
 
 /// One member: its kind, name and what follows, as in `d bin`, `f bin/sh text`, `s sh -> bin/sh`, `h sh = bin/sh`,
@@ -24,18 +24,18 @@ pub(crate) fn member(line: &str) -> Member {
         (major.parse().unwrap(), minor.parse().unwrap())
     };
     let what = match kind {
-        "d" => What::Directory,
+        "d" => EntryKind::Directory,
         "f" => file(rest.as_bytes()),
-        "s" => What::Symlink(after("->")),
-        "h" => What::HardLink(after("=")),
-        "p" => What::Fifo,
+        "s" => EntryKind::Symlink(after("->")),
+        "h" => EntryKind::HardLink(after("=")),
+        "p" => EntryKind::Fifo,
         "c" => {
             let (major, minor) = device();
-            What::CharDevice { major, minor }
+            EntryKind::CharDevice { major, minor }
         }
         "b" => {
             let (major, minor) = device();
-            What::BlockDevice { major, minor }
+            EntryKind::BlockDevice { major, minor }
         }
         _ => panic!("{line}"),
     };
@@ -51,7 +51,7 @@ pub(crate) fn member(line: &str) -> Member {
 }
 
 /// A regular file with these bytes.
-pub(crate) fn file(bytes: &[u8]) -> What {
+pub(crate) fn file(bytes: &[u8]) -> EntryKind {
     let store = ByteSource::of_chunks(
         bytes
             .chunks(CHUNK)
@@ -60,7 +60,7 @@ pub(crate) fn file(bytes: &[u8]) -> What {
         bytes.len() as u64,
         "sample".into(),
     );
-    What::File {
+    EntryKind::File {
         size: bytes.len() as u64,
         content: FileContent::Span(Span {
             store: Arc::new(store),
@@ -75,14 +75,14 @@ pub(crate) fn tar(members: &[Member]) -> Vec<u8> {
     let mut archive = Vec::new();
     for member in members {
         let (kind, target, size, device) = match &member.what {
-            What::Directory => (b'5', &[][..], 0, (0, 0)),
-            What::File { size, .. } => (b'0', &[][..], *size, (0, 0)),
-            What::HardLink(target) => (b'1', &target[..], 0, (0, 0)),
-            What::Symlink(target) => (b'2', &target[..], 0, (0, 0)),
-            What::CharDevice { major, minor } => (b'3', &[][..], 0, (*major, *minor)),
-            What::BlockDevice { major, minor } => (b'4', &[][..], 0, (*major, *minor)),
-            What::Fifo => (b'6', &[][..], 0, (0, 0)),
-            What::Socket => panic!("tar has no sockets"),
+            EntryKind::Directory => (b'5', &[][..], 0, (0, 0)),
+            EntryKind::File { size, .. } => (b'0', &[][..], *size, (0, 0)),
+            EntryKind::HardLink(target) => (b'1', &target[..], 0, (0, 0)),
+            EntryKind::Symlink(target) => (b'2', &target[..], 0, (0, 0)),
+            EntryKind::CharDevice { major, minor } => (b'3', &[][..], 0, (*major, *minor)),
+            EntryKind::BlockDevice { major, minor } => (b'4', &[][..], 0, (*major, *minor)),
+            EntryKind::Fifo => (b'6', &[][..], 0, (0, 0)),
+            EntryKind::Socket => panic!("tar has no sockets"),
         };
         let mut header = [0; 512];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
@@ -102,7 +102,7 @@ pub(crate) fn tar(members: &[Member]) -> Vec<u8> {
         let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         archive.extend_from_slice(&header);
-        if let What::File {
+        if let EntryKind::File {
             size,
             content: FileContent::Span(span),
             ..

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::member::{Member, What};
+use crate::member::{EntryKind, Member};
 use crate::reference::{Format, Id, ImageRef, Limits, UserSpec};
 use crate::samples::{file, is_here, listing, member, tar, tar_of};
 use crate::{Form, Image, open};
@@ -68,7 +68,7 @@ impl Parts {
     /// Changes a byte in the middle of a file.
     fn damage(&mut self, name: &str) {
         let member = self.0.iter().find(|member| member.name == name.as_bytes());
-        let What::File { content, size, .. } = &member.expect(name).what else {
+        let EntryKind::File { content, size, .. } = &member.expect(name).what else {
             panic!("{name} is no file");
         };
         let crate::member::FileContent::Span(span) = content else {
@@ -1146,7 +1146,7 @@ fn one_of_several_images_is_chosen_by_name_or_digest() {
             .iter()
             .find(|member| member.name == b"manifest.json")
             .unwrap();
-        let What::File {
+        let EntryKind::File {
             content: crate::member::FileContent::Span(span),
             size,
             ..
@@ -1231,7 +1231,7 @@ fn parts_size(parts: &Parts, name: &str) -> usize {
 
 fn parts_text(parts: &Parts, name: &str) -> String {
     let member = parts.0.iter().find(|member| member.name == name.as_bytes());
-    let What::File {
+    let EntryKind::File {
         content: crate::member::FileContent::Span(span),
         size,
         ..

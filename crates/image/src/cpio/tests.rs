@@ -41,7 +41,7 @@ fn members(bytes: &[u8]) -> Result<Vec<Member>, Error> {
 }
 
 fn content(member: &Member) -> Vec<u8> {
-    let What::File {
+    let EntryKind::File {
         size,
         content: FileContent::Span(span),
         ..
@@ -146,11 +146,11 @@ fn each_type_becomes_what_it_is() {
     let rdev = (8, 300_000);
     let (major, minor) = rdev;
     for (mode, what) in [
-        (0o040_755, What::Directory),
-        (0o020_755, What::CharDevice { major, minor }),
-        (0o060_755, What::BlockDevice { major, minor }),
-        (0o010_755, What::Fifo),
-        (0o140_755, What::Socket),
+        (0o040_755, EntryKind::Directory),
+        (0o020_755, EntryKind::CharDevice { major, minor }),
+        (0o060_755, EntryKind::BlockDevice { major, minor }),
+        (0o010_755, EntryKind::Fifo),
+        (0o140_755, EntryKind::Socket),
     ] {
         let draft = Draft {
             rdev,
@@ -172,7 +172,7 @@ fn each_type_becomes_what_it_is() {
         of_mode(0o104_711).build(b"f", b"data"),
     ];
     let both = members(&archive(&both)).unwrap();
-    assert_eq!(both[0].what, What::Symlink(b"to/what".to_vec()));
+    assert_eq!(both[0].what, EntryKind::Symlink(b"to/what".to_vec()));
     assert_eq!(
         (content(&both[1]), both[1].mode),
         (b"data".to_vec(), 0o4711)
@@ -205,14 +205,14 @@ fn names_are_bytes_ended_by_nuls() {
     let link = of_mode(0o120_777).build(b"l", b"target\0");
     assert_eq!(
         members(&archive(&[link])).unwrap()[0].what,
-        What::Symlink(b"target".to_vec())
+        EntryKind::Symlink(b"target".to_vec())
     );
     // Both end at their first NUL for the kernel, GNU cpio and bsdcpio.
     let cut = [file("a\0b", "x"), of_mode(0o120_777).build(b"l", b"a\0b")];
     let cut = members(&archive(&cut)).unwrap();
     assert_eq!(
         (&cut[0].name[..], &cut[1].what),
-        (&b"a"[..], &What::Symlink(b"a".to_vec()))
+        (&b"a"[..], &EntryKind::Symlink(b"a".to_vec()))
     );
     assert_eq!(flaw(&archive(&[file("\0", "x")])), ParseError::Nul);
     assert!(matches!(
@@ -306,7 +306,7 @@ fn all_names_of_a_file_get_its_data_wherever_they_are() {
         let read = members(&archive(&parts)).unwrap();
         for name in [&read[0], &read[2]] {
             assert_eq!(content(name), b"data");
-            assert!(matches!(name.what, What::File { link: 1, .. }));
+            assert!(matches!(name.what, EntryKind::File { link: 1, .. }));
         }
     }
     // Two archives: numbers of one mean nothing in the other. Two files that are empty, one with a single name here.
@@ -320,7 +320,7 @@ fn all_names_of_a_file_get_its_data_wherever_they_are() {
     ]);
     let read = members(&[first, second].concat()).unwrap();
     let link = |member: &Member| match member.what {
-        What::File { link, size, .. } => (link, size),
+        EntryKind::File { link, size, .. } => (link, size),
         _ => panic!("{member:?}"),
     };
     let links: Vec<_> = read.iter().map(link).collect();
@@ -462,7 +462,7 @@ fn plain_and_compressed_archives_may_be_mixed_in_any_order() {
         .unwrap()
         .iter()
         .map(|member| match member.what {
-            What::File { link, .. } => link,
+            EntryKind::File { link, .. } => link,
             _ => panic!("{member:?}"),
         })
         .collect();
@@ -633,10 +633,10 @@ fn what_gnu_cpio_and_bsdcpio_write_is_what_was_in_the_directory() {
             );
             assert_eq!(member.mtime, facts.mtime(), "{shown}");
             match &member.what {
-                What::Directory => assert!(facts.is_dir(), "{shown}"),
-                What::Symlink(target) => assert_eq!(target, b"../dir/file"),
-                What::Fifo => assert_eq!(member.name, b"fifo"),
-                What::File { link, .. } => {
+                EntryKind::Directory => assert!(facts.is_dir(), "{shown}"),
+                EntryKind::Symlink(target) => assert_eq!(target, b"../dir/file"),
+                EntryKind::Fifo => assert_eq!(member.name, b"fifo"),
+                EntryKind::File { link, .. } => {
                     assert_eq!(content(member), fs::read(&path).unwrap(), "{shown}");
                     assert_eq!(*link == 0, facts.nlink() == 1, "{shown}");
                     let inode = inodes.entry(facts.ino()).or_insert(*link);

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 
 pub use error::{Error, HOPS};
 
-use super::member::{FileContent, Member, What};
+use super::member::{EntryKind, FileContent, Member};
 use super::tree::{
     self, Content, Entry, FileBody, Kind, LinkId, NAME_LIMIT, PATH_LIMIT, Tree, Xattrs,
 };
@@ -128,9 +128,9 @@ impl FileSystem {
             what,
         } = member;
         let (kind, link) = match what {
-            What::HardLink(target) => return self.put_link(&name, &target),
-            What::Directory => (Kind::Directory, 0),
-            What::File {
+            EntryKind::HardLink(target) => return self.put_link(&name, &target),
+            EntryKind::Directory => (Kind::Directory, 0),
+            EntryKind::File {
                 size,
                 content,
                 link,
@@ -147,11 +147,11 @@ impl FileSystem {
                 };
                 (Kind::File(body), link)
             }
-            What::Symlink(target) => (Kind::Symlink(target), 0),
-            What::CharDevice { major, minor } => (Kind::CharDevice { major, minor }, 0),
-            What::BlockDevice { major, minor } => (Kind::BlockDevice { major, minor }, 0),
-            What::Fifo => (Kind::Fifo, 0),
-            What::Socket => (Kind::Socket, 0),
+            EntryKind::Symlink(target) => (Kind::Symlink(target), 0),
+            EntryKind::CharDevice { major, minor } => (Kind::CharDevice { major, minor }, 0),
+            EntryKind::BlockDevice { major, minor } => (Kind::BlockDevice { major, minor }, 0),
+            EntryKind::Fifo => (Kind::Fifo, 0),
+            EntryKind::Socket => (Kind::Socket, 0),
         };
         let facts = Facts {
             // Linux has no other for links, and archives say this or that.

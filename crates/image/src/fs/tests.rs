@@ -295,7 +295,8 @@ fn is_special(members: &[Member], next: &Member) -> bool {
         return false;
     };
     system.names.find(parent, last).is_some_and(|node| {
-        let full = system.names.children(node).next().is_some() && next.what != What::Directory;
+        let full =
+            system.names.children(node).next().is_some() && next.what != EntryKind::Directory;
         let link = matches!(system.kind(node), Kind::Symlink(_));
         full || link && system.names.path(node) != next.name
     })
@@ -524,7 +525,7 @@ fn files_with_one_number_are_one_file_wherever_the_bytes_are() {
         for (index, name) in ["a", "b", "c"].iter().enumerate() {
             let text = if index == with_data { "text" } else { "" };
             let mut member = member(&format!("f {name} {text}"));
-            let What::File { link, .. } = &mut member.what else {
+            let EntryKind::File { link, .. } = &mut member.what else {
                 unreachable!()
             };
             *link = 7;
@@ -541,7 +542,7 @@ fn numbers_of_files_are_those_of_one_layer() {
     for line in ["f a 1", "f b 2"] {
         system.begin_layer(Rules::Layer);
         let mut member = member(line);
-        let What::File { link, .. } = &mut member.what else {
+        let EntryKind::File { link, .. } = &mut member.what else {
             unreachable!()
         };
         *link = 7;

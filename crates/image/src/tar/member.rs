@@ -9,7 +9,7 @@ use super::pax::Records;
 use super::sparse::{self, Map, Stop};
 use super::{Pending, Reader, no_data, read_error};
 use crate::byte_source::Span;
-use crate::member::{FileContent, Member, What};
+use crate::member::{EntryKind, FileContent, Member};
 use rdvm_hostfs::escape::escaped;
 
 /// One member's header as far as it is read.
@@ -76,7 +76,7 @@ impl Reader<'_> {
     }
 
     /// What the member is, and where its data end.
-    fn what(&mut self, head: &mut Head<'_>) -> Result<What, Stop> {
+    fn what(&mut self, head: &mut Head<'_>) -> Result<EntryKind, Stop> {
         let header = head.header;
         let plain = header.size()?;
         let size = head.records.size.unwrap_or(plain);
@@ -88,41 +88,41 @@ impl Reader<'_> {
         Ok(match header.kind() {
             b'1' => {
                 self.at = self.skip(data, self.link_data(head)?)?;
-                What::HardLink(mem::take(&mut head.link))
+                EntryKind::HardLink(mem::take(&mut head.link))
             }
             b'2' => {
                 no_data(size, "symbolic link")?;
-                What::Symlink(mem::take(&mut head.link))
+                EntryKind::Symlink(mem::take(&mut head.link))
             }
             b'3' => {
                 no_data(size, "device")?;
                 let (major, minor) = header.device()?;
-                What::CharDevice { major, minor }
+                EntryKind::CharDevice { major, minor }
             }
             b'4' => {
                 no_data(size, "device")?;
                 let (major, minor) = header.device()?;
-                What::BlockDevice { major, minor }
+                EntryKind::BlockDevice { major, minor }
             }
             b'5' => {
                 no_data(size, "directory")?;
-                What::Directory
+                EntryKind::Directory
             }
             b'6' => {
                 no_data(size, "named pipe")?;
-                What::Fifo
+                EntryKind::Fifo
             }
             // The data are a list of the directory's contents, for incremental backups.
             b'D' => {
                 self.at = self.skip(data, size)?;
-                What::Directory
+                EntryKind::Directory
             }
             b'S' => self.old_sparse(head, size)?,
             b'M' => return Err(ParseError::Volumes.into()),
             // How v7 writes directories.
             b'0' | 0 | b'7' if head.name.ends_with(b"/") => {
                 no_data(size, "directory")?;
-                What::Directory
+                EntryKind::Directory
             }
             b'0' | 0 | b'7' if head.records.sparse.is_there() => {
                 self.pax_sparse(head, data, size)?
@@ -157,29 +157,29 @@ impl Reader<'_> {
         }
     }
 
-    fn file(&self, size: u64, data: u64) -> What {
+    fn file(&self, size: u64, data: u64) -> EntryKind {
         let content = FileContent::Span(Span {
             store: self.region.store.clone(),
             offset: self.region.offset + data,
         });
         let link = 0;
-        What::File {
+        EntryKind::File {
             size,
             content,
             link,
         }
     }
 
-    fn sparse(&self, map: Map, size: u64, stored: u64, data: u64) -> Result<What, ParseError> {
+    fn sparse(&self, map: Map, size: u64, stored: u64, data: u64) -> Result<EntryKind, ParseError> {
         let extents = map.extents(size, stored, self.region, data)?;
-        Ok(What::File {
+        Ok(EntryKind::File {
             size,
             content: FileContent::Sparse(extents),
             link: 0,
         })
     }
 
-    fn old_sparse(&mut self, head: &Head<'_>, stored: u64) -> Result<What, Stop> {
+    fn old_sparse(&mut self, head: &Head<'_>, stored: u64) -> Result<EntryKind, Stop> {
         if head.header.dialect() != Dialect::Gnu {
             return Err(sparse_flaw("it is not written as GNU tar does").into());
         }
@@ -189,7 +189,12 @@ impl Reader<'_> {
         Ok(self.sparse(map, size, stored, data)?)
     }
 
-    fn pax_sparse(&mut self, head: &mut Head<'_>, data: u64, stored: u64) -> Result<What, Stop> {
+    fn pax_sparse(
+        &mut self,
+        head: &mut Head<'_>,
+        data: u64,
+        stored: u64,
+    ) -> Result<EntryKind, Stop> {
         self.at = self.skip(data, stored)?;
         let sparse = &mut head.records.sparse;
         let size = sparse.size.ok_or(sparse_flaw("it has no size"))?;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::*;
 use crate::byte_source::{ByteSource, CHUNK, Span};
 use crate::limit;
-use crate::member::{FileContent, What};
+use crate::member::{EntryKind, FileContent};
 use crate::reference::Limits;
 use crate::tree::read_sparse;
 
@@ -45,8 +45,8 @@ fn members(bytes: &[u8]) -> Result<Vec<Member>, Error> {
     members_of(&region(bytes))
 }
 
-fn content(what: &What) -> Vec<u8> {
-    let What::File { size, content, .. } = what else {
+fn content(what: &EntryKind) -> Vec<u8> {
+    let EntryKind::File { size, content, .. } = what else {
         panic!("no file: {what:?}");
     };
     let mut bytes = vec![0; *size as usize];
@@ -172,17 +172,20 @@ fn each_type_becomes_what_it_is() {
     let (major, minor) = (8, 3);
     let target = b"t".to_vec();
     for (parts, what) in [
-        (draft(b'5'), What::Directory),
-        (draft(b'2').link("t"), What::Symlink(target.clone())),
-        (draft(b'1').link("t"), What::HardLink(target)),
-        (device(b'3'), What::CharDevice { major, minor }),
-        (device(b'4'), What::BlockDevice { major, minor }),
+        (draft(b'5'), EntryKind::Directory),
+        (draft(b'2').link("t"), EntryKind::Symlink(target.clone())),
+        (draft(b'1').link("t"), EntryKind::HardLink(target)),
+        (device(b'3'), EntryKind::CharDevice { major, minor }),
+        (device(b'4'), EntryKind::BlockDevice { major, minor }),
         (
             device(b'4').gnu().with(329, b"0000010\x000000003\0"),
-            What::BlockDevice { major, minor },
+            EntryKind::BlockDevice { major, minor },
         ),
-        (draft(b'3').v7(), What::CharDevice { major: 0, minor: 0 }),
-        (draft(b'6'), What::Fifo),
+        (
+            draft(b'3').v7(),
+            EntryKind::CharDevice { major: 0, minor: 0 },
+        ),
+        (draft(b'6'), EntryKind::Fifo),
     ] {
         let member = one(&[parts.build(b"")]).unwrap();
         assert_eq!(member.what, what);
@@ -197,7 +200,7 @@ fn each_type_becomes_what_it_is() {
     // A trailing slash makes it a directory, as v7 writes them.
     for kind in [b'0', b'\0', b'7'] {
         let dir = one(&[Draft::new("d/", kind, 0).v7().build(b"")]).unwrap();
-        assert_eq!((dir.what, dir.name), (What::Directory, b"d/".to_vec()));
+        assert_eq!((dir.what, dir.name), (EntryKind::Directory, b"d/".to_vec()));
     }
     assert!(matches!(
         flaw(&[Draft::new("d/", b'Z', 0).build(b"")]),
@@ -205,7 +208,7 @@ fn each_type_becomes_what_it_is() {
     ));
     let dump = Draft::new("d/", b'D', 6).gnu().build(b"Yfile\0");
     let both = members(&archive(&[dump, file("f", "x")])).unwrap();
-    assert_eq!(both[0].what, What::Directory);
+    assert_eq!(both[0].what, EntryKind::Directory);
     assert_eq!(both[1].name, b"f");
     let label = Draft::new("backup of monday", b'V', 0).gnu().build(b"");
     assert_eq!(one(&[label, file("f", "x")]).unwrap().name, b"f");
@@ -262,7 +265,7 @@ fn names_come_from_the_last_word_on_them() {
 
     let link = || Draft::new("l", b'2', 0).link("short");
     let target = |parts: &[Vec<u8>]| one(parts).unwrap().what;
-    let is_long = What::Symlink(long.clone().into_bytes());
+    let is_long = EntryKind::Symlink(long.clone().into_bytes());
     assert_eq!(
         target(&[meta(b'K', long.as_bytes()), link().build(b"")]),
         is_long
@@ -439,7 +442,10 @@ fn an_odd_magic_number_is_refused_where_it_matters_what_it_means() {
     for magic in [b"ustar00\0", b"ustar \0\0", b"ustar\n\n\n", b"ustar  0"] {
         let odd = |kind| Draft::new("f", kind, 0).with(257, magic);
         assert_eq!(one(&[odd(b'0').build(b"")]).unwrap().name, b"f");
-        assert_eq!(one(&[odd(b'5').build(b"")]).unwrap().what, What::Directory);
+        assert_eq!(
+            one(&[odd(b'5').build(b"")]).unwrap().what,
+            EntryKind::Directory
+        );
         let prefixed = odd(b'0').with(345, b"pre");
         for differs in [prefixed, odd(b'3'), odd(b'4')] {
             assert_eq!(flaw(&[differs.build(b"")]), ParseError::Magic);
@@ -822,7 +828,7 @@ fn files_of_more_than_four_gibibytes_and_regions_inside_others_are_found() {
         length: 512 + size + 1024 + 1024,
     };
     let members = members_of(&region).unwrap();
-    let What::File {
+    let EntryKind::File {
         size: got,
         content: FileContent::Span(span),
         ..
@@ -987,11 +993,13 @@ fn what_gnu_tar_and_bsdtar_write_is_what_was_in_the_directory() {
             );
             assert_eq!(member.mtime, facts.mtime(), "{shown}");
             match &member.what {
-                What::Directory => assert!(facts.is_dir(), "{shown}"),
-                What::File { .. } => assert_eq!(content(&member.what), fs::read(&path).unwrap()),
-                What::Symlink(target) => assert_eq!(target, b"../dir/file"),
-                What::Fifo => assert_eq!(name, "./fifo"),
-                What::HardLink(target) => {
+                EntryKind::Directory => assert!(facts.is_dir(), "{shown}"),
+                EntryKind::File { .. } => {
+                    assert_eq!(content(&member.what), fs::read(&path).unwrap())
+                }
+                EntryKind::Symlink(target) => assert_eq!(target, b"../dir/file"),
+                EntryKind::Fifo => assert_eq!(name, "./fifo"),
+                EntryKind::HardLink(target) => {
                     let other = dir.path().join(str::from_utf8(target).unwrap());
                     assert_eq!(other.metadata().unwrap().ino(), facts.ino(), "{shown}");
                 }
@@ -1077,7 +1085,7 @@ fn sparse_files_of_all_formats_read_as_they_were() {
             assert_eq!(content(&members[1].what), b"after", "{arguments}, {parts}");
             let is_sparse = matches!(
                 members[0].what,
-                What::File {
+                EntryKind::File {
                     content: FileContent::Sparse(_),
                     ..
                 }

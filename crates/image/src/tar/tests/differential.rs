@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::{Draft, archive, members, meta, record, run};
-use crate::member::{Member, What};
+use crate::member::{EntryKind, Member};
 
 /// A header with its data, and what it is called in messages.
 #[derive(Clone)]
@@ -145,18 +145,18 @@ fn our_listing(members: &[Member]) -> Vec<String> {
             let name = String::from_utf8(member.name.clone()).unwrap();
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             let (letter, size, target) = match &member.what {
-                What::Directory => ('d', "0".to_owned(), String::new()),
-                What::File { size, .. } => ('-', size.to_string(), String::new()),
-                What::HardLink(to) => ('h', "0".to_owned(), format!(" -> {}", text(to))),
-                What::Symlink(to) => ('l', "0".to_owned(), format!(" -> {}", text(to))),
-                What::CharDevice { major, minor } => {
+                EntryKind::Directory => ('d', "0".to_owned(), String::new()),
+                EntryKind::File { size, .. } => ('-', size.to_string(), String::new()),
+                EntryKind::HardLink(to) => ('h', "0".to_owned(), format!(" -> {}", text(to))),
+                EntryKind::Symlink(to) => ('l', "0".to_owned(), format!(" -> {}", text(to))),
+                EntryKind::CharDevice { major, minor } => {
                     ('c', format!("{major},{minor}"), String::new())
                 }
-                What::BlockDevice { major, minor } => {
+                EntryKind::BlockDevice { major, minor } => {
                     ('b', format!("{major},{minor}"), String::new())
                 }
-                What::Fifo => ('p', "0".to_owned(), String::new()),
-                What::Socket => panic!("a socket"),
+                EntryKind::Fifo => ('p', "0".to_owned(), String::new()),
+                EntryKind::Socket => panic!("a socket"),
             };
             let (date, time) = date(member.mtime);
             format!(
