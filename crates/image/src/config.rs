@@ -28,7 +28,7 @@ pub struct Config {
 
 /// What a configuration says.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct ParsedConfig {
     /// How the image is to be run.
     pub(super) config: Config,
     /// `linux/amd64`, or nothing where it does not say.
@@ -135,7 +135,7 @@ struct Rootfs {
 /// Reads a configuration.
 ///
 /// Errors: it is not one, or has values that nothing can be started with.
-pub(super) fn parse(bytes: &[u8]) -> Result<Said, Error> {
+pub(super) fn parse(bytes: &[u8]) -> Result<ParsedConfig, Error> {
     let document: Document =
         serde_json::from_slice(bytes).map_err(|source| Error::Json { source })?;
     let platform = match (document.os, document.architecture) {
@@ -154,7 +154,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Said, Error> {
             diff_ids.push(parsed.map_err(|_| Error::DiffId { digest })?);
         }
     }
-    Ok(Said {
+    Ok(ParsedConfig {
         config: usable(document.config.unwrap_or_default())?,
         platform,
         diff_ids,

@@ -55,7 +55,7 @@ struct Document {
 struct Found {
     digest: Digest,
     id: Digest,
-    said: config::Said,
+    said: config::ParsedConfig,
     layers: Vec<Descriptor>,
 }
 
