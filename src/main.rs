@@ -123,7 +123,7 @@ fn act(verb: Verb, began: Instant) -> Result<u8> {
 
 /// The kernels as `doctor` wants them.
 fn kernel_findings() -> Vec<KernelFinding> {
-    let finding = |found: rdvm_kernel::Found| KernelFinding {
+    let finding = |found: rdvm_kernel::KernelFile| KernelFinding {
         usable: found.problem.as_ref().map_or(Ok(()), |problem| {
             Err(format!("{problem}; {}", problem.remedy(&found.path)))
         }),

@@ -138,15 +138,15 @@ enum Slot {
 
 /// What one thread found.
 #[derive(Default)]
-struct Found {
+struct Walked {
     listings: Vec<Listing>,
     mounts: Vec<ImagePath>,
 }
 
 impl Walk<'_> {
     /// Reads directories until there are no more.
-    fn work(&self) -> Result<Found, Error> {
-        let mut found = Found::default();
+    fn work(&self) -> Result<Walked, Error> {
+        let mut found = Walked::default();
         let mut names = Names::default();
         while let Some(job) = self.next() {
             let done = self.read_dir(&job, &mut names, &mut found);
@@ -179,7 +179,7 @@ impl Walk<'_> {
     }
 
     /// Reads one directory, and puts those below it on the list.
-    fn read_dir(&self, job: &Job, names: &mut Names, found: &mut Found) -> Result<(), Error> {
+    fn read_dir(&self, job: &Job, names: &mut Names, found: &mut Walked) -> Result<(), Error> {
         let dir = &job.dir;
         let fd = dir.open().map_err(|errno| failed(dir, b"", errno))?;
         let (own, now) = self.builder.directory(dir, &fd)?;

@@ -17,7 +17,7 @@ use rustix::io::{Errno, pread};
 use super::fakeroot::{Pretended, SaveFile};
 use super::host::{HostDir, HostFile, Stamp, open_file};
 use super::tree::{Content, Entry, FileBody, Kind, LinkId, Xattrs};
-use super::xattr::{self, Found};
+use super::xattr::{self, HostXattrs};
 use super::{Error, override_stat};
 use crate::reference::Ownership;
 use rdvm_hostfs::escape::escaped;
@@ -115,9 +115,9 @@ impl<'a> EntryBuilder<'a> {
         }
     }
 
-    fn attributes(&self, file: &OwnedFd) -> Result<Found, Errno> {
+    fn attributes(&self, file: &OwnedFd) -> Result<HostXattrs, Errno> {
         let reader = self.attributes.as_ref();
-        reader.map_or_else(|| Ok(Found::default()), |reader| reader.read(file))
+        reader.map_or_else(|| Ok(HostXattrs::default()), |reader| reader.read(file))
     }
 
     /// The entry of an open directory itself.
@@ -144,7 +144,7 @@ impl<'a> EntryBuilder<'a> {
         let found = match &seen {
             (_, Some((file, _))) => self.attributes(file),
             // A link or special file, or a directory that something is mounted on.
-            (_, None) => Ok(Found::default()),
+            (_, None) => Ok(HostXattrs::default()),
         };
         let found = found.map_err(|errno| failed(dir, name, errno))?;
         self.entry(dir, fd, name, seen, found)
@@ -156,7 +156,7 @@ impl<'a> EntryBuilder<'a> {
         fd: &OwnedFd,
         name: &[u8],
         (facts, file): Seen,
-        found: Found,
+        found: HostXattrs,
     ) -> Result<Entry, Error> {
         let shown = || dir.shown(name);
         let claim = self.claim(dir, name, &facts, found.stat.as_deref())?;
@@ -249,7 +249,7 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// A file's attributes with the guest's numbers.
-    fn in_guest(&self, dir: &HostDir, name: &[u8], found: Found) -> Result<Xattrs, Error> {
+    fn in_guest(&self, dir: &HostDir, name: &[u8], found: HostXattrs) -> Result<Xattrs, Error> {
         let mut list = found.list;
         for (attribute, value) in &mut list {
             xattr::put_in_guest(attribute, value, self.owner)

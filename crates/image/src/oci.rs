@@ -52,14 +52,14 @@ struct Document {
 }
 
 /// A manifest with its configuration, both checked.
-struct Found {
+struct CheckedManifest {
     digest: Digest,
     id: Digest,
     said: config::ParsedConfig,
     layers: Vec<Descriptor>,
 }
 
-impl Found {
+impl CheckedManifest {
     /// True if all layers are said to be archives. cosign signs with manifests that are images in all but that.
     fn has_layers(&self) -> bool {
         let kinds = self.layers.iter().filter_map(|it| it.media_type.as_deref());
@@ -110,8 +110,8 @@ pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseErr
         passed_over,
         ..
     } = search;
-    if found.iter().any(Found::has_layers) {
-        found.retain(Found::has_layers);
+    if found.iter().any(CheckedManifest::has_layers) {
+        found.retain(CheckedManifest::has_layers);
     }
     if let Some(spec) = by_digest {
         found.retain(|found| {
@@ -126,7 +126,7 @@ pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseErr
             });
         }
     }
-    match <[Found; 1]>::try_from(found) {
+    match <[CheckedManifest; 1]>::try_from(found) {
         Ok([found]) => recipe(blobs, found),
         Err(found) if found.is_empty() => Err(match passed_over {
             Some(flaw) if others.is_empty() => flaw,
@@ -144,7 +144,7 @@ struct Search<'a> {
     documents: usize,
     /// Everything is looked for, and not only the first that fits in each index.
     is_for_all: bool,
-    found: Vec<Found>,
+    found: Vec<CheckedManifest>,
     /// Platforms that there are, and nobody wants.
     others: BTreeSet<String>,
     /// The first that is no image: indexes hold signatures, charts and lists of contents as well.
@@ -223,7 +223,7 @@ impl Search<'_> {
                 Ok(false)
             }
             _ => {
-                let found = Found {
+                let found = CheckedManifest {
                     digest,
                     id,
                     said,
@@ -240,7 +240,7 @@ impl Search<'_> {
 }
 
 /// Where the layers are, each with the digests it has to have.
-fn recipe(blobs: &Blobs, found: Found) -> Result<Recipe, ParseError> {
+fn recipe(blobs: &Blobs, found: CheckedManifest) -> Result<Recipe, ParseError> {
     layers::check_count(found.layers.len(), found.said.diff_ids.len())?;
     let mut layers = Vec::with_capacity(found.layers.len());
     for (descriptor, diff_id) in found.layers.iter().zip(found.said.diff_ids) {

@@ -23,7 +23,7 @@ const LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_defaul
 
 /// What a file has.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct HostXattrs {
     /// The attributes that go to the guest, as the host has them: name → value.
     pub(super) list: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The value of `user.containers.override_stat`, which does not.
@@ -40,8 +40,8 @@ impl Reader {
     /// The attributes of an open file or directory: one system call where there are none.
     ///
     /// Errors: `ESTALE` where they change meanwhile, else the host's.
-    pub(super) fn read(&self, file: &OwnedFd) -> Result<Found, Errno> {
-        let mut found = Found::default();
+    pub(super) fn read(&self, file: &OwnedFd) -> Result<HostXattrs, Errno> {
+        let mut found = HostXattrs::default();
         if self.none_here.load(Ordering::Relaxed) {
             return Ok(found);
         }

@@ -32,7 +32,7 @@ pub use elf::ElfFacts;
 pub use error::{Error, FileError};
 pub use field::ParseError;
 pub use find::{Origin, Search};
-pub use list::{Found, list, render};
+pub use list::{KernelFile, list, render};
 pub use probe::Format;
 pub use unpack::Compression;
 

@@ -13,7 +13,7 @@ use rdvm_hostfs::units::ByteSize;
 
 /// One file that was found.
 #[derive(Debug)]
-pub struct Found {
+pub struct KernelFile {
     /// The file.
     pub path: PathBuf,
     /// Which step of the search came to it.
@@ -32,22 +32,22 @@ pub struct Found {
 
 /// The kernels that a search comes to, in its order; `image_boot` is the image's own boot directory, if there is one.
 /// Reads headers only, so that a damaged payload is not noticed; but a vmlinux is searched for its release.
-pub fn list(host: &Search, image_boot: Option<&Path>) -> Vec<Found> {
-    let mut list: Vec<Found> = Vec::new();
+pub fn list(host: &Search, image_boot: Option<&Path>) -> Vec<KernelFile> {
+    let mut list: Vec<KernelFile> = Vec::new();
     let mut decided = false;
     for candidate in host.candidates(&KernelSpec::Search, image_boot) {
         let named = candidate.is_named();
         let mut found = match Probe::new(&candidate) {
             Err(FileError::Missing) if !named => continue,
-            Ok(probe) => Found {
+            Ok(probe) => KernelFile {
                 release: probe.release_of_any_kind(),
                 format: Some(probe.format()),
                 problem: None,
-                ..Found::of(candidate.path, candidate.origin)
+                ..KernelFile::of(candidate.path, candidate.origin)
             },
-            Err(problem) => Found {
+            Err(problem) => KernelFile {
                 problem: Some(problem),
-                ..Found::of(candidate.path, candidate.origin)
+                ..KernelFile::of(candidate.path, candidate.origin)
             },
         };
         found.chosen = !decided && found.problem.is_none();
@@ -59,7 +59,7 @@ pub fn list(host: &Search, image_boot: Option<&Path>) -> Vec<Found> {
     list
 }
 
-impl Found {
+impl KernelFile {
     fn of(path: PathBuf, origin: Origin) -> Self {
         Self {
             bytes: path.symlink_metadata().ok().map(|meta| meta.len()),
@@ -82,7 +82,7 @@ fn release_in_name(path: &Path) -> Option<String> {
 }
 
 /// The table as text that ends with a line feed: the chosen one is marked `*`; below it what can be done when none is.
-pub fn render(list: &[Found]) -> String {
+pub fn render(list: &[KernelFile]) -> String {
     let mut rows = vec![["RELEASE", "FORMAT", "SIZE", "FILE", ""].map(String::from)];
     rows.extend(list.iter().map(row));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
@@ -107,7 +107,7 @@ pub fn render(list: &[Found]) -> String {
     text
 }
 
-fn row(found: &Found) -> [String; 5] {
+fn row(found: &KernelFile) -> [String; 5] {
     let dash = || String::from("-");
     let release = found.release.as_ref().map(|name| shown(Path::new(name)));
     let note = match &found.problem {
@@ -127,9 +127,9 @@ fn row(found: &Found) -> [String; 5] {
 }
 
 /// What makes a run possible when it is not; and how the running kernel becomes readable.
-fn remedies(list: &[Found]) -> Vec<String> {
+fn remedies(list: &[KernelFile]) -> Vec<String> {
     let usable = list.iter().any(|found| found.chosen);
-    let unreadable = |found: &&Found| matches!(found.problem, Some(FileError::Unreadable));
+    let unreadable = |found: &&KernelFile| matches!(found.problem, Some(FileError::Unreadable));
     let mut lines: Vec<String> = list
         .iter()
         .filter(unreadable)
@@ -200,13 +200,13 @@ mod tests {
 
     #[test]
     fn an_unreadable_running_kernel_gets_its_remedy_even_when_another_can_be_used() {
-        let of = |name: &str, origin| Found::of(PathBuf::from(name), origin);
+        let of = |name: &str, origin| KernelFile::of(PathBuf::from(name), origin);
         let list = [
-            Found {
+            KernelFile {
                 problem: Some(FileError::Unreadable),
                 ..of("/boot/vmlinuz-2", Origin::Running)
             },
-            Found {
+            KernelFile {
                 chosen: true,
                 ..of("/boot/vmlinuz-1", Origin::Newest)
             },
