@@ -1,7 +1,7 @@
 //! `rdvm doctor`: what works on this host, and for what does not the command that helps.
 //!
-//! Takes [`Facts`] and the kernels that were found, gives a [`Diagnosis`]. All judgement is a pure
-//! function of these; [`Facts::gather`] does the looking. Leaves to others: finding kernels
+//! Takes [`HostFacts`] and the kernels that were found, gives a [`Diagnosis`]. All judgement is a pure
+//! function of these; [`HostFacts::gather`] does the looking. Leaves to others: finding kernels
 //! (`kernel`), choosing the engine of a run (`engine`).
 
 mod checks;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use facts::{Facts, Files, Folder, SandboxLimits, User};
+pub use facts::{Files, Folder, HostFacts, SandboxLimits, User};
 pub use limits::{Limit, Limits};
 
 use crate::level::Level;
@@ -55,7 +55,7 @@ pub struct Finding {
 }
 
 /// Judges the facts. A problem is what stops every run; anything less is a note.
-pub fn examine(facts: &Facts, kernels: &[KernelFinding]) -> Diagnosis {
+pub fn examine(facts: &HostFacts, kernels: &[KernelFinding]) -> Diagnosis {
     let findings: Vec<Finding> = [
         checks::cpu(facts),
         checks::kvm(facts),
@@ -117,7 +117,7 @@ impl Finding {
     }
 }
 
-fn verdict(problems: usize, facts: &Facts, kernels: &[KernelFinding]) -> String {
+fn verdict(problems: usize, facts: &HostFacts, kernels: &[KernelFinding]) -> String {
     let engine = match checks::runs_on_kvm(facts) {
         true => "kvm (hardware)",
         false => "qemu (software emulation)",

@@ -15,7 +15,7 @@ use rdvm::cli::{
     BuildArgs, CacheVerb, Cli, InspectArgs, KernelVerb, PackArgs, RunArgs, UsageError, Verb,
 };
 use rdvm::copyout::Copied;
-use rdvm::doctor::{self, Facts, KernelFinding};
+use rdvm::doctor::{self, HostFacts, KernelFinding};
 use rdvm::error::Error;
 use rdvm::inspect::Inspected;
 use rdvm::kernel;
@@ -106,7 +106,7 @@ fn act(verb: Verb, began: Instant) -> Result<u8> {
             print_verdict(&text, verdict.can_run())
         }
         Verb::Doctor(args) => {
-            let diagnosis = doctor::examine(&Facts::gather(), &kernel_findings());
+            let diagnosis = doctor::examine(&HostFacts::gather(), &kernel_findings());
             let text = match args.json {
                 true => diagnosis.to_json(),
                 false => diagnosis.render(),

@@ -4,10 +4,10 @@
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_vmm::probe::{KvmState, QemuState, as_root};
 
-use super::{Facts, Finding, Folder, KernelFinding};
+use super::{Finding, Folder, HostFacts, KernelFinding};
 use crate::level::Level;
 
-pub(super) fn cpu(facts: &Facts) -> Vec<Finding> {
+pub(super) fn cpu(facts: &HostFacts) -> Vec<Finding> {
     let known = |text: &str| match text.is_empty() {
         true => "unknown".to_owned(),
         false => escaped(text.as_bytes()),
@@ -31,11 +31,11 @@ pub(super) fn cpu(facts: &Facts) -> Vec<Finding> {
 }
 
 /// Whether `auto` takes the KVM engine.
-pub(super) fn runs_on_kvm(facts: &Facts) -> bool {
+pub(super) fn runs_on_kvm(facts: &HostFacts) -> bool {
     facts.kvm == KvmState::Usable
 }
 
-pub(super) fn kvm(facts: &Facts) -> Vec<Finding> {
+pub(super) fn kvm(facts: &HostFacts) -> Vec<Finding> {
     let path = |what: &str| format!("/dev/kvm: {what}");
     let (level, text, remedy) = match &facts.kvm {
         KvmState::Usable => (Level::Ok, path("usable"), None),
@@ -48,7 +48,7 @@ pub(super) fn kvm(facts: &Facts) -> Vec<Finding> {
 }
 
 /// What helps against a denial, given the groups that the user has already.
-fn access(facts: &Facts, group: &String) -> Option<String> {
+fn access(facts: &HostFacts, group: &String) -> Option<String> {
     if facts.user.groups.contains(group) {
         return Some(format!(
             "findmnt -T /dev/kvm (this session is in group {group} already: look for nodev, or a security policy)"
@@ -62,7 +62,7 @@ fn access(facts: &Facts, group: &String) -> Option<String> {
     facts.kvm.remedy()
 }
 
-pub(super) fn qemu(facts: &Facts) -> Vec<Finding> {
+pub(super) fn qemu(facts: &HostFacts) -> Vec<Finding> {
     let missed = match runs_on_kvm(facts) {
         true => Level::Note,
         false => Level::Problem,
@@ -112,7 +112,7 @@ pub(super) fn chosen(kernels: &[KernelFinding]) -> Option<&KernelFinding> {
         .find(|kernel| kernel.chosen && kernel.usable.is_ok())
 }
 
-pub(super) fn kernels(facts: &Facts, kernels: &[KernelFinding]) -> Vec<Finding> {
+pub(super) fn kernels(facts: &HostFacts, kernels: &[KernelFinding]) -> Vec<Finding> {
     let bad = match chosen(kernels) {
         Some(_) => Level::Note,
         None => Level::Problem,
@@ -166,7 +166,7 @@ fn kernel_finding(kernel: &KernelFinding, bad: Level) -> Finding {
     }
 }
 
-pub(super) fn files(facts: &Facts) -> Vec<Finding> {
+pub(super) fn files(facts: &HostFacts) -> Vec<Finding> {
     let files = &facts.files;
     let one_place = files.memfd.is_ok() || files.temporary.writable.is_ok();
     let bad = if one_place {
@@ -227,7 +227,7 @@ fn unwritable(folder: &Folder) -> Option<String> {
     ))
 }
 
-pub(super) fn fences(facts: &Facts) -> Vec<Finding> {
+pub(super) fn fences(facts: &HostFacts) -> Vec<Finding> {
     let seccomp = match facts.fences.seccomp {
         true => "seccomp filters",
         false => "no seccomp filters",

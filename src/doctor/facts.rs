@@ -1,6 +1,6 @@
 //! What is true of this host, gathered without judging it.
 //!
-//! [`Facts::gather`] is the only place where the doctor reads files, asks the system or starts a
+//! [`HostFacts::gather`] is the only place where the doctor reads files, asks the system or starts a
 //! program; every reader of a text is a pure function beside it.
 
 use std::env;
@@ -19,7 +19,7 @@ use super::limits::Limits;
 
 /// All that the doctor looks at.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct HostFacts {
     /// The first processor.
     pub cpu: Cpu,
     /// Processors that this process may use.
@@ -82,7 +82,7 @@ pub struct SandboxLimits {
     pub user_namespaces: Result<(), &'static str>,
 }
 
-impl Facts {
+impl HostFacts {
     /// Looks at this host. Reads /proc, /sys and /etc, opens /dev/kvm, runs QEMU twice; takes some
     /// 40 ms, at most 20 s with a QEMU that hangs.
     pub fn gather() -> Self {

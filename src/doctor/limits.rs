@@ -6,7 +6,7 @@ use rustix::process::{Resource, getrlimit};
 
 use rdvm_hostfs::units::ByteSize;
 
-use super::{Facts, Finding};
+use super::{Finding, HostFacts};
 use crate::level::Level;
 
 /// Resource limits.
@@ -66,7 +66,7 @@ impl Limits {
 }
 
 /// A finding for each limit that is too low, else one that names them all.
-pub(super) fn check(facts: &Facts) -> Vec<Finding> {
+pub(super) fn check(facts: &HostFacts) -> Vec<Finding> {
     let rules = rules(&facts.limits, facts.user.root);
     let findings: Vec<Finding> = rules.iter().filter_map(Rule::broken).collect();
     if !findings.is_empty() {

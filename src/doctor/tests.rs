@@ -5,8 +5,8 @@ use rdvm_hostfs::units::ByteSize;
 use rdvm_vmm::probe::{Cpu, Error, Extension, KvmState, Packages, QemuState};
 
 /// An Intel host on which everything is as it should be, KVM engine included.
-fn good_host() -> Facts {
-    Facts {
+fn good_host() -> HostFacts {
+    HostFacts {
         cpu: Cpu {
             vendor: "GenuineIntel".into(),
             model: "Intel(R) Xeon(R) Gold 6338".into(),
@@ -75,7 +75,7 @@ fn unreadable_kernel() -> KernelFinding {
 }
 
 /// The diagnosis of a good host after `change`.
-fn diagnosis(change: impl FnOnce(&mut Facts)) -> Diagnosis {
+fn diagnosis(change: impl FnOnce(&mut HostFacts)) -> Diagnosis {
     let mut facts = good_host();
     change(&mut facts);
     examine(&facts, &[good_kernel()])
@@ -115,7 +115,7 @@ a run will use: kvm (hardware), kernel /boot/vmlinuz-6.1.0
 
 #[test]
 fn a_bad_host_reads_so() {
-    let facts = Facts {
+    let facts = HostFacts {
         cpu: Cpu {
             vendor: "AuthenticAMD".into(),
             model: String::new(),
@@ -404,7 +404,7 @@ fn the_json_form_says_the_same() {
 /// `cargo test this_machine -- --nocapture` shows the text.
 #[test]
 fn this_machine_is_examined_in_every_area() {
-    let text = examine(&Facts::gather(), &[good_kernel()]).render();
+    let text = examine(&HostFacts::gather(), &[good_kernel()]).render();
     println!("{text}");
     for area in [
         "cpu", "kvm", "qemu", "kernel", "memory", "limits", "files", "sandbox",

@@ -29,7 +29,7 @@ const KEEP: u64 = 64 << 20;
 
 /// What `stat` said of a name, as far as it matters here.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Facts {
+pub(super) struct FileStat {
     mode: RawMode,
     nlink: u64,
     uid: u32,
@@ -43,7 +43,7 @@ pub(super) struct Facts {
     mounted: bool,
 }
 
-impl Facts {
+impl FileStat {
     pub(super) fn is_directory(&self) -> bool {
         FileType::from_raw_mode(self.mode) == FileType::Directory
     }
@@ -54,7 +54,7 @@ impl Facts {
     }
 }
 
-impl From<&Statx> for Facts {
+impl From<&Statx> for FileStat {
     fn from(stat: &Statx) -> Self {
         Self {
             mode: stat.stx_mode.into(),
@@ -71,7 +71,7 @@ impl From<&Statx> for Facts {
     }
 }
 
-impl From<&Stat> for Facts {
+impl From<&Stat> for FileStat {
     fn from(stat: &Stat) -> Self {
         Self {
             mode: stat.st_mode,
@@ -125,7 +125,7 @@ impl<'a> EntryBuilder<'a> {
         &self,
         dir: &Arc<HostDir>,
         fd: &OwnedFd,
-    ) -> Result<(Entry, Facts), Error> {
+    ) -> Result<(Entry, FileStat), Error> {
         let seen = look(fd, b"", FileType::Directory).map_err(|errno| failed(dir, b"", errno))?;
         let facts = seen.0;
         let found = self.attributes(fd);
@@ -203,7 +203,7 @@ impl<'a> EntryBuilder<'a> {
         &self,
         dir: &HostDir,
         name: &[u8],
-        facts: &Facts,
+        facts: &FileStat,
         stat: Option<&[u8]>,
     ) -> Result<Pretended, Error> {
         let real = FileType::from_raw_mode(facts.mode);
@@ -263,7 +263,7 @@ impl<'a> EntryBuilder<'a> {
         &self,
         dir: &Arc<HostDir>,
         name: &[u8],
-        facts: &Facts,
+        facts: &FileStat,
         (file, stamp): Opened,
     ) -> Result<FileBody, Errno> {
         let link = (facts.nlink > 1).then_some(UNNUMBERED);
@@ -307,14 +307,14 @@ pub(super) const UNNUMBERED: LinkId = LinkId(0);
 pub(super) type Opened = (OwnedFd, Stamp);
 
 /// What is behind a name; a regular file also comes open.
-pub(super) type Seen = (Facts, Option<Opened>);
+pub(super) type Seen = (FileStat, Option<Opened>);
 
 /// Looks at `name` in a directory; the empty name is the directory itself. `guess` is the kind that the directory gave
 /// with the name.
 pub(super) fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<Seen, Errno> {
     if guess != FileType::RegularFile {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
-        let facts = Facts::from(&statx(fd, name, flags, StatxFlags::BASIC_STATS)?);
+        let facts = FileStat::from(&statx(fd, name, flags, StatxFlags::BASIC_STATS)?);
         if FileType::from_raw_mode(facts.mode) != FileType::RegularFile {
             return Ok((facts, None));
         }
@@ -322,7 +322,7 @@ pub(super) fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<Seen, E
     let file = open_file(fd, name)?;
     let stat = fstat(&file)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok((Facts::from(&stat), Some((file, Stamp::from(&stat))))),
+        FileType::RegularFile => Ok((FileStat::from(&stat), Some((file, Stamp::from(&stat))))),
         _ => Err(Errno::STALE),
     }
 }

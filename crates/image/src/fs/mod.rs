@@ -35,7 +35,7 @@ pub enum Rules {
 
 /// Everything but the name.
 #[derive(Debug, Clone)]
-struct Facts {
+struct Metadata {
     mode: u16,
     uid: u32,
     gid: u32,
@@ -44,7 +44,7 @@ struct Facts {
     kind: Kind,
 }
 
-impl Facts {
+impl Metadata {
     /// Of a directory that no member made.
     fn implied() -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Facts {
 #[derive(Debug)]
 pub struct FileSystem {
     names: Names,
-    inodes: Vec<Facts>,
+    inodes: Vec<Metadata>,
     /// How many names may be made besides the root, and how many inodes.
     limit: u64,
     rules: Rules,
@@ -85,7 +85,7 @@ impl FileSystem {
     pub fn new(limit: u64) -> Self {
         Self {
             names: Names::new(0),
-            inodes: vec![Facts::implied()],
+            inodes: vec![Metadata::implied()],
             limit,
             rules: Rules::Tar,
             layer: 0,
@@ -153,7 +153,7 @@ impl FileSystem {
             EntryKind::Fifo => (Kind::Fifo, 0),
             EntryKind::Socket => (Kind::Socket, 0),
         };
-        let facts = Facts {
+        let metadata = Metadata {
             // Linux has no other for links, and archives say this or that.
             mode: if matches!(kind, Kind::Symlink(_)) {
                 0o777
@@ -166,7 +166,7 @@ impl FileSystem {
             xattrs: xattr::of_member(xattrs),
             kind,
         };
-        self.put_facts(&name, facts, link)
+        self.put_facts(&name, metadata, link)
     }
 
     /// Applies all entries of a tree, as one layer has them.
@@ -188,7 +188,7 @@ impl FileSystem {
                 Kind::File(FileBody { link, .. }) => link.take().map_or(0, |LinkId(number)| number),
                 _ => 0,
             };
-            let facts = Facts {
+            let metadata = Metadata {
                 mode,
                 uid,
                 gid,
@@ -196,20 +196,20 @@ impl FileSystem {
                 xattrs,
                 kind,
             };
-            self.put_facts(&path, facts, link)?;
+            self.put_facts(&path, metadata, link)?;
         }
         Ok(())
     }
 
-    fn put_facts(&mut self, name: &[u8], facts: Facts, link: u64) -> Result<(), Error> {
+    fn put_facts(&mut self, name: &[u8], metadata: Metadata, link: u64) -> Result<(), Error> {
         let Some((parent, last)) = self.place(name)? else {
-            if facts.kind != Kind::Directory {
+            if metadata.kind != Kind::Directory {
                 return Err(Error::Root {
                     name: name.to_vec(),
                 });
             }
             let root = self.names.inode(ROOT);
-            self.inodes[root as usize] = facts;
+            self.inodes[root as usize] = metadata;
             self.names.put_in(ROOT, self.layer);
             return Ok(());
         };
@@ -217,22 +217,22 @@ impl FileSystem {
             return Ok(());
         }
         let there = self.names.find(parent, last);
-        if facts.kind == Kind::Directory
+        if metadata.kind == Kind::Directory
             && let Some(there) = there
             && self.is_directory(there)
         {
             let inode = self.names.inode(there);
-            self.inodes[inode as usize] = facts;
+            self.inodes[inode as usize] = metadata;
             self.names.put_in(there, self.layer);
             return Ok(());
         }
         let inode = match self.links.get(&link) {
             Some(&first) if link != 0 => {
-                self.refresh(first, facts);
+                self.refresh(first, metadata);
                 first
             }
             _ => {
-                let inode = self.new_inode(name, facts)?;
+                let inode = self.new_inode(name, metadata)?;
                 if link != 0 {
                     self.links.insert(link, inode);
                 }
@@ -244,12 +244,12 @@ impl FileSystem {
 
     /// Another name of a file has come: its attributes are the file's, and so are its bytes if it brings any. cpio keeps
     /// a file's bytes with one of its names only.
-    fn refresh(&mut self, inode: Inode, mut facts: Facts) {
+    fn refresh(&mut self, inode: Inode, mut metadata: Metadata) {
         let old = &mut self.inodes[inode as usize];
-        if matches!(facts.kind, Kind::File(FileBody { size: 0, .. })) {
-            std::mem::swap(&mut facts.kind, &mut old.kind);
+        if matches!(metadata.kind, Kind::File(FileBody { size: 0, .. })) {
+            std::mem::swap(&mut metadata.kind, &mut old.kind);
         }
-        *old = facts;
+        *old = metadata;
     }
 
     fn put_link(&mut self, name: &[u8], target: &[u8]) -> Result<(), Error> {
@@ -341,12 +341,12 @@ impl FileSystem {
     }
 
     /// A new inode, if there may be one: those that lost their names stay, and count. `name` is for errors.
-    fn new_inode(&mut self, name: &[u8], facts: Facts) -> Result<Inode, Error> {
+    fn new_inode(&mut self, name: &[u8], metadata: Metadata) -> Result<Inode, Error> {
         let inode = Inode::try_from(self.inodes.len()).ok();
         let Some(inode) = inode.filter(|&inode| u64::from(inode) <= self.limit) else {
             return Err(self.too_many(name));
         };
-        self.inodes.push(facts);
+        self.inodes.push(metadata);
         Ok(inode)
     }
 
@@ -385,8 +385,8 @@ impl FileSystem {
         let mut entries = Vec::with_capacity(order.len());
         for (node, path) in order {
             let inode = names.inode(node);
-            let facts = &mut inodes[inode as usize];
-            let Facts {
+            let metadata = &mut inodes[inode as usize];
+            let Metadata {
                 mode,
                 uid,
                 gid,
@@ -394,8 +394,8 @@ impl FileSystem {
                 xattrs,
                 mut kind,
             } = match uses[inode as usize] {
-                1 => std::mem::replace(facts, Facts::implied()),
-                _ => facts.clone(),
+                1 => std::mem::replace(metadata, Metadata::implied()),
+                _ => metadata.clone(),
             };
             if let Kind::File(body) = &mut kind
                 && uses[inode as usize] > 1

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::error::{Error, HOPS};
 use super::names::{Node, ROOT};
-use super::{Facts, FileSystem, Kind, Rules};
+use super::{FileSystem, Kind, Metadata, Rules};
 use crate::tree::{self, FileBody};
 
 /// A path that is being followed.
@@ -77,7 +77,7 @@ impl FileSystem {
                     });
                 }
                 Stop::Missing(part) => {
-                    let inode = self.new_inode(name, Facts::implied())?;
+                    let inode = self.new_inode(name, Metadata::implied())?;
                     walk.at = self.make(name, walk.at, &walk.path[part], inode)?;
                 }
             }

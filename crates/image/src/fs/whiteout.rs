@@ -5,7 +5,7 @@
 
 use super::error::Error;
 use super::names::Node;
-use super::{Facts, FileSystem};
+use super::{FileSystem, Metadata};
 
 /// Files whose name begins so hide others.
 const WHITEOUT: &[u8] = b".wh.";
@@ -79,7 +79,7 @@ impl FileSystem {
     fn forget_lower(&mut self, node: Node) {
         if self.names.layer(node) != self.layer {
             let inode = self.names.inode(node);
-            self.inodes[inode as usize] = Facts::implied();
+            self.inodes[inode as usize] = Metadata::implied();
             self.names.put_in(node, self.layer);
         }
     }
