@@ -110,7 +110,7 @@ pub fn read(path: &Path, name: &str, run: &clap::Command) -> Result<Profile, Err
         });
     };
     let base = path.parent().unwrap_or(Path::new(""));
-    let reader = Reader { run, base };
+    let reader = ProfileReader { run, base };
     reader.profile(found.1).map_err(at_line)
 }
 
@@ -167,13 +167,13 @@ fn shown_key(key: &Key<'_>) -> String {
 }
 
 /// Turns one profile into words.
-struct Reader<'a> {
+struct ProfileReader<'a> {
     run: &'a clap::Command,
     /// The directory that paths are relative to.
     base: &'a Path,
 }
 
-impl Reader<'_> {
+impl ProfileReader<'_> {
     fn profile(&self, table: &DeTable<'_>) -> Result<Profile, ParseError> {
         let mut profile = Profile::default();
         for (key, value) in table {

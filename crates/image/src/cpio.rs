@@ -58,7 +58,7 @@ pub fn read<E: From<Error>>(
     }
     let (region, start, mut at) =
         rest.map_or((region, 0, 0), |rest| (&rest.region, rest.start, rest.from));
-    let mut reader = Reader::new(region, entries, &mut links);
+    let mut reader = CpioReader::new(region, entries, &mut links);
     reader.start = start;
     reader.archives = u64::from(rest.is_some());
     let mut count = 0;
@@ -95,14 +95,14 @@ fn whole<E: From<Error>>(
     links: &mut u64,
     each: &mut dyn FnMut(Member) -> Result<(), E>,
 ) -> Result<(), E> {
-    match Reader::new(unpacked, entries, links).archives(0, each)? {
+    match CpioReader::new(unpacked, entries, links).archives(0, each)? {
         None => Ok(()),
         Some(at) => Err(ParseError::Trailing.at(unpacked, at).into()),
     }
 }
 
 /// Reads the archives of one region.
-struct Reader<'a> {
+struct CpioReader<'a> {
     region: &'a Region,
     window: BufferedRegion<'a>,
     /// Where the region begins in its file.
@@ -126,7 +126,7 @@ struct Linked {
     data: Option<(u64, u64)>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> CpioReader<'a> {
     fn new(region: &'a Region, entries: &'a Counter, count: &'a mut u64) -> Self {
         Self {
             region,

@@ -94,7 +94,7 @@ pub(super) struct EntryBuilder<'a> {
     save: Option<SaveFile>,
     kept: AtomicU64,
     /// `None` for files whose extended attributes are nobody's business.
-    attributes: Option<xattr::Reader>,
+    attributes: Option<xattr::XattrReader>,
 }
 
 impl<'a> EntryBuilder<'a> {
@@ -103,7 +103,7 @@ impl<'a> EntryBuilder<'a> {
             owner,
             save,
             kept: AtomicU64::new(0),
-            attributes: Some(xattr::Reader::default()),
+            attributes: Some(xattr::XattrReader::default()),
         }
     }
 

@@ -32,11 +32,11 @@ pub(super) struct HostXattrs {
 
 /// Reads attributes of one file system; when it turns out to have none it is not asked again.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(super) struct XattrReader {
     none_here: AtomicBool,
 }
 
-impl Reader {
+impl XattrReader {
     /// The attributes of an open file or directory: one system call where there are none.
     ///
     /// Errors: `ESTALE` where they change meanwhile, else the host's.

@@ -3,7 +3,7 @@
 //! Magic, version, number of files; then for each file its path, the number of its attributes, and for each of these
 //! its name, the length of its value and the value. Paths and names end in NUL, numbers have four bytes.
 
-use crate::{Reader, VERSION};
+use crate::{Decoder, VERSION};
 
 /// What is added to rdinit's own path to give the path of the table. It is there only when a start record's flags have
 /// [`HAS_ATTRIBUTES`](crate::HAS_ATTRIBUTES).
@@ -35,7 +35,7 @@ impl<'a> Attributes<'a> {
     /// Reads a table; `None` when it is not exactly one table of this version. All of it is looked at, so that a table
     /// cut short is found before anything is done by it.
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
-        let mut r = Reader { bytes };
+        let mut r = Decoder { bytes };
         if r.take(8)? != ATTRIBUTES_MAGIC || r.u32()? != u32::from(VERSION) {
             return None;
         }
@@ -56,7 +56,7 @@ impl<'a> Attributes<'a> {
 
     /// All attributes, those of one file one after the other.
     pub fn iter(&self) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
-        let mut r = Reader { bytes: self.files };
+        let mut r = Decoder { bytes: self.files };
         let (mut path, mut left): (&[u8], u32) = (&[], 0);
         core::iter::from_fn(move || {
             let first = left == 0;
@@ -75,7 +75,7 @@ impl<'a> Attributes<'a> {
     }
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Decoder<'a> {
     fn attribute(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let name = self.string().filter(|name| name.len() > 1)?;
         let length = self.u32()?;

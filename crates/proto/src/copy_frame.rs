@@ -6,7 +6,7 @@
 //! its [`CopyFrame::Data`] and [`CopyFrame::FileEnd`]. [`CopyFrame::Unread`] says what could not be read; unless something is only
 //! mounted there, it is the last of its copy. [`CopyFrame::End`] comes last.
 
-use crate::Reader;
+use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
 
 /// First bytes of a parcel's frame.
@@ -145,7 +145,7 @@ impl<'a> CopyFrame<'a> {
     }
 
     fn from_payload(kind: u8, payload: &'a [u8]) -> Option<Self> {
-        let mut r = Reader { bytes: payload };
+        let mut r = Decoder { bytes: payload };
         let parcel = match kind {
             1 => Self::Begin(r.u32()?),
             2 => Self::Missing {

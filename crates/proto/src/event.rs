@@ -1,6 +1,6 @@
 //! Guest to host: what PID 1 says on the status port, in checked frames.
 
-use crate::Reader;
+use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
 
 /// First bytes of an event's frame; none of them is text, so that no stray message on the port looks like one.
@@ -224,7 +224,7 @@ impl Event {
 
     /// `None` unless the payload is exactly what this kind of event has.
     fn from_payload(kind: u8, payload: &[u8]) -> Option<Self> {
-        let mut r = Reader { bytes: payload };
+        let mut r = Decoder { bytes: payload };
         let event = match kind {
             1 => Self::Ready {
                 init: r.u64()?,
@@ -256,7 +256,7 @@ impl Event {
 }
 
 impl Totals {
-    fn read(r: &mut Reader<'_>) -> Option<Self> {
+    fn read(r: &mut Decoder<'_>) -> Option<Self> {
         Some(Self {
             stdout: r.u64()?,
             stderr: r.u64()?,

@@ -1,6 +1,6 @@
 //! Host to guest while the command runs: what rdvm asks of PID 1 on the status port, in checked frames.
 
-use crate::Reader;
+use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
 
 /// First bytes of an order's frame.
@@ -65,7 +65,7 @@ impl HostRequest {
     /// Errors: [`FrameError`]; only `Incomplete` may turn into a frame when more bytes follow.
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
         let (kind, payload, length) = frame::open(bytes, ORDER_MAGIC, PAYLOAD_MAX)?;
-        let mut r = Reader { bytes: payload };
+        let mut r = Decoder { bytes: payload };
         let request = match kind {
             1 => r.u8().map(Self::Signal),
             2 => r

@@ -32,11 +32,11 @@ pub use room::*;
 pub use start::*;
 
 /// Takes numbers and strings from the front of a slice; `None` where there is too little.
-struct Reader<'a> {
+struct Decoder<'a> {
     bytes: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Decoder<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.bytes.split_at_checked(count)?;
         self.bytes = tail;

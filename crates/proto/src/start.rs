@@ -1,6 +1,6 @@
 //! Host to guest: the start record, a file in the last cpio segment.
 
-use crate::{Reader, VERSION};
+use crate::{Decoder, VERSION};
 
 /// What is added to rdinit's own path (its `argv[0]`) to give the path of the start record.
 pub const RECORD_SUFFIX: &str = ".start";
@@ -100,7 +100,7 @@ pub struct Strings<'a> {
 impl<'a> Start<'a> {
     /// Reads a record; `None` when it is not exactly one record of this version.
     pub fn decode(bytes: &'a [u8]) -> Option<(Self, Strings<'a>)> {
-        let mut r = Reader { bytes };
+        let mut r = Decoder { bytes };
         if r.take(8)? != START_MAGIC || r.u32()? != u32::from(VERSION) {
             return None;
         }
@@ -141,7 +141,7 @@ impl<'a> Start<'a> {
     /// The resource limits.
     pub fn limits(&self) -> impl Iterator<Item = Limit> + 'a {
         self.limits.chunks_exact(LIMIT).filter_map(|bytes| {
-            let mut r = Reader { bytes };
+            let mut r = Decoder { bytes };
             Some(Limit {
                 resource: r.u32()?,
                 soft: r.u64()?,
@@ -161,7 +161,7 @@ impl<'a> Start<'a> {
 /// Bytes of a limit.
 const LIMIT: usize = 20;
 
-impl<'a> Reader<'a> {
+impl<'a> Decoder<'a> {
     /// So many strings, each with its NUL.
     fn strings(&mut self, count: usize) -> Option<&'a [u8]> {
         let all = self.bytes;

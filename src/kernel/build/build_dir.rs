@@ -185,7 +185,7 @@ impl BuildDir {
             log.seek(SeekFrom::End(0))?;
             Ok(log)
         });
-        let mut look = log.map(|log| Reader { log, look });
+        let mut look = log.map(|log| LogReader { log, look });
         self.run_and_look(what, command, look.as_mut().ok())
     }
 
@@ -193,7 +193,7 @@ impl BuildDir {
         &self,
         what: &'static str,
         mut command: Command,
-        reader: Option<&mut Reader<'_>>,
+        reader: Option<&mut LogReader<'_>>,
     ) -> Result<(), Error> {
         let mut start = || {
             let mut log = File::options().append(true).open(&self.log)?;
@@ -231,7 +231,7 @@ impl BuildDir {
     fn wait(
         &self,
         child: &Child,
-        mut reader: Option<&mut Reader<'_>>,
+        mut reader: Option<&mut LogReader<'_>>,
     ) -> Result<Option<i32>, Errno> {
         let child = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
         let interval = reader.is_some().then_some(LOOK_EVERY);
@@ -269,12 +269,12 @@ impl BuildDir {
 }
 
 /// What is new in the log, and who wants to know.
-struct Reader<'a> {
+struct LogReader<'a> {
     log: File,
     look: &'a mut dyn FnMut(&[u8]),
 }
 
-impl Reader<'_> {
+impl LogReader<'_> {
     fn read(&mut self) {
         let mut piece = [0; 16 << 10];
         while let Ok(length @ 1..) = self.log.read(&mut piece) {

@@ -7,7 +7,7 @@ use super::error::{Error, ParseError};
 use super::header::{BLOCK, Dialect, Header};
 use super::pax::Records;
 use super::sparse::{self, Map, Stop};
-use super::{Pending, Reader, no_data, read_error};
+use super::{Pending, TarReader, no_data, read_error};
 use crate::byte_source::Span;
 use crate::member::{EntryKind, FileContent, Member};
 use rdvm_hostfs::escape::escaped;
@@ -21,7 +21,7 @@ struct Head<'a> {
     records: Records,
 }
 
-impl Reader<'_> {
+impl TarReader<'_> {
     /// The member whose header is at `offset`; goes on to the header after it.
     pub(super) fn member(
         &mut self,

@@ -61,7 +61,7 @@ pub fn read<E: From<Error>>(
     entries: &Counter,
     each: &mut dyn FnMut(Member) -> Result<(), E>,
 ) -> Result<End, E> {
-    let mut reader = Reader {
+    let mut reader = TarReader {
         region,
         window: BufferedRegion::new(region),
         at: 0,
@@ -77,7 +77,7 @@ pub fn read<E: From<Error>>(
     Ok(reader.end)
 }
 
-struct Reader<'a> {
+struct TarReader<'a> {
     region: &'a Region,
     window: BufferedRegion<'a>,
     /// Where the next header is.
@@ -103,7 +103,7 @@ impl Pending {
     }
 }
 
-impl Reader<'_> {
+impl TarReader<'_> {
     /// The next member; `None` at the end.
     fn next(&mut self) -> Result<Option<Member>, Error> {
         let mut pending = Pending::default();
