@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::cache::{Cache, DEFAULT_LIMIT, Packed, Recipe};
+use crate::cache::{Cache, CacheInputs, DEFAULT_LIMIT, Packed};
 use crate::error::{Error, Result};
 use crate::payload;
 use crate::request::ImageRef;
@@ -96,10 +96,10 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
     trust::check_parts(image, &sources)?;
     // What has been checked counts; nothing else has to be opened to look it up.
     let now = |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
-    let recipe = cache.and_then(|_| recipe(image, epoch, now));
+    let inputs = cache.and_then(|_| inputs(image, epoch, now));
     let wanted = trust::wanted(image)?;
-    if let Some((cache, recipe)) = cache.zip(recipe.as_ref())
-        && let Some(packed) = cache.find(recipe)
+    if let Some((cache, inputs)) = cache.zip(inputs.as_ref())
+        && let Some(packed) = cache.find(inputs)
         && let Ok(facts) = serde_json::from_slice::<Facts>(&packed.facts)
         && let Some(digest) = facts.digest
         && facts.contents.packed_bytes == packed.size
@@ -117,8 +117,8 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
     let read = rdvm_image::open_from(image, &sources)?;
     // The state of what was read, wherever the paths lead by now.
     let read_from = |path: &Path| sources.metadata(path).ok_or(io::ErrorKind::NotFound.into());
-    let recipe = cache.and_then(|_| self::recipe(image, epoch, read_from));
-    let cache = cache.filter(|_| keep == Keep::All || recipe.is_some());
+    let inputs = cache.and_then(|_| self::inputs(image, epoch, read_from));
+    let cache = cache.filter(|_| keep == Keep::All || inputs.is_some());
     let digest = match wanted.is_some() || cache.is_some() {
         true => Some(digest::of(&read.tree).map_err(trust::Error::from)?),
         false => None,
@@ -155,7 +155,7 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
                     name: Some(name(&image.path)),
                     ..facts.clone()
                 };
-                pack(cache, recipe.as_ref(), &key, &kept, &read, &places)
+                pack(cache, inputs.as_ref(), &key, &kept, &read, &places)
             }
         };
         match packed {
@@ -186,11 +186,11 @@ pub fn open(image: &ImageRef, epoch: Epoch, keep: Keep, cache: Option<&Cache>) -
 
 /// Returns what the packed image depends on, each file in the state that `state` gives; `None` for what that does not tell:
 /// directories and pipes. Of directories alone a fakeroot's save file speaks.
-fn recipe(
+fn inputs(
     image: &ImageRef,
     epoch: Epoch,
     state: impl Fn(&Path) -> io::Result<Metadata>,
-) -> Option<Recipe> {
+) -> Option<CacheInputs> {
     let options = format!(
         "{FORM} {} {:?} {:?} {} {:?} {:?} {epoch:?}",
         env!("CARGO_PKG_VERSION"),
@@ -201,17 +201,17 @@ fn recipe(
         // What was kept under wide limits is no answer under narrow ones.
         image.limits,
     );
-    let mut recipe = Recipe::new(&options);
+    let mut inputs = CacheInputs::new(&options);
     let layers = image.layers.iter().map(|path| ("layer", path));
     for (role, path) in std::iter::once(("image", &image.path)).chain(layers) {
         // Standard input, and not a file of that name.
         if path == Path::new("-") {
             return None;
         }
-        recipe.file(role, &state(path).ok()?).ok()?;
+        inputs.file(role, &state(path).ok()?).ok()?;
     }
     // What was made just now is read again, and kept the next time.
-    recipe.is_settled().then_some(recipe)
+    inputs.is_settled().then_some(inputs)
 }
 
 /// The image's path from the root, escaped.
@@ -269,14 +269,14 @@ fn key(digest: Digest, facts: &Facts, image: &Image, epoch: Epoch) -> Digest {
 /// Packs the image into the cache.
 fn pack(
     cache: &Cache,
-    recipe: Option<&Recipe>,
+    inputs: Option<&CacheInputs>,
     key: &Digest,
     facts: &Facts,
     image: &Image,
     places: &Places,
 ) -> std::result::Result<Packed, Failed> {
     let size = places.contents().packed_bytes;
-    cache.insert(recipe, key, size, DEFAULT_LIMIT, |file: &File| {
+    cache.insert(inputs, key, size, DEFAULT_LIMIT, |file: &File| {
         places.of(&image.tree).write(file, 0)?;
         rdvm_initrd::unchanged(&image.tree)?;
         let facts = Facts {

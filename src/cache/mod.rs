@@ -59,12 +59,12 @@ pub struct Packed {
 
 /// The state of what an entry is made of.
 #[derive(Debug, Clone)]
-pub struct Recipe {
+pub struct CacheInputs {
     hash: Sha256,
     newest: SystemTime,
 }
 
-impl Recipe {
+impl CacheInputs {
     /// One with nothing in it but `options`, everything besides files that the archive depends on.
     pub fn new(options: &str) -> Self {
         let mut hash = Sha256::new_with_prefix(END);
@@ -124,8 +124,8 @@ impl Cache {
     }
 
     /// What was made by this recipe, if it is still there and whole, and nobody else could have written it.
-    pub fn find(&self, recipe: &Recipe) -> Option<Packed> {
-        self.open(&recipe.link())
+    pub fn find(&self, inputs: &CacheInputs) -> Option<Packed> {
+        self.open(&inputs.link())
     }
 
     /// What was kept under this key, on the same conditions.
@@ -160,7 +160,7 @@ impl Cache {
     /// Errors: those of `write`; whatever the file system says. Nothing is left behind then.
     pub fn insert<E: From<io::Error>>(
         &self,
-        recipe: Option<&Recipe>,
+        inputs: Option<&CacheInputs>,
         key: &Digest,
         size: u64,
         limit: ByteSize,
@@ -186,10 +186,10 @@ impl Cache {
         end.write_all(&(facts.len() as u64).to_le_bytes())?;
         end.write_all(&END)?;
         draft.put_in_place()?;
-        if let Some(recipe) = recipe
-            && recipe.is_settled()
+        if let Some(inputs) = inputs
+            && inputs.is_settled()
         {
-            let link = self.directory.join(recipe.link());
+            let link = self.directory.join(inputs.link());
             // One that leads elsewhere is from a time when the files were the same and the archive was not.
             let _ = fs::remove_file(&link);
             // Without it the next run packs again.

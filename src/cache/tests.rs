@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Cache, Packed, Recipe};
+use super::{Cache, CacheInputs, Packed};
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::atomic::TEMPORARY;
 use rdvm_hostfs::units::ByteSize;
@@ -32,14 +32,14 @@ impl Place {
         path
     }
 
-    fn insert(&self, recipe: &Recipe, key: u8, bytes: &[u8]) -> io::Result<Packed> {
+    fn insert(&self, inputs: &CacheInputs, key: u8, bytes: &[u8]) -> io::Result<Packed> {
         let digest = Digest([key; 32]);
         let write = |file: &File| {
             file.write_all_at(bytes, 0)?;
             Ok(b"facts".to_vec())
         };
         self.cache
-            .insert(Some(recipe), &digest, bytes.len() as u64, NO_LIMIT, write)
+            .insert(Some(inputs), &digest, bytes.len() as u64, NO_LIMIT, write)
     }
 
     fn names(&self) -> Vec<String> {
@@ -52,11 +52,11 @@ impl Place {
 }
 
 /// The recipe of a file, as if it had been left alone for long.
-fn recipe(path: &Path) -> Recipe {
-    let mut recipe = Recipe::new("options");
-    recipe.file("image", &path.metadata().unwrap()).unwrap();
-    recipe.newest -= Duration::from_secs(3600);
-    recipe
+fn inputs(path: &Path) -> CacheInputs {
+    let mut inputs = CacheInputs::new("options");
+    inputs.file("image", &path.metadata().unwrap()).unwrap();
+    inputs.newest -= Duration::from_secs(3600);
+    inputs
 }
 
 fn bytes(packed: &Packed) -> Vec<u8> {
@@ -69,33 +69,33 @@ fn bytes(packed: &Packed) -> Vec<u8> {
 fn what_was_kept_is_found_by_the_state_of_its_files_and_by_nothing_else() {
     let place = place();
     let source = place.source("a.tar");
-    assert!(place.cache.find(&recipe(&source)).is_none());
-    let packed = place.insert(&recipe(&source), 1, b"archive").unwrap();
+    assert!(place.cache.find(&inputs(&source)).is_none());
+    let packed = place.insert(&inputs(&source), 1, b"archive").unwrap();
     assert_eq!(
         (bytes(&packed), &*packed.facts),
         (b"archive".to_vec(), &b"facts"[..])
     );
-    let found = place.cache.find(&recipe(&source)).unwrap();
+    let found = place.cache.find(&inputs(&source)).unwrap();
     assert_eq!(
         (bytes(&found), &*found.facts),
         (b"archive".to_vec(), &b"facts"[..])
     );
 
-    let mut other_options = Recipe::new("other options");
+    let mut other_options = CacheInputs::new("other options");
     let state = source.metadata().unwrap();
     other_options.file("image", &state).unwrap();
     assert!(place.cache.find(&other_options).is_none());
     fs::write(&source, "changed").unwrap();
-    assert!(place.cache.find(&recipe(&source)).is_none());
+    assert!(place.cache.find(&inputs(&source)).is_none());
     let directory = place.dir.path().metadata().unwrap();
-    assert!(Recipe::new("").file("image", &directory).is_err());
+    assert!(CacheInputs::new("").file("image", &directory).is_err());
 }
 
 #[test]
 fn a_file_that_was_just_changed_is_not_remembered() {
     let place = place();
     let source = place.source("a.tar");
-    let mut fresh = Recipe::new("options");
+    let mut fresh = CacheInputs::new("options");
     let state = source.metadata().unwrap();
     fresh.file("image", &state).unwrap();
     place.insert(&fresh, 1, b"archive").unwrap();
@@ -107,7 +107,7 @@ fn a_file_that_was_just_changed_is_not_remembered() {
 fn what_is_not_whole_or_not_ours_does_not_count() {
     let place = place();
     let source = place.source("a.tar");
-    let recipe = recipe(&source);
+    let inputs = inputs(&source);
     let entry = place
         .cache
         .directory()
@@ -126,10 +126,10 @@ fn what_is_not_whole_or_not_ours_does_not_count() {
         },
     ];
     for harm in harms {
-        place.insert(&recipe, 1, &[7; 100]).unwrap();
-        assert!(place.cache.find(&recipe).is_some());
+        place.insert(&inputs, 1, &[7; 100]).unwrap();
+        assert!(place.cache.find(&inputs).is_some());
         harm(&File::options().write(true).open(&entry).unwrap());
-        assert!(place.cache.find(&recipe).is_none());
+        assert!(place.cache.find(&inputs).is_none());
     }
 }
 
@@ -141,7 +141,7 @@ fn a_writer_that_fails_leaves_nothing() {
     let inserted: io::Result<Packed> =
         place
             .cache
-            .insert(Some(&recipe(&source)), &Digest([1; 32]), 5, NO_LIMIT, full);
+            .insert(Some(&inputs(&source)), &Digest([1; 32]), 5, NO_LIMIT, full);
     assert_eq!(inserted.unwrap_err().kind(), io::ErrorKind::StorageFull);
     assert_eq!(place.names(), [""; 0]);
 }
@@ -151,20 +151,20 @@ fn what_was_not_used_for_longest_goes_first() {
     let place = place();
     let sources = ["a", "b", "c"].map(|name| place.source(name));
     for (key, source) in (1..).zip(&sources) {
-        let packed = place.insert(&recipe(source), key, &[0; 1000]).unwrap();
+        let packed = place.insert(&inputs(source), key, &[0; 1000]).unwrap();
         let age = Duration::from_secs(1000 - u64::from(key));
         packed.file.set_modified(SystemTime::now() - age).unwrap();
     }
     // Used just now, so the second and third are older.
-    assert!(place.cache.find(&recipe(&sources[0])).is_some());
+    assert!(place.cache.find(&inputs(&sources[0])).is_some());
     let order: Vec<_> = place.cache.list().unwrap();
     let order: Vec<_> = order.iter().map(|entry| &entry.name[..2]).collect();
     assert_eq!(order, ["01", "03", "02"]);
     let size = place.cache.list().unwrap()[0].size.0;
     let pruned = place.cache.prune(ByteSize(2 * size), None).unwrap();
     assert_eq!((pruned.entries, pruned.bytes.0), (1, size));
-    assert!(place.cache.find(&recipe(&sources[1])).is_none());
-    assert!(place.cache.find(&recipe(&sources[2])).is_some());
+    assert!(place.cache.find(&inputs(&sources[1])).is_none());
+    assert!(place.cache.find(&inputs(&sources[2])).is_some());
     // Its link went with it, and what is being written when the limit is small stays.
     assert_eq!(place.names().len(), 4);
     let spared = format!("{}.initrd", "03".repeat(32));

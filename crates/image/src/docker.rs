@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::blobs::{Blobs, ParseError, check, parse};
-use super::layers::{self, Layer, Recipe};
+use super::layers::{self, Layer, LayeredImage};
 use super::oci::{PLATFORM, is_digest, means};
 use super::{config, docker_v1};
 use rdvm_hostfs::Digest;
@@ -49,7 +49,7 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
 /// The image that `spec` names, or the only one.
 ///
 /// Errors: none or several, one for another platform, or anything that does not match its digest.
-pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseError> {
+pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<LayeredImage, ParseError> {
     if blobs.region(MANIFEST)?.is_none() && docker_v1::is_meant(blobs) {
         return docker_v1::open(blobs, spec);
     }
@@ -64,7 +64,7 @@ pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseErr
     let mut chosen: Vec<&Listed> = list.iter().filter(is_meant).collect();
     chosen.dedup_by(|a, b| a.config == b.config && a.layers == b.layers);
     match (&chosen[..], spec) {
-        ([listed], _) => recipe(blobs, listed),
+        ([listed], _) => layered(blobs, listed),
         ([], Some(spec)) => Err(ParseError::NoSuchImage {
             spec: spec.to_owned(),
             names,
@@ -74,7 +74,7 @@ pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseErr
     }
 }
 
-fn recipe(blobs: &Blobs, listed: &Listed) -> Result<Recipe, ParseError> {
+fn layered(blobs: &Blobs, listed: &Listed) -> Result<LayeredImage, ParseError> {
     let bytes = blobs.document(&listed.config)?;
     let id = Digest(Sha256::digest(&bytes).into());
     if let Some(expected) = digest_in(&listed.config) {
@@ -102,7 +102,7 @@ fn recipe(blobs: &Blobs, listed: &Listed) -> Result<Recipe, ParseError> {
             diff_id: Some(diff_id),
         });
     }
-    Ok(Recipe {
+    Ok(LayeredImage {
         config: said.config,
         manifest: None,
         id,

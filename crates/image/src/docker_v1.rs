@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::blobs::{Blobs, ParseError, parse};
 use super::config;
-use super::layers::{LIMIT, Layer, Recipe};
+use super::layers::{LIMIT, Layer, LayeredImage};
 use super::oci::{PLATFORM, is_digest, means};
 use rdvm_hostfs::Digest;
 
@@ -58,7 +58,7 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
 /// The image that `spec` names, or the only one.
 ///
 /// Errors: none or several, one for another platform, or layers that are missing or go round in a circle.
-pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseError> {
+pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<LayeredImage, ParseError> {
     let tops = match repositories(blobs)? {
         Some(repositories) => tops_of(&repositories),
         None => tops_without_names(blobs)?,
@@ -75,7 +75,7 @@ pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseErr
         .collect();
     let names = || tops.values().flatten().cloned().collect();
     match (&chosen[..], spec) {
-        ([top], _) => recipe(blobs, top),
+        ([top], _) => layered(blobs, top),
         ([], Some(spec)) => Err(ParseError::NoSuchImage {
             spec: spec.to_owned(),
             names: names(),
@@ -142,7 +142,7 @@ fn json(blobs: &Blobs, id: &str) -> Result<(Vec<u8>, Option<String>), ParseError
 }
 
 /// The chain of layers below `top`, with its configuration.
-fn recipe(blobs: &Blobs, top: &str) -> Result<Recipe, ParseError> {
+fn layered(blobs: &Blobs, top: &str) -> Result<LayeredImage, ParseError> {
     let (bytes, mut below) = json(blobs, top)?;
     let id = Digest(Sha256::digest(&bytes).into());
     let said = config::parse(&bytes)?;
@@ -167,7 +167,7 @@ fn recipe(blobs: &Blobs, top: &str) -> Result<Recipe, ParseError> {
         layers.push(layer(blobs, &parent)?);
     }
     layers.reverse();
-    Ok(Recipe {
+    Ok(LayeredImage {
         config: said.config,
         manifest: None,
         id,

@@ -30,7 +30,7 @@ const PIECE: usize = 256 << 10;
 
 /// An image before its layers are read.
 #[derive(Debug, Clone)]
-pub(super) struct Recipe {
+pub(super) struct LayeredImage {
     /// How it is to be run.
     pub(super) config: Config,
     /// The manifest's digest, where there is a manifest with one.

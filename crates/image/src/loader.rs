@@ -10,7 +10,7 @@ use super::byte_source::{ByteSource, Region};
 use super::config::Config;
 use super::fs::{FileSystem, Rules};
 use super::host::HostRoot;
-use super::layers::{self, Recipe};
+use super::layers::{self, LayeredImage};
 use super::limit::{Budget, Counter};
 use super::recognise::{self, Bundle, Form, Kind};
 use super::source::{Kept, Source, Sources};
@@ -40,7 +40,7 @@ pub(super) fn open(image: &ImageRef, sources: &Sources) -> Result<Image, Error> 
         stores: Vec::new(),
     };
     let base = reading.part(image)?;
-    if image.tag.is_some() && base.recipe.is_none() {
+    if image.tag.is_some() && base.layered.is_none() {
         return Err(Error::NoTags {
             path: image.path.clone(),
         });
@@ -74,11 +74,11 @@ pub(super) fn open(image: &ImageRef, sources: &Sources) -> Result<Image, Error> 
             },
         });
     }
-    let (config, manifest, id, layers) = match base.recipe {
-        Some((recipe, layers)) => (
-            recipe.config,
-            recipe.manifest,
-            Some(recipe.id),
+    let (config, manifest, id, layers) = match base.layered {
+        Some((layered, layers)) => (
+            layered.config,
+            layered.manifest,
+            Some(layered.id),
             layers.into_iter().map(|(facts, _)| facts).collect(),
         ),
         None => (Config::default(), None, None, Vec::new()),
@@ -112,7 +112,7 @@ struct Part {
     /// A directory's tree, not yet put into the file system.
     tree: Option<Tree>,
     /// What the image's own layers were.
-    recipe: Option<(Recipe, Vec<(layers::LayerFacts, Region)>)>,
+    layered: Option<(LayeredImage, Vec<(layers::LayerFacts, Region)>)>,
 }
 
 impl Part {
@@ -121,7 +121,7 @@ impl Part {
             form,
             compression: Compression::None,
             tree: None,
-            recipe: None,
+            layered: None,
         }
     }
 
@@ -164,7 +164,7 @@ impl<'a> Reading<'a> {
 
     fn directory(&mut self, root: &Arc<HostRoot>, image: &ImageRef) -> Result<Part, Error> {
         match self.sources.kept(image) {
-            Some(Kept::Recipe(recipe)) => return self.layout(recipe, image),
+            Some(Kept::LayeredImage(layered)) => return self.layout(layered, image),
             Some(Kept::Tree(tree)) => return Ok(Part::of_tree(tree)),
             None => {}
         }
@@ -177,10 +177,11 @@ impl<'a> Reading<'a> {
         };
         match (layout, image.format) {
             (Some(blobs), None | Some(Format::Oci)) => {
-                let recipe = oci::open(&blobs, image.tag.as_deref());
-                let recipe = recipe.map_err(flawed(image))?;
-                self.sources.keep(image, || Kept::Recipe(recipe.clone()));
-                self.layout(recipe, image)
+                let layered = oci::open(&blobs, image.tag.as_deref());
+                let layered = layered.map_err(flawed(image))?;
+                self.sources
+                    .keep(image, || Kept::LayeredImage(layered.clone()));
+                self.layout(layered, image)
             }
             (_, Some(Format::Tar)) => Err(not_of(image, "a tar archive")),
             (_, Some(Format::Docker)) => Err(not_of(image, "a docker archive")),
@@ -194,8 +195,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn layout(&mut self, recipe: Recipe, image: &ImageRef) -> Result<Part, Error> {
-        let mut part = self.recipe(recipe, image)?;
+    fn layout(&mut self, layered: LayeredImage, image: &ImageRef) -> Result<Part, Error> {
+        let mut part = self.layered(layered, image)?;
         part.form = Form::OciDirectory;
         Ok(part)
     }
@@ -235,7 +236,7 @@ impl<'a> Reading<'a> {
 
     fn bundle(&mut self, bundle: Bundle, blobs: &Blobs, image: &ImageRef) -> Result<Part, Error> {
         let spec = image.tag.as_deref();
-        let (recipe, form) = match bundle {
+        let (layered, form) = match bundle {
             Bundle::Docker => (docker::open(blobs, spec), Form::DockerArchive),
             Bundle::Oci => (oci::open(blobs, spec), Form::OciArchive),
             // OCI's list has the manifest's digest as well, so it is taken first. docker lists more in it than it saves
@@ -246,18 +247,18 @@ impl<'a> Reading<'a> {
                     docker::open(blobs, spec).map_err(|_| flaw),
                     Form::DockerArchive,
                 ),
-                recipe => (recipe, Form::DockerArchive),
+                layered => (layered, Form::DockerArchive),
             },
         };
-        let mut part = self.recipe(recipe.map_err(flawed(image))?, image)?;
+        let mut part = self.layered(layered.map_err(flawed(image))?, image)?;
         part.form = form;
         Ok(part)
     }
 
     /// Applies the layers of an image that keeps them apart.
-    fn recipe(&mut self, recipe: Recipe, image: &ImageRef) -> Result<Part, Error> {
+    fn layered(&mut self, layered: LayeredImage, image: &ImageRef) -> Result<Part, Error> {
         let applied = layers::apply(
-            &recipe.layers,
+            &layered.layers,
             &mut self.system,
             &shown(&image.path),
             self.budget,
@@ -267,7 +268,7 @@ impl<'a> Reading<'a> {
             self.stores.push(region.store.clone());
         }
         let mut part = Part::new(Form::OciArchive);
-        part.recipe = Some((recipe, applied));
+        part.layered = Some((layered, applied));
         Ok(part)
     }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::blobs::{Blobs, Descriptor, ParseError, parse, place};
 use super::config;
-use super::layers::{self, Layer, Recipe};
+use super::layers::{self, Layer, LayeredImage};
 use rdvm_hostfs::Digest;
 
 /// How deep indexes may be nested; one or two are usual.
@@ -70,7 +70,7 @@ impl CheckedManifest {
 /// The image that `spec` names, or the only one; of several in one index that are for this platform, the first.
 ///
 /// Errors: none or several, nothing for this platform, or anything that does not match its digest.
-pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseError> {
+pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<LayeredImage, ParseError> {
     let layout: Layout = parse("oci-layout", &blobs.document("oci-layout")?)?;
     if !layout.image_layout_version.starts_with("1.") {
         return Err(ParseError::Version {
@@ -127,7 +127,7 @@ pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<Recipe, ParseErr
         }
     }
     match <[CheckedManifest; 1]>::try_from(found) {
-        Ok([found]) => recipe(blobs, found),
+        Ok([found]) => layered(blobs, found),
         Err(found) if found.is_empty() => Err(match passed_over {
             Some(flaw) if others.is_empty() => flaw,
             _ => ParseError::NoPlatform {
@@ -240,7 +240,7 @@ impl Search<'_> {
 }
 
 /// Where the layers are, each with the digests it has to have.
-fn recipe(blobs: &Blobs, found: CheckedManifest) -> Result<Recipe, ParseError> {
+fn layered(blobs: &Blobs, found: CheckedManifest) -> Result<LayeredImage, ParseError> {
     layers::check_count(found.layers.len(), found.said.diff_ids.len())?;
     let mut layers = Vec::with_capacity(found.layers.len());
     for (descriptor, diff_id) in found.layers.iter().zip(found.said.diff_ids) {
@@ -252,7 +252,7 @@ fn recipe(blobs: &Blobs, found: CheckedManifest) -> Result<Recipe, ParseError> {
             diff_id: Some(diff_id),
         });
     }
-    Ok(Recipe {
+    Ok(LayeredImage {
         config: found.said.config,
         manifest: Some(found.digest),
         id: found.id,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::byte_source::{ByteSource, Region};
 use super::host::HostRoot;
-use super::layers::Recipe;
+use super::layers::LayeredImage;
 use super::limit::Budget;
 use super::recognise::{self, Kind};
 use super::stream::{self, Compression, Input};
@@ -55,7 +55,7 @@ pub(super) enum Kept {
     /// The tree that it is.
     Tree(Tree),
     /// The image that its layout holds.
-    Recipe(Recipe),
+    LayeredImage(LayeredImage),
 }
 
 impl Sources {
