@@ -15,7 +15,7 @@ use super::beneath;
 use super::destination::Destination;
 use super::error::{CopyError, StreamFault};
 use super::stage::{STAGED, Stage};
-use super::tree::{Attributes, Left, Node, Tree};
+use super::tree::{Attributes, IncomingTree, Left, Node};
 use crate::request::Links;
 use rdvm_hostfs::atomic;
 use rdvm_hostfs::escape::escaped;
@@ -39,7 +39,7 @@ pub(super) struct Counts {
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     stage: Option<Stage>,
-    tree: Tree,
+    tree: IncomingTree,
     /// The directory that something was last made in.
     last: Option<(Vec<u8>, OwnedFd)>,
     file: Option<OpenFile>,
@@ -60,7 +60,7 @@ struct OpenFile {
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) stage: Stage,
-    pub(super) tree: Tree,
+    pub(super) tree: IncomingTree,
     pub(super) is_file: bool,
     pub(super) counts: Counts,
     /// Links that are not in it, since they lead out.

@@ -16,7 +16,7 @@ use super::destination::{Destination, Site, kind_of};
 use super::error::CopyError;
 use super::incoming::{Staged, set_attributes};
 use super::stage::STAGED;
-use super::tree::{Attributes, Tree};
+use super::tree::{Attributes, IncomingTree};
 use crate::request::Links;
 use rdvm_hostfs::escape::escaped;
 
@@ -185,7 +185,7 @@ fn clear_of(is_file: bool, there: Option<FileType>) -> Result<bool, &'static str
 fn set_directories(
     to: &Destination,
     root: &OwnedFd,
-    tree: &Tree,
+    tree: &IncomingTree,
     merged: &HashSet<&[u8]>,
     tops: &[Vec<u8>],
 ) -> Result<(), CopyError> {

@@ -36,11 +36,11 @@ pub(super) struct Left {
 
 /// Directories and links by their path below the root, which has the empty one.
 #[derive(Debug, Default)]
-pub(super) struct Tree {
+pub(super) struct IncomingTree {
     nodes: HashMap<Box<[u8]>, Node>,
 }
 
-impl Tree {
+impl IncomingTree {
     /// Adds one; says whether the name was free.
     #[must_use]
     pub(super) fn insert(&mut self, path: &[u8], node: Node) -> bool {

@@ -37,7 +37,7 @@ use rdvm_hostfs::progress;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::{KernelImage, Search};
 use source::Source;
-use stamp::Stamp;
+use stamp::BuildStamp;
 
 /// Where distributions put the source of their kernel.
 const SOURCES: &str = "/usr/src";
@@ -64,7 +64,7 @@ pub fn build(
     let source = Source::find(options.source.as_deref(), Path::new(SOURCES))?;
     let kernel = home.join("vmlinux");
     let _lock = build_dir::lock(&home, say)?;
-    let stamp = Stamp::of(&source)?;
+    let stamp = BuildStamp::of(&source)?;
     if !options.force
         && let Some(release) = stamp.release_of(&home)
         && is_bootable(&kernel).is_ok()

@@ -36,7 +36,7 @@ const CONFIG_TYPES: [&str; 2] = [
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Layout {
+struct OciLayoutFile {
     image_layout_version: String,
 }
 
@@ -71,7 +71,7 @@ impl CheckedManifest {
 ///
 /// Errors: none or several, nothing for this platform, or anything that does not match its digest.
 pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<LayeredImage, ParseError> {
-    let layout: Layout = parse("oci-layout", &blobs.document("oci-layout")?)?;
+    let layout: OciLayoutFile = parse("oci-layout", &blobs.document("oci-layout")?)?;
     if !layout.image_layout_version.starts_with("1.") {
         return Err(ParseError::Version {
             version: layout.image_layout_version,

@@ -107,7 +107,7 @@ pub(super) enum Bundle {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Layout {
+struct OciLayoutFile {
     #[allow(dead_code)] // Only that it is there matters.
     image_layout_version: String,
 }
@@ -121,7 +121,7 @@ struct Index {
 /// Which lists of images are among an archive's members; `None` for a root file system.
 pub(super) fn bundle(blobs: &Blobs) -> Option<Bundle> {
     let document = |name| blobs.document(name).unwrap_or_default();
-    let oci = parse::<Layout>("oci-layout", &document("oci-layout")).is_ok()
+    let oci = parse::<OciLayoutFile>("oci-layout", &document("oci-layout")).is_ok()
         && parse::<Index>("index.json", &document("index.json")).is_ok();
     let docker = docker::is_here(blobs);
     match (docker, oci) {

@@ -72,7 +72,7 @@ pub(super) fn check(
 }
 
 #[derive(Debug)]
-struct Layout {
+struct Segments {
     facts: ElfFacts,
     notes: Vec<Segment>,
     code: Vec<Range<u64>>,
@@ -90,7 +90,7 @@ struct Segment {
     align: u64,
 }
 
-fn parse(head: &[u8], file_bytes: u64) -> Result<Layout, ParseError> {
+fn parse(head: &[u8], file_bytes: u64) -> Result<Segments, ParseError> {
     let (entry, segments) = headers(head)?;
     let mut loads = Vec::new();
     let mut notes = Vec::new();
@@ -140,7 +140,7 @@ fn parse(head: &[u8], file_bytes: u64) -> Result<Layout, ParseError> {
     )?;
     let executable = loads.iter().filter(|load| load.flags & PF_X != 0);
     let code = executable.map(|load| load.paddr..load.paddr + load.memory);
-    Ok(Layout {
+    Ok(Segments {
         facts,
         notes,
         code: code.collect(),

@@ -15,12 +15,12 @@ use rdvm_hostfs::escape::shown;
 
 /// What decides whether a kernel is the one that would be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct BuildStamp {
     /// `None` for a directory, in which anything may have changed: always built anew.
     identity: Option<String>,
 }
 
-impl Stamp {
+impl BuildStamp {
     /// That of a source with the options of this program. An archive is known by name, size and time: dpkg sets the
     /// time to that of the package, and hashing 130 MB would take longer than all else that is done when nothing is to
     /// be done.
@@ -94,7 +94,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("linux-source-6.1.tar.xz");
         let stamp = || {
-            Stamp::of(&Source::Archive {
+            BuildStamp::of(&Source::Archive {
                 path: path.clone(),
                 unpacker: ("xz", "xz-utils"),
             })
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_directory_is_always_built_anew() {
         let home = tempfile::tempdir().unwrap();
-        let stamp = Stamp::of(&Source::Directory(home.path().into())).unwrap();
+        let stamp = BuildStamp::of(&Source::Directory(home.path().into())).unwrap();
         stamp.write(home.path(), "6.1").unwrap();
         assert_eq!(stamp.release_of(home.path()), None);
     }
