@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::image::stdin_once;
 use super::{Error, ImageArgs};
 use crate::environment;
-use crate::output::{Compression, Form, Label, PackOptions, Settings, Tag};
+use crate::output::{ArchiveFormat, Compression, Label, PackOptions, Settings, Tag};
 use crate::request::{Expectation, ImageRef};
 
 /// Arguments of `pack`.
@@ -139,10 +139,10 @@ impl PackArgs {
         let steps = self.steps(is_image)?;
         let target = self.output.clone();
         let form = match form {
-            FormArg::Cpio => Form::Cpio,
-            FormArg::Tar => Form::Tar,
-            FormArg::Docker => Form::Docker(self.into_label()?),
-            FormArg::Oci => Form::Oci(self.into_label()?),
+            FormArg::Cpio => ArchiveFormat::Cpio,
+            FormArg::Tar => ArchiveFormat::Tar,
+            FormArg::Docker => ArchiveFormat::Docker(self.into_label()?),
+            FormArg::Oci => ArchiveFormat::Oci(self.into_label()?),
         };
         let options = PackOptions {
             form,
@@ -306,20 +306,28 @@ mod tests {
     fn the_name_says_the_form_where_it_can_mean_nothing_else() {
         use Compression::{Gzip, Lz4, Lz4Legacy, None, Zstd};
         for (words, form, compression) in [
-            (&["-o", "x"][..], Form::Cpio, None),
-            (&["-o", "-"], Form::Cpio, None),
-            (&["-o", "x.gz"], Form::Cpio, None),
-            (&["-o", "d.tar/x"], Form::Cpio, None),
-            (&["-o", "x.tar"], Form::Tar, None),
-            (&["-o", "x.tgz"], Form::Tar, Gzip),
-            (&["-o", "x.tar.zst"], Form::Tar, Zstd),
-            (&["-o", "x.tar.lz4"], Form::Tar, Lz4),
-            (&["-o", "x.cpio.lz4"], Form::Cpio, Lz4Legacy),
-            (&["-o", "x.tar.gz", "--format", "cpio"], Form::Cpio, Gzip),
-            (&["-o", "x.tar.gz", "--compress", "none"], Form::Tar, None),
+            (&["-o", "x"][..], ArchiveFormat::Cpio, None),
+            (&["-o", "-"], ArchiveFormat::Cpio, None),
+            (&["-o", "x.gz"], ArchiveFormat::Cpio, None),
+            (&["-o", "d.tar/x"], ArchiveFormat::Cpio, None),
+            (&["-o", "x.tar"], ArchiveFormat::Tar, None),
+            (&["-o", "x.tgz"], ArchiveFormat::Tar, Gzip),
+            (&["-o", "x.tar.zst"], ArchiveFormat::Tar, Zstd),
+            (&["-o", "x.tar.lz4"], ArchiveFormat::Tar, Lz4),
+            (&["-o", "x.cpio.lz4"], ArchiveFormat::Cpio, Lz4Legacy),
+            (
+                &["-o", "x.tar.gz", "--format", "cpio"],
+                ArchiveFormat::Cpio,
+                Gzip,
+            ),
+            (
+                &["-o", "x.tar.gz", "--compress", "none"],
+                ArchiveFormat::Tar,
+                None,
+            ),
             (
                 &["-o", "x.tar", "--format", "oci"],
-                Form::Oci(Label::default()),
+                ArchiveFormat::Oci(Label::default()),
                 None,
             ),
         ] {

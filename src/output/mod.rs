@@ -40,7 +40,7 @@ use rdvm_initrd::{Epoch, Layout, attributes};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackOptions {
     /// In which form.
-    pub form: Form,
+    pub form: ArchiveFormat,
     /// How it is compressed: all of a cpio or tar archive, or every layer of an image.
     pub compression: Compression,
     /// Where to; `-` is standard output.
@@ -49,7 +49,7 @@ pub struct PackOptions {
 
 /// The form of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Form {
+pub enum ArchiveFormat {
     /// An initrd.
     Cpio,
     /// A tar archive of a tree, or of a layer where there is something below it.
@@ -72,7 +72,7 @@ pub struct Label {
 impl PackOptions {
     /// The same, with what an image that was read says of itself wherever the order does not say otherwise.
     pub fn over(mut self, image: &Config) -> Self {
-        if let Form::Docker(label) | Form::Oci(label) = &mut self.form {
+        if let ArchiveFormat::Docker(label) | ArchiveFormat::Oci(label) = &mut self.form {
             label.settings = std::mem::take(&mut label.settings).over(image.into());
         }
         self
@@ -85,17 +85,21 @@ impl PackOptions {
 ///
 /// Errors: those of the trees' contents and of the file system; nothing is left at the target then, and what was there
 /// stays.
-pub fn write(steps: &[&Tree], options: &PackOptions, epoch: Epoch) -> Result<Vec<Warning>, Error> {
+pub fn write(
+    steps: &[&Tree],
+    options: &PackOptions,
+    epoch: Epoch,
+) -> Result<Vec<PackWarning>, Error> {
     let Some((last, below)) = steps.split_last() else {
         return Ok(Vec::new());
     };
     match &options.form {
-        Form::Cpio => {
+        ArchiveFormat::Cpio => {
             write_cpio(last, options, epoch)?;
             let lost = attributes::left_out(last, "a cpio archive has no place for them");
-            Ok(lost.into_iter().map(Warning::Attributes).collect())
+            Ok(lost.into_iter().map(PackWarning::Attributes).collect())
         }
-        Form::Tar => {
+        ArchiveFormat::Tar => {
             let layer = match below.last() {
                 Some(base) => Layer::diff(base, last, epoch)?,
                 None => Layer::plain(last),
@@ -107,8 +111,10 @@ pub fn write(steps: &[&Tree], options: &PackOptions, epoch: Epoch) -> Result<Vec
             })?;
             Ok(warnings(std::slice::from_ref(&layer)))
         }
-        Form::Docker(label) => write_image(steps, oci::Form::Docker, label, options, epoch),
-        Form::Oci(label) => write_image(steps, oci::Form::Oci, label, options, epoch),
+        ArchiveFormat::Docker(label) => {
+            write_image(steps, oci::OciForm::Docker, label, options, epoch)
+        }
+        ArchiveFormat::Oci(label) => write_image(steps, oci::OciForm::Oci, label, options, epoch),
     }
 }
 
@@ -127,11 +133,11 @@ fn write_cpio(tree: &Tree, options: &PackOptions, epoch: Epoch) -> Result<(), Er
 
 fn write_image(
     steps: &[&Tree],
-    form: oci::Form,
+    form: oci::OciForm,
     label: &Label,
     options: &PackOptions,
     epoch: Epoch,
-) -> Result<Vec<Warning>, Error> {
+) -> Result<Vec<PackWarning>, Error> {
     let mut layers = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         layers.push(match index.checked_sub(1) {
@@ -150,11 +156,11 @@ fn write_image(
     Ok(warnings(&layers))
 }
 
-fn warnings(layers: &[Layer<'_>]) -> Vec<Warning> {
+fn warnings(layers: &[Layer<'_>]) -> Vec<PackWarning> {
     let last = layers.last().into_iter();
     let sockets = last.flat_map(Layer::left_out);
     sockets
-        .map(|path| Warning::Socket { path: path.clone() })
+        .map(|path| PackWarning::Socket { path: path.clone() })
         .collect()
 }
 
@@ -213,7 +219,7 @@ fn output_error(target: &Path) -> impl Fn(io::Error) -> Error {
 
 /// Something left out on purpose, to be shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Warning {
+pub enum PackWarning {
     /// A socket.
     #[error(
         "{}: is a socket, which a tar archive cannot hold; left out",

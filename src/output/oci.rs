@@ -27,7 +27,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// Which archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum OciForm {
     /// The layout alone.
     Oci,
     /// With what `docker load` looks for.
@@ -37,7 +37,7 @@ pub(super) enum Form {
 /// Everything about an image but its layers.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
-    pub(super) form: Form,
+    pub(super) form: OciForm,
     pub(super) compression: Compression,
     pub(super) settings: &'a Settings,
     pub(super) tags: &'a [Tag],
@@ -131,7 +131,7 @@ pub(super) fn write(layers: &[Layer<'_>], plan: &Plan<'_>, file: &File) -> Resul
         manifests: named(&manifest, plan.tags),
     })?;
     archive.file("index.json", &index)?;
-    if plan.form == Form::Docker {
+    if plan.form == OciForm::Docker {
         archive.file("manifest.json", &docker.map_err(json_error)?)?;
     }
     archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;

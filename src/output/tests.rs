@@ -262,7 +262,7 @@ fn a_layer_that_is_there_twice_is_written_once() {
     let (one, other) = (tree(&[file("a", "1")]), tree(&[file("a", "2")]));
     let layers = [&one, &other, &one].map(|tree| Layer::whole(tree).unwrap());
     let plan = oci::Plan {
-        form: oci::Form::Docker,
+        form: oci::OciForm::Docker,
         compression: Compression::None,
         settings: &Settings::default(),
         tags: &[],
