@@ -5,6 +5,7 @@ export PATH=/bin:/usr/bin HOME=/root TMPDIR=/tmp
 mkdir -p /dev /proc /sys /tmp /root
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
+ln -s /proc/self/fd /dev/fd
 mount -t devpts devpts /dev/pts -o mode=620,ptmxmode=666
 mount -t tmpfs tmpfs /dev/shm
 mount -t proc proc /proc
