@@ -340,9 +340,7 @@ pub(crate) fn while_sleeping(wanted: &[&str], look: impl Fn(&str, &mut Child)) {
     for engine in engines().iter().filter(|engine| wanted.contains(engine)) {
         let run = Rdvm::on(engine).image(busybox().path());
         let mut child = run.sh("echo on; sleep 1000").spawn();
-        let mut line = [0; 3];
-        let stdout = child.stdout.as_mut().unwrap();
-        stdout.read_exact(&mut line).unwrap();
+        first_bytes::<3>(&mut child);
         look(engine, &mut child);
         // Both succeed too for a child that has been waited for.
         child.kill().unwrap();
@@ -374,6 +372,14 @@ pub(crate) fn while_reading(file: &Path, inject: &str, program: &Command) -> (Ru
     let log = fs::read_to_string(log.path()).unwrap();
     let reads = log.lines().filter(|line| line.contains("pread64(")).count();
     (Run(output), reads)
+}
+
+/// Waits until the command has printed, and returns the first `N` bytes of that.
+pub(crate) fn first_bytes<const N: usize>(child: &mut Child) -> [u8; N] {
+    let mut bytes = [0; N];
+    let stdout = child.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut bytes).unwrap();
+    bytes
 }
 
 /// Waits until `condition` holds, for ten seconds at most.
