@@ -6,6 +6,9 @@ mkdir -p /dev /proc /sys /tmp /root
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
 ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
 mount -t devpts devpts /dev/pts -o mode=620,ptmxmode=666
 mount -t tmpfs tmpfs /dev/shm
 mount -t proc proc /proc
