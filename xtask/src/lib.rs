@@ -13,9 +13,14 @@ mod project;
 mod rig;
 mod tsv;
 
-use std::process::ExitCode;
+use std::env;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
+
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 const USAGE: &str = "usage: cargo xtask VERB
 
@@ -42,8 +47,27 @@ pub fn main(words: Vec<String>) -> ExitCode {
 fn dispatch(words: &[&str]) -> Result<ExitCode> {
     match words {
         ["rig", words @ ..] => rig::main(words),
+        ["bench", ..] if cargo_names_libraries() => Err(again_without_them(words).into()),
         ["bench", words @ ..] => bench::main(words),
         ["figures", words @ ..] => figures::command::main(words),
         _ => bail!("{USAGE}"),
+    }
+}
+
+/// True where `cargo run` has set a path of libraries, in which each measured program would look for its own first.
+fn cargo_names_libraries() -> bool {
+    ["CARGO_MANIFEST_DIR", LIBRARIES]
+        .iter()
+        .all(|name| env::var_os(name).is_some())
+}
+
+/// Becomes the same program without that path; returns only when it cannot.
+fn again_without_them(words: &[&str]) -> io::Error {
+    match env::current_exe() {
+        Ok(program) => Command::new(program)
+            .args(words)
+            .env_remove(LIBRARIES)
+            .exec(),
+        Err(error) => error,
     }
 }

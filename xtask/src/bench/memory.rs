@@ -1,6 +1,7 @@
 //! Planned against least RAM by bisection with both kernels, some twenty minutes (benches/memory.rs).
 
 use std::fs;
+use std::io;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
@@ -29,13 +30,8 @@ pub(super) fn measure(project: &Project) -> Result<ExitCode> {
         bench
             .env("RDVM_MEMORY_TSV", &one)
             .env("RDVM_TEST_IMAGES", project.bench_images());
-        let output = bench.output().with_context(|| process::shown(&bench))?;
-        eprint!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        if !output.status.success() {
+        let status = bench.stdout(io::stderr()).status();
+        if !status.with_context(|| process::shown(&bench))?.success() {
             code = ExitCode::FAILURE;
         }
         let text = fs::read_to_string(&one).with_context(|| one.display().to_string())?;

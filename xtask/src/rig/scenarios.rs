@@ -96,7 +96,14 @@ pub(super) fn in_outers(
     for out in &outs {
         print!("{}", report.add(&read_lossy(out)));
     }
-    leave_out(report.skipped.iter().chain(&undecided))?;
+    let inside = report
+        .skipped
+        .iter()
+        .map(|line| format!("in the rig: {line}"));
+    let before = undecided.iter();
+    let before =
+        before.map(|line| format!("before it was known for a scenario of the rig: {line}"));
+    leave_out(inside.chain(before))?;
     let terms = Terms {
         outers: outs.len(),
         most: defaults.again,
@@ -152,21 +159,18 @@ fn share(rig: &Rig, memory: &str, limit: Option<&str>, number: usize) -> Result<
 }
 
 /// Notes what was left out: in the file that `RDVM_TEST_SKIPS` names, else on standard output.
-fn leave_out<'a>(skipped: impl Iterator<Item = &'a String>) -> Result<()> {
-    let skipped: BTreeSet<&String> = skipped.collect();
+fn leave_out(lines: impl Iterator<Item = String>) -> Result<()> {
+    let lines: BTreeSet<String> = lines.collect();
     let Some(path) = variable("RDVM_TEST_SKIPS") else {
-        for line in skipped {
-            say!("left out: {line}");
+        for line in lines {
+            say!("left out {line}");
         }
         return Ok(());
     };
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(&path)
-        .with_context(|| path.clone())?;
-    for line in skipped {
-        writeln!(file, "in the rig: {line}").with_context(|| path.clone())?;
+    let file = OpenOptions::new().append(true).create(true).open(&path);
+    let mut file = file.with_context(|| path.clone())?;
+    for line in lines {
+        writeln!(file, "{line}").with_context(|| path.clone())?;
     }
     Ok(())
 }
