@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::archives::{archive, docker, gzip};
 use crate::support::canary::Canary;
+use crate::support::scenario::this_is_none;
 use crate::support::{RDVM, Run, engines, missing, note_run, sized};
 use crate::terminal::terminal;
 
@@ -19,6 +20,7 @@ const SPACE: &str = "--as=536870912";
 
 /// `rdvm pack` of an image in little address space, to a file that must not be there afterwards.
 fn packed_in_little_space(image: &Path, words: &[&str]) -> Run {
+    this_is_none();
     let dir = TempDir::new().unwrap();
     let output = dir.path().join("out");
     let mut command = Command::new("prlimit");

@@ -13,6 +13,7 @@ use rdvm_kernel::{KernelImage, Search};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use crate::support::scenario::this_is_none;
 use crate::support::{RDVM, Rdvm, Run, busybox, engines, missing, note_run};
 
 /// The kernels that were fetched: two releases, cloud and generic; Ubuntu's cloud kernel may be its generic one.
@@ -183,6 +184,7 @@ struct Repacked {
 }
 
 fn repacked() -> Option<&'static Repacked> {
+    this_is_none();
     static REPACKED: OnceLock<Option<Repacked>> = OnceLock::new();
     #[rustfmt::skip]
     let programs: [(&str, &[&str]); 5] = [

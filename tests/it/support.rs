@@ -2,6 +2,7 @@
 
 pub(crate) mod canary;
 pub(crate) mod processes;
+pub(crate) mod scenario;
 pub(crate) mod schema;
 pub(crate) mod session;
 mod skips;
@@ -26,8 +27,9 @@ pub(crate) use self::skips::{left_out, left_out_of, missing};
 pub(crate) const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
 
 /// The engines to test: those that `RDVM_TEST_ENGINES` names, with commas between them, else those that can run here.
-/// What cannot is said. CI must have QEMU; KVM it has through the rig (docs/testing.md).
+/// What cannot is said. CI must have QEMU; KVM it has through the rig (docs/testing.md), which runs every test that gets here.
 pub(crate) fn engines() -> &'static [&'static str] {
+    scenario::this_is_one();
     static ENGINES: OnceLock<Vec<&'static str>> = OnceLock::new();
     ENGINES.get_or_init(|| match std::env::var("RDVM_TEST_ENGINES") {
         Ok(list) => list.split(',').map(named_engine).collect(),
@@ -60,6 +62,7 @@ fn engines_here() -> Vec<&'static str> {
 /// Adds "ENGINE TEST" to the file that `RDVM_TEST_RUNS` names, for whoever wants to know what really ran. `Rdvm::on`
 /// does; a test that starts the program by itself must.
 pub(crate) fn note_run(engine: &str) {
+    scenario::this_is_none();
     if let Some(path) = std::env::var_os("RDVM_TEST_RUNS") {
         let mut log = File::options()
             .append(true)

@@ -17,6 +17,7 @@ mount -o remount,size=90% / # half of the RAM is what the kernel allows
 ip link set lo up
 export RDVM_CACHE=/cache RDVM_TEST_IMAGES=/images RDVM_TEST_PROGRAMS=/programs RDVM_TEST_KERNELS=/kernels \
 	RDVM_TEST_KERNEL_CACHE=/unpacked RDVM_TEST_ENGINES=kvm RDVM_TEST_SMALL=1 CI=1
+# shellcheck source=/dev/null
 . /rig/command
 sh /rig/start.sh "$@" </dev/null 2>&1
 echo "rig-exit $?"
