@@ -88,7 +88,7 @@ examples: build ## run every example; half an hour without KVM
 	RDVM=$(rdvm) examples/debootstrap/run
 	RDVM=$(rdvm) examples/debian-package/run
 
-test-vmx: test-kvm-setup ## the scenarios on KVM with emulated VT-x, in Bochs, built first; some hours; T=NAME picks some
+test-vmx: test-kvm-setup ## the scenarios on KVM with emulated VT-x, in Bochs, built first; about 20 minutes; T=NAME picks some
 	scripts/install-deps.sh vmx
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) xtask rig test-vmx $(T)
 
