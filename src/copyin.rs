@@ -13,7 +13,7 @@ use rustix::fs::FileType;
 
 use crate::payload;
 use crate::request::{Copies, CopyIn};
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 use rdvm_image::files;
 use rdvm_image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
 
@@ -26,8 +26,9 @@ use exclude::Exclude;
 pub enum Error {
     /// HOST itself cannot be looked at.
     #[error(
-        "--copy-in: {}: {source}; name a file or a directory of the host",
-        shown(path)
+        "--copy-in: {}: {}; name a file or a directory of the host",
+        shown(path),
+        reason(source)
     )]
     Host {
         /// As given.
@@ -46,7 +47,8 @@ pub enum Error {
     },
     /// Something below cannot be read.
     #[error(
-        "--copy-in: {shown}: cannot be read: {source}; run as a user who may, or leave it out with --copy-in-exclude"
+        "--copy-in: {shown}: cannot be read: {}; run as a user who may, or leave it out with --copy-in-exclude",
+        reason(source)
     )]
     Unreadable {
         /// Its path on the host, escaped.
@@ -77,7 +79,11 @@ pub enum Error {
     #[error("--copy-in: {0}")]
     Read(rdvm_image::Error),
     /// `.rdvmignore` cannot be read.
-    #[error("{}: {source}; make it a text file, or remove it", shown(path))]
+    #[error(
+        "{}: {}; make it a text file, or remove it",
+        shown(path),
+        reason(source)
+    )]
     IgnoreFile {
         /// Where.
         path: PathBuf,

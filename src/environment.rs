@@ -4,13 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 
 /// What cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file that cannot be read.
-    #[error("--env-file: {}: {source}", shown(path))]
+    #[error("--env-file: {}: {}", shown(path), reason(source))]
     File {
         /// Which file.
         path: PathBuf,

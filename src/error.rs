@@ -2,6 +2,7 @@
 
 use crate::report::Report;
 use crate::{cmdline, copyin, copyout, memory, trust};
+use rdvm_hostfs::escape::reason;
 use rdvm_hostfs::hostmem;
 
 /// What kept a run from happening. The text is one line: subject, what went wrong, way out.
@@ -44,7 +45,7 @@ pub enum Error {
     #[error("{}", .0.message.as_deref().unwrap_or_default())]
     NotStarted(Box<Report>),
     /// Something of the host's that no stage owns.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", reason(source))]
     Host {
         /// What was being done, and to what.
         what: String,

@@ -39,7 +39,7 @@ pub mod request;
 
 pub mod trust;
 
-pub mod base;
+pub mod prepared_image;
 
 pub mod command;
 
@@ -60,12 +60,6 @@ pub mod cmdline;
 pub mod report;
 
 pub mod level;
-
-pub mod doctor;
-
-pub mod inspect;
-
-pub mod notice;
 
 pub mod pipeline;
 

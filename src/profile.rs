@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ValueHint};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 
 /// The file's name.
 pub const NAME: &str = "rdvm.toml";
@@ -38,7 +38,11 @@ pub enum Error {
     #[error("--profile: there is no {NAME} here or above; write one, or name it with --config")]
     NoFile,
     /// The file cannot be read.
-    #[error("{}: {source}; make it a text file that can be read", shown(path))]
+    #[error(
+        "{}: {}; make it a text file that can be read",
+        shown(path),
+        reason(source)
+    )]
     File {
         /// Which.
         path: PathBuf,

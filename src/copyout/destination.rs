@@ -15,7 +15,7 @@ use super::beat::Beat;
 use super::beneath;
 use super::error::CopyError;
 use crate::request::CopyOut;
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 
 /// Why a `--copy-out` can come to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,10 @@ pub enum Error {
     #[error("--copy-out: {0:?}: is no path; write GUEST:HOST, as in /src/out:out")]
     NoPath(String),
     /// The place cannot be written to.
-    #[error("--copy-out: {host}: {source}; name a place that can be written to")]
+    #[error(
+        "--copy-out: {host}: {}; name a place that can be written to",
+        reason(source)
+    )]
     Refused {
         /// The place.
         host: String,

@@ -31,7 +31,7 @@ pub use layer::Layer;
 pub use tag::Tag;
 
 use rdvm_hostfs::atomic::AtomicFile;
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 use rdvm_image::config::Config;
 use rdvm_image::tree::{ImagePath, Tree};
 use rdvm_initrd::{Epoch, Layout, attributes};
@@ -259,15 +259,19 @@ pub enum Error {
     #[error("images have no layers in lz4; take gzip or zstd")]
     Lz4Layer,
     /// The bytes cannot be written.
-    #[error("the archive cannot be written: {source}; see that there is room for it")]
+    #[error(
+        "the archive cannot be written: {}; see that there is room for it",
+        reason(source)
+    )]
     Write {
         /// Why.
         source: io::Error,
     },
     /// The file that the archive is to go to cannot be had.
     #[error(
-        "{}: {source}; name a file in a directory that you may write to",
-        shown(path)
+        "{}: {}; name a file in a directory that you may write to",
+        shown(path),
+        reason(source)
     )]
     Output {
         /// As given.

@@ -8,7 +8,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::request::{Expectation, ImageRef};
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::{BadDigest, Digest};
 use rdvm_image::tree::Tree;
 use rdvm_image::{Sources, digest};
@@ -124,8 +124,9 @@ pub enum Error {
     },
     /// The lock file cannot be read or written.
     #[error(
-        "{}: {source}; see that it can be read and written, or use --no-expect",
-        shown(path)
+        "{}: {}; see that it can be read and written, or use --no-expect",
+        shown(path),
+        reason(source)
     )]
     LockFile {
         /// Its path.

@@ -3,6 +3,7 @@
 //! A piece is good only if, after it was read, the open file is still what `stat` said when the tree was made: the same
 //! inode, length and times. Files are not mapped: one that shrinks would kill the process.
 
+use rdvm_hostfs::escape::reason;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ pub enum Error {
     },
     /// A file's bytes cannot be had.
     #[error(
-        "{shown}: cannot be read: {source}; run as a user who may, or remove it from the image"
+        "{shown}: cannot be read: {}; run as a user who may, or remove it from the image",
+        reason(source)
     )]
     Unreadable {
         /// Path on the host, escaped.

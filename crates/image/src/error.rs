@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::blobs::ParseError;
 use super::{cpio, fs, limit, stream, tar, tree};
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 
 /// Why an image was not read.
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +21,9 @@ pub enum Error {
     },
     /// The image itself cannot be looked at.
     #[error(
-        "{}: the image cannot be read: {source}; run as a user who may",
-        shown(path)
+        "{}: the image cannot be read: {}; run as a user who may",
+        shown(path),
+        reason(source)
     )]
     Image {
         /// As given.
@@ -71,7 +72,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// An archive was written to while it was read.
-    #[error("{shown}: cannot be read: {source}; try again when nothing writes to it")]
+    #[error(
+        "{shown}: cannot be read: {}; try again when nothing writes to it",
+        reason(source)
+    )]
     Archive {
         /// The archive, escaped.
         shown: String,
@@ -127,7 +131,8 @@ pub enum Error {
     },
     /// Something inside cannot be read.
     #[error(
-        "{shown}: cannot be read: {source}; run as a user who may, or remove it from the image"
+        "{shown}: cannot be read: {}; run as a user who may, or remove it from the image",
+        reason(source)
     )]
     Unreadable {
         /// Its path on the host, escaped.
@@ -176,8 +181,9 @@ pub enum Error {
     },
     /// The save file cannot be read.
     #[error(
-        "{}: the fakeroot save file cannot be read: {source}; write one with fakeroot -s FILE",
-        shown(path)
+        "{}: the fakeroot save file cannot be read: {}; write one with fakeroot -s FILE",
+        shown(path),
+        reason(source)
     )]
     SaveFile {
         /// As given.

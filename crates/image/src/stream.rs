@@ -15,6 +15,7 @@ mod zstd;
 #[cfg(test)]
 mod tests;
 
+use rdvm_hostfs::escape::reason;
 use std::io::{self, Read};
 use std::thread;
 
@@ -255,7 +256,10 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host could not read it.
-    #[error("{shown}: cannot be read: {source}; try again when the file or pipe is in order")]
+    #[error(
+        "{shown}: cannot be read: {}; try again when the file or pipe is in order",
+        reason(source)
+    )]
     Read {
         /// The stream, escaped.
         shown: String,

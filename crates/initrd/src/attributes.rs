@@ -9,7 +9,7 @@ use rdvm_proto::{Attribute, Attributes, AttributesLost, AttributesTable};
 use serde::Serialize;
 
 use super::Error;
-use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::escape::{escaped, reason};
 use rdvm_image::tree::{Entry, FileBody, Kind, Tree};
 
 /// The longest name the kernel takes (`XATTR_NAME_MAX` of `linux/limits.h`).
@@ -112,7 +112,7 @@ fn lost_in_guest(table: &[u8], lost: &AttributesLost) -> String {
             "use a kernel with CONFIG_TMPFS_XATTR and CONFIG_TMPFS_POSIX_ACL",
         ),
         errno => (
-            io::Error::from_raw_os_error(errno).to_string(),
+            reason(&io::Error::from_raw_os_error(errno)),
             "remove them from the image if they are not needed",
         ),
     };

@@ -24,7 +24,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::escape::{escaped, reason};
 use rdvm_image::body;
 use rdvm_image::tree::ImagePath;
 
@@ -76,7 +76,10 @@ pub enum Error {
         bytes: usize,
     },
     /// The archive cannot be written to the file or stream it is to go to.
-    #[error("the initrd cannot be written: {source}; see that there is room for {size} bytes")]
+    #[error(
+        "the initrd cannot be written: {}; see that there is room for {size} bytes",
+        reason(source)
+    )]
     Write {
         /// Length of the whole archive in bytes.
         size: u64,
@@ -84,7 +87,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The file that the archive is to go to cannot be had.
-    #[error("{}: {source}; name a file in a directory that you may write to", escaped(path.as_os_str().as_bytes()))]
+    #[error("{}: {}; name a file in a directory that you may write to", escaped(path.as_os_str().as_bytes()), reason(source))]
     Output {
         /// As given.
         path: PathBuf,

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::field::ParseError;
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 
 /// Why `open` has no kernel.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ pub enum FileError {
     #[error("has no PVH entry (CONFIG_PVH), by which QEMU starts an uncompressed kernel")]
     NoPvh,
     /// Anything else that the system said.
-    #[error("{0}")]
+    #[error("{}", reason(.0))]
     Io(io::Error),
 }
 

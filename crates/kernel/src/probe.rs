@@ -17,7 +17,7 @@ use super::file::{self, Stamp};
 use super::find::{Candidate, Origin};
 use super::unpack::{self, Compression};
 use super::{KernelImage, cache};
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 
 /// How a kernel file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +150,11 @@ impl Probe {
         };
         let image = match elf {
             Ok(elf) => elf_image(elf, checked, Some((file, facts))),
-            Err(error) => packed_image(file, facts, format!("no room for it unpacked: {error}")),
+            Err(error) => packed_image(
+                file,
+                facts,
+                format!("no room for it unpacked: {}", reason(&error)),
+            ),
         };
         Ok((image, warning))
     }
@@ -170,8 +174,9 @@ fn keep(
         }
         Err(error) => {
             let warning = format!(
-                "{}: the unpacked kernel is not kept, every run unpacks it again: {error}",
-                shown(cache)
+                "{}: the unpacked kernel is not kept, every run unpacks it again: {}",
+                shown(cache),
+                reason(&error)
             );
             (cache::without_name(unpacked), Some(warning))
         }

@@ -1,5 +1,6 @@
 //! Why there is no small kernel: the texts.
 
+use rdvm_hostfs::escape::reason;
 use std::io;
 
 use rdvm_hostfs::units::ByteSize;
@@ -52,7 +53,8 @@ pub enum Error {
     },
     /// The host refused something.
     #[error(
-        "kernel build: {what}: {source}; set RDVM_CACHE or TMPDIR to a place that can be written to"
+        "kernel build: {what}: {}; set RDVM_CACHE or TMPDIR to a place that can be written to",
+        reason(source)
     )]
     Host {
         /// What was being done, and to what.

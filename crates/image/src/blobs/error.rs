@@ -4,13 +4,13 @@ use std::io;
 
 use crate::config;
 use rdvm_hostfs::Digest;
-use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::escape::{escaped, reason};
 
 /// What is wrong. The caller says where; each ends with the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
     /// The host cannot read a part.
-    #[error("{}: cannot be read: {source}; try again when nothing writes to it", escaped(name.as_bytes()))]
+    #[error("{}: cannot be read: {}; try again when nothing writes to it", escaped(name.as_bytes()), reason(source))]
     Unreadable {
         /// Which.
         name: String,

@@ -13,6 +13,7 @@ mod shared;
 #[allow(unsafe_code)]
 mod tsc;
 
+use rdvm_hostfs::escape::reason;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -114,7 +115,7 @@ pub enum Error {
     #[error("--share: {0}, and QEMU has no other way; leave it out, or use --engine kvm")]
     Share(&'static str),
     /// It could not be started.
-    #[error("{}: cannot be started: {source}; see rdvm doctor", program.display())]
+    #[error("{}: cannot be started: {}; see rdvm doctor", program.display(), reason(source))]
     Start {
         /// Which program.
         program: PathBuf,
@@ -122,7 +123,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The host refused something.
-    #[error("qemu engine: {what}: {source}; see rdvm doctor")]
+    #[error("qemu engine: {what}: {}; see rdvm doctor", reason(source))]
     Host {
         /// What was being done.
         what: &'static str,

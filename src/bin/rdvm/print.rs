@@ -1,0 +1,30 @@
+//! rdvm's own lines on stderr, and the output of verbs on stdout.
+
+use std::io::{self, ErrorKind, Write};
+
+use rdvm_hostfs::escape::reason;
+use rdvm_hostfs::progress;
+
+use crate::Result;
+
+/// Prints one line on stderr.
+pub(crate) fn say(text: &str) {
+    progress::clear();
+    let _ = writeln!(io::stderr(), "rdvm: {text}");
+}
+
+/// Prints what was asked for on stdout. A reader that has gone away is no error.
+pub(crate) fn print(text: &str) -> Result<u8> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("standard output: {}", reason(&error)).into())
+        }
+        _ => Ok(0),
+    }
+}
+
+/// Prints a verdict, and returns the exit code that says the same.
+pub(crate) fn print_verdict(text: &str, can_run: bool) -> Result<u8> {
+    print(text)?;
+    Ok(u8::from(!can_run))
+}
