@@ -17,7 +17,7 @@ pub use self::prepare::{Ready, prepare};
 use crate::copyout::CopyOut;
 use crate::error::{Error, Result};
 use crate::report::{MachineFacts, Report, Subjects, Timeline, Timings};
-use crate::request::{Request, Stdin};
+use crate::request::{ConsoleSpec, Request, Stdin};
 use rdvm_hostfs::atomic;
 use rdvm_hostfs::escape::shown;
 use rdvm_initrd::attributes::Loss;
@@ -89,22 +89,7 @@ pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
 ///
 /// Errors: whatever kept the machine from running.
 pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finished> {
-    let copy = match &request.console.file {
-        Some(path) => {
-            let file = atomic::special(path).and_then(|special| match special {
-                Some(stream) => Ok(stream),
-                None => File::create(path),
-            });
-            let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
-            Some((OutputStream::new(file.into()), shown(path)))
-        }
-        None => None,
-    };
-    let console = Console::new(
-        OutputStream::new(streams.stderr),
-        copy,
-        request.console.show_boot,
-    );
+    let console = console(&request.console, streams.stderr)?;
     let control = if request.rdinit.is_some() {
         Control::text()
     } else {
@@ -147,54 +132,87 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         copies: &request.copies.into,
     };
     let console_lost = listener.console().finish_copy(&watch);
+    let last_lines = last_lines(&ending, &mut listener);
+    let mut report = match copy_out {
+        Some(copy_out) => report_copies(&ending, subjects, &copy_out, &watch),
+        None => Report::of(&ending, subjects),
+    };
+    // A user's own init sends a code and nothing else.
+    report.guest = report.guest.filter(|_| request.rdinit.is_none());
+    report.machine = Some(MachineFacts {
+        counts: listener.counts(),
+        ..ready.facts
+    });
+    report.timings = Some(Timings::of(ready.prepared_since, &timestamps, now));
+    report.timeline = Some(Timeline::of(ready.began, &timestamps, now));
+    report.console_lost = console_lost;
     let lost = table.zip(listener.attributes_lost());
-    let counts = listener.counts();
-    let unseen = matches!(
+    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
+    Ok(Finished { report, last_lines })
+}
+
+/// Makes the console, and opens the file of its copy.
+fn console(spec: &ConsoleSpec, stderr: OwnedFd) -> Result<Console> {
+    let copy = match &spec.file {
+        Some(path) => {
+            let file = atomic::special(path).and_then(|special| match special {
+                Some(stream) => Ok(stream),
+                None => File::create(path),
+            });
+            let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
+            Some((OutputStream::new(file.into()), shown(path)))
+        }
+        None => None,
+    };
+    Ok(Console::new(
+        OutputStream::new(stderr),
+        copy,
+        spec.show_boot,
+    ))
+}
+
+/// Returns the console's last lines, where the machine ended before the command ran and they were not shown.
+fn last_lines(ending: &Ending, listener: &mut Listener) -> Vec<String> {
+    let is_early = matches!(
         ending,
         Ending::Died { .. }
             | Ending::Starved { .. }
             | Ending::TimedOut { started: false }
             | Ending::NotStarted { .. }
-    );
-    let last_lines = match unseen
-        && listener.timestamps().started.is_none()
-        && !listener.console().was_shown()
-    {
+    ) && listener.timestamps().started.is_none();
+    match is_early && !listener.console().was_shown() {
         true => listener.console().last_lines(LAST_LINES),
         false => Vec::new(),
-    };
-    let mut report = Report::of(&ending, subjects);
-    if let Some(copy_out) = copy_out {
-        let message = report.message.clone();
-        let copied = match ending {
-            // Who interrupts a run wants nothing of it.
-            Ending::Interrupted(_) | Ending::Left => {
-                copy_out.give_up(message.as_deref().unwrap_or("interrupted"), &watch)
-            }
-            _ => {
-                let (copied, signal) = copy_out.finish(message.as_deref(), &watch);
-                if let Some(signal) = signal {
-                    report = Report::of(&Ending::Interrupted(signal), subjects);
-                }
-                copied
-            }
-        };
-        report.add_copies(copied);
     }
-    // A user's own init sends a code and nothing else.
-    report.guest = report.guest.filter(|_| request.rdinit.is_none());
-    report.machine = Some(MachineFacts {
-        counts,
-        ..ready.facts
-    });
-    report.timings = Some(Timings::of(ready.began, &timestamps, now));
-    report.timeline = Some(Timeline::of(request.began, &timestamps, now));
-    report.console_lost = console_lost;
-    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
-    Ok(Finished { report, last_lines })
 }
 
-/// How many of the console's last lines are shown when a machine dies.
+/// Finishes what is copied out, and returns the report with it; a signal meanwhile is how the run ended.
+fn report_copies(
+    ending: &Ending,
+    subjects: Subjects<'_>,
+    copy_out: &CopyOut,
+    watch: &Watch,
+) -> Report {
+    let mut report = Report::of(ending, subjects);
+    let message = report.message.clone();
+    let copied = match ending {
+        // The user has ended the run, and waits for nothing.
+        Ending::Interrupted(_) | Ending::Left => {
+            copy_out.give_up(message.as_deref().unwrap_or("interrupted"), watch)
+        }
+        _ => {
+            let (copied, signal) = copy_out.finish(message.as_deref(), watch);
+            if let Some(signal) = signal {
+                report = Report::of(&Ending::Interrupted(signal), subjects);
+            }
+            copied
+        }
+    };
+    report.add_copies(copied);
+    report
+}
+
+/// The number of the console's last lines that are shown when a machine dies.
 const LAST_LINES: usize = 20;
 
 /// Wraps an error of the host's with what was being done.

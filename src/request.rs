@@ -6,7 +6,7 @@ mod copies;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut, Links};
 pub use rdvm_image::reference::{
@@ -55,8 +55,6 @@ pub struct Request {
     pub timings: bool,
     /// Whether an archive, once packed, is kept for the next run.
     pub cache: bool,
-    /// When the process started, or what else the timeline of the report is to begin with.
-    pub began: Instant,
     /// Whether the packed image is kept in a file that all machines which run it have mapped.
     pub share: bool,
 }
@@ -90,7 +88,6 @@ impl Request {
             console: ConsoleSpec::default(),
             timings: false,
             cache: false,
-            began: Instant::now(),
             share: false,
         }
     }

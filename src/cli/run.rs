@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
@@ -269,7 +269,6 @@ impl RunArgs {
             },
             timings: self.timings || self.report.is_some(),
             cache: self.cache,
-            began: Instant::now(),
             share: self.share,
         })
     }
