@@ -2,7 +2,7 @@
 
 mod lookup;
 
-pub use lookup::missing;
+pub(crate) use lookup::missing;
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ use rdvm_image::config::Config;
 ///
 /// A given entrypoint replaces the image's and drops its arguments; given arguments replace only those. Variables of
 /// the options come later, and later ones win.
-pub fn over(spec: &Command, image: &Config) -> Command {
+pub(crate) fn over(spec: &Command, image: &Config) -> Command {
     let words = |list: &[String]| list.iter().map(OsString::from).collect::<Vec<_>>();
     let given = !spec.argv.is_empty();
     let mut argv = match &spec.entrypoint {

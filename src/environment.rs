@@ -41,7 +41,7 @@ pub enum Error {
 /// count, and everything behind the first `=` is the value as it stands, quotes, blanks and all.
 ///
 /// Errors: a file that cannot be read, an entry without a name.
-pub fn collect(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsString>, Error> {
+pub(crate) fn collect(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsString>, Error> {
     let mut entries = Vec::new();
     for path in files {
         let text = std::fs::read(path).map_err(|source| Error::File {
