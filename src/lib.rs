@@ -20,8 +20,9 @@
 //! from running is an [`Error`](error::Error) with what to do about it; how the command ended is no error but the
 //! [`Report`](report::Report). [`pipeline::prepare`] and [`pipeline::boot`] are the two halves of [`run`], for those
 //! who want to see the plan first; the crate `rdvm-vmm` is the layer below, without images.
-//! Signals that ask the process to stop (SIGINT, SIGTERM, SIGHUP, SIGQUIT) are caught from the first run on, and stop
-//! the machine.
+//! No signal handler is installed for a run, and several machines run in one process: a program that wants SIGINT, SIGTERM,
+//! SIGHUP and SIGQUIT to stop a machine, or that stops it by itself, hands a [`StopSignals`](pipeline::StopSignals) to
+//! [`pipeline::boot`]. While machines run on KVM the process catches SIGRTMIN, which makes a vCPU leave the guest.
 //!
 //! # Non-goals
 //!

@@ -20,7 +20,7 @@ use rdvm::error::Error;
 use rdvm::inspect::Inspected;
 use rdvm::kernel;
 use rdvm::notice;
-use rdvm::pipeline::{self, Finished, Streams};
+use rdvm::pipeline::{self, Finished, StopSignals, Streams};
 use rdvm::report::{BY_SIGNAL, BY_SIGPIPE, FAILED, Report, ReportFile};
 use rdvm::request::Request;
 use rdvm_hostfs::escape::{shown, without_errno};
@@ -30,6 +30,7 @@ use rdvm_image::config::Config;
 use rdvm_image::tree::Tree;
 use rdvm_initrd::Epoch;
 use rdvm_kernel::Search;
+use rdvm_vmm::terminal;
 use signal_hook::consts::SIGXFSZ;
 
 fn main() -> ExitCode {
@@ -40,12 +41,6 @@ fn main() -> ExitCode {
     };
     // A file that reaches `ulimit -f` is an error of the write then, and not our death.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
-    // A panic ends us without unwinding, and the terminal may be the guest's.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        rdvm_vmm::terminal::restore();
-        hook(panic);
-    }));
     match act(cli.verb, began) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -202,7 +197,25 @@ fn boot(request: &Request, verbosity: Verbosity) -> Result<Finished> {
         say(&ready.memory.to_string());
     }
     let streams = Streams::inherited().context("standard output and error")?;
-    Ok(pipeline::boot(request, ready, streams)?)
+    let terminal = pipeline::terminal(request)?;
+    if let Some(terminal) = &terminal {
+        restore_on_panic(terminal.settings());
+    }
+    let has_window = terminal.is_some();
+    let catch = || match (StopSignals::catch()?, has_window) {
+        (signals, true) => signals.with_window_changes(),
+        (signals, false) => Ok(signals),
+    };
+    Ok(pipeline::boot(request, ready, streams, terminal, catch)?)
+}
+
+/// A panic ends us without unwinding, and the terminal may be the guest's.
+fn restore_on_panic(settings: terminal::Settings) {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        settings.restore();
+        hook(panic);
+    }));
 }
 
 fn show_plan(request: &Request) -> Result<()> {
@@ -377,7 +390,12 @@ fn cache(verb: CacheVerb) -> Result<u8> {
 fn build_kernel(args: BuildArgs) -> Result<u8> {
     let cache = Search::from_env().cache;
     let _bar = progress::show();
-    match kernel::build::build(&args.into_options(), cache.as_deref(), &say) {
+    match kernel::build::build(
+        &args.into_options(),
+        cache.as_deref(),
+        &say,
+        StopSignals::catch,
+    ) {
         Ok(path) => print(&format!("{}\n", path.display())),
         Err(error @ kernel::build::Error::Interrupted(signal)) => {
             say(&error.to_string());
