@@ -19,8 +19,9 @@
 //! means that the machine could not run, and names the way out. A command that fails is not an error: the [`Report`] tells
 //! how it ended. The crate `rdvm-vmm` is the layer below, without images.
 //!
-//! Signals that ask the process to stop (SIGINT, SIGTERM, SIGHUP, SIGQUIT) are caught from the first run on, and stop
-//! the machine.
+//! No signal handler is installed for a run, and several machines run in one process. A
+//! [`Sandbox`] is a machine that the program can stop. While machines run on KVM the process catches SIGRTMIN, which makes
+//! a vCPU leave the guest.
 //!
 //! # Non-goals
 //!
@@ -79,6 +80,8 @@ pub mod level;
 #[doc(hidden)]
 pub mod pipeline;
 
+mod sandbox;
+
 #[doc(hidden)]
 pub mod error;
 
@@ -93,3 +96,5 @@ pub use pipeline::{Finished, Plan, Streams, plan, run};
 pub use report::{Outcome, Report};
 
 pub use request::{EngineChoice, Request};
+
+pub use sandbox::Sandbox;

@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 
 use crate::request::KernelSpec;
 use build_dir::BuildDir;
+pub use build_dir::Catch;
 use compiled::Compiled;
 use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
@@ -52,6 +53,7 @@ pub struct BuildOptions {
 }
 
 /// Builds the small kernel below `cache`, if it is not there yet, and gives its path. Each line of progress goes to `say`.
+/// `catch` is called when programs are about to run, which its signals end.
 ///
 /// # Errors
 /// [`Error`], with the remedy; the kernel that was there before stays.
@@ -59,6 +61,7 @@ pub fn build(
     options: &BuildOptions,
     cache: Option<&Path>,
     say: &dyn Fn(&str),
+    catch: Catch,
 ) -> Result<PathBuf, Error> {
     let home = cache.ok_or(Error::NoCache)?.join("kernel");
     let source = Source::find(options.source.as_deref(), Path::new(SOURCES))?;
@@ -76,7 +79,7 @@ pub fn build(
     }
     tools::check(&source)?;
     let start = Instant::now();
-    let build_dir = BuildDir::open(&home, source.space())?;
+    let build_dir = BuildDir::open(&home, source.space(), catch)?;
     say(&format!("kernel source {}", shown(source.path())));
     let (built, release) = make(&build_dir, &source, say)?;
     is_bootable(&built)?;

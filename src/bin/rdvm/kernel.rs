@@ -2,6 +2,7 @@
 
 use rdvm::cli::{BuildArgs, CheckArgs, KernelVerb};
 use rdvm::kernel::{build, check};
+use rdvm::pipeline::StopSignals;
 use rdvm::report::BY_SIGNAL;
 use rdvm_hostfs::progress;
 use rdvm_kernel::Search;
@@ -25,7 +26,12 @@ pub(crate) fn kernel(verb: KernelVerb) -> Result<u8> {
 fn build(args: BuildArgs) -> Result<u8> {
     let cache = Search::from_env().cache;
     let _bar = progress::show();
-    match build::build(&args.into_options(), cache.as_deref(), &say) {
+    match build::build(
+        &args.into_options(),
+        cache.as_deref(),
+        &say,
+        StopSignals::catch,
+    ) {
         Ok(path) => print(&format!("{}\n", path.display())),
         Err(error @ build::Error::Interrupted(signal)) => {
             say(&error.to_string());

@@ -30,12 +30,6 @@ fn main() -> ExitCode {
     };
     // A file that reaches `ulimit -f` is an error of the write, and does not kill rdvm.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
-    // A panic aborts without unwinding, and the terminal may be the guest's.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        rdvm_vmm::terminal::restore();
-        hook(panic);
-    }));
     let code = act(cli.verb, began).unwrap_or_else(|error| {
         print::say(&error.to_string());
         FAILED

@@ -6,12 +6,13 @@ use std::time::Instant;
 use rdvm::cli::RunArgs;
 use rdvm::copyout::Copied;
 use rdvm::error::Error;
-use rdvm::pipeline::{self, Finished, Streams};
+use rdvm::pipeline::{self, Finished, StopSignals, Streams};
 use rdvm::report::{Report, ReportFile};
 use rdvm::request::Request;
 use rdvm_hostfs::escape::reason;
 use rdvm_hostfs::progress;
 use rdvm_kernel::Search;
+use rdvm_vmm::terminal::Settings;
 
 use crate::print::say;
 use crate::{Result, notice};
@@ -89,7 +90,25 @@ fn boot(request: &Request, verbosity: Verbosity, began: Instant) -> Result<Finis
     }
     let streams = Streams::inherited()
         .map_err(|error| format!("standard output and error: {}", reason(&error)))?;
-    Ok(pipeline::boot(request, ready, streams)?)
+    let terminal = pipeline::terminal(request)?;
+    if let Some(terminal) = &terminal {
+        restore_on_panic(terminal.settings());
+    }
+    let has_window = terminal.is_some();
+    let catch = || match (StopSignals::catch()?, has_window) {
+        (signals, true) => signals.with_window_changes(),
+        (signals, false) => Ok(signals),
+    };
+    Ok(pipeline::boot(request, ready, streams, terminal, catch)?)
+}
+
+/// Gives the terminal back before a panic aborts the process, which unwinds nothing.
+fn restore_on_panic(settings: Settings) {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        settings.restore();
+        hook(panic);
+    }));
 }
 
 fn show_plan(request: &Request) -> Result<()> {
