@@ -365,7 +365,7 @@ fn cache(verb: CacheVerb) -> Result<u8> {
             print(&lines.collect::<String>())
         }
         CacheVerb::Prune { to } => {
-            let pruned = images.prune(to, None).with_context(failed)?;
+            let pruned = images.prune(to).with_context(failed)?;
             print(&format!(
                 "removed {} images, {}\n",
                 pruned.entries, pruned.bytes
