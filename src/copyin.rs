@@ -14,6 +14,7 @@ use rustix::fs::FileType;
 use crate::payload;
 use crate::request::{Copies, CopyIn};
 use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::path;
 use rdvm_image::files;
 use rdvm_image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
 
@@ -134,8 +135,7 @@ pub fn read(copies: &Copies, below: &str, uid: u32, gid: u32) -> Result<Option<G
         let landing = payload::landing(below, index, &copy.host);
         let (found, left_out) = gather(copy, &copies.exclude)?;
         warnings.extend(left_out);
-        let parent = landing.iter().rposition(|&byte| byte == b'/');
-        entries.push(directory(landing[..parent.unwrap_or(0)].to_vec()));
+        entries.push(directory(path::split(&landing).0.to_vec()));
         let mut more = 0;
         for entry in found {
             let (entry, link) = moved(entry, &landing, links, (uid, gid));

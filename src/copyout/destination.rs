@@ -16,6 +16,7 @@ use super::beneath;
 use super::error::CopyError;
 use crate::request::CopyOut;
 use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::path;
 
 /// Why a `--copy-out` can come to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -227,9 +228,7 @@ impl Destination {
     pub(super) fn forget(&self, made: usize) {
         for depth in (0..self.missing.len()).rev().take(made) {
             let above = self.missing[..depth].iter();
-            let above = above.fold(Vec::new(), |path, name| {
-                beneath::join(&path, name.as_bytes())
-            });
+            let above = above.fold(Vec::new(), |path, name| path::join(&path, name.as_bytes()));
             if let Ok(dir) = beneath::directory(&self.home, &above) {
                 let _ = unlinkat(dir, &self.missing[depth], AtFlags::REMOVEDIR);
             }
@@ -250,7 +249,7 @@ pub(super) fn kind_of(dir: &OwnedFd, name: &[u8]) -> Option<FileType> {
 /// The last component of a path, where that is a name.
 fn own_name(path: &[u8]) -> Option<Vec<u8>> {
     let end = path.iter().rposition(|&byte| byte != b'/')?;
-    let (_, name) = beneath::split(&path[..=end]);
+    let (_, name) = path::split(&path[..=end]);
     (name != b"." && name != b"..").then(|| name.to_vec())
 }
 

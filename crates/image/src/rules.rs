@@ -9,14 +9,7 @@ use super::tree::{
     Content, Entry, FileBody, ImagePath, Kind, NAME_LIMIT, PATH_LIMIT, RESERVED_NAME,
 };
 use rdvm_hostfs::escape::escaped;
-
-/// The path of the directory that holds `path`, and the name in it.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
-    }
-}
+use rdvm_hostfs::path::split;
 
 /// Every path is a plain name in a directory that came before it.
 ///
