@@ -8,7 +8,6 @@ pub mod config;
 pub mod layer;
 pub mod tag;
 
-mod acl;
 mod cut;
 mod docker;
 mod gzip;
