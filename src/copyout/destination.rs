@@ -20,6 +20,7 @@ use rdvm_hostfs::path;
 
 /// Why a `--copy-out` can come to nothing.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Nowhere to put it.
     #[error(
@@ -36,33 +37,18 @@ pub enum Error {
     #[error(
         "--copy-out: {guest}: has no name of its own by which to go into {host}; write HOST without the slash at its end, or with that name"
     )]
-    Nameless {
-        /// What was wished for.
-        guest: String,
-        /// The directory.
-        host: String,
-    },
+    Nameless { guest: String, host: String },
     /// A path that no system call takes.
     #[error("--copy-out: {0:?}: is no path; write GUEST:HOST, as in /src/out:out")]
     NoPath(String),
     /// The place cannot be written to.
     #[error("--copy-out: {host}: {source}; name a place that can be written to")]
-    Refused {
-        /// The place.
-        host: String,
-        /// Why.
-        source: io::Error,
-    },
+    Refused { host: String, source: io::Error },
     /// Without it nothing is safe from those who move directories meanwhile.
     #[error(
         "--copy-out: {host}: openat2 is refused here ({source}); it takes Linux 5.6, and a container that allows it"
     )]
-    NoOpenat2 {
-        /// The place.
-        host: String,
-        /// Why.
-        source: io::Error,
-    },
+    NoOpenat2 { host: String, source: io::Error },
 }
 
 /// A place of the host's.

@@ -17,21 +17,17 @@ use rdvm_hostfs::FileStamp;
 
 /// Why a file's bytes cannot be had.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// A file is no longer what it was when the image was looked at.
     #[error("{shown}: changed while it was packed; try again when nothing writes to the image")]
-    Changed {
-        /// Path on the host, escaped.
-        shown: String,
-    },
+    Changed { shown: String },
     /// A file's bytes cannot be had.
     #[error(
         "{shown}: cannot be read: {source}; run as a user who may, or remove it from the image"
     )]
     Unreadable {
-        /// Path on the host, escaped.
         shown: String,
-        /// Why.
         source: std::io::Error,
     },
 }

@@ -41,43 +41,26 @@ pub(super) struct ParsedConfig {
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Not JSON, or not what it should say.
     #[error("the image's configuration is not what it should be: {source}; export the image again")]
-    Json {
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    Json { source: serde_json::Error },
     /// A NUL byte, which no program can be given.
     #[error("the image's {field} has a NUL byte in it; build the image without")]
-    Nul {
-        /// Which field.
-        field: &'static str,
-    },
+    Nul { field: &'static str },
     /// A variable without a value.
     #[error("the image's Env has \"{}\", which is not NAME=VALUE; build the image without", escaped(entry.as_bytes()))]
-    Env {
-        /// The entry.
-        entry: String,
-    },
+    Env { entry: String },
     /// A user that is none.
     #[error("the image's User is \"{}\", which is not USER or USER:GROUP; give --user", escaped(user.as_bytes()))]
-    User {
-        /// As it stands there.
-        user: String,
-    },
+    User { user: String },
     /// A layer's digest that is none.
     #[error("\"{}\" in rootfs.diff_ids is not a digest of sha256: and 64 hexadecimal digits; export the image again", escaped(digest.as_bytes()))]
-    DiffId {
-        /// As it stands there.
-        digest: String,
-    },
+    DiffId { digest: String },
     /// Layers that are not kept as layers.
     #[error("the image's rootfs is of the type \"{}\", and only layers is known; export the image again", escaped(kind.as_bytes()))]
-    Rootfs {
-        /// As it stands there.
-        kind: String,
-    },
+    Rootfs { kind: String },
 }
 
 #[derive(Deserialize)]
