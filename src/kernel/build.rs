@@ -34,6 +34,7 @@ pub use build_dir::Catch;
 use compiled::Compiled;
 use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::hex;
 use rdvm_hostfs::progress;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::{KernelImage, Search};
@@ -229,7 +230,5 @@ fn put_in_place(
     draft.file().sync_all()?;
     before()?;
     draft.put_in_place()?;
-    let digest = hash.finalize();
-    let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((bytes, digest))
+    Ok((bytes, hex::encode(&hash.finalize())))
 }

@@ -8,7 +8,6 @@ pub mod config;
 pub mod layer;
 pub mod tag;
 
-mod acl;
 mod cut;
 mod docker;
 mod gzip;
@@ -219,26 +218,22 @@ fn output_error(target: &Path) -> impl Fn(io::Error) -> Error {
 
 /// Something left out on purpose, to be shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum PackWarning {
     /// A socket.
     #[error(
         "{}: is a socket, which a tar archive cannot hold; left out",
         escaped(path)
     )]
-    Socket {
-        /// In the image.
-        path: ImagePath,
-    },
+    Socket { path: ImagePath },
     /// Extended attributes.
     #[error("{0}")]
-    Attributes(
-        /// How many, and whose.
-        String,
-    ),
+    Attributes(String),
 }
 
 /// Why an archive was not written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The tree's contents.
     #[error(transparent)]
@@ -251,10 +246,7 @@ pub enum Error {
         "{}: in a layer this name says that another file is gone; rename it, or write it as plain tar or cpio",
         escaped(path)
     )]
-    WhiteoutName {
-        /// In the image.
-        path: ImagePath,
-    },
+    WhiteoutName { path: ImagePath },
     /// A compression that nothing reads layers in.
     #[error("images have no layers in lz4; take gzip or zstd")]
     Lz4Layer,
@@ -263,22 +255,14 @@ pub enum Error {
         "the archive cannot be written: {}; see that there is room for it",
         reason(source)
     )]
-    Write {
-        /// Why.
-        source: io::Error,
-    },
+    Write { source: io::Error },
     /// The file that the archive is to go to cannot be had.
     #[error(
         "{}: {}; name a file in a directory that you may write to",
         shown(path),
         reason(source)
     )]
-    Output {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Output { path: PathBuf, source: io::Error },
 }
 
 impl Error {

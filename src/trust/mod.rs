@@ -108,6 +108,7 @@ impl Wanted {
 
 /// Why an image is not trusted.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Another image than agreed.
     #[error(
@@ -115,11 +116,8 @@ pub enum Error {
         shown(image), wanted.by, wanted.digest
     )]
     Other {
-        /// As given.
         image: PathBuf,
-        /// What it should have been.
         wanted: Wanted,
-        /// What it is.
         digest: Digest,
     },
     /// The lock file cannot be read or written.
@@ -129,9 +127,7 @@ pub enum Error {
         reason(source)
     )]
     LockFile {
-        /// Its path.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// A line that is no line of a lock file.
@@ -140,11 +136,8 @@ pub enum Error {
         shown(path)
     )]
     LockLine {
-        /// The file.
         path: PathBuf,
-        /// Counted from 1.
         line: usize,
-        /// What is wrong with it.
         source: BadDigest,
     },
     /// An image was named there that cannot be.
@@ -152,12 +145,7 @@ pub enum Error {
         "{}: cannot be kept in a lock file: {why}; name a file or directory",
         shown(image)
     )]
-    NotLockable {
-        /// As given.
-        image: PathBuf,
-        /// Why.
-        why: &'static str,
-    },
+    NotLockable { image: PathBuf, why: &'static str },
     /// Its contents cannot be read.
     #[error(transparent)]
     Contents(#[from] rdvm_image::body::Error),

@@ -123,23 +123,16 @@ fn memory(memory: &Memory) -> u64 {
 
 /// An archive comes to too much.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Too many bytes.
     #[error("{shown}: comes to more than {limit} unpacked; raise the limit with --max-size")]
-    Bytes {
-        /// The archive, escaped.
-        shown: String,
-        /// How many all archives may have together.
-        limit: ByteSize,
-    },
+    Bytes { shown: String, limit: ByteSize },
     /// Too many members.
     #[error("{shown}: {name} is one more than {limit} members; raise the limit with --max-entries")]
     Members {
-        /// The archive, escaped.
         shown: String,
-        /// How many all archives may have together.
         limit: u64,
-        /// The one that is too many, escaped.
         name: String,
     },
 }

@@ -32,7 +32,7 @@ pub(crate) fn cache(verb: CacheVerb) -> Result<u8> {
             print(&lines.collect::<String>())
         }
         CacheVerb::Prune { to } => {
-            let pruned = images.prune(to, None).map_err(failed)?;
+            let pruned = images.prune(to).map_err(failed)?;
             print(&format!(
                 "removed {} images, {}\n",
                 pruned.entries, pruned.bytes
