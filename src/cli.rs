@@ -14,6 +14,7 @@ use crate::output;
 use crate::profile::{self, Profile};
 use crate::request::{ImageRef, KernelSpec};
 use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
 pub mod help;
@@ -390,6 +391,7 @@ impl BuildArgs {
         BuildOptions {
             source: self.source,
             force: self.force,
+            progress: Progress::default(),
         }
     }
 }

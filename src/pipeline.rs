@@ -17,11 +17,10 @@ pub use self::prepare::{Ready, prepare};
 
 use crate::copyout::CopyOut;
 use crate::error::{Error, Result};
-use crate::report::{MachineFacts, Report, Subjects, Timeline, Timings};
+use crate::report::{Loss, MachineFacts, Report, Subjects, Timeline, Timings};
 use crate::request::{ConsoleSpec, Request, Stdin};
 use rdvm_hostfs::atomic;
 use rdvm_hostfs::escape::shown;
-use rdvm_initrd::attributes::Loss;
 use rdvm_vmm::guest::console::Console;
 use rdvm_vmm::guest::control::Control;
 use rdvm_vmm::guest::ending::Ending;
@@ -129,6 +128,7 @@ pub fn boot<S: Borrow<StopSignals>>(
     let signals = catch().map_err(host(|| "catching signals".to_owned()))?;
     let signals = signals.borrow();
     let mut guest = GuestPorts::new(OutputStream::new(streams.stdout), console, control)
+        .with_progress(request.progress.clone())
         .with_timeout(request.timeout);
     // A PID 1 of the user's own cannot be told anything, but its machine can go.
     if request.takes_requests() || request.max_output.is_some() {

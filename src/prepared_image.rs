@@ -16,6 +16,7 @@ use crate::request::ImageRef;
 use crate::trust;
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::escape::{reason, shown};
+use rdvm_hostfs::progress::Progress;
 use rdvm_image::account::Files;
 use rdvm_image::config::Config;
 use rdvm_image::{Image, Sources, digest};
@@ -96,12 +97,14 @@ impl PreparedImage {
         epoch: Epoch,
         policy: CachePolicy,
         cache: Option<&Cache>,
+        progress: &Progress,
     ) -> Result<Self> {
         let cache = cache.filter(|_| policy != CachePolicy::Nothing);
         let sources = match image.layers.is_empty() {
             true => Sources::default(),
             false => Sources::keeping(),
-        };
+        }
+        .with_progress(progress);
         trust::check_parts(image, &sources)?;
         let wanted = trust::wanted(image)?;
         let check = |digest| match &wanted {

@@ -15,6 +15,7 @@ pub use rdvm_image::reference::{
 pub use rdvm_kernel::KernelSpec;
 pub use rdvm_vmm::EngineChoice;
 
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
 /// The time between SIGTERM and the end of the machine.
@@ -58,6 +59,8 @@ pub struct Request {
     pub cache: bool,
     /// True if machines share one packed copy of the image.
     pub share: bool,
+    /// The counter of what is read and packed; silent by default.
+    pub progress: Progress,
 }
 
 impl Request {
@@ -91,6 +94,7 @@ impl Request {
             timings: false,
             cache: false,
             share: false,
+            progress: Progress::default(),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::request::{
     Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request, Stdin,
     Ulimit, UserSpec,
 };
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::{ByteSize, parse_span};
 
 /// Arguments of `run`.
@@ -268,6 +269,7 @@ impl RunArgs {
             timings: self.timings || self.report.is_some(),
             cache: self.cache,
             share: self.share,
+            progress: Progress::default(),
         })
     }
 

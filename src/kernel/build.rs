@@ -35,7 +35,7 @@ use compiled::Compiled;
 use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
 use rdvm_hostfs::hex;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::{KernelImage, Search};
 use source::Source;
@@ -51,6 +51,8 @@ pub struct BuildOptions {
     pub source: Option<PathBuf>,
     /// Build also when the kernel that is there came from the same source and options.
     pub force: bool,
+    /// The counter of compiled files.
+    pub progress: Progress,
 }
 
 /// Builds the small kernel below `cache`, if it is not there yet, and gives its path. Each line of progress goes to `say`.
@@ -82,7 +84,7 @@ pub fn build(
     let start = Instant::now();
     let build_dir = BuildDir::open(&home, source.space(), catch)?;
     say(&format!("kernel source {}", shown(source.path())));
-    let (built, release) = make(&build_dir, &source, say)?;
+    let (built, release) = make(&build_dir, &source, &options.progress, say)?;
     is_bootable(&built)?;
     let (bytes, digest) = put_in_place(&built, &kernel, || stamp.remove(&home))
         .and_then(|result| stamp.write(&home, &release).map(|()| result))
@@ -103,6 +105,7 @@ pub fn build(
 fn make(
     build_dir: &BuildDir,
     source: &Source,
+    progress: &Progress,
     say: &dyn Fn(&str),
 ) -> Result<(PathBuf, String), Error> {
     let tree = match source {
@@ -162,16 +165,16 @@ fn make(
         shown(build_dir.log())
     ));
     let mut compiled = Compiled::default();
-    progress::stage_of_files("compiled", Compiled::about());
+    progress.stage_of_files("compiled", Compiled::about());
     let mut look = |output: &[u8]| {
-        progress::add(compiled.read(output));
-        if let Some(line) = compiled.tenth().filter(|_| !progress::is_shown()) {
+        progress.add(compiled.read(output));
+        if let Some(line) = compiled.tenth().filter(|_| !progress.is_shown()) {
             say(&line);
         }
     };
     let compile = make(&[&format!("--jobs={jobs}"), "vmlinux"]);
     build_dir.run_watched("make vmlinux", compile, &mut look)?;
-    progress::finish();
+    progress.finish();
     say(&format!("compiled {} files", compiled.files()));
     let release = build_dir.read("out/include/config/kernel.release")?;
     let built = out.join("vmlinux.stripped");

@@ -17,6 +17,7 @@ use crate::report::{Report, Subjects};
 use crate::request::{Command, ImageRef, KernelSpec, MemorySpec, Request};
 use rdvm_hostfs::escape::escaped;
 use rdvm_hostfs::hostmem::Memory;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_image::account::{self, Account};
 use rdvm_image::tree::Tree;
@@ -146,7 +147,7 @@ fn read(
     let image_boot = request.image.path.join("boot");
     let (kernel, image) = thread::scope(|scope| {
         let kernel = scope.spawn(|| rdvm_kernel::open(&request.kernel, Some(&image_boot), search));
-        let image = PreparedImage::open(&request.image, epoch, policy, cache);
+        let image = PreparedImage::open(&request.image, epoch, policy, cache, &request.progress);
         (kernel.join(), image)
     });
     // The image's errors first: it is what the user named.
@@ -179,9 +180,10 @@ pub fn look(
     image: &ImageRef,
     kernel: &KernelSpec,
     cpus: u8,
+    progress: &Progress,
 ) -> Result<(PreparedImage, Result<(Kernel, MemoryPlan)>)> {
     let epoch = Epoch::from_env_or_last()?;
-    let prepared = PreparedImage::open(image, epoch, CachePolicy::Nothing, None)?;
+    let prepared = PreparedImage::open(image, epoch, CachePolicy::Nothing, None, progress)?;
     let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
         let needs = needs(prepared.info(), &kernel, cpus, 0);

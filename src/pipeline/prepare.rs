@@ -105,7 +105,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         initrd: plan.contents.packed_bytes + own_places.contents().packed_bytes,
         counts: None,
     };
-    let mut initrd = Initrd::default();
+    let mut initrd = Initrd::default().with_progress(request.progress.clone());
     plan.image.push_to(&mut initrd);
     if let Some((tree, places)) = plan.copied {
         initrd.push(tree, places);

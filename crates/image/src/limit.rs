@@ -9,6 +9,7 @@ use super::tree::NAME_LIMIT;
 use crate::reference::Limits;
 use rdvm_hostfs::escape::escaped;
 use rdvm_hostfs::hostmem::Memory;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
 /// How many bytes may still be unpacked.
@@ -18,6 +19,8 @@ pub struct Budget {
     /// Found out when the first byte is unpacked.
     own: OnceLock<u64>,
     spent: AtomicU64,
+    /// The counter of bytes that are read.
+    pub progress: Progress,
 }
 
 impl Budget {
@@ -27,6 +30,7 @@ impl Budget {
             given: limits.unpacked.map(|ByteSize(bytes)| bytes),
             own: OnceLock::new(),
             spent: AtomicU64::new(0),
+            progress: Progress::default(),
         }
     }
 

@@ -5,18 +5,17 @@ mod page;
 use rdvm::cli::InspectArgs;
 use rdvm::{pipeline, trust};
 use rdvm_hostfs::escape::shown;
-use rdvm_hostfs::progress;
 
 use self::page::Inspected;
 use crate::Result;
-use crate::print::{print, say};
+use crate::print::{print, say, show_bar};
 
 /// Prints what is in an image and the RAM that it needs, or records its digest in rdvm.lock.
 pub(crate) fn inspect(args: InspectArgs) -> Result<u8> {
     let (lock, json) = (args.lock, args.json);
     let (image, kernel, cpus) = args.into_parts()?;
-    let bar = progress::show();
-    let (prepared, machine) = pipeline::look(&image, &kernel, cpus)?;
+    let bar = show_bar();
+    let (prepared, machine) = pipeline::look(&image, &kernel, cpus, &bar.progress)?;
     let (info, Some(read)) = (prepared.info(), prepared.image()) else {
         return Err(format!("{}: was not read", shown(&image.path)).into());
     };

@@ -4,11 +4,10 @@ use rdvm::cli::{BuildArgs, CheckArgs, KernelVerb};
 use rdvm::kernel::{build, check};
 use rdvm::pipeline::StopSignals;
 use rdvm::report::BY_SIGNAL;
-use rdvm_hostfs::progress;
 use rdvm_kernel::Search;
 
 use crate::Result;
-use crate::print::{print, print_verdict, say};
+use crate::print::{print, print_verdict, say, show_bar};
 
 /// Lists, builds or checks kernels.
 pub(crate) fn kernel(verb: KernelVerb) -> Result<u8> {
@@ -25,13 +24,10 @@ pub(crate) fn kernel(verb: KernelVerb) -> Result<u8> {
 
 fn build(args: BuildArgs) -> Result<u8> {
     let cache = Search::from_env().cache;
-    let _bar = progress::show();
-    match build::build(
-        &args.into_options(),
-        cache.as_deref(),
-        &say,
-        StopSignals::catch,
-    ) {
+    let bar = show_bar();
+    let mut options = args.into_options();
+    options.progress = bar.progress.clone();
+    match build::build(&options, cache.as_deref(), &say, StopSignals::catch) {
         Ok(path) => print(&format!("{}\n", path.display())),
         Err(error @ build::Error::Interrupted(signal)) => {
             say(&error.to_string());

@@ -5,26 +5,26 @@ use std::mem::ManuallyDrop;
 use rdvm::cli::PackArgs;
 use rdvm::report::BY_SIGPIPE;
 use rdvm::{output, trust};
-use rdvm_hostfs::progress;
 use rdvm_image::config::Config;
 use rdvm_image::tree::Tree;
 use rdvm_image::{Image, Sources};
 use rdvm_initrd::Epoch;
 
 use crate::Result;
-use crate::print::say;
+use crate::print::{say, show_bar};
 
 /// Writes an archive of an image.
 pub(crate) fn pack(args: PackArgs) -> Result<u8> {
     let packing = args.into_packing()?;
-    let _bar = progress::show();
+    let bar = show_bar();
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
     let mut images = ManuallyDrop::new(Vec::new());
     // Steps have parts in common, and each part is opened once.
     let sources = match packing.steps.iter().any(|step| !step.layers.is_empty()) {
         true => Sources::keeping(),
         false => Sources::default(),
-    };
+    }
+    .with_progress(&bar.progress);
     for step in &packing.steps {
         let image = rdvm_image::open_from(step, &sources)?;
         trust::check(step, &image.tree, &sources)?;

@@ -1,15 +1,29 @@
 //! rdvm's own lines on stderr, and the output of verbs on stdout.
 
 use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
 
 use rdvm_hostfs::escape::reason;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::{self, Bar, Progress};
 
 use crate::Result;
 
+/// The counter whose bar is on the terminal.
+static PROGRESS: OnceLock<Progress> = OnceLock::new();
+
+/// Shows a bar until it is dropped; [`say`] removes it before each line.
+pub(crate) fn show_bar() -> Bar {
+    let bar = progress::show();
+    // A process runs one verb, and a verb shows one bar.
+    let _ = PROGRESS.set(bar.progress.clone());
+    bar
+}
+
 /// Prints one line on stderr.
 pub(crate) fn say(text: &str) {
-    progress::clear();
+    if let Some(progress) = PROGRESS.get() {
+        progress.clear();
+    }
     let _ = writeln!(io::stderr(), "rdvm: {text}");
 }
 

@@ -10,11 +10,10 @@ use rdvm::pipeline::{self, Finished, StopSignals, Streams};
 use rdvm::report::{Report, ReportFile};
 use rdvm::request::Request;
 use rdvm_hostfs::escape::reason;
-use rdvm_hostfs::progress;
 use rdvm_kernel::Search;
 use rdvm_vmm::terminal::Settings;
 
-use crate::print::say;
+use crate::print::{say, show_bar};
 use crate::{Result, notice};
 
 /// What rdvm prints besides errors.
@@ -46,7 +45,7 @@ pub(crate) fn run(args: RunArgs, began: Instant) -> Result<u8> {
     let file = report_to.as_deref().map(ReportFile::open).transpose()?;
     let result = match args.into_request() {
         Ok(request) if dry_run => show_plan(&request).map(|()| None),
-        Ok(request) => boot(&request, verbosity, began).map(Some),
+        Ok(request) => boot(request, verbosity, began).map(Some),
         Err(error) => Err(error.into()),
     };
     let finished = match result {
@@ -66,9 +65,13 @@ pub(crate) fn run(args: RunArgs, began: Instant) -> Result<u8> {
 }
 
 /// Builds the machine, prints what is known of it, and runs it.
-fn boot(request: &Request, verbosity: Verbosity, began: Instant) -> Result<Finished> {
-    let _bar = (!verbosity.quiet).then(progress::show);
-    let mut ready = pipeline::prepare(request)?;
+fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Finished> {
+    let bar = (!verbosity.quiet).then(show_bar);
+    request.progress = bar
+        .as_ref()
+        .map(|bar| bar.progress.clone())
+        .unwrap_or_default();
+    let mut ready = pipeline::prepare(&request)?;
     ready.began = began;
     if let Some(line) = &ready.slower {
         let cache = Search::from_env().cache;
@@ -90,7 +93,7 @@ fn boot(request: &Request, verbosity: Verbosity, began: Instant) -> Result<Finis
     }
     let streams = Streams::inherited()
         .map_err(|error| format!("standard output and error: {}", reason(&error)))?;
-    let terminal = pipeline::terminal(request)?;
+    let terminal = pipeline::terminal(&request)?;
     if let Some(terminal) = &terminal {
         restore_on_panic(terminal.settings());
     }
@@ -99,7 +102,7 @@ fn boot(request: &Request, verbosity: Verbosity, began: Instant) -> Result<Finis
         (signals, true) => signals.with_window_changes(),
         (signals, false) => Ok(signals),
     };
-    Ok(pipeline::boot(request, ready, streams, terminal, catch)?)
+    Ok(pipeline::boot(&request, ready, streams, terminal, catch)?)
 }
 
 /// Gives the terminal back before a panic aborts the process, which unwinds nothing.

@@ -74,6 +74,12 @@ impl GuestPorts {
         self
     }
 
+    /// Shows the boot and what is copied out on the bar of `progress`.
+    pub fn with_progress(mut self, progress: progress::Progress) -> Self {
+        self.output.set_progress(progress);
+        self
+    }
+
     /// Ends the run when it has taken this long, counted from now.
     pub fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
         let rules = &mut self.lifecycle.rules;
@@ -94,7 +100,7 @@ impl GuestPorts {
             Port::Stdout => match self.copying() {
                 // With rings nothing of the files comes this way.
                 Some(_) if self.has_mapped_rings() => {}
-                Some(copy_out) => push(copy_out.as_ref(), bytes),
+                Some(copy_out) => push(copy_out.as_ref(), self.output.progress(), bytes),
                 None => self.output.print(bytes),
             },
             Port::Console if self.timestamps.started.is_some() => self.output.print_error(bytes),
@@ -208,7 +214,7 @@ impl GuestPorts {
     pub(crate) fn machine_starts(&mut self) {
         self.timestamps.machine_start = Some(Instant::now());
         // The terminal is the guest's as soon as it prints something.
-        progress::stage_of_time("booting");
+        self.output.progress().stage_of_time("booting");
         self.output.allow_bar();
     }
 
@@ -298,7 +304,7 @@ impl GuestPorts {
             Action::Send(request) => {
                 if request == HostRequest::CopyOut && self.output.has_place_for_bar() {
                     self.output.allow_bar();
-                    progress::stage("copying out", None);
+                    self.output.progress().stage("copying out", None);
                 }
                 self.input.request(request);
             }
@@ -408,14 +414,16 @@ impl GuestPorts {
             && rings.has_more()
         {
             let room = copy_out.room(RING as usize) as u64;
-            if let Some(total) = rings.take(room, |bytes| push(copy_out.as_ref(), bytes)) {
+            let progress = self.output.progress();
+            if let Some(total) = rings.take(room, |bytes| push(copy_out.as_ref(), progress, bytes))
+            {
                 self.input.request(HostRequest::Consumed(total));
             }
         }
     }
 }
 
-fn push(copy_out: &dyn CopySink, bytes: &[u8]) {
+fn push(copy_out: &dyn CopySink, progress: &progress::Progress, bytes: &[u8]) {
     copy_out.push(bytes);
-    progress::add(bytes.len() as u64);
+    progress.add(bytes.len() as u64);
 }
