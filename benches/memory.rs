@@ -15,7 +15,7 @@ use std::path::Path;
 use clap::Parser;
 use rdvm::cli::{Cli, Verb};
 use rdvm::memory::SMALL_ROOM;
-use rdvm::pipeline::{self, Streams};
+use rdvm::pipeline::{self, StopSignals, Streams};
 use rdvm::report::Outcome;
 use rdvm_hostfs::units::ByteSize;
 
@@ -218,6 +218,8 @@ fn works(image: &Path, script: &str, memory: ByteSize) -> bool {
             stdout: null(),
             stderr: null(),
         },
+        None,
+        StopSignals::new,
     );
     finished.is_ok_and(|finished| {
         finished.report.outcome == Outcome::Exited && finished.report.exit_code == 0

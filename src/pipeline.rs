@@ -5,6 +5,7 @@
 mod plan;
 mod prepare;
 
+use std::borrow::Borrow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,19 +17,18 @@ pub use self::prepare::{Ready, prepare};
 
 use crate::copyout::CopyOut;
 use crate::error::{Error, Result};
-use crate::report::{MachineFacts, Report, Subjects, Timeline, Timings};
-use crate::request::{Request, Stdin};
+use crate::report::{Loss, MachineFacts, Report, Subjects, Timeline, Timings};
+use crate::request::{ConsoleSpec, Request, Stdin};
 use rdvm_hostfs::atomic;
 use rdvm_hostfs::escape::shown;
-use rdvm_initrd::attributes::Loss;
 use rdvm_vmm::guest::console::Console;
 use rdvm_vmm::guest::control::Control;
 use rdvm_vmm::guest::ending::Ending;
-use rdvm_vmm::guest::input::Input;
+use rdvm_vmm::guest::input_pump::InputPump;
 use rdvm_vmm::guest::output_stream::OutputStream;
-use rdvm_vmm::guest::{Limits, Listener};
-use rdvm_vmm::terminal::Terminal;
-use rdvm_vmm::watch::Watch;
+use rdvm_vmm::guest::{GuestPorts, Limits};
+pub use rdvm_vmm::stop_signals::StopSignals;
+pub use rdvm_vmm::terminal::Terminal;
 
 /// Where the guest's input comes from, and where its output goes.
 #[derive(Debug)]
@@ -73,23 +73,116 @@ impl Finished {
     }
 }
 
-/// The whole path: packs, sizes, boots, runs, and says how it ended.
+/// The whole path: packs, sizes, boots, runs, and reports how it ended. Installs no signal handler for that; [`boot`] takes
+/// signals that the caller catches.
 ///
-/// Errors: whatever kept the machine from running; how the command ended is no error.
+/// # Errors
+///
+/// The reason that kept the machine from running; how the command ended is no error.
 pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
     match prepare(request) {
-        Ok(ready) => boot(request, ready, streams),
+        Ok(ready) => boot(
+            request,
+            ready,
+            streams,
+            terminal(request)?,
+            StopSignals::new,
+        ),
         // It is the command that failed, as the guest would have said.
         Err(Error::NotStarted(report)) => Ok(Finished::unbooted(*report)),
         Err(error) => Err(error),
     }
 }
 
-/// The second half of [`run`]: boots what [`prepare`] made.
+/// Returns the terminal of this process, if the request gives it to the command.
 ///
-/// Errors: whatever kept the machine from running.
-pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finished> {
-    let copy = match &request.console.file {
+/// # Errors
+///
+/// No descriptors left.
+pub fn terminal(request: &Request) -> Result<Option<Terminal>> {
+    let Stdin { interactive, tty } = request.stdin;
+    let terminal = tty.then(|| Terminal::of_process(interactive)).transpose();
+    terminal.map_err(host(|| "--tty".to_owned()))
+}
+
+/// The second half of [`run`]: boots what [`prepare`] made. `catch` returns the signals that stop the machine
+/// ([`StopSignals::catch`], or a reference to signals of the caller's own). It is called when everything that may wait is open,
+/// so that a signal that comes before ends a program as it does by default.
+///
+/// # Errors
+///
+/// The reason that kept the machine from running.
+pub fn boot<S: Borrow<StopSignals>>(
+    request: &Request,
+    ready: Ready,
+    streams: Streams,
+    terminal: Option<Terminal>,
+    catch: impl FnOnce() -> io::Result<S>,
+) -> Result<Finished> {
+    let console = console(&request.console, streams.stderr)?;
+    let control = if request.rdinit.is_some() {
+        Control::text()
+    } else {
+        Control::frames()
+    };
+    let signals = catch().map_err(host(|| "catching signals".to_owned()))?;
+    let signals = signals.borrow();
+    let mut guest = GuestPorts::new(OutputStream::new(streams.stdout), console, control)
+        .with_progress(request.progress.clone())
+        .with_timeout(request.timeout);
+    // A PID 1 of the user's own cannot be told anything, but its machine can go.
+    if request.takes_requests() || request.max_output.is_some() {
+        guest = guest.with_limits(Limits {
+            stop_timeout: request.stop_timeout,
+            max_output: request.max_output,
+        });
+    }
+    let mut input = InputPump::new(streams.stdin.filter(|_| request.stdin.interactive));
+    if let Some(terminal) = terminal {
+        input = input.with_terminal(terminal);
+    }
+    guest = guest.with_input(input);
+    let copy_out = ready.receiver.map(|receiver| {
+        let copy_out = CopyOut::start(receiver, signals.waker()?);
+        copy_out.map(Arc::new)
+    });
+    let copy_out = copy_out.transpose();
+    let copy_out = copy_out.map_err(host(|| "starting a thread for --copy-out".to_owned()))?;
+    if let Some(copy_out) = &copy_out {
+        guest = guest.with_copy_out(Arc::clone(copy_out) as Arc<_>);
+    }
+    let memory = ready.machine.memory.to_string();
+    let table = ready.attributes;
+    let (ending, mut guest) = ready.engine.boot(ready.machine, guest, signals)?;
+    let (timestamps, now) = (guest.timestamps(), Instant::now());
+    let subjects = Subjects {
+        command: &ready.command_name,
+        memory: &memory,
+        copies: &request.copies.into,
+    };
+    let console_lost = guest.console().finish_copy(signals);
+    let last_lines = last_lines(&ending, &mut guest);
+    let mut report = match copy_out {
+        Some(copy_out) => report_copies(&ending, subjects, &copy_out, signals),
+        None => Report::of(&ending, subjects),
+    };
+    // A user's own init sends a code and nothing else.
+    report.guest = report.guest.filter(|_| request.rdinit.is_none());
+    report.machine = Some(MachineFacts {
+        counts: guest.counts(),
+        ..ready.facts
+    });
+    report.timings = Some(Timings::of(ready.prepared_since, &timestamps, now));
+    report.timeline = Some(Timeline::of(ready.began, &timestamps, now));
+    report.console_lost = console_lost;
+    let lost = table.zip(guest.attributes_lost());
+    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
+    Ok(Finished { report, last_lines })
+}
+
+/// Makes the console, and opens the file of its copy.
+fn console(spec: &ConsoleSpec, stderr: OwnedFd) -> Result<Console> {
+    let copy = match &spec.file {
         Some(path) => {
             let file = atomic::special(path).and_then(|special| match special {
                 Some(stream) => Ok(stream),
@@ -100,101 +193,55 @@ pub fn boot(request: &Request, ready: Ready, streams: Streams) -> Result<Finishe
         }
         None => None,
     };
-    let console = Console::new(
-        OutputStream::new(streams.stderr),
+    Ok(Console::new(
+        OutputStream::new(stderr),
         copy,
-        request.console.show_boot,
-    );
-    let control = if request.rdinit.is_some() {
-        Control::text()
-    } else {
-        Control::frames()
-    };
-    let watch = Watch::start(request.timeout).map_err(host(|| "catching signals".to_owned()))?;
-    let mut listener = Listener::new(OutputStream::new(streams.stdout), console, control);
-    // A PID 1 of the user's own cannot be told anything, but its machine can go.
-    if request.takes_requests() || request.max_output.is_some() {
-        listener = listener.with_limits(Limits {
-            stop_timeout: request.stop_timeout,
-            timeout: request.timeout,
-            max_output: request.max_output,
-        });
-    }
-    let Stdin { interactive, tty } = request.stdin;
-    let terminal = tty
-        .then(|| Terminal::of_process(interactive, &watch))
-        .transpose();
-    let terminal = terminal.map_err(host(|| "--tty".to_owned()))?;
-    let typed = terminal.as_ref().is_some_and(Terminal::is_typed);
-    let input = Input::new(streams.stdin.filter(|_| interactive), typed);
-    listener = listener.with_input(input, terminal);
-    let copy_out = ready.receiver.map(|receiver| {
-        let copy_out = CopyOut::start(receiver, watch.waker()?);
-        copy_out.map(Arc::new)
-    });
-    let copy_out = copy_out.transpose();
-    let copy_out = copy_out.map_err(host(|| "starting a thread for --copy-out".to_owned()))?;
-    if let Some(copy_out) = &copy_out {
-        listener = listener.with_copy_out(Arc::clone(copy_out) as Arc<_>);
-    }
-    let memory = ready.machine.memory.to_string();
-    let table = ready.attributes;
-    let (ending, mut listener) = ready.engine.boot(ready.machine, listener, &watch)?;
-    let (timestamps, now) = (listener.timestamps(), Instant::now());
-    let subjects = Subjects {
-        command: &ready.command_name,
-        memory: &memory,
-        copies: &request.copies.into,
-    };
-    let console_lost = listener.console().finish_copy(&watch);
-    let lost = table.zip(listener.attributes_lost());
-    let counts = listener.counts();
-    let unseen = matches!(
+        spec.show_boot,
+    ))
+}
+
+/// Returns the console's last lines, where the machine ended before the command ran and they were not shown.
+fn last_lines(ending: &Ending, guest: &mut GuestPorts) -> Vec<String> {
+    let is_early = matches!(
         ending,
         Ending::Died { .. }
             | Ending::Starved { .. }
             | Ending::TimedOut { started: false }
             | Ending::NotStarted { .. }
-    );
-    let last_lines = match unseen
-        && listener.timestamps().started.is_none()
-        && !listener.console().was_shown()
-    {
-        true => listener.console().last_lines(LAST_LINES),
+    ) && guest.timestamps().started.is_none();
+    match is_early && !guest.console().was_shown() {
+        true => guest.console().last_lines(LAST_LINES),
         false => Vec::new(),
-    };
-    let mut report = Report::of(&ending, subjects);
-    if let Some(copy_out) = copy_out {
-        let message = report.message.clone();
-        let copied = match ending {
-            // Who interrupts a run wants nothing of it.
-            Ending::Interrupted(_) | Ending::Left => {
-                copy_out.give_up(message.as_deref().unwrap_or("interrupted"), &watch)
-            }
-            _ => {
-                let (copied, signal) = copy_out.finish(message.as_deref(), &watch);
-                if let Some(signal) = signal {
-                    report = Report::of(&Ending::Interrupted(signal), subjects);
-                }
-                copied
-            }
-        };
-        report.add_copies(copied);
     }
-    // A user's own init sends a code and nothing else.
-    report.guest = report.guest.filter(|_| request.rdinit.is_none());
-    report.machine = Some(MachineFacts {
-        counts,
-        ..ready.facts
-    });
-    report.timings = Some(Timings::of(ready.began, &timestamps, now));
-    report.timeline = Some(Timeline::of(request.began, &timestamps, now));
-    report.console_lost = console_lost;
-    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
-    Ok(Finished { report, last_lines })
 }
 
-/// How many of the console's last lines are shown when a machine dies.
+/// Finishes what is copied out, and returns the report with it; a signal meanwhile is how the run ended.
+fn report_copies(
+    ending: &Ending,
+    subjects: Subjects<'_>,
+    copy_out: &CopyOut,
+    signals: &StopSignals,
+) -> Report {
+    let mut report = Report::of(ending, subjects);
+    let message = report.message.clone();
+    let copied = match ending {
+        // The user has ended the run, and waits for nothing.
+        Ending::Interrupted(_) | Ending::Left => {
+            copy_out.give_up(message.as_deref().unwrap_or("interrupted"), signals)
+        }
+        _ => {
+            let (copied, signal) = copy_out.finish(message.as_deref(), signals);
+            if let Some(signal) = signal {
+                report = Report::of(&Ending::Interrupted(signal), subjects);
+            }
+            copied
+        }
+    };
+    report.add_copies(copied);
+    report
+}
+
+/// The number of the console's last lines that are shown when a machine dies.
 const LAST_LINES: usize = 20;
 
 /// Wraps an error of the host's with what was being done.

@@ -15,10 +15,12 @@ use super::beat::Beat;
 use super::beneath;
 use super::error::CopyError;
 use crate::request::CopyOut;
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
+use rdvm_hostfs::path;
 
 /// Why a `--copy-out` can come to nothing.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Nowhere to put it.
     #[error(
@@ -35,33 +37,21 @@ pub enum Error {
     #[error(
         "--copy-out: {guest}: has no name of its own by which to go into {host}; write HOST without the slash at its end, or with that name"
     )]
-    Nameless {
-        /// What was wished for.
-        guest: String,
-        /// The directory.
-        host: String,
-    },
+    Nameless { guest: String, host: String },
     /// A path that no system call takes.
     #[error("--copy-out: {0:?}: is no path; write GUEST:HOST, as in /src/out:out")]
     NoPath(String),
     /// The place cannot be written to.
-    #[error("--copy-out: {host}: {source}; name a place that can be written to")]
-    Refused {
-        /// The place.
-        host: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "--copy-out: {host}: {}; name a place that can be written to",
+        reason(source)
+    )]
+    Refused { host: String, source: io::Error },
     /// Without it nothing is safe from those who move directories meanwhile.
     #[error(
         "--copy-out: {host}: openat2 is refused here ({source}); it takes Linux 5.6, and a container that allows it"
     )]
-    NoOpenat2 {
-        /// The place.
-        host: String,
-        /// Why.
-        source: io::Error,
-    },
+    NoOpenat2 { host: String, source: io::Error },
 }
 
 /// A place of the host's.
@@ -227,9 +217,7 @@ impl Destination {
     pub(super) fn forget(&self, made: usize) {
         for depth in (0..self.missing.len()).rev().take(made) {
             let above = self.missing[..depth].iter();
-            let above = above.fold(Vec::new(), |path, name| {
-                beneath::join(&path, name.as_bytes())
-            });
+            let above = above.fold(Vec::new(), |path, name| path::join(&path, name.as_bytes()));
             if let Ok(dir) = beneath::directory(&self.home, &above) {
                 let _ = unlinkat(dir, &self.missing[depth], AtFlags::REMOVEDIR);
             }
@@ -250,7 +238,7 @@ pub(super) fn kind_of(dir: &OwnedFd, name: &[u8]) -> Option<FileType> {
 /// The last component of a path, where that is a name.
 fn own_name(path: &[u8]) -> Option<Vec<u8>> {
     let end = path.iter().rposition(|&byte| byte != b'/')?;
-    let (_, name) = beneath::split(&path[..=end]);
+    let (_, name) = path::split(&path[..=end]);
     (name != b"." && name != b"..").then(|| name.to_vec())
 }
 

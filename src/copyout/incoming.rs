@@ -17,8 +17,8 @@ use super::error::{CopyError, StreamFault};
 use super::stage::{STAGED, Stage};
 use super::tree::{Attributes, IncomingTree, Left, Node};
 use crate::request::Links;
-use rdvm_hostfs::atomic;
 use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::{atomic, path};
 
 /// The longest name in a directory (`NAME_MAX`).
 const NAME_MAX: usize = 255;
@@ -93,7 +93,7 @@ impl Incoming {
         if self.is_file || self.tree.has(sent.path) {
             return Err(wrong("comes twice"));
         }
-        let (parent, _) = beneath::split(sent.path);
+        let (parent, _) = path::split(sent.path);
         if !sent.path.is_empty() && !self.tree.is_directory(parent) {
             return Err(wrong("comes without a directory to be in"));
         }
@@ -215,7 +215,7 @@ impl Incoming {
         if path.is_empty() {
             return Ok((stage.as_fd(), STAGED));
         }
-        let (parent, name) = beneath::split(path);
+        let (parent, name) = path::split(path);
         let last = match self.last.take() {
             Some((last, dir)) if last == parent => (last, dir),
             _ => {

@@ -19,6 +19,7 @@ use super::stage::STAGED;
 use super::tree::{Attributes, IncomingTree};
 use crate::request::Links;
 use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::path;
 
 /// What a directory needs for its own name to be moved to another: it holds `..`.
 const OWNER: u32 = 0o700;
@@ -72,7 +73,7 @@ fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), CopyErr
     let tops: Vec<Vec<u8>> = plan
         .iter()
         .flat_map(|moves| {
-            let path = |(name, _): &(CString, bool)| beneath::join(&moves.path, name.as_bytes());
+            let path = |(name, _): &(CString, bool)| path::join(&moves.path, name.as_bytes());
             moves.names.iter().map(path)
         })
         .collect();
@@ -80,7 +81,7 @@ fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), CopyErr
     let all = tops.len();
     let mut done = 0;
     for moves in &plan {
-        let what = |name: &[u8]| inside(to, &beneath::join(&moves.path, name));
+        let what = |name: &[u8]| inside(to, &path::join(&moves.path, name));
         let failed = |done, name: &[u8], errno| match done {
             0 => CopyError::host(what(name), errno),
             _ => half(what(name), errno, done, all),
@@ -119,13 +120,13 @@ fn leave_links(
     let left = staged.tree.links_out(|path| {
         to.beat().tick();
         // A file of ours replaces what is there; anything else a link would lead to is theirs.
-        let (parent, name) = beneath::split(path);
+        let (parent, name) = path::split(path);
         let ours = beneath::directory(&root, parent).is_ok_and(|dir| kind_of(&dir, name).is_some());
         let found = beneath::open(dir, path, OFlags::PATH);
         ours || !matches!(found, Err(Errno::LOOP | Errno::XDEV))
     });
     for link in &left {
-        let (parent, name) = beneath::split(&link.path);
+        let (parent, name) = path::split(&link.path);
         beneath::directory(&root, parent)
             .and_then(|dir| unlinkat(dir, name, AtFlags::empty()))
             .map_err(|errno| CopyError::host(inside(to, &link.path), errno))?;
@@ -149,7 +150,7 @@ fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, C
             to.beat().tick();
             let is_file = kind_of(&from, name.as_bytes()) != Some(FileType::Directory);
             let there = kind_of(&into, name.as_bytes());
-            let below = beneath::join(&path, name.as_bytes());
+            let below = path::join(&path, name.as_bytes());
             if !is_file && there == Some(FileType::Directory) {
                 paths.push(below);
                 continue;

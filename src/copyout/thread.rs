@@ -14,7 +14,7 @@ use super::beat::Beat;
 use super::error::CopyError;
 use super::{Copied, Receiver};
 use rdvm_vmm::guest::CopySink;
-use rdvm_vmm::watch::{Waker, Watch};
+use rdvm_vmm::stop_signals::{StopSignals, Waker};
 
 /// Bytes that may wait for the thread before no more are taken.
 const QUEUE: usize = 256 << 10;
@@ -113,15 +113,19 @@ impl CopyOut {
 
     /// Has everything put into position that is whole; says for each wish what became of it, and which signal came before
     /// that was done. `unanswered` is why the guest did not send what has not come.
-    pub fn finish(&self, unanswered: Option<&str>, watch: &Watch) -> (Vec<Copied>, Option<i32>) {
+    pub fn finish(
+        &self,
+        unanswered: Option<&str>,
+        signals: &StopSignals,
+    ) -> (Vec<Copied>, Option<i32>) {
         self.shared
             .give(Task::Finish(unanswered.map(str::to_owned)));
-        let (error, signal) = match self.wait(self.patience, Some(watch), watch) {
+        let (error, signal) = match self.wait(self.patience, true, signals) {
             Waited::Ended => (None, None),
             Waited::Stuck => (Some(None), None),
             Waited::Signal(signal) => {
                 self.shared.give(Task::GiveUp);
-                self.wait(CLEANING, None, watch);
+                self.wait(CLEANING, false, signals);
                 let why = format!("signal {signal} came before it was in position");
                 (Some(Some(why)), Some(signal))
             }
@@ -130,9 +134,9 @@ impl CopyOut {
     }
 
     /// Forgets what has come: nothing of it is put into position, which `why` is the reason for.
-    pub fn give_up(&self, why: &str, watch: &Watch) -> Vec<Copied> {
+    pub fn give_up(&self, why: &str, signals: &StopSignals) -> Vec<Copied> {
         self.shared.give(Task::GiveUp);
-        self.wait(CLEANING, None, watch);
+        self.wait(CLEANING, false, signals);
         self.copied(Some(&Some(why.to_owned())))
     }
 
@@ -152,15 +156,15 @@ impl CopyOut {
         copied
     }
 
-    /// Waits for the thread's end as long as it works, or a signal comes.
-    fn wait(&self, patience: Duration, signals: Option<&Watch>, watch: &Watch) -> Waited {
+    /// Waits for the thread's end as long as it works, or until a signal comes that is to be heeded.
+    fn wait(&self, patience: Duration, heeded: bool, signals: &StopSignals) -> Waited {
         loop {
-            watch.seen();
+            signals.seen();
             let state = self.shared.state();
             if state.has_ended {
                 return Waited::Ended;
             }
-            if let Some(signal) = signals.and_then(Watch::signal) {
+            if let Some(signal) = signals.signal().filter(|_| heeded) {
                 return Waited::Signal(signal);
             }
             let left = match state.is_idle {
@@ -172,7 +176,7 @@ impl CopyOut {
             if left.is_zero() {
                 return Waited::Stuck;
             }
-            let mut set = [PollFd::new(&watch, PollFlags::IN)];
+            let mut set = [PollFd::new(signals, PollFlags::IN)];
             let _ = poll(&mut set, Timespec::try_from(left).ok().as_ref());
         }
     }
@@ -289,7 +293,7 @@ mod tests {
     use crate::request::{self, Copies};
 
     /// Two wishes, `a` and `b`, and a stream of one file for each.
-    fn copying(dir: &Path) -> (CopyOut, Arc<Beat>, Watch, Vec<u8>) {
+    fn copying(dir: &Path) -> (CopyOut, Arc<Beat>, StopSignals, Vec<u8>) {
         let spec = |name: &str| request::CopyOut {
             guest: name.into(),
             host: dir.join(name),
@@ -298,10 +302,10 @@ mod tests {
             out: vec![spec("a"), spec("b")],
             ..Copies::default()
         });
-        let watch = Watch::start(None).unwrap();
+        let signals = StopSignals::new().unwrap();
         let receiver = receiver.unwrap();
         let beat = receiver.beat();
-        let copy_out = CopyOut::start(receiver, watch.waker().unwrap()).unwrap();
+        let copy_out = CopyOut::start(receiver, signals.waker().unwrap()).unwrap();
         let content = [7; 60_000];
         let mut stream = Vec::new();
         for spec in 0..2 {
@@ -323,7 +327,7 @@ mod tests {
         let mut end = [0; 64];
         let length = CopyFrame::End.encode(&mut end).unwrap();
         stream.extend_from_slice(&end[..length]);
-        (copy_out, beat, watch, stream)
+        (copy_out, beat, signals, stream)
     }
 
     fn is_empty(dir: &Path) -> bool {
@@ -333,17 +337,17 @@ mod tests {
     #[test]
     fn what_is_taken_arrives_whole_and_its_end_wakes_the_one_who_waits() {
         let dir = tempfile::tempdir().unwrap();
-        let (copy_out, _, watch, stream) = copying(dir.path());
+        let (copy_out, _, signals, stream) = copying(dir.path());
         for piece in stream.chunks(1000) {
             copy_out.push(piece);
         }
         while !copy_out.is_over() {
-            let mut set = [PollFd::new(&watch, PollFlags::IN)];
+            let mut set = [PollFd::new(&signals, PollFlags::IN)];
             poll(&mut set, None).unwrap();
-            watch.seen();
+            signals.seen();
         }
         assert_eq!(copy_out.progress(), stream.len() as u64);
-        let (copied, signal) = copy_out.finish(None, &watch);
+        let (copied, signal) = copy_out.finish(None, &signals);
         assert_eq!((copied.len(), signal), (2, None));
         assert!(copied.iter().all(Copied::is_complete));
         assert_eq!(fs::read(dir.path().join("b")).unwrap(), [7; 60_000]);
@@ -352,7 +356,7 @@ mod tests {
     #[test]
     fn a_host_that_hangs_fills_the_queue_and_no_more_and_nobody_waits_for_it_for_ever() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut copy_out, beat, watch, stream) = copying(dir.path());
+        let (mut copy_out, beat, signals, stream) = copying(dir.path());
         let hang = beat.hang.lock().unwrap();
         let mut sent = 0;
         while copy_out.room(1) > 0 {
@@ -362,7 +366,7 @@ mod tests {
         assert!(sent < QUEUE + 1000, "{sent}");
         assert!(!copy_out.is_over());
         copy_out.patience = Duration::from_millis(10);
-        let (copied, signal) = copy_out.finish(Some("never said"), &watch);
+        let (copied, signal) = copy_out.finish(Some("never said"), &signals);
         assert_eq!((copied.len(), signal), (2, None));
         for copied in copied {
             let error = copied.error.unwrap();
@@ -382,13 +386,13 @@ mod tests {
     #[test]
     fn whoever_is_told_of_too_little_room_is_woken_when_there_is_more() {
         let dir = tempfile::tempdir().unwrap();
-        let (copy_out, beat, watch, stream) = copying(dir.path());
+        let (copy_out, beat, signals, stream) = copying(dir.path());
         let woken = |seconds| {
             let limit = Timespec {
                 tv_sec: seconds,
                 tv_nsec: 0,
             };
-            let mut set = [PollFd::new(&watch, PollFlags::IN)];
+            let mut set = [PollFd::new(&signals, PollFlags::IN)];
             poll(&mut set, Some(&limit)) == Ok(1)
         };
         // Each piece has the end of a frame, at which the thread does something on the host, and hangs.
@@ -399,7 +403,7 @@ mod tests {
             assert_eq!(copy_out.room(wanted), QUEUE - piece.len());
             drop(hang);
             assert_eq!(woken(if wanted > 1 { 60 } else { 0 }), wanted > 1);
-            watch.seen();
+            signals.seen();
             while copy_out.room(0) < QUEUE {
                 std::thread::yield_now();
             }
@@ -409,9 +413,9 @@ mod tests {
     #[test]
     fn what_is_given_up_leaves_nothing_and_says_why() {
         let dir = tempfile::tempdir().unwrap();
-        let (copy_out, _, watch, stream) = copying(dir.path());
+        let (copy_out, _, signals, stream) = copying(dir.path());
         copy_out.push(&stream[..stream.len() / 2]);
-        let copied = copy_out.give_up("stopped", &watch);
+        let copied = copy_out.give_up("stopped", &signals);
         let errors: Vec<_> = copied
             .into_iter()
             .filter_map(|copied| copied.error)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::beneath;
+use rdvm_hostfs::path;
 
 /// Links that Linux follows in one path (`MAXSYMLINKS`).
 const FOLLOWED: usize = 40;
@@ -118,7 +118,7 @@ impl IncomingTree {
         if parts.any(|part| part == b"..") {
             return false;
         }
-        let mut at = beneath::split(link).0.to_vec();
+        let mut at = path::split(link).0.to_vec();
         let mut rest: Vec<&[u8]> = Vec::new();
         let mut next = Some(target);
         let mut followed = 0;
@@ -147,11 +147,11 @@ impl IncomingTree {
                     if at.is_empty() || !self.has(&at) && !is_fine(&at) {
                         return false;
                     }
-                    at.truncate(beneath::split(&at).0.len());
+                    at.truncate(path::split(&at).0.len());
                 }
                 name => {
                     let above = at.len();
-                    at = beneath::join(&at, name);
+                    at = path::join(&at, name);
                     if let Some(Node::Link { target, .. }) = self.nodes.get(&*at) {
                         at.truncate(above);
                         next = Some(target);

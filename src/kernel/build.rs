@@ -30,10 +30,12 @@ use sha2::{Digest, Sha256};
 
 use crate::request::KernelSpec;
 use build_dir::BuildDir;
+pub use build_dir::Catch;
 use compiled::Compiled;
 use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::hex;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::{KernelImage, Search};
 use source::Source;
@@ -49,9 +51,12 @@ pub struct BuildOptions {
     pub source: Option<PathBuf>,
     /// Build also when the kernel that is there came from the same source and options.
     pub force: bool,
+    /// The counter of compiled files.
+    pub progress: Progress,
 }
 
 /// Builds the small kernel below `cache`, if it is not there yet, and gives its path. Each line of progress goes to `say`.
+/// `catch` is called when programs are about to run, which its signals end.
 ///
 /// # Errors
 /// [`Error`], with the remedy; the kernel that was there before stays.
@@ -59,6 +64,7 @@ pub fn build(
     options: &BuildOptions,
     cache: Option<&Path>,
     say: &dyn Fn(&str),
+    catch: Catch,
 ) -> Result<PathBuf, Error> {
     let home = cache.ok_or(Error::NoCache)?.join("kernel");
     let source = Source::find(options.source.as_deref(), Path::new(SOURCES))?;
@@ -76,9 +82,9 @@ pub fn build(
     }
     tools::check(&source)?;
     let start = Instant::now();
-    let build_dir = BuildDir::open(&home, source.space())?;
+    let build_dir = BuildDir::open(&home, source.space(), catch)?;
     say(&format!("kernel source {}", shown(source.path())));
-    let (built, release) = make(&build_dir, &source, say)?;
+    let (built, release) = make(&build_dir, &source, &options.progress, say)?;
     is_bootable(&built)?;
     let (bytes, digest) = put_in_place(&built, &kernel, || stamp.remove(&home))
         .and_then(|result| stamp.write(&home, &release).map(|()| result))
@@ -99,6 +105,7 @@ pub fn build(
 fn make(
     build_dir: &BuildDir,
     source: &Source,
+    progress: &Progress,
     say: &dyn Fn(&str),
 ) -> Result<(PathBuf, String), Error> {
     let tree = match source {
@@ -158,16 +165,16 @@ fn make(
         shown(build_dir.log())
     ));
     let mut compiled = Compiled::default();
-    progress::stage_of_files("compiled", Compiled::about());
+    progress.stage_of_files("compiled", Compiled::about());
     let mut look = |output: &[u8]| {
-        progress::add(compiled.read(output));
-        if let Some(line) = compiled.tenth().filter(|_| !progress::is_shown()) {
+        progress.add(compiled.read(output));
+        if let Some(line) = compiled.tenth().filter(|_| !progress.is_shown()) {
             say(&line);
         }
     };
     let compile = make(&[&format!("--jobs={jobs}"), "vmlinux"]);
     build_dir.run_watched("make vmlinux", compile, &mut look)?;
-    progress::finish();
+    progress.finish();
     say(&format!("compiled {} files", compiled.files()));
     let release = build_dir.read("out/include/config/kernel.release")?;
     let built = out.join("vmlinux.stripped");
@@ -226,7 +233,5 @@ fn put_in_place(
     draft.file().sync_all()?;
     before()?;
     draft.put_in_place()?;
-    let digest = hash.finalize();
-    let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((bytes, digest))
+    Ok((bytes, hex::encode(&hash.finalize())))
 }

@@ -19,15 +19,11 @@ use rdvm_kernel::FileError;
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The file cannot be read.
     #[error("{}: {problem}; name a kernel, its .config or config.gz", shown(path))]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: FileError,
-    },
+    File { path: PathBuf, problem: FileError },
     /// It is a kernel that cannot be used at all.
     #[error(transparent)]
     Kernel(#[from] rdvm_kernel::Error),
@@ -36,22 +32,14 @@ pub enum Error {
         "{}: is no kernel and no configuration of one; name a kernel, its .config or config.gz",
         shown(path)
     )]
-    NoConfig {
-        /// The file.
-        path: PathBuf,
-    },
+    NoConfig { path: PathBuf },
     /// A kernel without its configuration.
     #[error(
         "{}: does not say its options (CONFIG_IKCONFIG), and there is no {}; name its .config",
         shown(path),
         shown(beside)
     )]
-    Silent {
-        /// The kernel.
-        path: PathBuf,
-        /// Where the configuration could have been.
-        beside: PathBuf,
-    },
+    Silent { path: PathBuf, beside: PathBuf },
 }
 
 /// What was found, feature by feature, in the order of the table.

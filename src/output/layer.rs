@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Error;
+use rdvm_hostfs::path::split;
 use rdvm_image::body::{Bodies, Piece};
 use rdvm_image::tree::{Content, Entry, FileBody, ImagePath, Kind, LinkId, Tree};
 use rdvm_initrd::Epoch;
@@ -74,7 +75,7 @@ impl<'a> Layer<'a> {
         }
         let mut gone: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
         for old in kept(base) {
-            let (parent, name) = parted(&old.path);
+            let (parent, name) = split(&old.path);
             let parent_stays = kept_at(new, parent).is_some_and(|now| now.kind == Kind::Directory)
                 || parent.is_empty();
             if !old.path.is_empty() && parent_stays && kept_at(new, &old.path).is_none() {
@@ -87,7 +88,7 @@ impl<'a> Layer<'a> {
             let mut path = path;
             // The root is there only for its own sake: its attributes are nobody's parent's.
             while (!path.is_empty() || changed.contains(path)) && wanted.insert(path) {
-                path = parted(path).0;
+                path = split(path).0;
             }
         }
         let entries = kept(new).filter(|entry| wanted.contains(&*entry.path));
@@ -127,16 +128,8 @@ fn kept_at<'a>(tree: &'a Tree, path: &[u8]) -> Option<&'a Entry> {
     tree.get(path).filter(|entry| entry.kind != Kind::Socket)
 }
 
-/// The path of the directory that holds `path`, and the name in it.
-fn parted(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
-    }
-}
-
 fn check_names(tree: &Tree) -> Result<(), Error> {
-    let whiteout = |entry: &&Entry| parted(&entry.path).1.starts_with(WHITEOUT);
+    let whiteout = |entry: &&Entry| split(&entry.path).1.starts_with(WHITEOUT);
     match tree.entries().iter().find(whiteout) {
         Some(entry) => Err(Error::WhiteoutName {
             path: entry.path.clone(),

@@ -8,7 +8,6 @@ pub mod config;
 pub mod layer;
 pub mod tag;
 
-mod acl;
 mod cut;
 mod docker;
 mod gzip;
@@ -31,7 +30,7 @@ pub use layer::Layer;
 pub use tag::Tag;
 
 use rdvm_hostfs::atomic::AtomicFile;
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 use rdvm_image::config::Config;
 use rdvm_image::tree::{ImagePath, Tree};
 use rdvm_initrd::{Epoch, Layout, attributes};
@@ -219,26 +218,22 @@ fn output_error(target: &Path) -> impl Fn(io::Error) -> Error {
 
 /// Something left out on purpose, to be shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum PackWarning {
     /// A socket.
     #[error(
         "{}: is a socket, which a tar archive cannot hold; left out",
         escaped(path)
     )]
-    Socket {
-        /// In the image.
-        path: ImagePath,
-    },
+    Socket { path: ImagePath },
     /// Extended attributes.
     #[error("{0}")]
-    Attributes(
-        /// How many, and whose.
-        String,
-    ),
+    Attributes(String),
 }
 
 /// Why an archive was not written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The tree's contents.
     #[error(transparent)]
@@ -251,30 +246,23 @@ pub enum Error {
         "{}: in a layer this name says that another file is gone; rename it, or write it as plain tar or cpio",
         escaped(path)
     )]
-    WhiteoutName {
-        /// In the image.
-        path: ImagePath,
-    },
+    WhiteoutName { path: ImagePath },
     /// A compression that nothing reads layers in.
     #[error("images have no layers in lz4; take gzip or zstd")]
     Lz4Layer,
     /// The bytes cannot be written.
-    #[error("the archive cannot be written: {source}; see that there is room for it")]
-    Write {
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "the archive cannot be written: {}; see that there is room for it",
+        reason(source)
+    )]
+    Write { source: io::Error },
     /// The file that the archive is to go to cannot be had.
     #[error(
-        "{}: {source}; name a file in a directory that you may write to",
-        shown(path)
+        "{}: {}; name a file in a directory that you may write to",
+        shown(path),
+        reason(source)
     )]
-    Output {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Output { path: PathBuf, source: io::Error },
 }
 
 impl Error {

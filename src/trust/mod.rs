@@ -8,7 +8,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::request::{Expectation, ImageRef};
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::{BadDigest, Digest};
 use rdvm_image::tree::Tree;
 use rdvm_image::{Sources, digest};
@@ -108,6 +108,7 @@ impl Wanted {
 
 /// Why an image is not trusted.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Another image than agreed.
     #[error(
@@ -115,22 +116,18 @@ pub enum Error {
         shown(image), wanted.by, wanted.digest
     )]
     Other {
-        /// As given.
         image: PathBuf,
-        /// What it should have been.
         wanted: Wanted,
-        /// What it is.
         digest: Digest,
     },
     /// The lock file cannot be read or written.
     #[error(
-        "{}: {source}; see that it can be read and written, or use --no-expect",
-        shown(path)
+        "{}: {}; see that it can be read and written, or use --no-expect",
+        shown(path),
+        reason(source)
     )]
     LockFile {
-        /// Its path.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// A line that is no line of a lock file.
@@ -139,11 +136,8 @@ pub enum Error {
         shown(path)
     )]
     LockLine {
-        /// The file.
         path: PathBuf,
-        /// Counted from 1.
         line: usize,
-        /// What is wrong with it.
         source: BadDigest,
     },
     /// An image was named there that cannot be.
@@ -151,12 +145,7 @@ pub enum Error {
         "{}: cannot be kept in a lock file: {why}; name a file or directory",
         shown(image)
     )]
-    NotLockable {
-        /// As given.
-        image: PathBuf,
-        /// Why.
-        why: &'static str,
-    },
+    NotLockable { image: PathBuf, why: &'static str },
     /// Its contents cannot be read.
     #[error(transparent)]
     Contents(#[from] rdvm_image::body::Error),

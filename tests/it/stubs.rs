@@ -15,13 +15,13 @@ use rdvm_hostfs::units::ByteSize;
 use rdvm_initrd::{Epoch, Initrd, Layout};
 use rdvm_kernel::Search;
 use rdvm_vmm::Engine;
-use rdvm_vmm::guest::Listener;
+use rdvm_vmm::guest::GuestPorts;
 use rdvm_vmm::guest::console::Console;
 use rdvm_vmm::guest::control::Control;
 use rdvm_vmm::guest::ending::Ending;
 use rdvm_vmm::guest::output_stream::OutputStream;
 use rdvm_vmm::machine::Machine;
-use rdvm_vmm::watch::Watch;
+use rdvm_vmm::stop_signals::StopSignals;
 
 use crate::support::scenario::this_is_none;
 use crate::support::{Image, Run, large_image, missing, while_reading};
@@ -182,21 +182,22 @@ fn boot_with(image: &Path, code: Code, cpus: u8, timeout: Duration) -> Outcome {
         })
     };
     let (stdout, console) = (reader(stdout), reader(console));
-    let listener = Listener::new(
+    let guest = GuestPorts::new(
         OutputStream::new(ours),
         Console::new(OutputStream::new(theirs), None, true),
         Control::frames(),
     );
+    let guest = guest.with_timeout(Some(timeout));
     let machine = machine(kernel.path(), image, cpus);
-    let ending = match Watch::start(Some(timeout)) {
-        Ok(watch) => {
-            let result = Engine::Kvm.boot(machine, listener, &watch);
+    let ending = match StopSignals::catch() {
+        Ok(signals) => {
+            let result = Engine::Kvm.boot(machine, guest, &signals);
             result
                 .map(|(ending, _)| ending)
                 .map_err(|error| error.to_string())
         }
         Err(error) => {
-            drop(listener);
+            drop(guest);
             Err(format!("catching signals: {error}; {WATCH}"))
         }
     };
@@ -564,9 +565,9 @@ fn what_is_no_machine_is_refused_before_anything_is_asked_of_the_host() {
         change(&mut machine);
         let null = || fs::File::options().write(true).open("/dev/null").unwrap();
         let console = Console::new(OutputStream::new(null().into()), None, false);
-        let listener = Listener::new(OutputStream::new(null().into()), console, Control::frames());
-        let watch = Watch::start(None).unwrap();
-        let error = Engine::Kvm.boot(machine, listener, &watch).unwrap_err();
+        let guest = GuestPorts::new(OutputStream::new(null().into()), console, Control::frames());
+        let signals = StopSignals::new().unwrap();
+        let error = Engine::Kvm.boot(machine, guest, &signals).unwrap_err();
         assert!(matches!(error, rdvm_vmm::Error::Machine(_)), "{error:?}");
         error.to_string()
     };

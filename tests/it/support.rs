@@ -279,6 +279,9 @@ impl Run {
     #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Self {
         let status = self.0.status;
+        let stderr = self.stderr();
+        let mut ours = stderr.lines().filter(|line| line.starts_with("rdvm: "));
+        assert!(!ours.any(|line| line.contains("(os error ")), "{stderr}");
         assert!(
             status.signal().is_none(),
             "rdvm was killed: {status}; {}",

@@ -11,7 +11,7 @@ const UNSAFE: &[&str] = &[
     "crates/vmm/src/kvm/vcpu.rs",
     "crates/vmm/src/qemu/child.rs",
     "crates/vmm/src/qemu/tsc.rs",
-    "crates/vmm/src/watch/handlers.rs",
+    "crates/vmm/src/stop_signals/handlers.rs",
     "rdinit/src/sys.rs",
     "rdinit/src/sys/shared.rs",
     "rdinit/src/main.rs",

@@ -88,26 +88,17 @@ impl fmt::Display for Bound {
 
 /// More memory than there can be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// `-m` asks for it.
     #[error("--memory: {given} is more than there can be: {bound}; give it less, or {}", bound.remedy())]
-    Given {
-        /// The size asked for.
-        given: ByteSize,
-        /// The bound.
-        bound: Bound,
-    },
+    Given { given: ByteSize, bound: Bound },
     /// The image and what is copied in need it.
     #[error(
         "RAM: the machine needs {need}, and {bound}; leave files out (of the image, or by --copy-in-exclude), or {}",
         bound.remedy()
     )]
-    Needed {
-        /// The need.
-        need: ByteSize,
-        /// The bound.
-        bound: Bound,
-    },
+    Needed { need: ByteSize, bound: Bound },
 }
 
 impl Memory {

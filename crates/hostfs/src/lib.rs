@@ -4,12 +4,17 @@
 #![forbid(unsafe_code)]
 
 pub mod atomic;
+pub mod cache;
+pub mod civil;
 pub mod escape;
 pub mod hex;
 pub mod hostmem;
+pub mod path;
 pub mod progress;
 pub mod units;
 
 mod digest;
+mod stamp;
 
 pub use digest::{BadDigest, Digest};
+pub use stamp::FileStamp;

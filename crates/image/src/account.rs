@@ -27,29 +27,17 @@ const GROUPS_LIMIT: usize = 64;
 
 /// Why a user cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// A name that the image does not have.
     #[error("--user: the image's {file} has no \"{name}\"; give a number instead")]
-    Unknown {
-        /// `/etc/passwd` or `/etc/group`.
-        file: &'static str,
-        /// The name.
-        name: String,
-    },
+    Unknown { file: &'static str, name: String },
     /// The file is too large to be one.
     #[error("--user: the image's {file} has {size} bytes; give numbers instead of names")]
-    TooLarge {
-        /// `/etc/passwd` or `/etc/group`.
-        file: &'static str,
-        /// Its size.
-        size: u64,
-    },
+    TooLarge { file: &'static str, size: u64 },
     /// The number that means none.
     #[error("--user: {number} is no user or group; give a number below it")]
-    NoUser {
-        /// The number.
-        number: u32,
-    },
+    NoUser { number: u32 },
     /// The file cannot be read.
     #[error(transparent)]
     Unreadable(#[from] super::body::Error),

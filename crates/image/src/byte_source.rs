@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use super::host::Stamp;
+use rdvm_hostfs::FileStamp;
 use rdvm_hostfs::escape::shown;
 
 /// Length of a chunk in bytes: large enough that their number does not count, small enough that a stretch of zeros mostly
@@ -29,7 +29,7 @@ pub struct ByteSource {
 
 #[derive(Debug)]
 enum Bytes {
-    File { file: File, stamp: Stamp },
+    File { file: File, stamp: FileStamp },
     Chunks(Vec<Option<Box<[u8]>>>),
 }
 
@@ -38,7 +38,7 @@ impl ByteSource {
     ///
     /// Errors: the file cannot be looked at.
     pub fn of_file(file: File, path: &Path) -> Result<Self, Errno> {
-        let stamp = Stamp::from(&fstat(&file)?);
+        let stamp = FileStamp::from(&fstat(&file)?);
         Ok(Self {
             shown: shown(path).to_string(),
             length: stamp.size,
@@ -106,7 +106,7 @@ impl ByteSource {
     /// Errors: `ESTALE` when it is not.
     pub fn check_unchanged(&self) -> Result<(), Errno> {
         match &self.bytes {
-            Bytes::File { file, stamp } if Stamp::from(&fstat(file)?) != *stamp => {
+            Bytes::File { file, stamp } if FileStamp::from(&fstat(file)?) != *stamp => {
                 Err(Errno::STALE)
             }
             _ => Ok(()),

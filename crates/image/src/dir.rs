@@ -320,7 +320,7 @@ pub(super) fn number_links(entries: &mut [Entry]) {
                     content: Content::Host(file),
                     link: link @ Some(UNNUMBERED),
                     ..
-                }) => Some(((file.stamp.dev, file.stamp.ino), link)),
+                }) => Some(((file.stamp.device, file.stamp.inode), link)),
                 _ => None,
             })
     }

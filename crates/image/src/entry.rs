@@ -15,11 +15,12 @@ use rustix::fs::{fstat, major, makedev, minor, readlinkat, statx};
 use rustix::io::{Errno, pread};
 
 use super::fakeroot::{Pretended, SaveFile};
-use super::host::{HostDir, HostFile, Stamp, open_file};
+use super::host::{HostDir, HostFile, open_file};
 use super::tree::{Content, Entry, FileBody, Kind, LinkId, Xattrs};
 use super::xattr::{self, HostXattrs};
 use super::{Error, override_stat};
 use crate::reference::Ownership;
+use rdvm_hostfs::FileStamp;
 use rdvm_hostfs::escape::escaped;
 
 /// The largest file that is read when it is found, in bytes: its memory costs one page fault, finding it again more.
@@ -288,7 +289,7 @@ impl<'a> EntryBuilder<'a> {
 
 /// All bytes of a file of at most [`SMALL`] bytes, by one read that would also see one more: a file that has grown or
 /// shrunk since its stamp was taken is an error. The same length with other bytes is the file as it is at that moment.
-fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Arc<[u8]>, Errno> {
+fn small_file(file: &OwnedFd, stamp: &FileStamp) -> Result<Arc<[u8]>, Errno> {
     if stamp.size == 0 {
         return Ok(Arc::default());
     }
@@ -304,7 +305,7 @@ fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Arc<[u8]>, Errno> {
 pub(super) const UNNUMBERED: LinkId = LinkId(0);
 
 /// A regular file, open, and what it was then.
-pub(super) type Opened = (OwnedFd, Stamp);
+pub(super) type Opened = (OwnedFd, FileStamp);
 
 /// What is behind a name; a regular file also comes open.
 pub(super) type Seen = (FileStat, Option<Opened>);
@@ -322,7 +323,7 @@ pub(super) fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<Seen, E
     let file = open_file(fd, name)?;
     let stat = fstat(&file)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok((FileStat::from(&stat), Some((file, Stamp::from(&stat))))),
+        FileType::RegularFile => Ok((FileStat::from(&stat), Some((file, FileStamp::from(&stat))))),
         _ => Err(Errno::STALE),
     }
 }

@@ -19,7 +19,7 @@ use super::limit::{Budget, Counter};
 use super::stream::{self, Compression, RegionReader};
 use super::{Error, start_of, tar};
 use rdvm_hostfs::Digest;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 
 /// The most layers an image may have; docker's limit is 127.
 pub(super) const LIMIT: usize = 1024;
@@ -96,7 +96,7 @@ pub(super) fn apply(
     members: &Counter,
 ) -> Result<Vec<(LayerFacts, Region)>, Error> {
     let total = layers.iter().map(|layer| layer.region.length).sum();
-    progress::stage("reading", Some(total));
+    budget.progress.stage("reading", Some(total));
     let first = first_of_each(layers);
     let next = AtomicUsize::new(0);
     let stopped = AtomicBool::new(false);
@@ -217,7 +217,9 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<(Region, Digest),
     let start = start_of(region).map_err(unreadable(name)).map_err(flawed)?;
     let compression = stream::compression(&start);
     if compression == Compression::None {
-        let found = hash(region).map_err(unreadable(name)).map_err(flawed)?;
+        let found = hash(region, &budget.progress)
+            .map_err(unreadable(name))
+            .map_err(flawed)?;
         if let Some(digest) = digest {
             check(name, *digest, found).map_err(flawed)?;
         }
@@ -226,6 +228,7 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<(Region, Digest),
     }
     let mut input = Hashing {
         reader: RegionReader::new(region.clone()),
+        progress: &budget.progress,
         // Nobody asks for the digest of what has none.
         sum: digest.map(|_| Sha256::new()),
     };
@@ -263,7 +266,7 @@ fn check_diff_id(name: &str, expected: Option<Digest>, found: Digest) -> Result<
 }
 
 /// The digest of a region.
-fn hash(region: &Region) -> Result<Digest, rustix::io::Errno> {
+fn hash(region: &Region, progress: &Progress) -> Result<Digest, rustix::io::Errno> {
     let mut sum = Sha256::new();
     let mut piece = vec![0; PIECE];
     let mut at = 0;
@@ -271,22 +274,23 @@ fn hash(region: &Region) -> Result<Digest, rustix::io::Errno> {
         let count = (region.length - at).min(PIECE as u64) as usize;
         region.read_exact(at, &mut piece[..count])?;
         sum.update(&piece[..count]);
-        progress::add(count as u64);
+        progress.add(count as u64);
         at += count as u64;
     }
     Ok(Digest(sum.finalize().into()))
 }
 
 /// Hashes what is read through it.
-struct Hashing<R> {
+struct Hashing<'a, R> {
     reader: R,
+    progress: &'a Progress,
     sum: Option<Sha256>,
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: Read> Read for Hashing<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.reader.read(buffer)?;
-        progress::add(count as u64);
+        self.progress.add(count as u64);
         if let Some(sum) = &mut self.sum {
             sum.update(&buffer[..count]);
         }
@@ -294,7 +298,7 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-impl<R: Read> Hashing<R> {
+impl<R: Read> Hashing<'_, R> {
     /// The digest of all there is to read, also of what nobody has read yet.
     fn finish(mut self) -> std::io::Result<Option<Digest>> {
         if self.sum.is_some() {

@@ -3,6 +3,7 @@
 //! Nothing is ever unpacked or changed on the host. Knows nothing of the form the tree is written in.
 
 pub mod account;
+pub mod acl;
 pub mod body;
 pub mod byte_source;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod fs;
 pub mod host;
 pub mod layers;
 pub mod limit;
+pub mod manifest;
 pub mod member;
 pub mod owner;
 pub mod recognise;

@@ -9,6 +9,7 @@ use super::tree::NAME_LIMIT;
 use crate::reference::Limits;
 use rdvm_hostfs::escape::escaped;
 use rdvm_hostfs::hostmem::Memory;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
 /// How many bytes may still be unpacked.
@@ -18,6 +19,8 @@ pub struct Budget {
     /// Found out when the first byte is unpacked.
     own: OnceLock<u64>,
     spent: AtomicU64,
+    /// The counter of bytes that are read.
+    pub progress: Progress,
 }
 
 impl Budget {
@@ -27,6 +30,7 @@ impl Budget {
             given: limits.unpacked.map(|ByteSize(bytes)| bytes),
             own: OnceLock::new(),
             spent: AtomicU64::new(0),
+            progress: Progress::default(),
         }
     }
 
@@ -123,23 +127,16 @@ fn memory(memory: &Memory) -> u64 {
 
 /// An archive comes to too much.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Too many bytes.
     #[error("{shown}: comes to more than {limit} unpacked; raise the limit with --max-size")]
-    Bytes {
-        /// The archive, escaped.
-        shown: String,
-        /// How many all archives may have together.
-        limit: ByteSize,
-    },
+    Bytes { shown: String, limit: ByteSize },
     /// Too many members.
     #[error("{shown}: {name} is one more than {limit} members; raise the limit with --max-entries")]
     Members {
-        /// The archive, escaped.
         shown: String,
-        /// How many all archives may have together.
         limit: u64,
-        /// The one that is too many, escaped.
         name: String,
     },
 }

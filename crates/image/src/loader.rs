@@ -22,7 +22,8 @@ use rdvm_hostfs::escape::shown;
 
 /// Reads the image that `image` names, with its layers on top.
 pub(super) fn open(image: &ImageRef, sources: &Sources) -> Result<Image, Error> {
-    let budget = Budget::new(&image.limits);
+    let mut budget = Budget::new(&image.limits);
+    budget.progress = sources.progress.clone();
     let mut paths = std::iter::once(&image.path).chain(&image.layers);
     let is_directory =
         |path: &PathBuf| matches!(sources.open(path, &budget), Ok(Source::Directory(_)));

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::blobs::{Blobs, Descriptor, ParseError, parse, place};
+use super::blobs::{Blobs, ParseError, parse};
 use super::config;
 use super::layers::{self, Layer, LayeredImage};
+use super::manifest::{self, Descriptor, blob_path};
 use rdvm_hostfs::Digest;
 
 /// How deep indexes may be nested; one or two are usual.
@@ -23,14 +24,14 @@ pub(super) const PLATFORM: &str = "linux/amd64";
 
 /// Indexes and manifests.
 const DOCUMENT_TYPES: [&str; 4] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
+    manifest::INDEX,
+    manifest::MANIFEST,
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 /// Configurations.
 const CONFIG_TYPES: [&str; 2] = [
-    "application/vnd.oci.image.config.v1+json",
+    manifest::CONFIG,
     "application/vnd.docker.container.image.v1+json",
 ];
 
@@ -167,7 +168,7 @@ impl Search<'_> {
             return Err(ParseError::TooMany { limit: DOCUMENTS });
         }
         let (digest, bytes) = self.blobs.checked(descriptor)?;
-        let name = place(&digest);
+        let name = blob_path(&digest);
         let document: Document = parse(&name, &bytes)?;
         match document {
             Document {
@@ -213,7 +214,7 @@ impl Search<'_> {
         layers: Vec<Descriptor>,
     ) -> Result<bool, ParseError> {
         if !is_known(config.media_type.as_deref(), &CONFIG_TYPES) {
-            return Ok(self.pass_over(place(&digest), kind(&config)));
+            return Ok(self.pass_over(blob_path(&digest), kind(&config)));
         }
         let (id, bytes) = self.blobs.checked(&config)?;
         let said = config::parse(&bytes)?;
@@ -246,7 +247,7 @@ fn layered(blobs: &Blobs, found: CheckedManifest) -> Result<LayeredImage, ParseE
     for (descriptor, diff_id) in found.layers.iter().zip(found.said.diff_ids) {
         let (digest, region) = blobs.blob(descriptor)?;
         layers.push(Layer {
-            name: place(&digest),
+            name: blob_path(&digest),
             region,
             digest: Some(digest),
             diff_id: Some(diff_id),
@@ -304,11 +305,8 @@ fn is_attestation(descriptor: &Descriptor) -> bool {
 
 /// What an image in `index.json` is called; its digest if it has no name.
 fn names(descriptor: &Descriptor) -> Vec<String> {
-    let keys = [
-        "io.containerd.image.name",
-        "org.opencontainers.image.ref.name",
-    ];
-    let names = keys.iter().filter_map(|key| descriptor.annotation(key));
+    let names = manifest::NAMES.iter();
+    let names = names.filter_map(|key| descriptor.annotation(key));
     let names: Vec<String> = names.map(str::to_owned).collect();
     match names.is_empty() {
         true => vec![descriptor.digest.clone()],

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,33 @@ pub struct UserSpec {
     pub user: Id,
     /// Group; the user's own when not given.
     pub group: Option<Id>,
+}
+
+/// Not `USER` or `USER:GROUP`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a name or a number is missing; write USER or USER:GROUP")]
+pub struct BadUser;
+
+impl FromStr for UserSpec {
+    type Err = BadUser;
+
+    /// Reads each part that is a number as one.
+    fn from_str(text: &str) -> Result<Self, BadUser> {
+        let id = |text: &str| match text {
+            "" => Err(BadUser),
+            text => Ok(text
+                .parse()
+                .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
+        };
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        Ok(Self {
+            user: id(user)?,
+            group: group.map(id).transpose()?,
+        })
+    }
 }
 
 impl fmt::Display for UserSpec {

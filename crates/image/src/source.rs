@@ -21,7 +21,7 @@ use super::tree::Tree;
 use super::{Error, cpio, start_of};
 use crate::reference::ImageRef;
 use rdvm_hostfs::escape::shown;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 
 /// What a path is.
 #[derive(Debug, Clone)]
@@ -37,6 +37,7 @@ pub(super) enum Source {
 #[derive(Debug, Default)]
 pub struct Sources {
     keeps: bool,
+    pub(super) progress: Progress,
     opened: RefCell<Vec<Opened>>,
     kept: RefCell<Vec<(ImageRef, Kept)>>,
 }
@@ -65,6 +66,12 @@ impl Sources {
             keeps: true,
             ..Self::default()
         }
+    }
+
+    /// Counts what is read.
+    pub fn with_progress(self, progress: &Progress) -> Self {
+        let progress = progress.clone();
+        Self { progress, ..self }
     }
 
     /// The state of what was opened at `path`, before it was read; `None` when nothing was.
@@ -195,8 +202,8 @@ fn read(mut file: File, path: &Path, is_file: bool, budget: &Budget) -> Result<S
     if at_start && compression == Compression::None {
         return Ok(Source::Archive(whole(of_file(file)?), compression, None));
     }
-    progress::stage("reading", total);
-    let mut input = Input::new(start.chain(Counted(&file)));
+    budget.progress.stage("reading", total);
+    let mut input = Input::new(start.chain(Counted(&file, &budget.progress)));
     let unpacked = stream::unpack_part(&mut input, compression, &shown, budget, &mut |_| {});
     let region = whole(unpacked?);
     if compression == Compression::None {
@@ -236,12 +243,12 @@ fn read(mut file: File, path: &Path, is_file: bool, budget: &Budget) -> Result<S
 }
 
 /// Tells how much was read.
-struct Counted<'a>(&'a File);
+struct Counted<'a>(&'a File, &'a Progress);
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.0.read(buffer)?;
-        progress::add(count as u64);
+        self.1.add(count as u64);
         Ok(count)
     }
 }

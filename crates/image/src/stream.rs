@@ -15,6 +15,7 @@ mod zstd;
 #[cfg(test)]
 mod tests;
 
+use rdvm_hostfs::escape::reason;
 use std::io::{self, Read};
 use std::thread;
 
@@ -253,51 +254,37 @@ impl Error {
 
 /// Why a stream was not unpacked.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The host could not read it.
-    #[error("{shown}: cannot be read: {source}; try again when the file or pipe is in order")]
-    Read {
-        /// The stream, escaped.
-        shown: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "{shown}: cannot be read: {}; try again when the file or pipe is in order",
+        reason(source)
+    )]
+    Read { shown: String, source: io::Error },
     /// It ends before the compressed data does.
     #[error("{shown}: the {name} data is cut off after {at} bytes; get the whole file")]
     Truncated {
-        /// The stream, escaped.
         shown: String,
-        /// The compression.
         name: &'static str,
-        /// How many bytes there are.
         at: u64,
     },
     /// Not what the format allows, a wrong checksum, or something behind the end.
     #[error("{shown}: the {name} data is damaged near byte {at}: {what}; get the file again")]
     Damaged {
-        /// The stream, escaped.
         shown: String,
-        /// The compression.
         name: &'static str,
-        /// How many bytes had been read.
         at: u64,
-        /// What the decoder says.
         what: String,
     },
     /// Compressed in a way that is known but not undone.
     #[error(
         "{shown}: is compressed by bzip2, which rdvm does not unpack; give the output of bzip2 -dc"
     )]
-    Unsupported {
-        /// The stream, escaped.
-        shown: String,
-    },
+    Unsupported { shown: String },
     /// The host has no memory for it.
     #[error("{shown}: no memory for what it unpacks to; run where there is more of it")]
-    NoMemory {
-        /// The stream, escaped.
-        shown: String,
-    },
+    NoMemory { shown: String },
     /// It comes to too much.
     #[error(transparent)]
     Limit(#[from] limit::Error),

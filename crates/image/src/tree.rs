@@ -265,43 +265,30 @@ impl Tree {
 
 /// Something left out of the tree on purpose, or not known to be there, to be shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Warning {
     /// A tar archive that nothing proves to be whole.
     #[error(
         "{shown}: the archive has no end marker; should files be missing, it was cut off: get all of it"
     )]
-    NoEndMarker {
-        /// The archive, escaped.
-        shown: String,
-    },
+    NoEndMarker { shown: String },
     /// Bytes that no program reads.
     #[error(
         "{shown}: what follows the end of the archive at offset {at} is left out; if several were put one behind the other, join them with tar --concatenate"
     )]
-    BehindTheEnd {
-        /// The archive, escaped.
-        shown: String,
-        /// Where, in bytes from the archive's start.
-        at: u64,
-    },
+    BehindTheEnd { shown: String, at: u64 },
     /// Another file system is mounted on this directory.
     #[error(
         "{}: is a mount point, packed as an empty directory; copy its contents into the image if they are needed",
         escaped(path)
     )]
-    MountPoint {
-        /// Where, in the image.
-        path: ImagePath,
-    },
+    MountPoint { path: ImagePath },
     /// The owners of a directory's files were not taken over.
     #[error(
         "{shown}: read without root, so its files belong to root in the guest; --owner keep or --fakeroot FILE gives \
          others, --owner root hides this line"
     )]
-    Owners {
-        /// The directory on the host, for messages.
-        shown: String,
-    },
+    Owners { shown: String },
 }
 
 /// A path's components but `.`, each by itself.

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{fgetxattr, fgetxattr_query, flistxattr, flistxattr_query};
 use rustix::io::Errno;
 
+use super::acl::{self, ATTRIBUTES as LISTS};
 use super::tree::Xattrs;
 use crate::reference::Ownership;
 
 /// Where container engines without root keep a file's owner, mode and kind.
 const OVERRIDE: &[u8] = b"user.containers.override_stat";
 const CAPABILITY: &[u8] = b"security.capability";
-const LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// What a file has.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -120,9 +120,9 @@ pub(super) fn put_in_guest(
     }
     // A version of four bytes, then entries of eight: kind, permissions, number (`linux/posix_acl_xattr.h`).
     for entry in value.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
-        let what = match entry[0] {
-            0x02 => "user",
-            0x08 => "group",
+        let what = match u16::from_le_bytes([entry[0], entry[1]]) {
+            acl::USER => "user",
+            acl::GROUP => "group",
             _ => continue,
         };
         let number = number(entry, 4);

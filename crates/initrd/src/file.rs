@@ -11,7 +11,7 @@ use super::layout::{Layout, Places};
 use super::write::{BLOCK, Stopped};
 use super::{Epoch, Error};
 use rdvm_hostfs::atomic::AtomicFile;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::PAGE;
 use rdvm_image::body;
 use rdvm_image::tree::Tree;
@@ -21,6 +21,7 @@ use rdvm_image::tree::Tree;
 pub struct Initrd {
     segments: Vec<Segment>,
     size: u64,
+    progress: Progress,
 }
 
 /// An archive of its own in the initrd.
@@ -33,6 +34,11 @@ enum Segment {
 }
 
 impl Initrd {
+    /// Counts what is made.
+    pub fn with_progress(self, progress: Progress) -> Self {
+        Self { progress, ..self }
+    }
+
     /// Adds a tree and its layout behind those that are there; of two entries with one path the later tree's stays.
     pub fn push(&mut self, tree: Tree, places: Places) {
         self.size += places.contents().packed_bytes;
@@ -75,7 +81,8 @@ impl Initrd {
         stopped: Stopped<'_>,
         mut memory: &mut [u8],
     ) -> Result<(), Error> {
-        progress::stage("loading", Some(self.size - skip));
+        self.progress.stage("loading", Some(self.size - skip));
+        let stopped = &self.counting(stopped);
         for segment in &self.segments {
             let (piece, rest) = memory.split_at_mut((segment.size() - skip) as usize);
             match segment {
@@ -104,7 +111,8 @@ impl Initrd {
     /// Errors: the same.
     pub fn to_file_from(&self, mut skip: u64, stopped: Stopped<'_>) -> Result<File, Error> {
         let length = self.size - skip;
-        progress::stage("packing", Some(length));
+        self.progress.stage("packing", Some(length));
+        let stopped = &self.counting(stopped);
         let output = |source: std::io::Error| Error::Output {
             path: "memory".into(),
             source,
@@ -126,6 +134,14 @@ impl Initrd {
             skip = 0;
         }
         Ok(file)
+    }
+
+    /// Counts a block each time that its maker asks whether to stop.
+    fn counting<'a>(&'a self, stopped: Stopped<'a>) -> impl Fn() -> bool + Sync + 'a {
+        move || {
+            self.progress.add(BLOCK);
+            stopped()
+        }
     }
 }
 
@@ -150,7 +166,6 @@ fn read(file: &File, from: u64, stopped: Stopped<'_>, memory: &mut [u8]) -> Resu
             }
             file.read_exact_at(piece, from + index as u64 * BLOCK)
                 .map_err(kept)?;
-            progress::add(piece.len() as u64);
         }
         Ok(())
     };
@@ -183,7 +198,6 @@ fn copy(
         made.read_exact_at(block, start).map_err(kept)?;
         let written = out.write_all_at(block, offset + (start - range.start));
         written.map_err(|source| Error::Write { size, source })?;
-        progress::add(block.len() as u64);
     }
     Ok(())
 }

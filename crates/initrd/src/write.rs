@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Error;
 use super::body::{Bodies, Piece};
 use super::layout::Layout;
-use rdvm_hostfs::progress;
 use rdvm_image::tree::Kind;
 
 /// Bytes made at a time: small enough for a core's cache between the read and the write, large enough that calls do
@@ -113,7 +112,6 @@ impl Layout<'_> {
                     true => Err(Error::Stopped),
                     false => worker(start),
                 };
-                progress::add(BLOCK);
                 if let Err(error) = made {
                     next.store(u64::MAX / 2, Ordering::Relaxed);
                     first_error

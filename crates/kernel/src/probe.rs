@@ -13,11 +13,12 @@ use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
 use super::error::FileError;
 use super::field::ParseError;
-use super::file::{self, Stamp};
+use super::file;
 use super::find::{Candidate, Origin};
 use super::unpack::{self, Compression};
 use super::{KernelImage, cache};
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::FileStamp;
+use rdvm_hostfs::escape::{reason, shown};
 
 /// How a kernel file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +125,7 @@ impl Probe {
         let last = file::read_at(&file, facts.payload.end - 4, 4)?;
         let bytes = unpack::unpacked_size(compression, packed, &last, facts.init_size)?;
         if let Some(cache) = cache
-            && let Some(elf) = cache::find_by_stamp(cache, &Stamp::of(&file)?, bytes)
+            && let Some(elf) = cache::find_by_stamp(cache, &FileStamp::of(&file)?, bytes)
             && let Some(checked) = check_cached(&elf, bytes)
         {
             return Ok((elf_image(elf, checked, Some((file, facts))), None));
@@ -150,7 +151,11 @@ impl Probe {
         };
         let image = match elf {
             Ok(elf) => elf_image(elf, checked, Some((file, facts))),
-            Err(error) => packed_image(file, facts, format!("no room for it unpacked: {error}")),
+            Err(error) => packed_image(
+                file,
+                facts,
+                format!("no room for it unpacked: {}", reason(&error)),
+            ),
         };
         Ok((image, warning))
     }
@@ -160,7 +165,7 @@ impl Probe {
 fn keep(
     cache: &Path,
     key: &str,
-    stamp: &Stamp,
+    stamp: &FileStamp,
     unpacked: &[u8],
 ) -> (io::Result<File>, Option<String>) {
     match cache::insert(cache, key, unpacked) {
@@ -170,8 +175,9 @@ fn keep(
         }
         Err(error) => {
             let warning = format!(
-                "{}: the unpacked kernel is not kept, every run unpacks it again: {error}",
-                shown(cache)
+                "{}: the unpacked kernel is not kept, every run unpacks it again: {}",
+                shown(cache),
+                reason(&error)
             );
             (cache::without_name(unpacked), Some(warning))
         }
@@ -464,10 +470,7 @@ mod tests {
         let entry = entry.unwrap().unwrap().path();
         let mut other = vmlinux();
         other[0x1300] = 1;
-        let name = format!(
-            "at-{}",
-            Stamp::of(&File::open(&path).unwrap()).unwrap().name()
-        );
+        let name = format!("at-{}", FileStamp::of(File::open(&path).unwrap()).unwrap());
         let elsewhere = "e".repeat(64);
         fs::write(entry.with_file_name(&elsewhere), &other).unwrap();
         std::os::unix::fs::symlink(&elsewhere, entry.with_file_name(name)).unwrap();

@@ -1,26 +1,27 @@
-//! `Machine` + `Listener` → `Ending`.
+//! `Machine` + `GuestPorts` → `Ending`.
 //!
 //! An engine knows no images, flags or exit codes. There are two, so they are an enum and not a trait.
 
 #![deny(unsafe_code)]
 
 mod acpi;
+mod event_loop;
 pub mod guest;
 pub mod kvm;
 pub mod machine;
 pub mod probe;
 pub mod qemu;
+pub mod stop_signals;
 pub mod terminal;
-pub mod watch;
 
 use std::fmt;
 
 use self::probe::KvmState;
-use crate::guest::Listener;
+use crate::guest::GuestPorts;
 use crate::guest::ending::Ending;
 use crate::machine::Machine;
 
-use crate::watch::Watch;
+use crate::stop_signals::StopSignals;
 
 /// Which engine runs the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,20 +104,20 @@ impl Engine {
         }
     }
 
-    /// Runs the machine to its end. Everything it started is gone when this returns; the listener comes back.
+    /// Runs the machine to its end. Everything it started is gone when this returns; the guest comes back.
     ///
     /// Errors: it is no machine that could run ([`Machine::check`]); the engine itself failed. The guest's failures are
     /// endings.
     pub fn boot(
         &self,
         machine: Machine,
-        listener: Listener,
-        watch: &Watch,
-    ) -> Result<(Ending, Listener), Error> {
+        guest: GuestPorts,
+        signals: &StopSignals,
+    ) -> Result<(Ending, GuestPorts), Error> {
         machine.check()?;
         match self {
-            Self::Kvm => Ok(kvm::boot(machine, listener, watch)?),
-            Self::Qemu(qemu) => Ok(qemu.boot(machine, listener, watch)?),
+            Self::Kvm => Ok(kvm::boot(machine, guest, signals)?),
+            Self::Qemu(qemu) => Ok(qemu.boot(machine, guest, signals)?),
         }
     }
 }

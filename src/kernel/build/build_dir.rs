@@ -23,7 +23,7 @@ use super::error::Error;
 use rdvm_hostfs::atomic::under_new_name;
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::units::ByteSize;
-use rdvm_vmm::watch::Watch;
+use rdvm_vmm::stop_signals::StopSignals;
 
 /// The start of the directory's name, with which it may lie in a directory that all users share.
 const PREFIX: &str = "rdvm-build-";
@@ -69,6 +69,9 @@ fn host(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Host { what, source }
 }
 
+/// Makes the signals that interrupt a build.
+pub type Catch = fn() -> io::Result<StopSignals>;
+
 /// The place of one build.
 #[derive(Debug)]
 pub(super) struct BuildDir {
@@ -76,22 +79,22 @@ pub(super) struct BuildDir {
     /// Locked as long as the build lives.
     _lock: OwnedFd,
     log: PathBuf,
-    watch: Watch,
+    signals: StopSignals,
 }
 
 impl BuildDir {
-    /// Makes the temporary directory, in which `need` must be free, and starts the log `build.log` in `home`. From now
-    /// on signals are caught. What killed builds left is removed first, in `home` and where this one will work.
+    /// Makes the temporary directory, in which `need` must be free, and starts the log `build.log` in `home`. `catch` is called
+    /// then, and its signals end the programs that are run. What killed builds left is removed first, in `home` and where this one will work.
     ///
     /// # Errors
     /// `Space`, `Host`.
-    pub(super) fn open(home: &Path, need: ByteSize) -> Result<Self, Error> {
+    pub(super) fn open(home: &Path, need: ByteSize, catch: Catch) -> Result<Self, Error> {
         let parent = env::var_os("TMPDIR").filter(|value| !value.is_empty());
         let parent = parent.map_or_else(|| home.to_owned(), PathBuf::from);
-        Self::open_in(&parent, home, need)
+        Self::open_in(&parent, home, need, catch)
     }
 
-    fn open_in(parent: &Path, home: &Path, need: ByteSize) -> Result<Self, Error> {
+    fn open_in(parent: &Path, home: &Path, need: ByteSize, catch: Catch) -> Result<Self, Error> {
         for place in [home, parent] {
             remove_leftovers(place);
         }
@@ -104,7 +107,7 @@ impl BuildDir {
         }
         let log = home.join("build.log");
         File::create(&log).map_err(host(&log))?;
-        let watch = Watch::start(None).map_err(host(parent))?;
+        let signals = catch().map_err(host(parent))?;
         // make wants to know where it is from wherever it is called.
         let parent = parent.canonicalize().map_err(host(parent))?;
         let (directory, lock) = under_new_name(&parent, PREFIX, |name| {
@@ -118,7 +121,7 @@ impl BuildDir {
             directory,
             _lock: lock,
             log,
-            watch,
+            signals,
         })
     }
 
@@ -236,7 +239,7 @@ impl BuildDir {
         let child = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
         let interval = reader.is_some().then_some(LOOK_EVERY);
         loop {
-            let signals = self.watch.fd();
+            let signals = self.signals.fd();
             let mut set = [
                 PollFd::new(&signals, PollFlags::IN),
                 PollFd::new(&child, PollFlags::IN),
@@ -249,7 +252,7 @@ impl BuildDir {
                 reader.read();
             }
             let ended = !set[1].revents().is_empty();
-            match self.watch.signal() {
+            match self.signals.signal() {
                 None if ended => return Ok(None),
                 None => {}
                 signal => return Ok(signal),
@@ -339,7 +342,7 @@ mod tests {
     #[test]
     fn too_little_room_is_refused_before_anything_is_made() {
         let home = tempfile::tempdir().unwrap();
-        let error = BuildDir::open(home.path(), ByteSize(u64::MAX)).unwrap_err();
+        let error = BuildDir::open(home.path(), ByteSize(u64::MAX), StopSignals::new).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("a kernel build needs "), "{text}");
         assert!(
@@ -364,7 +367,9 @@ mod tests {
         }
         let other = parent.path().join("build-of-somebody");
         fs::create_dir(&other).unwrap();
-        let open = || BuildDir::open_in(parent.path(), home.path(), ByteSize(0)).unwrap();
+        let open = || {
+            BuildDir::open_in(parent.path(), home.path(), ByteSize(0), StopSignals::new).unwrap()
+        };
         let first = open();
         assert_eq!(names(&home), [""; 0].map(PathBuf::from));
         let expected = [other.clone(), first.directory.clone()];

@@ -52,6 +52,8 @@ pub(super) fn apply(build_dir: &BuildDir, tree: &Path, say: &dyn Fn(&str)) -> Re
 
 #[cfg(test)]
 mod tests {
+    use rdvm_vmm::stop_signals::StopSignals;
+
     use std::cell::RefCell;
     use std::fs;
 
@@ -90,7 +92,7 @@ mod tests {
 
     fn applied(tree: &Path) -> Vec<String> {
         let home = tempfile::tempdir().unwrap();
-        let build_dir = BuildDir::open(home.path(), ByteSize(0)).unwrap();
+        let build_dir = BuildDir::open(home.path(), ByteSize(0), StopSignals::new).unwrap();
         let said = RefCell::new(Vec::new());
         apply(&build_dir, tree, &|line| {
             said.borrow_mut().push(line.to_owned())

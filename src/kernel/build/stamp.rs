@@ -11,7 +11,8 @@ use super::error::Error;
 use super::source::Source;
 use super::{fragment, patches};
 use rdvm_hostfs::atomic::AtomicFile;
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::hex;
 
 /// What decides whether a kernel is the one that would be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +38,9 @@ impl BuildStamp {
         })?;
         let mut hash = Sha256::new_with_prefix(fragment::plain());
         patches::all().for_each(|patch| hash.update(patch));
-        let hash = hash.finalize();
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&hash.finalize());
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        let name = rdvm_hostfs::escape::escaped(name);
+        let name = escaped(name);
         let (bytes, modified) = (meta.len(), meta.mtime());
         Ok(Self {
             identity: Some(format!(

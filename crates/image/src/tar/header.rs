@@ -4,9 +4,10 @@
 //! GNU tar 1.34 does, and what it complains about is an error.
 
 use super::error::ParseError;
-
-/// Everything in a tar archive comes in blocks of so many bytes.
-pub(super) const BLOCK: usize = 512;
+pub(super) use super::field::BLOCK;
+use super::field::{
+    CHECKSUM, GID, LINK, MAGIC, MAJOR, MINOR, MODE, MTIME, NAME, PREFIX, SIZE, TYPE, UID,
+};
 
 /// Which dialect a header is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,23 +19,6 @@ pub(super) enum Dialect {
     /// GNU tar's own, where the place of the prefix holds other things.
     Gnu,
 }
-
-/// A field's place in the block.
-type Field = std::ops::Range<usize>;
-
-const NAME: Field = 0..100;
-const MODE: Field = 100..108;
-const UID: Field = 108..116;
-const GID: Field = 116..124;
-const SIZE: Field = 124..136;
-const MTIME: Field = 136..148;
-const CHECKSUM: Field = 148..156;
-const TYPE: usize = 156;
-const LINK: Field = 157..257;
-const MAGIC: Field = 257..265;
-const MAJOR: Field = 329..337;
-const MINOR: Field = 337..345;
-const PREFIX: Field = 345..500;
 
 /// A block whose checksum is right.
 #[derive(Debug, Clone, Copy)]

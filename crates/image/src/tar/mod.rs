@@ -5,7 +5,8 @@
 //! reads the archive (`docs/images.md` has the list). What members come to (links, whiteouts, names with `..`) is for others to decide. Knows no
 //! compression.
 
-mod acl;
+pub mod field;
+
 mod error;
 mod header;
 mod member;
@@ -20,6 +21,7 @@ use rustix::io::Errno;
 pub use error::{Error, ParseError};
 use header::{BLOCK, Header, text};
 use pax::Records;
+pub(crate) use pax::decimal;
 
 use super::buffered_region::BufferedRegion;
 use super::byte_source::Region;

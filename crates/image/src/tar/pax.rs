@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::acl;
 use super::error::ParseError;
 use super::sparse::Map;
+use crate::acl;
 use crate::limit::shortened;
 
 /// What the records of one member come to, with those of global headers below them.
@@ -228,7 +228,7 @@ fn name(keyword: &[u8], value: &[u8]) -> Result<Vec<u8>, ParseError> {
 }
 
 /// Digits and nothing else.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::output_stream::OutputStream;
-use crate::watch::Watch;
+use crate::stop_signals::StopSignals;
 
 /// How much of the console is kept for the day something goes wrong.
 const KEPT: usize = 16 << 10;
@@ -55,20 +55,20 @@ impl Copy {
     }
 
     /// Writes what waits, as long as the reader takes some of it and no signal comes.
-    fn finish(&mut self, watch: &Watch) {
+    fn finish(&mut self, signals: &StopSignals) {
         self.to.flush();
-        while !self.to.is_empty() && watch.signal().is_none() {
-            let (out, watched) = (self.to.fd(), watch.fd());
+        while !self.to.is_empty() && signals.signal().is_none() {
+            let (out, asked) = (self.to.fd(), signals.fd());
             let mut set = [
                 PollFd::new(&out, PollFlags::OUT),
-                PollFd::new(&watched, PollFlags::IN),
+                PollFd::new(&asked, PollFlags::IN),
             ];
             match poll(&mut set, Timespec::try_from(REST).ok().as_ref()) {
                 Ok(0) => break,
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => break,
             }
-            watch.seen();
+            signals.seen();
             self.to.flush();
         }
     }
@@ -170,24 +170,24 @@ impl Console {
     }
 
     /// Ends the copy when the machine is gone; tells what it lacks.
-    pub fn finish_copy(&mut self, watch: &Watch) -> Option<Gaps> {
+    pub fn finish_copy(&mut self, signals: &StopSignals) -> Option<Gaps> {
         let mut copy = self.copy.take()?;
-        copy.finish(watch);
+        copy.finish(signals);
         copy.gaps()
     }
 
-    /// Whether there is room for more.
+    /// True if all output has been written.
     pub(super) fn is_empty(&self) -> bool {
         self.stderr.is_empty()
     }
 
-    /// The stream to the user.
-    pub(super) fn outlet(&mut self) -> &mut OutputStream {
+    /// Returns the stream to the user.
+    pub(super) fn stderr(&mut self) -> &mut OutputStream {
         &mut self.stderr
     }
 
-    /// The same, to look at.
-    pub(super) fn outlet_ref(&self) -> &OutputStream {
+    /// Returns the same, to look at.
+    pub(super) fn stderr_ref(&self) -> &OutputStream {
         &self.stderr
     }
 
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_copy_that_nobody_reads_for_a_while_has_a_gap_and_goes_on_after_it() {
-        let watch = Watch::start(None).unwrap();
+        let signals = StopSignals::new().unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
         let mut console = console(write);
         let block = [b'x'; 1 << 10];
@@ -268,7 +268,7 @@ mod tests {
         // Now there is room in the pipe as well.
         seen += read.read(&mut [0; 1 << 16]).unwrap();
         console.push(b"after the gap");
-        let gaps = console.finish_copy(&watch).unwrap();
+        let gaps = console.finish_copy(&signals).unwrap();
         let mut rest = Vec::new();
         read.read_to_end(&mut rest).unwrap();
         assert!(rest.ends_with(b"after the gap"));
@@ -284,12 +284,12 @@ mod tests {
 
     #[test]
     fn a_copy_that_cannot_be_written_is_said_to_lack_all_of_it() {
-        let watch = Watch::start(None).unwrap();
+        let signals = StopSignals::new().unwrap();
         let full = File::options().write(true).open("/dev/full").unwrap();
         let mut on_full = console(full);
         on_full.push(b"one");
         on_full.push(b"two!");
-        let gaps = on_full.finish_copy(&watch).unwrap();
+        let gaps = on_full.finish_copy(&signals).unwrap();
         assert_eq!(gaps.bytes, 7);
         assert!(
             gaps.message
@@ -298,7 +298,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let mut whole = console(file);
         whole.push(b"one");
-        assert_eq!(whole.finish_copy(&watch), None);
+        assert_eq!(whole.finish_copy(&signals), None);
     }
 
     /// A console that has said `text` a while ago.

@@ -1,20 +1,26 @@
 //! A guest that says whatever it likes: nothing panics, nothing grows, and what comes too late counts for nothing.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdvm_proto::{FRAME_MAX, HOST_REQUEST_MAX, RING, RootUse, Stage, Totals};
+use rdvm_proto::{Event, FRAME_MAX, HOST_REQUEST_MAX, HostRequest, RING, RootUse, Stage, Totals};
 use rustix::pipe::pipe;
 use vm_memory::MmapRegion;
 
+use super::console::Console;
+use super::control::Control;
+use super::input_pump::InputPump;
+use super::output_stream::OutputStream;
 use super::rings::RINGS;
+use super::rings::Rings;
 use super::*;
-use crate::watch::Watch;
+use crate::stop_signals::StopSignals;
 use rdvm_hostfs::units::ByteSize;
 
 /// A guest that is spoken to in every way there is; its input has no end, and nothing of what it prints is kept.
-fn spoken_to(copy_out: Option<Arc<Files>>) -> Listener {
+fn spoken_to(copy_out: Option<Arc<Files>>) -> GuestPorts {
     let null = || {
         File::options()
             .write(true)
@@ -24,18 +30,17 @@ fn spoken_to(copy_out: Option<Arc<Files>>) -> Listener {
     };
     let console = Console::new(OutputStream::new(null()), None, false);
     let zero = File::open("/dev/zero").unwrap();
-    let mut listener = Listener::new(OutputStream::new(null()), console, Control::frames())
-        .with_input(Input::new(Some(zero.into()), false), None)
+    let mut guest = GuestPorts::new(OutputStream::new(null()), console, Control::frames())
+        .with_input(InputPump::new(Some(zero.into())))
         .with_limits(Limits {
             stop_timeout: Duration::from_secs(1000),
-            timeout: None,
             max_output: Some(ByteSize(1 << 20)),
         });
     if let Some(copy_out) = copy_out {
-        listener = listener.with_copy_out(copy_out);
+        guest = guest.with_copy_out(copy_out);
     }
-    listener.attach(Rings::new(MmapRegion::new(RINGS as usize).unwrap()));
-    listener
+    guest.attach(Rings::new(MmapRegion::new(RINGS as usize).unwrap()));
+    guest
 }
 
 /// Files that never end, and room for a few of their bytes at a time.
@@ -62,16 +67,16 @@ impl CopySink for Files {
     }
 }
 
-fn say(listener: &mut Listener, event: Event) {
+fn say(guest: &mut GuestPorts, event: Event) {
     let mut frame = [0; FRAME_MAX];
     let length = event.encode(&mut frame);
-    listener.receive(Port::Status, &frame[..length]);
+    guest.receive(Port::Status, &frame[..length]);
 }
 
 /// The next orders, which are taken as the guest would take them.
-fn requests(listener: &mut Listener) -> Vec<HostRequest> {
-    let mut rest = listener.pending(Port::Status).to_vec();
-    listener.sent(Port::Status, rest.len());
+fn requests(guest: &mut GuestPorts) -> Vec<HostRequest> {
+    let mut rest = guest.pending(Port::Status).to_vec();
+    guest.sent(Port::Status, rest.len());
     let mut requests = Vec::new();
     while let Ok((request, length)) = HostRequest::decode(&rest) {
         requests.push(request);
@@ -103,18 +108,18 @@ fn rings_that_are_mapped_once_the_command_runs_come_too_late() {
         (true, HostRequest::Produced(100)),
         (false, HostRequest::StdinEnd(0)),
     ] {
-        let mut listener = spoken_to(None);
+        let mut guest = spoken_to(None);
         if early {
-            say(&mut listener, Event::Mapped);
-            say(&mut listener, Event::Mapped);
+            say(&mut guest, Event::Mapped);
+            say(&mut guest, Event::Mapped);
         }
-        say(&mut listener, Event::Started(1));
-        say(&mut listener, Event::Mapped);
-        say(&mut listener, Event::Credit(100));
-        assert!(listener.input().is_some());
-        listener.take_input();
-        let by_port = listener.pending(Port::Stdout).len();
-        let by_ring = requests(&mut listener).contains(&expected);
+        say(&mut guest, Event::Started(1));
+        say(&mut guest, Event::Mapped);
+        say(&mut guest, Event::Credit(100));
+        assert!(guest.wants_input());
+        guest.take_input();
+        let by_port = guest.pending(Port::Stdout).len();
+        let by_ring = requests(&mut guest).contains(&expected);
         assert_eq!(
             (by_port, by_ring),
             if early { (0, true) } else { (100, false) }
@@ -124,31 +129,31 @@ fn rings_that_are_mapped_once_the_command_runs_come_too_late() {
 
 #[test]
 fn files_that_nobody_asked_for_and_more_than_a_ring_of_them_are_not_taken() {
-    let mut listener = spoken_to(Some(Arc::default()));
-    say(&mut listener, Event::Mapped);
-    say(&mut listener, Event::Started(1));
-    say(&mut listener, Event::Produced(10));
-    assert_eq!(requests(&mut listener), []);
-    say(&mut listener, EXITED);
-    assert!(listener.conclude().is_none());
-    assert_eq!(requests(&mut listener), [HostRequest::CopyOut]);
+    let mut guest = spoken_to(Some(Arc::default()));
+    say(&mut guest, Event::Mapped);
+    say(&mut guest, Event::Started(1));
+    say(&mut guest, Event::Produced(10));
+    assert_eq!(requests(&mut guest), []);
+    say(&mut guest, EXITED);
+    assert!(guest.conclude().is_none());
+    assert_eq!(requests(&mut guest), [HostRequest::CopyOut]);
     for wrong in [RING + 1, u64::MAX] {
-        say(&mut listener, Event::Produced(wrong));
-        assert_eq!(requests(&mut listener), [], "{wrong}");
+        say(&mut guest, Event::Produced(wrong));
+        assert_eq!(requests(&mut guest), [], "{wrong}");
     }
-    say(&mut listener, Event::Produced(10));
-    assert_eq!(requests(&mut listener), [HostRequest::Consumed(10)]);
+    say(&mut guest, Event::Produced(10));
+    assert_eq!(requests(&mut guest), [HostRequest::Consumed(10)]);
     // The same again is no news, and it cannot have become less.
     for stale in [10, 9, 0] {
-        say(&mut listener, Event::Produced(stale));
-        assert_eq!(requests(&mut listener), [], "{stale}");
+        say(&mut guest, Event::Produced(stale));
+        assert_eq!(requests(&mut guest), [], "{stale}");
     }
 }
 
 /// A million events, most of them in no order that makes sense; nobody ever reads what is sent back.
 #[test]
 fn a_guest_that_lies_all_the_time_makes_nothing_panic_or_grow() {
-    let watch = Watch::start(None).unwrap();
+    let signals = StopSignals::new().unwrap();
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = move || {
         random ^= random << 13;
@@ -157,75 +162,82 @@ fn a_guest_that_lies_all_the_time_makes_nothing_panic_or_grow() {
         random
     };
     for round in 0..10 {
-        let mut listener = spoken_to((round % 2 == 0).then(Arc::default));
+        let mut guest = spoken_to((round % 2 == 0).then(Arc::default));
         for _ in 0..100_000 {
             let number = next() >> (next() % 64);
             match next() % 16 {
-                0 => say(&mut listener, Event::Mapped),
-                1 => say(&mut listener, Event::Credit(number)),
-                2 | 3 => say(&mut listener, Event::Produced(number)),
-                4 if round % 5 == 0 => say(&mut listener, Event::Started(number)),
-                5 if round % 7 == 0 => say(&mut listener, EXITED),
+                0 => say(&mut guest, Event::Mapped),
+                1 => say(&mut guest, Event::Credit(number)),
+                2 | 3 => say(&mut guest, Event::Produced(number)),
+                4 if round % 5 == 0 => say(&mut guest, Event::Started(number)),
+                5 if round % 7 == 0 => say(&mut guest, EXITED),
                 6 if next() % 5000 == 0 => say(
-                    &mut listener,
+                    &mut guest,
                     Event::Failed {
                         stage: Stage::Fork,
                         errno: number as i32,
                         which: number as u32,
                     },
                 ),
-                7 => listener.receive(Port::Status, &number.to_le_bytes()),
-                8 if listener.has_room(Port::Stdout) => {
-                    listener.receive(Port::Stdout, &number.to_le_bytes());
+                7 => guest.receive(Port::Status, &number.to_le_bytes()),
+                8 if guest.has_room(Port::Stdout) => {
+                    guest.receive(Port::Stdout, &number.to_le_bytes());
                 }
-                9 if listener.has_room(Port::Console) => {
-                    listener.receive(Port::Console, &number.to_le_bytes());
+                9 if guest.has_room(Port::Console) => {
+                    guest.receive(Port::Console, &number.to_le_bytes());
                 }
-                10 => drop(listener.steer(&watch)),
-                11 => drop(listener.conclude()),
-                _ if listener.input().is_some() => listener.take_input(),
+                10 => drop(guest.steer(&signals)),
+                11 => drop(guest.conclude()),
+                _ if guest.wants_input() => guest.take_input(),
                 _ => {}
             }
-            let waiting =
-                listener.pending(Port::Status).len() + listener.pending(Port::Stdout).len();
+            let waiting = guest.pending(Port::Status).len() + guest.pending(Port::Stdout).len();
             assert!(
                 waiting < (128 << 10) + HOST_REQUEST_MAX,
                 "{waiting} bytes wait"
             );
-            listener.outlets().into_iter().for_each(OutputStream::flush);
+            guest.flush();
         }
     }
 }
 
 #[test]
 fn what_is_below_the_limit_is_owed_to_a_reader_that_is_slow() {
-    let watch = Watch::start(None).unwrap();
+    let signals = StopSignals::new().unwrap();
     let (read, write) = pipe().unwrap();
     let null = File::options().write(true).open("/dev/null").unwrap();
     let console = Console::new(OutputStream::new(null.into()), None, false);
-    let mut listener = Listener::new(OutputStream::new(write), console, Control::frames())
+    let mut guest = GuestPorts::new(OutputStream::new(write), console, Control::frames())
         .with_limits(Limits {
             stop_timeout: Duration::from_nanos(1),
-            timeout: None,
             max_output: Some(ByteSize(100_000)),
         });
-    say(&mut listener, Event::Started(1));
-    listener.receive(Port::Stdout, &[7; 100_001]);
-    listener.outlets().into_iter().for_each(OutputStream::flush);
+    say(&mut guest, Event::Started(1));
+    guest.receive(Port::Stdout, &[7; 100_001]);
+    guest.flush();
     // The first time the command is told, later its time is over.
     for _ in 0..3 {
-        assert_eq!(listener.steer(&watch), None);
+        assert_eq!(guest.steer(&signals), None);
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(
-        listener.time_left(&watch),
-        None,
-        "it is looked at again and again"
-    );
+    assert_eq!(guest.time_left(), None, "it is looked at again and again");
     let mut seen = 0;
     while seen < 100_000 {
         seen += rustix::io::read(&read, &mut [0; 65_536][..]).unwrap();
-        listener.outlets().into_iter().for_each(OutputStream::flush);
+        guest.flush();
     }
-    assert_eq!(listener.steer(&watch), Some(ending::Ending::OutputLimit));
+    assert_eq!(guest.steer(&signals), Some(ending::Ending::OutputLimit));
+}
+
+#[test]
+fn a_span_that_no_clock_can_hold_is_no_deadline_that_comes() {
+    let signals = StopSignals::new().unwrap();
+    for span in [
+        Duration::MAX,
+        Duration::from_secs(10_000_000_000_000_000_000),
+    ] {
+        let guest = spoken_to(None).with_timeout(Some(span));
+        assert!(guest.time_left() > Some(Duration::from_secs(1 << 30)));
+        assert!(!guest.is_over(&signals));
+    }
 }

@@ -8,7 +8,7 @@ use kvm_ioctls::VmFd;
 use super::bus::{Bus, PORTS};
 use super::serial::Serial;
 use super::teardown;
-use crate::guest::{Counts, Listener};
+use crate::guest::{Counts, GuestPorts};
 
 /// Order in which output is handed on: what the status port says tells what the bytes of the others are.
 const STATUS_FIRST: [usize; 3] = [2, 1, 0];
@@ -17,7 +17,7 @@ const STATUS_FIRST: [usize; 3] = [2, 1, 0];
 #[derive(Debug)]
 pub(super) struct Devices {
     pub(super) bus: Bus,
-    pub(super) listener: Listener,
+    pub(super) guest: GuestPorts,
     /// Why the machine is over, once it is.
     pub(super) over: Option<String>,
     /// Exits so far.
@@ -29,10 +29,10 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    pub(super) fn new(vm: VmFd, listener: Listener) -> Self {
+    pub(super) fn new(vm: VmFd, guest: GuestPorts) -> Self {
         Self {
             bus: Bus::default(),
-            listener,
+            guest,
             over: None,
             exits: 0,
             lingers: false,
@@ -47,14 +47,10 @@ impl Devices {
         if due {
             let known = self.known();
             self.hand_on();
-            let waits = self
-                .listener
-                .outlets()
-                .iter()
-                .any(|outlet| !outlet.is_empty());
-            if waits || self.known() != known || self.listener.is_done() || self.is_output_gone() {
-                self.wake = true;
-            }
+            self.wake |= !self.guest.is_flushed()
+                || self.known() != known
+                || self.guest.is_done()
+                || self.guest.is_output_gone();
         } else if !self.lingers && self.bus.serial.iter().any(|port| !port.output().is_empty()) {
             // A driver that works without interrupts does not say when it is done.
             let polled = |port: &Serial| !port.output().is_empty() && port.is_polled();
@@ -68,20 +64,19 @@ impl Devices {
 
     /// What the engine's thread acts on: whether there is a verdict, and whether the guest wants input.
     fn known(&self) -> (bool, bool) {
-        let verdict = self.listener.verdict().is_some();
-        (verdict, self.listener.input().is_some())
+        (self.guest.has_verdict(), self.guest.wants_input())
     }
 
     /// Gives the guest what is there for it and interrupts it where that is due.
     pub(super) fn feed(&mut self) {
         for index in STATUS_FIRST {
             let (port, serial) = (PORTS[index].0, &mut self.bus.serial[index]);
-            let pending = self.listener.pending(port);
+            let pending = self.guest.pending(port);
             if !pending.is_empty() {
                 let count = serial.receive(pending);
-                self.listener.sent(port, count);
+                self.guest.sent(port, count);
                 // The engine's thread reads more.
-                self.wake |= count > 0 && self.listener.input().is_some();
+                self.wake |= count > 0 && self.guest.wants_input();
             }
         }
         self.interrupt();
@@ -92,28 +87,20 @@ impl Devices {
         self.lingers = false;
         // What an outlet still holds comes first, and only an empty one takes more: whatever stays in a port then has
         // a full outlet before it, which is waited for.
-        self.flush();
+        self.guest.flush();
         for index in STATUS_FIRST {
             let (port, serial) = (PORTS[index].0, &mut self.bus.serial[index]);
-            if !serial.output().is_empty() && self.listener.has_room(port) {
-                self.listener.receive(port, serial.output());
+            if !serial.output().is_empty() && self.guest.has_room(port) {
+                self.guest.receive(port, serial.output());
                 serial.flushed();
             }
         }
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        for outlet in self.listener.outlets() {
-            if !outlet.is_empty() {
-                outlet.flush();
-            }
-        }
+        self.guest.flush();
     }
 
     /// Whether the guest has nothing more to say that counts: it has given its verdict and its files, or the machine is over.
     pub(super) fn is_done(&self) -> bool {
-        self.over.is_some() || self.listener.is_done()
+        self.over.is_some() || self.guest.is_done()
     }
 
     /// Raises the interrupts that the ports ask for. The lines are edge-triggered: up and down is one interrupt.
@@ -134,13 +121,9 @@ impl Devices {
     }
 
     /// Whether there is output that has not been written.
-    pub(super) fn has_output(&mut self) -> bool {
-        let waits = self
-            .listener
-            .outlets()
-            .iter()
-            .any(|outlet| !outlet.is_empty());
-        waits || self.bus.serial.iter().any(|port| !port.output().is_empty())
+    pub(super) fn has_output(&self) -> bool {
+        let mut ports = self.bus.serial.iter();
+        !self.guest.is_flushed() || ports.any(|port| !port.output().is_empty())
     }
 
     /// What there was to count.
@@ -158,21 +141,16 @@ impl Devices {
         self.wake = true;
     }
 
-    /// What is left when the vCPUs have gone: the listener, with what was counted. Of the machine nothing is.
-    pub(super) fn into_listener(mut self) -> Listener {
+    /// What is left when the vCPUs have gone: the guest, with what was counted. Of the machine nothing is.
+    pub(super) fn into_guest(mut self) -> GuestPorts {
         let counts = self.counts();
-        self.listener.counted(counts);
+        self.guest.counted(counts);
         teardown::give_up(self.vm);
-        self.listener
+        self.guest
     }
 
     /// Whether the engine's thread is to have a look; asking takes it back.
     pub(super) fn take_wake(&mut self) -> bool {
         std::mem::take(&mut self.wake)
-    }
-
-    fn is_output_gone(&mut self) -> bool {
-        let [stdout, _] = self.listener.outlets();
-        stdout.is_closed() || stdout.failure().is_some()
     }
 }

@@ -43,10 +43,10 @@ use self::ram::{Ram, Registered};
 use self::session::Session;
 use self::vcpu::Vcpu;
 use crate::guest::ending::Ending;
-use crate::guest::{Listener, Port};
+use crate::guest::{GuestPorts, Port};
 use crate::machine::Machine;
 use crate::probe::KvmState;
-use crate::watch::Watch;
+use crate::stop_signals::StopSignals;
 
 /// What the guest's kernel is to be told: there is no PCI bus to look for. Pages are not cleared before they are
 /// overwritten, as most of a large image's are. Per-CPU areas are made of the pages that they need: a huge page each is what
@@ -72,29 +72,29 @@ const TRIES: u32 = 100;
 /// Runs the machine to its end; its memory and threads are gone when this returns.
 pub(super) fn boot(
     mut machine: Machine,
-    mut listener: Listener,
-    watch: &Watch,
-) -> Result<(Ending, Listener), Error> {
+    mut guest: GuestPorts,
+    signals: &StopSignals,
+) -> Result<(Ending, GuestPorts), Error> {
     let kvm_fd = open()?;
     let vm = new_machine(&kvm_fd)?;
     let mut ram = Ram::map(machine.memory.0).map_err(|source| Error::Memory {
         memory: machine.memory,
         source,
     })?;
-    let loaded = load::load(&mut ram, &mut machine, &|| watch.is_over());
+    let loaded = load::load(&mut ram, &mut machine, &|| guest.is_over(signals));
     // Loading a large image takes its time; a part that cannot be loaded is still an error.
     if let Ok(_) | Err(Error::Initrd(rdvm_initrd::Error::Stopped)) = loaded
-        && let Some(ending) = listener.steer(watch)
+        && let Some(ending) = guest.steer(signals)
     {
-        return Ok((ending, listener));
+        return Ok((ending, guest));
     }
     let start = loaded?;
-    listener.machine_loaded();
+    guest.machine_loaded();
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
-    // It goes with the listener, which comes back when no vCPU is left.
+    // It goes with the guest, which comes back when no vCPU is left.
     if machine.rings {
-        listener.attach(ram::share(&vm)?);
+        guest.attach(ram::share(&vm)?);
     }
     let coalesces = coalesce(&vm)?;
     let package = Package {
@@ -110,11 +110,11 @@ pub(super) fn boot(
     let vcpus = (0..machine.cpus)
         .map(|id| Vcpu::new(&vm, id, package, supported.as_slice(), start, coalesces))
         .collect::<Result<Vec<_>, _>>()?;
-    listener.machine_starts();
-    let session = Session::start(Devices::new(vm, listener), vcpus)?;
+    guest.machine_starts();
+    let session = Session::start(Devices::new(vm, guest), vcpus)?;
     // The guest has a copy of every byte: freeing thousands of entries costs nothing while it boots.
     drop(machine);
-    session.run(watch)
+    session.run(signals)
 }
 
 /// Opens /dev/kvm and sees that it can do what is needed.

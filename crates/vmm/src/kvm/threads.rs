@@ -17,7 +17,7 @@ use super::Error;
 use super::devices::Devices;
 use super::exits::{Step, handle};
 use super::vcpu::{Reason, Vcpu};
-use crate::watch::Catcher;
+use crate::stop_signals::Catcher;
 
 /// Time between a signal and the next where one has come too early.
 const RESEND: Duration = Duration::from_millis(2);
@@ -226,7 +226,7 @@ fn serve(vcpu: &mut Vcpu, reason: Reason, devices: &mut Devices) -> Step {
     let step = match vcpu.exit(reason) {
         Some(exit) => {
             if devices.exits == 0 {
-                devices.listener.guest_left();
+                devices.guest.guest_left();
             }
             devices.exits += 1;
             handle(exit, &mut devices.bus)

@@ -23,10 +23,12 @@ pub(super) struct Chardevs {
 }
 
 impl Chardevs {
-    /// Pipes from the ports; with `both_ways` also into those of stdout and status.
+    /// Makes pipes from the ports; with `both_ways` also into those of stdout and status.
     ///
-    /// Errors: no descriptors left.
-    pub(super) fn lay(both_ways: bool) -> rustix::io::Result<Self> {
+    /// # Errors
+    ///
+    /// No descriptors left.
+    pub(super) fn new(both_ways: bool) -> rustix::io::Result<Self> {
         let mut chardevs = Self {
             ports: Vec::new(),
             writers: Vec::new(),
@@ -63,7 +65,7 @@ impl Chardevs {
         Ok(chardevs)
     }
 
-    /// The ports for QEMU's arguments.
+    /// Returns the ports for QEMU's arguments.
     pub(super) fn lines(&self) -> [Line; 3] {
         let raw = |index: usize| -> RawFd { self.theirs[index].as_raw_fd() };
         match self.stdio {
@@ -80,7 +82,7 @@ impl Chardevs {
     }
 }
 
-/// The flag is of the open file: whoever has a copy of the descriptor does not wait either.
+/// Sets a flag of the open file, which all copies of the descriptor have.
 fn no_wait(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
     Ok(fd)

@@ -1,45 +1,40 @@
 //! The QEMU engine: a child `qemu-system-x86_64` with software emulation and the same three ports.
 //!
-//! `args.rs` says what it is started with, `child.rs` owns the process, `session.rs` is the loop that watches it, `halt.rs`
-//! sees that nothing more is to come.
+//! `args.rs` makes its arguments, `files.rs` the files that it inherits, `child.rs` owns the process, `session.rs` is the loop
+//! that watches it, `halt.rs` finds out that nothing more is to come.
 
 mod args;
 mod chardevs;
 #[allow(unsafe_code)]
 mod child;
+mod error;
+mod files;
 mod halt;
 mod session;
 mod shared;
 #[allow(unsafe_code)]
 mod tsc;
 
-use std::fs::File;
-use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use vm_memory::{FileOffset, MmapRegion};
+pub use self::error::Error;
 
-use rustix::io::Errno;
-
-use self::args::{Fds, Settings};
+use self::args::Settings;
 use self::chardevs::Chardevs;
 use self::child::Process;
+use self::files::Files;
 use self::halt::HaltDetector;
 use self::session::Session;
 use self::shared::Place;
-use crate::guest::Listener;
+use crate::guest::GuestPorts;
 use crate::guest::ending::Ending;
-use crate::guest::rings::{RINGS, Rings};
+use crate::guest::rings::RINGS;
 use crate::machine::Machine;
-use crate::watch::Watch;
-use crate::{acpi, probe};
+use crate::probe;
+use crate::stop_signals::StopSignals;
 use rdvm_hostfs::hostmem::{Memory, OomKills};
 use rdvm_hostfs::units::ByteSize;
-use rdvm_kernel::Boot;
 
 /// `microvm` has no PCI bus, and a kernel that looks for one complains. On one CPU a kernel removes its 9,000 lock
 /// prefixes one by one, each with two changes of page tables; emulation of one CPU ignores the prefixes anyway
@@ -69,28 +64,6 @@ pub(super) const RINGS_AT: u64 = 8 << 20;
 
 const SIGKILL: i32 = 9;
 
-/// A file for RAM of so many bytes, and what of it is shared with us.
-fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
-    let file = File::from(memfd_create(
-        "rdvm-ram",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?);
-    file.set_len(memory.0)?;
-    // Whoever has broken into QEMU cannot take away what we have mapped.
-    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-    let file = Arc::new(file);
-    let place = FileOffset::from_arc(Arc::clone(&file), RINGS_AT);
-    let region = MmapRegion::from_file(place, RINGS as usize).map_err(io::Error::other)?;
-    Ok((file, Rings::new(region)))
-}
-
-/// A file with the ACPI tables.
-fn tables(cpus: u8) -> io::Result<File> {
-    let file = File::from(memfd_create("rdvm-acpi", MemfdFlags::CLOEXEC)?);
-    file.write_all_at(&acpi::tables(cpus, TIMER), 0)?;
-    Ok(file)
-}
-
 /// A QEMU that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qemu {
@@ -98,51 +71,12 @@ pub struct Qemu {
     clock: tsc::Sample,
 }
 
-/// Why QEMU could not run the machine.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There is none.
-    #[error(transparent)]
-    Missing(#[from] probe::Error),
-    /// The initrd cannot be made.
-    #[error(transparent)]
-    Initrd(#[from] rdvm_initrd::Error),
-    /// The kernel cannot be started by QEMU.
-    #[error(transparent)]
-    Kernel(#[from] rdvm_kernel::Error),
-    /// QEMU cannot have this image in common with others.
-    #[error("--share: {0}, and QEMU has no other way; leave it out, or use --engine kvm")]
-    Share(&'static str),
-    /// It could not be started.
-    #[error("{}: cannot be started: {source}; see rdvm doctor", program.display())]
-    Start {
-        /// Which program.
-        program: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The host refused something.
-    #[error("qemu engine: {what}: {source}; see rdvm doctor")]
-    Host {
-        /// What was being done.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// It ended before the guest said anything.
-    #[error("{}: ended before the machine ran: {said}; try it with another kernel (-k), or see rdvm doctor", program.display())]
-    Refused {
-        /// Which program.
-        program: PathBuf,
-        /// What it said.
-        said: String,
-    },
-}
-
 impl Qemu {
     /// Looks for `qemu-system-x86_64`.
     ///
-    /// Errors: there is none, with the remedy.
+    /// # Errors
+    ///
+    /// It is not installed.
     pub fn find() -> Result<Self, Error> {
         Ok(Self {
             program: probe::qemu_path()?,
@@ -150,7 +84,7 @@ impl Qemu {
         })
     }
 
-    /// What this machine's kernel must be told.
+    /// Returns words for the kernel command line of such a machine.
     pub(super) fn cmdline(&self, cpus: u8, rings: Option<u64>) -> String {
         let several = if cpus == 1 { ONE_CPU } else { SEVERAL_CPUS };
         let mut words = format!("{CMDLINE}{several}");
@@ -168,144 +102,105 @@ impl Qemu {
     pub(super) fn boot(
         &self,
         machine: Machine,
-        mut listener: Listener,
-        watch: &Watch,
-    ) -> Result<(Ending, Listener), Error> {
+        mut guest: GuestPorts,
+        signals: &StopSignals,
+    ) -> Result<(Ending, GuestPorts), Error> {
         let shared = machine.initrd.shared_part().filter(|_| machine.share);
         let mapped = shared.map_or(0, |(_, mapped)| mapped);
-        let initrd = machine.initrd.to_file_from(mapped, &|| watch.is_over());
+        let stopped = || guest.is_over(signals);
+        let initrd = machine.initrd.to_file_from(mapped, &stopped);
         // Writing a large image takes its time; one that cannot be written is still an error.
         if let Ok(_) | Err(rdvm_initrd::Error::Stopped) = initrd
-            && let Some(ending) = listener.steer(watch)
+            && let Some(ending) = guest.steer(signals)
         {
-            return Ok((ending, listener));
+            return Ok((ending, guest));
         }
         let initrd = initrd?;
-        listener.machine_loaded();
-        listener.machine_starts();
+        guest.machine_loaded();
+        guest.machine_starts();
         let memory = match machine.rings {
             true => ByteSize(machine.memory.0.saturating_add(RINGS)),
             false => machine.memory,
         };
-        let place = shared.map(|(_, shared)| {
-            let place = Place::new(
-                machine.kernel.load_end(),
-                shared,
-                machine.initrd.size(),
-                memory,
-            );
-            place.ok_or(Error::Share("the image has no place in RAM below 3 GiB"))
+        let size = machine.initrd.size();
+        let shared = shared.map(|(image, shared)| {
+            let place = Place::new(machine.kernel.load_end(), shared, size, memory);
+            let place = place.ok_or(Error::Share("the image has no place in RAM below 3 GiB"));
+            place.map(|place| (image, place))
         });
-        let place = place.transpose()?;
-        let host_error = |what| move |source| Error::Host { what, source };
-        // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
-        let kernel = match (machine.kernel.into_boot()?, &place) {
-            (Boot::Pvh(file, _) | Boot::BzImage(file, _), None) => file,
-            (Boot::Pvh(file, facts), Some(place)) => {
-                // The start of this file is the rest of the initrd; all of it is RAM.
-                let made = initrd.set_len(place.above(memory));
-                let entry = facts.pvh_entry.unwrap_or_default();
-                let made = made.and_then(|()| place.hand_over(&file, entry, &initrd));
-                made.map_err(host_error("handing over a shared image"))?
-            }
-            (Boot::BzImage(..), Some(_)) => {
-                return Err(Error::Share("the kernel unpacks itself"));
-            }
-        };
+        let (shared, boot) = (shared.transpose()?, machine.kernel.into_boot()?);
+        let cpus = machine.cpus;
+        let (files, rings) = Files::new(boot, initrd, shared, (memory, cpus), machine.rings)?;
+        if let Some(rings) = rings {
+            guest.attach(rings);
+        }
         let settings = Settings {
             cmdline: &machine.cmdline,
             memory,
-            cpus: machine.cpus,
+            cpus,
         };
-        let host = |what| {
-            move |errno: Errno| Error::Host {
-                what,
-                source: errno.into(),
-            }
-        };
-        let chardevs = Chardevs::lay(listener.speaks()).map_err(host("making pipes"))?;
-        let below = place.map_or(memory, |place| ByteSize(place.at));
-        let ram = machine.rings.then(|| share(below)).transpose();
-        let ram = ram.map_err(host_error("sharing memory"))?;
-        let (ram, rings) = ram.unzip();
-        if let Some(rings) = rings {
-            listener.attach(rings);
-        }
-        let tables = tables(machine.cpus).map_err(host_error("writing the ACPI tables"))?;
-        let fds = Fds {
-            tables: tables.as_raw_fd(),
-            ram: ram.as_ref().map(AsRawFd::as_raw_fd),
-            kernel: kernel.as_raw_fd(),
-            initrd: match shared.zip(place) {
-                None => args::Initrd::Read(initrd.as_raw_fd()),
-                Some(((image, _), place)) => args::Initrd::Mapped(args::Mapped {
-                    below: place.at,
-                    shared: (image.as_raw_fd(), place.shared),
-                    above: initrd.as_raw_fd(),
-                }),
-            },
-            ports: chardevs.lines(),
-        };
-        let mut inherit = vec![fds.kernel, initrd.as_raw_fd(), fds.tables];
-        inherit.extend(shared.map(|(image, _)| image.as_raw_fd()));
-        inherit.extend(fds.ram);
-        inherit.extend(chardevs.theirs.iter().map(AsRawFd::as_raw_fd));
-        let start = |source| Error::Start {
-            program: self.program.clone(),
-            source,
-        };
-        let args = args::args(&settings, &fds);
-        let Chardevs {
-            ports,
-            writers,
-            theirs,
-            stdio,
-            ..
-        } = chardevs;
-        let kills = OomKills::so_far();
-        let mut process = Process::start(&self.program, &args, inherit, stdio).map_err(start)?;
-        drop(theirs);
-        let ending = Session {
-            ports,
-            writers,
-            listener: &mut listener,
-            watch,
-            halt_detector: HaltDetector::new(process.id(), machine.cpus),
-            // One that is shared is part of the RAM; then the copy of the kernel is what has been used up.
-            unpacked: Some(if shared.is_none() { &initrd } else { &kernel }),
-        }
-        .run()
-        .map_err(host("waiting for the machine"))?;
-        let ending = self
-            .conclude(ending, &mut process, &mut listener, kills)
-            .map_or_else(|| self.refused(process), Ok)?;
-        Ok((ending, listener))
+        self.start(&files, &settings, guest, signals)
     }
 
-    /// What the end of the ports means; `None` when QEMU itself gave up.
+    /// Starts QEMU and waits for its end.
+    fn start(
+        &self,
+        files: &Files<'_>,
+        settings: &Settings<'_>,
+        mut guest: GuestPorts,
+        signals: &StopSignals,
+    ) -> Result<(Ending, GuestPorts), Error> {
+        let chardevs = Chardevs::new(guest.speaks()).map_err(Error::host("making pipes"))?;
+        let args = args::args(settings, &files.fds(chardevs.lines()));
+        let theirs = chardevs.theirs.iter().map(AsRawFd::as_raw_fd);
+        let inherit = files.inherited().chain(theirs).collect();
+        let kills = OomKills::so_far();
+        let process = Process::start(&self.program, &args, inherit, chardevs.stdio);
+        let mut process = process.map_err(|source| Error::Start {
+            program: self.program.clone(),
+            source,
+        })?;
+        drop(chardevs.theirs);
+        let session = Session {
+            ports: chardevs.ports,
+            writers: chardevs.writers,
+            guest: &mut guest,
+            signals,
+            halt_detector: HaltDetector::new(process.id(), settings.cpus),
+            unpacked: Some(files.unpacked()),
+        };
+        let ending = session.run();
+        let ending = ending.map_err(Error::host("waiting for the machine"))?;
+        let ending = self
+            .conclude(ending, &mut process, &mut guest, kills)
+            .map_or_else(|| self.refused(process), Ok)?;
+        Ok((ending, guest))
+    }
+
+    /// Returns the ending that the end of the ports means; `None` when QEMU itself gave up.
     fn conclude(
         &self,
         ending: Option<Ending>,
         process: &mut Process,
-        listener: &mut Listener,
+        guest: &mut GuestPorts,
         kills: OomKills,
     ) -> Option<Ending> {
         if ending.is_some() {
             return ending;
         }
         let signal = process.wait();
-        if let Some(ending) = listener.outcome() {
+        if let Some(ending) = guest.outcome() {
             return Some(ending);
         }
-        let timestamps = listener.timestamps();
+        let timestamps = guest.timestamps();
         if signal == Some(SIGKILL) && OomKills::so_far().have_risen_since(kills) {
             return Some(Ending::Starved {
                 started: timestamps.started.is_some(),
                 bound: Memory::gather().bound(),
             });
         }
-        let spoke = timestamps.ready.is_some() || !listener.console().last_lines(1).is_empty();
-        let panic = listener.console().panic();
+        let spoke = timestamps.ready.is_some() || !guest.console().last_lines(1).is_empty();
+        let panic = guest.console().panic();
         spoke.then_some(Ending::Died {
             started: timestamps.started.is_some(),
             panic,

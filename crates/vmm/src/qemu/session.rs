@@ -1,18 +1,18 @@
-//! A machine's life, seen from outside: one loop that never blocks on anything but all of its sources at once: the
-//! ports, our own output streams, signals, the deadline.
+//! The life of a machine, seen from outside: one loop that waits for all of its sources at once: the ports, the output streams,
+//! signals, the deadline.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::halt::HaltDetector;
+use crate::event_loop::{EventLoop, Token};
 use crate::guest::ending::Ending;
-use crate::guest::{Listener, Port};
-use crate::watch::Watch;
+use crate::guest::{GuestPorts, Port};
+use crate::stop_signals::StopSignals;
 
 /// As much as a pipe holds.
 const READ_MAX: usize = 1 << 16;
@@ -29,7 +29,7 @@ pub(super) struct PortReader {
 }
 
 impl PortReader {
-    /// `fd` does not block.
+    /// A reader of `fd`, which does not block.
     pub(super) fn new(port: Port, fd: OwnedFd) -> Self {
         Self {
             port,
@@ -39,20 +39,20 @@ impl PortReader {
     }
 }
 
-/// The way into one port.
+/// The write end of one port.
 pub(super) struct PortWriter {
     port: Port,
     fd: OwnedFd,
 }
 
 impl PortWriter {
-    /// `fd` does not block.
+    /// A writer to `fd`, which does not block.
     pub(super) fn new(port: Port, fd: OwnedFd) -> Self {
         Self { port, fd }
     }
 }
 
-/// Gives the memory of a file back that QEMU has mapped; it may read zeros from it. Where that cannot be done it stays.
+/// Frees the memory of a file that QEMU has mapped; it may read zeros from it. Where that fails it stays.
 fn empty(file: &File) {
     if let Ok(meta) = file.metadata() {
         let whole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -60,164 +60,139 @@ fn empty(file: &File) {
     }
 }
 
-/// One run's loop.
+/// The loop of one run.
 pub(super) struct Session<'a> {
     pub(super) ports: Vec<PortReader>,
     pub(super) writers: Vec<PortWriter>,
-    pub(super) listener: &'a mut Listener,
-    pub(super) watch: &'a Watch,
-    /// A file of ours that QEMU has read, and that nobody needs any more once the guest has unpacked its initrd.
+    pub(super) guest: &'a mut GuestPorts,
+    pub(super) signals: &'a StopSignals,
+    /// A file that QEMU has read, and that is not needed any more once the guest has unpacked its initrd.
     pub(super) unpacked: Option<&'a File>,
     pub(super) halt_detector: HaltDetector,
 }
 
 impl Session<'_> {
-    /// Runs until the guest has said how it ended and all its output is out, or something else ends it. `None` when
-    /// the ports closed without that.
+    /// Runs until the guest has told how it ended and all its output is written, or something else ends it. Returns `None`
+    /// when the ports closed without that.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors left; a port cannot be read; poll(2) fails.
     pub(super) fn run(mut self) -> Result<Option<Ending>, Errno> {
+        let events = EventLoop::new(self.guest)?;
         let mut buffers = [(); 3].map(|()| vec![0; READ_MAX]);
         loop {
             let received = self.receive(&mut buffers)?;
-            if self.listener.timestamps().ready.is_some()
+            if self.guest.timestamps().ready.is_some()
                 && let Some(file) = self.unpacked.take()
             {
                 empty(file);
             }
-            self.listener
-                .outlets()
-                .into_iter()
-                .for_each(|outlet| outlet.flush());
-            if let Some(ending) = self.listener.steer(self.watch) {
+            self.guest.flush();
+            if let Some(ending) = self.guest.steer(self.signals) {
                 return Ok(Some(ending));
             }
-            let flushed = self
-                .listener
-                .outlets()
-                .iter()
-                .all(|outlet| outlet.is_empty());
+            let flushed = self.guest.is_flushed();
             if received == 0 && flushed {
                 // The verdict comes after the last byte of output: with nothing left to read, all of it is here.
-                if let Some(ending) = self.listener.conclude() {
+                if let Some(ending) = self.guest.conclude() {
                     return Ok(Some(ending));
                 }
-                if self.ports.iter().all(|inlet| !inlet.open) {
+                if self.ports.iter().all(|port| !port.open) {
                     return Ok(None);
                 }
             }
-            // A machine whose output nobody takes waits for that.
+            // A machine whose output is not read waits for that.
             if received > 0 || !flushed {
                 self.halt_detector.beats();
             } else if self.halt_detector.has_stopped() {
                 return Ok(Some(Ending::Died {
-                    started: self.listener.timestamps().started.is_some(),
-                    panic: self.listener.console().panic(),
+                    started: self.guest.timestamps().started.is_some(),
+                    panic: self.guest.console().panic(),
                     how: Some("halted for good".to_owned()),
                 }));
             }
             self.send();
             if received == 0 || !flushed {
-                self.wait()?;
+                self.wait(&events)?;
             } else {
                 if received < FEW {
                     std::thread::sleep(GATHER);
                 }
-                self.take_what_is_there();
+                self.take_input(&events);
             }
         }
     }
 
     /// Reads input that can be read now: output without an end must not keep us from hearing Ctrl-C.
-    fn take_what_is_there(&mut self) {
-        let at_once = Timespec::default();
-        if let Some(input) = self.listener.input()
-            && poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&at_once)) == Ok(1)
-        {
-            self.listener.take_input();
+    fn take_input(&mut self, events: &EventLoop) {
+        let wanted = self.guest.wanted();
+        if !wanted.input {
+            return;
+        }
+        let mut set = events.input(wanted);
+        if set.wait(Duration::ZERO).is_ok() && set.is_ready(Token::Input) {
+            self.guest.take_input();
         }
     }
 
-    /// Reads once from every port that has something and whose stream has room; gives the number of bytes.
+    /// Reads once from every port that has something and whose stream has room; returns the number of bytes.
     ///
-    /// The status port is read last and its events are taken note of first: the guest says that the command runs
-    /// before the command's first byte, so bytes read before that cannot be mistaken for the kernel's.
+    /// The status port is read last and its events are noted first: the guest reports that the command runs before the
+    /// command's first byte, so bytes read before that cannot be mistaken for the kernel's.
     fn receive(&mut self, buffers: &mut [Vec<u8>; 3]) -> Result<usize, Errno> {
         let mut counts = [0; 3];
-        for ((inlet, buffer), count) in self
-            .ports
-            .iter_mut()
-            .zip(buffers.iter_mut())
-            .zip(&mut counts)
-        {
-            if !inlet.open || !self.listener.has_room(inlet.port) {
+        let places = buffers.iter_mut().zip(&mut counts);
+        for (reader, (buffer, count)) in self.ports.iter_mut().zip(places) {
+            if !reader.open || !self.guest.has_room(reader.port) {
                 continue;
             }
-            match rustix::io::read(&inlet.fd, &mut buffer[..]) {
-                // A socket that is closed with something unread in it says that.
-                Ok(0) | Err(Errno::CONNRESET) => inlet.open = false,
+            match rustix::io::read(&reader.fd, &mut buffer[..]) {
+                // A socket that is closed with something unread in it reports that.
+                Ok(0) | Err(Errno::CONNRESET) => reader.open = false,
                 Ok(length) => *count = length,
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
         for at in [2, 1, 0] {
-            self.listener
-                .receive(self.ports[at].port, &buffers[at][..counts[at]]);
+            let bytes = &buffers[at][..counts[at]];
+            self.guest.receive(self.ports[at].port, bytes);
         }
         Ok(counts.iter().sum())
     }
 
     /// Sends what there is to be sent, as far as that is possible without waiting.
     fn send(&mut self) {
-        for mouth in &self.writers {
-            let pending = self.listener.pending(mouth.port);
+        for writer in &self.writers {
+            let pending = self.guest.pending(writer.port);
             if !pending.is_empty()
-                && let Ok(count) = rustix::io::write(&mouth.fd, pending)
+                && let Ok(count) = rustix::io::write(&writer.fd, pending)
             {
-                self.listener.sent(mouth.port, count);
+                self.guest.sent(writer.port, count);
             }
             // What fails for good fails because QEMU is gone, which the ports tell.
         }
     }
 
     /// Sleeps until there is something to do, and reads input if that is it.
-    fn wait(&mut self) -> Result<(), Errno> {
-        let rooms: Vec<bool> = self
-            .ports
-            .iter()
-            .map(|inlet| self.listener.has_room(inlet.port))
-            .collect();
+    fn wait(&mut self, events: &EventLoop) -> Result<(), Errno> {
         let tick = self.halt_detector.time_left();
-        let left = self.listener.time_left(self.watch);
-        let left = Timespec::try_from(left.map_or(tick, |left| left.min(tick))).ok();
-        let watch = self.watch.fd();
-        let mut set = vec![PollFd::new(&watch, PollFlags::IN)];
-        let input = self.listener.input();
-        // First, so that its place is known.
-        set.extend(input.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        for (inlet, room) in self.ports.iter().zip(rooms) {
-            if inlet.open && room {
-                set.push(PollFd::new(&inlet.fd, PollFlags::IN));
+        let left = self.guest.time_left();
+        let mut set = events.set(self.guest.wanted(), self.signals);
+        for reader in &self.ports {
+            if reader.open && self.guest.has_room(reader.port) {
+                set.read(Token::Port(reader.port), reader.fd.as_fd());
             }
         }
-        for mouth in &self.writers {
-            if !self.listener.pending(mouth.port).is_empty() {
-                set.push(PollFd::new(&mouth.fd, PollFlags::OUT));
+        for writer in &self.writers {
+            if !self.guest.pending(writer.port).is_empty() {
+                set.write(Token::Port(writer.port), writer.fd.as_fd());
             }
         }
-        let outlets = self.listener.outlet_fds();
-        set.extend(
-            outlets
-                .iter()
-                .flatten()
-                .map(|fd| PollFd::new(fd, PollFlags::OUT)),
-        );
-        match poll(&mut set, left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-        let readable = input.is_some() && !set[1].revents().is_empty();
-        if readable {
-            self.listener.take_input();
+        set.wait(left.map_or(tick, |left| left.min(tick)))?;
+        if set.is_ready(Token::Input) {
+            self.guest.take_input();
         }
         Ok(())
     }
@@ -234,7 +209,7 @@ mod tests {
     use super::*;
     use crate::guest::console::Console;
     use crate::guest::control::Control;
-    use crate::guest::input::Input;
+    use crate::guest::input_pump::InputPump;
     use crate::guest::output_stream::OutputStream;
 
     /// Where nothing but waiting made it look at its input, it would see the deadline instead.
@@ -244,9 +219,10 @@ mod tests {
         let sink = || OutputStream::new(open("/dev/null").into());
         let console = Console::new(sink(), None, false);
         // Reading it fails, by which we see that it was read.
-        let input = Input::new(Some(File::open("/").unwrap().into()), false);
-        let mut listener =
-            Listener::new(sink(), console, Control::frames()).with_input(input, None);
+        let input = InputPump::new(Some(File::open("/").unwrap().into()));
+        let mut guest = GuestPorts::new(sink(), console, Control::frames())
+            .with_input(input)
+            .with_timeout(Some(Duration::from_secs(3)));
         let (silent, _stays_open) = pipe().unwrap();
         let (events, status) = pipe().unwrap();
         for event in [Event::Started(1), Event::Credit(1000)] {
@@ -257,7 +233,7 @@ mod tests {
         for fd in [&silent, &events] {
             rustix::fs::fcntl_setfl(fd, rustix::fs::OFlags::NONBLOCK).unwrap();
         }
-        let watch = Watch::start(Some(Duration::from_secs(3))).unwrap();
+        let signals = StopSignals::new().unwrap();
         let session = Session {
             ports: vec![
                 PortReader::new(Port::Console, silent),
@@ -266,8 +242,8 @@ mod tests {
             ],
             writers: Vec::new(),
             unpacked: None,
-            listener: &mut listener,
-            watch: &watch,
+            guest: &mut guest,
+            signals: &signals,
             halt_detector: HaltDetector::new(std::process::id(), 1),
         };
         let directory = Errno::ISDIR.raw_os_error();

@@ -1,61 +1,49 @@
-//! `rdvm doctor`: what works on this host, and for what does not the command that helps.
-//!
-//! Takes [`HostFacts`] and the kernels that were found, gives a [`Diagnosis`]. All judgement is a pure
-//! function of these; [`HostFacts::gather`] does the looking. Leaves to others: finding kernels
-//! (`kernel`), choosing the engine of a run (`engine`).
-
-mod checks;
-mod facts;
-mod limits;
-mod memory;
-#[cfg(test)]
-mod tests;
+//! [`HostFacts`] and the kernels that were found → [`Diagnosis`], a pure function; [`HostFacts::gather`] does the looking.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use facts::{Files, Folder, HostFacts, SandboxLimits, User};
-pub use limits::{Limit, Limits};
+use rdvm::level::Level;
 
-use crate::level::Level;
-pub use rdvm_hostfs::hostmem::{GroupLimit, Memory};
+use super::facts::HostFacts;
+use super::{checks, limits, memory};
 
 /// A kernel that was found, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelFinding {
+pub(crate) struct KernelFinding {
     /// The file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Whether it can boot; else why not, as "what went wrong" or "what went wrong; way out", escaped.
-    pub usable: Result<(), String>,
+    pub(crate) usable: Result<(), String>,
     /// Whether a run would take it.
-    pub chosen: bool,
+    pub(crate) chosen: bool,
 }
 
 /// The result: findings in the order of areas, and what follows from them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Diagnosis {
+pub(crate) struct Diagnosis {
     can_run: bool,
     verdict: String,
     /// What was found, grouped by area.
-    pub findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// `cpu`, `kvm`, `qemu`, `kernel`, `memory`, `limits`, `files` or `sandbox`.
-    pub area: &'static str,
+    pub(crate) area: &'static str,
     /// How bad it is.
-    pub level: Level,
+    pub(crate) level: Level,
     /// One line, control characters escaped.
-    pub text: String,
+    pub(crate) text: String,
     /// What helps, a command where there is one.
-    pub remedy: Option<String>,
+    pub(crate) remedy: Option<String>,
 }
 
 /// Judges the facts. A problem is what stops every run; anything less is a note.
-pub fn examine(facts: &HostFacts, kernels: &[KernelFinding]) -> Diagnosis {
+pub(crate) fn examine(facts: &HostFacts, kernels: &[KernelFinding]) -> Diagnosis {
     let findings: Vec<Finding> = [
         checks::cpu(facts),
         checks::kvm(facts),
@@ -82,18 +70,18 @@ pub fn examine(facts: &HostFacts, kernels: &[KernelFinding]) -> Diagnosis {
 
 impl Diagnosis {
     /// Whether a run can work here; the exit code of `rdvm doctor` is 0 then.
-    pub fn can_run(&self) -> bool {
+    pub(crate) fn can_run(&self) -> bool {
         self.can_run
     }
 
     /// The same as JSON, ending in a newline.
-    pub fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         // Strings, numbers and lists only: nothing in it can fail to serialize.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
     /// The diagnosis as text: a line for each finding, its remedy below it, the verdict last.
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         for finding in &self.findings {
             let level = finding.level;
@@ -107,7 +95,12 @@ impl Diagnosis {
 }
 
 impl Finding {
-    fn new(area: &'static str, level: Level, text: String, remedy: Option<String>) -> Self {
+    pub(super) fn new(
+        area: &'static str,
+        level: Level,
+        text: String,
+        remedy: Option<String>,
+    ) -> Self {
         Self {
             area,
             level,

@@ -6,29 +6,30 @@ use rustix::process::{Resource, getrlimit};
 
 use rdvm_hostfs::units::ByteSize;
 
-use super::{Finding, HostFacts};
-use crate::level::Level;
+use super::diagnosis::Finding;
+use super::facts::HostFacts;
+use rdvm::level::Level;
 
 /// Resource limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Open files.
-    pub open_files: Limit,
+    pub(crate) open_files: Limit,
     /// Processes and threads of the user.
-    pub processes: Limit,
+    pub(crate) processes: Limit,
     /// Bytes in a file.
-    pub file_size: Limit,
+    pub(crate) file_size: Limit,
     /// Bytes of address space.
-    pub address_space: Limit,
+    pub(crate) address_space: Limit,
 }
 
 /// One resource limit; `None` is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// What counts now.
-    pub soft: Option<u64>,
+    pub(crate) soft: Option<u64>,
     /// How far it can be raised without root.
-    pub hard: Option<u64>,
+    pub(crate) hard: Option<u64>,
 }
 
 /// How one limit is judged.

@@ -4,9 +4,9 @@ use std::fmt::{Display, Write};
 
 use serde::Serialize;
 
-use crate::base::Facts;
-use crate::memory::MemoryPlan;
-use crate::request::ImageRef;
+use rdvm::memory::MemoryPlan;
+use rdvm::prepared_image::ImageInfo;
+use rdvm::request::ImageRef;
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::escape::escaped;
 use rdvm_hostfs::units::ByteSize;
@@ -17,24 +17,23 @@ use rdvm_kernel::Kernel;
 
 /// Everything there is to say of an image.
 #[derive(Debug)]
-pub struct Inspected<'a> {
+pub(crate) struct Inspected<'a> {
     /// As it was named.
-    pub image: &'a ImageRef,
+    pub(crate) image: &'a ImageRef,
     /// What was read.
-    pub read: &'a Image,
-    /// What a run has to know of it.
-    pub facts: &'a Facts,
+    pub(crate) read: &'a Image,
+    pub(crate) info: &'a ImageInfo,
     /// Its content digest.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
     /// The kernel that a run would take, and the RAM with it; or why there is none, which is no fault of the image's.
-    pub machine: Result<(&'a Kernel, MemoryPlan), String>,
+    pub(crate) machine: Result<(&'a Kernel, MemoryPlan), String>,
 }
 
 /// A page about an image: what is in it, what it runs, and the RAM it needs as a sum.
 impl Display for Inspected<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "{name:<12}{value}");
-        let (read, facts) = (self.read, self.facts);
+        let (read, info) = (self.read, self.info);
         line(
             "image",
             &escaped(self.image.path.as_os_str().as_encoded_bytes()),
@@ -55,9 +54,9 @@ impl Display for Inspected<'_> {
             line("on top", &escaped(layer.as_os_str().as_encoded_bytes()))?;
         }
         line("entries", &Entries::of(&read.tree))?;
-        line("unpacked", &ByteSize(facts.contents.page_rounded_bytes))?;
-        line("initrd", &ByteSize(facts.contents.packed_bytes))?;
-        let config = &facts.config;
+        line("unpacked", &ByteSize(info.contents.page_rounded_bytes))?;
+        line("initrd", &ByteSize(info.contents.packed_bytes))?;
+        let config = &info.config;
         match (config.entrypoint.is_empty(), config.cmd.is_empty()) {
             (true, true) if read.tree.get(b"init").is_some() => line("command", &"/init")?,
             (true, true) => line("command", &"none; name a command")?,
@@ -140,8 +139,8 @@ struct Term {
 
 impl Inspected<'_> {
     /// The same as JSON, ending in a newline.
-    pub fn to_json(&self) -> String {
-        let (read, facts) = (self.read, self.facts);
+    pub(crate) fn to_json(&self) -> String {
+        let (read, info) = (self.read, self.info);
         let path = |path: &std::path::Path| escaped(path.as_os_str().as_encoded_bytes());
         let machine = self.machine.as_ref();
         let terms = |memory: &MemoryPlan| {
@@ -169,15 +168,15 @@ impl Inspected<'_> {
                 .collect(),
             on_top: self.image.layers.iter().map(|layer| path(layer)).collect(),
             entries: Entries::of(&read.tree),
-            unpacked_bytes: facts.contents.page_rounded_bytes,
-            initrd_bytes: facts.contents.packed_bytes,
-            entrypoint: &facts.config.entrypoint,
-            cmd: &facts.config.cmd,
-            env: &facts.config.env,
-            workdir: facts.config.workdir.as_deref(),
-            user: facts.config.user.as_ref().map(ToString::to_string),
+            unpacked_bytes: info.contents.page_rounded_bytes,
+            initrd_bytes: info.contents.packed_bytes,
+            entrypoint: &info.config.entrypoint,
+            cmd: &info.config.cmd,
+            env: &info.config.env,
+            workdir: info.config.workdir.as_deref(),
+            user: info.config.user.as_ref().map(ToString::to_string),
             has_init: read.tree.get(b"init").is_some(),
-            warnings: &facts.warnings,
+            warnings: &info.warnings,
             kernel: machine.ok().map(|(kernel, _)| path(&kernel.path)),
             memory: machine.ok().map(|(_, memory)| Memory {
                 total_bytes: memory.total.0,

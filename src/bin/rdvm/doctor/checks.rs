@@ -4,8 +4,9 @@
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_vmm::probe::{KvmState, QemuState, as_root};
 
-use super::{Finding, Folder, HostFacts, KernelFinding};
-use crate::level::Level;
+use super::diagnosis::{Finding, KernelFinding};
+use super::facts::{Folder, HostFacts};
+use rdvm::level::Level;
 
 pub(super) fn cpu(facts: &HostFacts) -> Vec<Finding> {
     let known = |text: &str| match text.is_empty() {

@@ -11,7 +11,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Returns whether `text` is due: it has not been shown within a day by the file `name` of the directory `cache`, which
 /// then says that it has been. The directory is made where only itself is missing.
-pub fn is_due(cache: Option<&Path>, name: &str, text: &str) -> bool {
+pub(crate) fn is_due(cache: Option<&Path>, name: &str, text: &str) -> bool {
     let Some(cache) = cache else {
         return true;
     };

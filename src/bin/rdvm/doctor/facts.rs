@@ -3,6 +3,7 @@
 //! [`HostFacts::gather`] is the only place where the doctor reads files, asks the system or starts a
 //! program; every reader of a text is a pure function beside it.
 
+use rdvm_hostfs::escape::reason;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,73 +20,73 @@ use super::limits::Limits;
 
 /// All that the doctor looks at.
 #[derive(Debug, Clone)]
-pub struct HostFacts {
+pub(crate) struct HostFacts {
     /// The first processor.
-    pub cpu: Cpu,
+    pub(crate) cpu: Cpu,
     /// Processors that this process may use.
-    pub cores: usize,
+    pub(crate) cores: usize,
     /// What /dev/kvm is worth.
-    pub kvm: KvmState,
+    pub(crate) kvm: KvmState,
     /// Who asks.
-    pub user: User,
+    pub(crate) user: User,
     /// QEMU and its answers.
-    pub qemu: QemuState,
+    pub(crate) qemu: QemuState,
     /// How this distribution installs things, if it is a known one.
-    pub packages: Option<Packages>,
+    pub(crate) packages: Option<Packages>,
     /// How much memory there is.
-    pub memory: Memory,
+    pub(crate) memory: Memory,
     /// Resource limits of this process.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     /// Places for files.
-    pub files: Files,
+    pub(crate) files: Files,
     /// What could be used to fence processes in.
-    pub fences: SandboxLimits,
+    pub(crate) fences: SandboxLimits,
 }
 
 /// Who runs rdvm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct User {
+pub(crate) struct User {
     /// Whether the effective user is root.
-    pub root: bool,
+    pub(crate) root: bool,
     /// Groups that this session has, by name where they have one.
-    pub groups: Vec<String>,
+    pub(crate) groups: Vec<String>,
     /// Groups that /etc/group promises the user for the next session.
-    pub promised: Vec<String>,
+    pub(crate) promised: Vec<String>,
 }
 
 /// Places for files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
+pub(crate) struct Files {
     /// Whether a file in memory can be made; the system's words when not.
-    pub memfd: Result<(), String>,
+    pub(crate) memfd: Result<(), String>,
     /// Where temporary files go.
-    pub temporary: Folder,
+    pub(crate) temporary: Folder,
     /// Where prepared kernels are kept; `None` when no variable names a place.
-    pub cache: Option<Folder>,
+    pub(crate) cache: Option<Folder>,
 }
 
 /// A folder to write in, which need not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Folder {
+pub(crate) struct Folder {
     /// Where.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Whether files can be made there; the system's words when not.
-    pub writable: Result<(), String>,
+    pub(crate) writable: Result<(), String>,
 }
 
 /// What could be used to fence processes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SandboxLimits {
+pub(crate) struct SandboxLimits {
     /// Whether the kernel has seccomp filters.
-    pub seccomp: bool,
+    pub(crate) seccomp: bool,
     /// Whether this user can make a user namespace; else the command that allows it.
-    pub user_namespaces: Result<(), &'static str>,
+    pub(crate) user_namespaces: Result<(), &'static str>,
 }
 
 impl HostFacts {
     /// Looks at this host. Reads /proc, /sys and /etc, opens /dev/kvm, runs QEMU twice; takes some
     /// 40 ms, at most 20 s with a QEMU that hangs.
-    pub fn gather() -> Self {
+    pub(crate) fn gather() -> Self {
         let user = User::gather();
         Self {
             cpu: Cpu::gather(),
@@ -152,7 +153,7 @@ impl Files {
         Self {
             memfd: rustix::fs::memfd_create("rdvm-doctor", MemfdFlags::CLOEXEC)
                 .map(drop)
-                .map_err(|error| error.to_string()),
+                .map_err(|error| reason(&error.into())),
             temporary: Folder::look(env::temp_dir(), false),
             cache: Search::from_env()
                 .cache
@@ -177,7 +178,7 @@ impl Folder {
 }
 
 fn writable(folder: &Path) -> Result<(), String> {
-    let found = fs::metadata(folder).map_err(|error| error.to_string())?;
+    let found = fs::metadata(folder).map_err(|error| reason(&error))?;
     if !found.is_dir() {
         return Err(format!(
             "{} is not a directory",
@@ -185,7 +186,7 @@ fn writable(folder: &Path) -> Result<(), String> {
         ));
     }
     rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|error| error.to_string())
+        .map_err(|error| reason(&error.into()))
 }
 
 impl SandboxLimits {

@@ -1,7 +1,7 @@
 //! Doctor's lines about the memory available to a run: the host's, and that of the control group.
 
-use super::Finding;
-use crate::level::Level;
+use super::diagnosis::Finding;
+use rdvm::level::Level;
 use rdvm_hostfs::hostmem::Memory;
 use rdvm_hostfs::units::ByteSize;
 

@@ -1,6 +1,10 @@
 //! Whole diagnoses of invented hosts.
 
-use super::*;
+use super::diagnosis::*;
+use super::facts::{Files, Folder, HostFacts, SandboxLimits, User};
+use super::limits::{Limit, Limits};
+use rdvm::level::Level;
+use rdvm_hostfs::hostmem::{GroupLimit, Memory};
 use rdvm_hostfs::units::ByteSize;
 use rdvm_vmm::probe::{Cpu, Error, Extension, KvmState, Packages, QemuState};
 
@@ -351,13 +355,13 @@ fn every_limit_is_looked_at() {
 
 #[test]
 fn a_run_needs_one_place_for_files() {
-    let denied = || Err("Permission denied (os error 13)".to_owned());
+    let denied = || Err("Permission denied".to_owned());
     let without_temporary = diagnosis(|facts| facts.files.temporary.writable = denied());
     assert_eq!(
         wrong(&without_temporary, "files"),
         one(
             Level::Note,
-            "temporary files: /tmp: Permission denied (os error 13)",
+            "temporary files: /tmp: Permission denied",
             "export TMPDIR=/var/tmp"
         )
     );

@@ -1,0 +1,429 @@
+//! The dispatcher between the ports and what is behind them.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdvm_hostfs::progress;
+use rdvm_hostfs::units::after;
+use rdvm_proto::{AttributesLost, Event, HostRequest, RING};
+
+use super::console::Console;
+use super::control::Control;
+use super::ending::Ending;
+use super::input_pump::InputPump;
+use super::lifecycle::{self, Action, Lifecycle, Progress};
+use super::output_pump::OutputPump;
+use super::output_stream::OutputStream;
+use super::rings::Rings;
+use super::{BootClock, CopySink, Counts, Limits, Port, Timestamps};
+use crate::event_loop::Wanted;
+use crate::stop_signals::StopSignals;
+
+/// Time between attempts to write what the copy of the console has not taken.
+const COPY_LOOK: Duration = Duration::from_millis(50);
+
+/// Everything behind the three ports of one machine.
+#[derive(Debug)]
+pub struct GuestPorts {
+    control: Control,
+    output: OutputPump,
+    input: InputPump,
+    copy_out: Option<Arc<dyn CopySink>>,
+    rings: Option<Rings>,
+    lifecycle: Lifecycle,
+    timestamps: Timestamps,
+    attributes_lost: Option<AttributesLost>,
+    counts: Option<Counts>,
+}
+
+impl GuestPorts {
+    /// Writes the command's output to `stdout` and passes the console on as `console` has it. Nothing goes in, and only the
+    /// guest's last event ends the run.
+    pub fn new(stdout: OutputStream, console: Console, control: Control) -> Self {
+        Self {
+            control,
+            output: OutputPump::new(stdout, console),
+            input: InputPump::default(),
+            copy_out: None,
+            rings: None,
+            lifecycle: Lifecycle::default(),
+            timestamps: Timestamps::default(),
+            attributes_lost: None,
+            counts: None,
+        }
+    }
+
+    /// Adds standard input of the command.
+    pub fn with_input(self, input: InputPump) -> Self {
+        Self { input, ..self }
+    }
+
+    /// Adds the sink for the files that are copied out.
+    pub fn with_copy_out(mut self, copy_out: Arc<dyn CopySink>) -> Self {
+        self.copy_out = Some(copy_out);
+        self.lifecycle.rules.copies_out = true;
+        self
+    }
+
+    /// Adds limits. The command is told to stop once PID 1 has reported that it runs; before that the machine is stopped at
+    /// once.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.lifecycle.rules.stop_timeout = Some(limits.stop_timeout);
+        self.output.limit = limits.max_output;
+        self
+    }
+
+    /// Shows the boot and what is copied out on the bar of `progress`.
+    pub fn with_progress(mut self, progress: progress::Progress) -> Self {
+        self.output.set_progress(progress);
+        self
+    }
+
+    /// Ends the run when it has taken this long, counted from now.
+    pub fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
+        let rules = &mut self.lifecycle.rules;
+        rules.timeout = timeout;
+        rules.deadline = timeout.map(|timeout| after(Instant::now(), timeout));
+        self
+    }
+
+    /// Takes the memory that the engine shares with the guest.
+    pub(crate) fn attach(&mut self, rings: Rings) {
+        self.rings = Some(rings);
+    }
+
+    /// Takes bytes that arrived on a port. Call it only while [`Self::has_room`] is true.
+    pub(crate) fn receive(&mut self, port: Port, bytes: &[u8]) {
+        match port {
+            Port::Status => self.control.feed(bytes),
+            Port::Stdout => match self.copying() {
+                // With rings nothing of the files comes this way.
+                Some(_) if self.has_mapped_rings() => {}
+                Some(copy_out) => push(copy_out.as_ref(), self.output.progress(), bytes),
+                None => self.output.print(bytes),
+            },
+            Port::Console if self.timestamps.started.is_some() => self.output.print_error(bytes),
+            Port::Console => self.output.print_boot(bytes),
+        }
+        while let Some(event) = self.control.next_event() {
+            self.note(event);
+        }
+    }
+
+    /// True if bytes of this port can be taken now.
+    pub(crate) fn has_room(&self, port: Port) -> bool {
+        match port {
+            Port::Status => true,
+            Port::Stdout => match self.copying() {
+                Some(copy_out) => copy_out.room(1) > 0,
+                None => self.output.stdout.is_empty(),
+            },
+            Port::Console => self.output.console.is_empty(),
+        }
+    }
+
+    /// Returns the sink while files are received.
+    fn copying(&self) -> Option<&Arc<dyn CopySink>> {
+        self.copy_out
+            .as_ref()
+            .filter(|_| self.lifecycle.is_copying())
+    }
+
+    fn has_mapped_rings(&self) -> bool {
+        self.rings.as_ref().is_some_and(|rings| rings.mapped)
+    }
+
+    /// Writes as much of the output as is possible without waiting.
+    pub(crate) fn flush(&mut self) {
+        self.output.flush();
+    }
+
+    /// True if all output has been written.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// True if nothing more can be printed on standard output.
+    pub(crate) fn is_output_gone(&self) -> bool {
+        let stdout = &self.output.stdout;
+        stdout.is_closed() || stdout.failure().is_some()
+    }
+
+    /// Returns standard output and standard error.
+    pub(crate) fn outputs(&self) -> [&OutputStream; 2] {
+        [&self.output.stdout, self.output.console.stderr_ref()]
+    }
+
+    /// Returns the descriptor that input comes from, until its end.
+    pub(crate) fn input_source(&self) -> Option<BorrowedFd<'_>> {
+        self.input.source()
+    }
+
+    /// Returns the streams to wait for.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            outputs: self.outputs().map(|stream| !stream.is_empty()),
+            input: self.wants_input(),
+        }
+    }
+
+    /// True while the guest has room for input. [`Self::take_input`] reads it.
+    pub(crate) fn wants_input(&self) -> bool {
+        self.input.wants().is_some()
+    }
+
+    /// Reads input once. Call it when the source is readable.
+    pub(crate) fn take_input(&mut self) {
+        let mapped = |rings: &&mut Rings| rings.mapped;
+        self.input.take(self.rings.as_mut().filter(mapped));
+    }
+
+    /// True if anything may be sent to the guest at all.
+    pub(crate) fn speaks(&self) -> bool {
+        let rules = &self.lifecycle.rules;
+        rules.stop_timeout.is_some() || rules.copies_out || self.input.source().is_some()
+    }
+
+    /// Returns the bytes to send to the guest on a port.
+    pub(crate) fn pending(&self, port: Port) -> &[u8] {
+        self.input.pending(port)
+    }
+
+    /// Notes that the guest has taken so many of them.
+    pub(crate) fn sent(&mut self, port: Port, count: usize) {
+        self.input.sent(port, count);
+    }
+
+    /// True if the guest has sent its last event: how the command ended, or why it did not start.
+    pub(crate) fn has_verdict(&self) -> bool {
+        self.lifecycle.has_ended()
+    }
+
+    /// Notes that kernel and initrd are where the machine finds them.
+    pub(crate) fn machine_loaded(&mut self) {
+        self.timestamps.loaded = Some(Instant::now());
+    }
+
+    /// Notes that the guest was left; the first time counts.
+    pub(crate) fn guest_left(&mut self) {
+        self.timestamps.first_exit.get_or_insert_with(Instant::now);
+    }
+
+    /// Notes that the machine starts.
+    pub(crate) fn machine_starts(&mut self) {
+        self.timestamps.machine_start = Some(Instant::now());
+        // The terminal is the guest's as soon as it prints something.
+        self.output.progress().stage_of_time("booting");
+        self.output.allow_bar();
+    }
+
+    /// Returns the times of the run's events.
+    pub fn timestamps(&self) -> Timestamps {
+        Timestamps {
+            last_byte: self.output.stdout.last_write(),
+            ..self.timestamps
+        }
+    }
+
+    /// Takes the counts of the engine, when the machine is over.
+    pub(crate) fn counted(&mut self, counts: Counts) {
+        self.counts = Some(counts);
+    }
+
+    /// Returns the counts of the engine, if it has any.
+    pub fn counts(&self) -> Option<Counts> {
+        self.counts
+    }
+
+    /// Returns the image's extended attributes that could not be set, if PID 1 reported any.
+    pub fn attributes_lost(&self) -> Option<AttributesLost> {
+        self.attributes_lost
+    }
+
+    /// Returns the console, for what it has kept.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.output.console
+    }
+
+    /// Returns the ending, where one is asked for from outside: by a signal, the deadline, a reader that is gone, a limit.
+    /// A command that can still be told is told first, and the ending follows when it has had its time.
+    pub(crate) fn steer(&mut self, signals: &StopSignals) -> Option<Ending> {
+        signals.seen();
+        self.output.console.flush_copy();
+        self.take_files();
+        if let Some(signal) = signals.signal() {
+            return Some(Ending::Interrupted(signal));
+        }
+        if self.input.is_left() {
+            return Some(Ending::Left);
+        }
+        self.input.resize(signals);
+        if let Some(ending) = self.failure() {
+            return Some(ending);
+        }
+        self.advance(lifecycle::Event::Tick(self.progress()))
+    }
+
+    /// Returns the ending by a stream that has failed, or by a kernel that has.
+    fn failure(&mut self) -> Option<Ending> {
+        let stdout = &self.output.stdout;
+        match stdout.failure() {
+            Some(errno) => return Some(Ending::OutputFailed(errno.raw_os_error())),
+            None if stdout.is_closed() => return Some(Ending::OutputClosed),
+            None => {}
+        }
+        if let Some(errno) = self.input.failure().filter(|_| !self.has_verdict()) {
+            return Some(Ending::InputFailed(errno.raw_os_error()));
+        }
+        let panic = self.output.console.stays_panicked()?;
+        Some(Ending::Died {
+            started: false,
+            panic: Some(panic),
+            how: None,
+        })
+    }
+
+    fn progress(&self) -> Progress {
+        let copied = self.copying().map(|copy_out| copy_out.progress());
+        Progress {
+            is_flooded: self.output.is_flooded(),
+            has_output: !self.output.is_empty(),
+            copied: copied.unwrap_or_default(),
+        }
+    }
+
+    fn files_are_here(&self) -> bool {
+        let is_over = self.copy_out.as_ref().map(|copy_out| copy_out.is_over());
+        is_over.unwrap_or(true)
+    }
+
+    fn advance(&mut self, event: lifecycle::Event) -> Option<Ending> {
+        match self.lifecycle.on(event, Instant::now())? {
+            Action::End(ending) => return Some(ending),
+            Action::Send(request) => {
+                if request == HostRequest::CopyOut && self.output.has_place_for_bar() {
+                    self.output.allow_bar();
+                    self.output.progress().stage("copying out", None);
+                }
+                self.input.request(request);
+            }
+        }
+        None
+    }
+
+    /// Returns how long [`Self::steer`] need not be called, if nothing comes.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let console = &self.output.console;
+        let next = self.lifecycle.next_tick(self.progress(), now);
+        let silent = console.silent_at().filter(|_| !self.lifecycle.is_copying());
+        let left = next.into_iter().chain(silent).min();
+        let left = left.map(|time| time.saturating_duration_since(now));
+        let look = console.copy_waits().then_some(COPY_LOOK);
+        left.into_iter().chain(look).min()
+    }
+
+    /// True if a signal came or the time of the run is up.
+    pub(crate) fn is_over(&self, signals: &StopSignals) -> bool {
+        signals.signal().is_some() || self.lifecycle.rules.is_time_up(Instant::now())
+    }
+
+    /// True if nothing that the guest may still send counts.
+    pub(crate) fn is_done(&self) -> bool {
+        self.has_verdict() && (!self.lifecycle.awaits_files() || self.files_are_here())
+    }
+
+    /// Returns the ending by the guest's last event. Call it only when everything that it sent has been received and
+    /// written: files that are to be copied out are asked for then, and the ending follows when they are here.
+    pub(crate) fn conclude(&mut self) -> Option<Ending> {
+        let files_are_here = self.files_are_here();
+        self.advance(lifecycle::Event::Drained { files_are_here })
+    }
+
+    /// Returns how the run ended, with or without its files, if nothing more can come.
+    pub(crate) fn outcome(&self) -> Option<Ending> {
+        self.lifecycle.outcome()
+    }
+
+    fn note(&mut self, event: Event) {
+        if let (Event::Produced(total), true) = (event, self.lifecycle.is_copying())
+            && let Some(rings) = &mut self.rings
+        {
+            rings.announce(total);
+            self.take_files();
+        }
+        // The first verdict stands: nothing that a guest sends after that is believed.
+        if self.has_verdict() {
+            return;
+        }
+        let now = Instant::now();
+        match event {
+            Event::Ready {
+                init,
+                unpack_begin,
+                unpack_end,
+            } => {
+                self.timestamps.ready = Some(now);
+                self.timestamps.boot = Some(BootClock {
+                    init,
+                    unpack_begin,
+                    unpack_end,
+                    started: 0,
+                });
+            }
+            // Later they are no news, and earlier nothing can have been sent by the port instead.
+            Event::Mapped => {
+                if let Some(rings) = &mut self.rings {
+                    rings.mapped |= self.timestamps.started.is_none();
+                }
+            }
+            Event::Produced(_) => {}
+            Event::Credit(total) => self.input.granted(total),
+            Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
+            // Once: a second one is not PID 1's.
+            Event::Started(_) if self.timestamps.started.is_some() => {}
+            Event::Started(clock) => self.command_runs(clock, now),
+            Event::Exited(..) | Event::Killed(..) | Event::Failed { .. } => {
+                self.output.remove_bar();
+                self.timestamps.ended = Some(now);
+                if let Some(ending) = Ending::of(event) {
+                    self.lifecycle.on(lifecycle::Event::Ended(ending), now);
+                }
+            }
+        }
+    }
+
+    fn command_runs(&mut self, clock: u64, now: Instant) {
+        self.output.remove_bar();
+        self.timestamps.started = Some(now);
+        if let Some(boot) = &mut self.timestamps.boot {
+            boot.started = clock;
+        }
+        self.output.console.command_runs();
+        self.input.command_runs();
+        self.lifecycle.on(lifecycle::Event::Started, now);
+    }
+
+    /// Takes as much of what PID 1 has put into the ring as there is room for, while files are received. The rest stays
+    /// there, which stops PID 1.
+    fn take_files(&mut self) {
+        if let (true, Some(copy_out), Some(rings)) =
+            (self.lifecycle.is_copying(), &self.copy_out, &mut self.rings)
+            && rings.mapped
+            && rings.has_more()
+        {
+            let room = copy_out.room(RING as usize) as u64;
+            let progress = self.output.progress();
+            if let Some(total) = rings.take(room, |bytes| push(copy_out.as_ref(), progress, bytes))
+            {
+                self.input.request(HostRequest::Consumed(total));
+            }
+        }
+    }
+}
+
+fn push(copy_out: &dyn CopySink, progress: &progress::Progress, bytes: &[u8]) {
+    copy_out.push(bytes);
+    progress.add(bytes.len() as u64);
+}

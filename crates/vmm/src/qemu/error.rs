@@ -1,0 +1,58 @@
+//! Errors of the QEMU engine.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::probe;
+use rdvm_hostfs::escape::reason;
+
+/// An error of the QEMU engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// QEMU is not installed.
+    #[error(transparent)]
+    Missing(#[from] probe::Error),
+    /// The initrd cannot be made.
+    #[error(transparent)]
+    Initrd(#[from] rdvm_initrd::Error),
+    /// The kernel cannot be started by QEMU.
+    #[error(transparent)]
+    Kernel(#[from] rdvm_kernel::Error),
+    /// QEMU cannot share this image with other machines.
+    #[error("--share: {0}, and QEMU has no other way; leave it out, or use --engine kvm")]
+    Share(&'static str),
+    /// QEMU could not be started.
+    #[error("{}: cannot be started: {}; see rdvm doctor", program.display(), reason(source))]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The host failed.
+    #[error("qemu engine: {what}: {}; see rdvm doctor", reason(source))]
+    Host {
+        /// The operation.
+        what: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// QEMU ended before the guest printed anything.
+    #[error("{}: ended before the machine ran: {said}; try it with another kernel (-k), or see rdvm doctor", program.display())]
+    Refused {
+        /// The program.
+        program: PathBuf,
+        /// Its words on standard error.
+        said: String,
+    },
+}
+
+impl Error {
+    /// Wraps an error of the host with the operation.
+    pub(super) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Host {
+            what,
+            source: source.into(),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Requests from outside to stop a machine, by the number of a signal.
+//!
+//! [`StopSignals::new`] catches nothing: the caller calls [`StopSignals::stop`]. [`StopSignals::catch`] installs signal
+//! handlers, as a program does whose machine is what it runs.
+
+#[allow(unsafe_code)]
+mod handlers;
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
+
+pub(crate) use self::handlers::Catcher;
+
+/// Signals that stop the machine.
+pub const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+
+/// The signal that a machine is to be stopped by, and a descriptor that becomes readable when it comes. Each machine has its
+/// own.
+#[derive(Debug)]
+pub struct StopSignals {
+    /// The number that [`Self::stop`] was called with, or zero.
+    told: AtomicI32,
+    stop: Option<Catcher>,
+    window: Option<Catcher>,
+    wake: UnixStream,
+    notify: UnixStream,
+}
+
+impl StopSignals {
+    /// Catches no signals: only [`Self::stop`] stops the machine.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (wake, notify) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        Ok(Self {
+            told: AtomicI32::new(0),
+            stop: None,
+            window: None,
+            wake: wake.into(),
+            notify: notify.into(),
+        })
+    }
+
+    /// Catches [`SIGNALS`] of this process until this is dropped, which restores what the process did with them before.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors left; 1024 others catch signals.
+    pub fn catch() -> io::Result<Self> {
+        let signals = Self::new()?;
+        let stop = Some(signals.catcher(&SIGNALS)?);
+        Ok(Self { stop, ..signals })
+    }
+
+    /// Catches SIGWINCH as well, by which a terminal tells that its size has changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::catch`].
+    pub fn with_window_changes(self) -> io::Result<Self> {
+        let window = Some(self.catcher(&[SIGWINCH])?);
+        Ok(Self { window, ..self })
+    }
+
+    fn catcher(&self, signals: &[i32]) -> io::Result<Catcher> {
+        Catcher::new(signals, Some(self.notify.try_clone()?.into()))
+    }
+
+    /// Stops the machine as if this signal had come.
+    pub fn stop(&self, signal: i32) {
+        self.told.store(signal, Ordering::SeqCst);
+        wake(&self.notify);
+    }
+
+    /// Returns a handle by which another thread makes [`Self::fd`] readable.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors left.
+    pub fn waker(&self) -> io::Result<Waker> {
+        Ok(Waker(self.notify.try_clone()?))
+    }
+
+    /// Makes [`Self::fd`] wait for the next signal.
+    pub fn seen(&self) {
+        // It does not block: what is not there is not waited for.
+        let _ = (&self.wake).read(&mut [0; 64]);
+    }
+
+    /// Returns the signal that came, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match self.told.load(Ordering::SeqCst) {
+            0 => self.stop.as_ref().and_then(Catcher::last),
+            signal => Some(signal),
+        }
+    }
+
+    /// True if the terminal's size has changed since this was called last.
+    pub(crate) fn take_window_change(&self) -> bool {
+        let window = self.window.as_ref();
+        window.is_some_and(|window| window.take(SIGWINCH))
+    }
+
+    /// Returns the descriptor to poll for reading.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+impl AsFd for StopSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
+
+/// Wakes a thread that polls [`StopSignals`].
+#[derive(Debug)]
+pub struct Waker(UnixStream);
+
+impl Waker {
+    /// Makes the descriptor readable.
+    pub fn wake(&self) {
+        wake(&self.0);
+    }
+}
+
+fn wake(mut notify: &UnixStream) {
+    // Where it is full it is readable, and where the other end is gone nothing waits.
+    let _ = notify.write(b"!");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use rustix::fs::fstat;
+
+    use super::*;
+
+    #[test]
+    fn without_a_handler_only_the_caller_stops() {
+        let signals = StopSignals::new().unwrap();
+        assert_eq!(signals.signal(), None);
+        assert!(!signals.take_window_change());
+        signals.stop(SIGTERM);
+        assert_eq!(signals.signal(), Some(SIGTERM));
+        assert_eq!((&signals.wake).read(&mut [0; 9]).unwrap(), 1);
+    }
+
+    #[test]
+    fn nothing_stays_open_when_signals_are_caught_no_more() {
+        let signals = StopSignals::catch().unwrap();
+        let signals = signals.with_window_changes().unwrap();
+        let waker = signals.waker().unwrap();
+        waker.wake();
+        let ours = [fstat(&signals.wake), fstat(&signals.notify)];
+        let ours = ours.map(|stat| format!("socket:[{}]", stat.unwrap().st_ino));
+        let open = || {
+            let links = fs::read_dir("/proc/self/fd").unwrap();
+            let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+            let is_ours =
+                |link: &PathBuf| ours.iter().any(|name| link.as_os_str() == name.as_str());
+            links.filter(is_ours).count()
+        };
+        assert_eq!(open(), 5);
+        drop((waker, signals));
+        assert_eq!(open(), 0);
+    }
+}
