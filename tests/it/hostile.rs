@@ -83,6 +83,7 @@ impl Place {
 
 /// `block`, compressed by a program, as often as asked.
 fn pressed(program: &str, block: &[u8], times: usize) -> Option<Vec<u8>> {
+    this_is_none();
     let Ok(mut child) = Command::new(program)
         .arg("-c")
         .stdin(Stdio::piped())
@@ -230,6 +231,7 @@ fn members_are_limited_in_number_and_the_first_too_many_is_named() {
 
 #[test]
 fn two_million_entries_are_read() {
+    this_is_none();
     let count = sized(2_000_000u32, 20_000);
     let place = Place::new();
     let path = place.file("many.cpio", b"");

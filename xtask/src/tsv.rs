@@ -149,7 +149,7 @@ impl<K: PartialEq> Sums<K> {
     }
 }
 
-/// Three significant digits, as `%.3g` writes them for numbers that are not astronomic.
+/// Three significant digits, as `%.3g` writes them, but never with an exponent.
 pub(crate) fn three_digits(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
@@ -177,6 +177,7 @@ mod tests {
             assert_eq!(three_digits(value.parse().unwrap()), value);
         }
         assert_eq!(three_digits(1.004), "1");
+        assert_eq!(three_digits(1523.0), "1520");
         assert_eq!(three_digits(999.4), "999");
         assert_eq!(three_digits(0.099_96), "0.1");
     }
