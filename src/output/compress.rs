@@ -9,7 +9,7 @@ use std::thread;
 
 use super::{Error, gzip};
 
-/// How an archive, or a layer of an image, is compressed.
+/// The compression of an archive, or of an image's layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
@@ -37,7 +37,8 @@ const LEGACY_BLOCK: usize = 8 << 20;
 
 /// Has `fill` write to a stream, and writes what it compresses to to `out`, meanwhile.
 ///
-/// Errors: first those of `out`, then those of `fill`.
+/// # Errors
+/// First those of `out`, then those of `fill`.
 pub(super) fn through<T>(
     compression: Compression,
     out: &mut (dyn Write + Send),

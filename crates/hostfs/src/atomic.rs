@@ -42,7 +42,8 @@ impl AtomicFile {
     /// Starts a file that is to become `target`. Symbolic links are followed: the file that they lead to is replaced, or
     /// made, and the links stay.
     ///
-    /// Errors: the directory is missing or cannot be written to; `target` is a directory.
+    /// # Errors
+    /// The directory is missing or cannot be written to; `target` is a directory.
     pub fn beside(target: &Path) -> io::Result<Self> {
         if let Some(file) = special(target)? {
             return Ok(Self {
@@ -83,7 +84,8 @@ impl AtomicFile {
 
     /// Removes what stands at the target, so that it cannot be taken for what is being written. A stream stays.
     ///
-    /// Errors: those of removing a file that is there.
+    /// # Errors
+    /// Those of removing a file that is there.
     pub fn remove_old(&self) -> io::Result<()> {
         match self.state {
             State::Special => Ok(()),
@@ -99,14 +101,15 @@ impl AtomicFile {
         &self.file
     }
 
-    /// Whether any place in it can be written to, which a pipe's cannot.
+    /// True if any place in it can be written to, which a pipe's cannot.
     pub fn is_seekable(&self) -> bool {
         !matches!(self.state, State::Special)
     }
 
     /// Gives the file its name.
     ///
-    /// Errors: those of link and rename; the file is removed then.
+    /// # Errors
+    /// Those of link and rename; the file is removed then.
     pub fn put_in_place(mut self) -> io::Result<()> {
         if matches!(self.state, State::Nameless) {
             // A link cannot replace a file, a rename can: so it gets a temporary name for a moment.
@@ -134,10 +137,11 @@ impl Drop for AtomicFile {
     }
 }
 
-/// Whether a file may have `size` bytes. A write beyond `ulimit -f` is not only an error but a deadly signal, so what can be
+/// True if a file may have `size` bytes. A write beyond `ulimit -f` is not only an error but a deadly signal, so what can be
 /// done without is not even tried.
 ///
-/// Errors: it may not.
+/// # Errors
+/// It may not.
 pub fn fits_limit(size: u64) -> io::Result<()> {
     match getrlimit(Resource::Fsize).current {
         Some(limit) if limit < size => Err(io::Error::new(
@@ -151,7 +155,8 @@ pub fn fits_limit(size: u64) -> io::Result<()> {
 /// Has `make` make something in `directory` under a name that begins with `prefix` and that nothing has yet: what killed processes left, also one with
 /// our process ID in another PID namespace, is not in the way.
 ///
-/// Errors: those of `make`; `AlreadyExists` only when no free name was found.
+/// # Errors
+/// Those of `make`; `AlreadyExists` only when no free name was found.
 pub fn under_new_name<T>(
     directory: &Path,
     prefix: &str,
@@ -177,7 +182,8 @@ pub fn under_new_name<T>(
 /// A regular file behind a descriptor is shared with whoever has it open, position and all, so that nobody overwrites
 /// another's bytes. Everything else is opened anew where that is allowed.
 ///
-/// Errors: those of opening it; the descriptor cannot be written to.
+/// # Errors
+/// Those of opening it; the descriptor cannot be written to.
 pub fn special(target: &Path) -> io::Result<Option<File>> {
     let place = resolve(target)?;
     let kind = match target.metadata() {

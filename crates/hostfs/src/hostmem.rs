@@ -180,7 +180,8 @@ impl Memory {
     /// Checks what a user gives a machine. Its RAM is taken page by page as the guest touches it, but a machine that is
     /// larger than all there is can only end badly.
     ///
-    /// Errors: [`Error::Given`].
+    /// # Errors
+    /// [`Error::Given`].
     pub fn check_given(&self, given: ByteSize) -> Result<(), Error> {
         match self.bound() {
             Some(bound) if given > bound.size() => Err(Error::Given { given, bound }),
@@ -190,7 +191,8 @@ impl Memory {
 
     /// Checks what a guest is sure to touch; a line for the user where there can be so much, and is not just now.
     ///
-    /// Errors: [`Error::Needed`].
+    /// # Errors
+    /// [`Error::Needed`].
     pub fn check_needed(&self, need: ByteSize) -> Result<Option<String>, Error> {
         if let Some(bound) = self.bound()
             && need > bound.size()
@@ -216,7 +218,7 @@ impl Memory {
     }
 }
 
-/// How often the kernel has killed a process for want of memory, by the control group's own count and by the host's.
+/// Returns how often the kernel has killed a process for want of memory, by the control group's own count and by the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OomKills {
     group: Option<u64>,

@@ -56,7 +56,7 @@ struct Stage {
     over: bool,
 }
 
-/// What is counted.
+/// The unit of a stage.
 #[derive(Debug, Clone, Copy)]
 enum Unit {
     Bytes,
@@ -64,12 +64,12 @@ enum Unit {
     Time,
 }
 
-/// What follows is `what` ("reading", "packing"), of `total` bytes where that is known.
+/// Begins the stage `what` ("reading", "packing"), of `total` bytes where that is known.
 pub fn stage(what: &'static str, total: Option<u64>) {
     begin(what, total, Unit::Bytes);
 }
 
-/// What follows has been done to files ("compiled"), to about `total` in the end.
+/// Begins a stage that counts files ("compiled"), to about `total` in the end.
 pub fn stage_of_files(what: &'static str, total: u64) {
     begin(what, Some(total), Unit::Files);
 }
@@ -94,7 +94,7 @@ pub fn add(more: u64) {
     METER.done.fetch_add(more, Ordering::Relaxed);
 }
 
-/// Whether there is a terminal that the bar is drawn on, as long as a stage takes.
+/// True if there is a terminal that the bar is drawn on, as long as a stage takes.
 pub fn is_shown() -> bool {
     !METER.stage().over
 }
@@ -195,13 +195,13 @@ fn line_of_time(what: &str, elapsed: Duration) -> String {
     format!("rdvm: {what}, {} s", elapsed.as_secs())
 }
 
-/// What is shown of a stage that counts files. The total is a guess, so that the end is told by other words.
+/// The line for a stage that counts files. The total is a guess, so that the end is told by other words.
 fn line_of_files(what: &str, done: u64, about: u64) -> String {
     let percent = (done.saturating_mul(100) / about.max(1)).min(99);
     format!("rdvm: {what} {done} of about {about} files, {percent} %")
 }
 
-/// What is shown of a stage.
+/// The line for a stage.
 fn line(what: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String {
     let rate = ByteSize((done as f64 / elapsed.as_secs_f64().max(0.001)) as u64);
     let mut line = format!("rdvm: {what} ");

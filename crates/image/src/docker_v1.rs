@@ -57,7 +57,8 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
 
 /// The image that `spec` names, or the only one.
 ///
-/// Errors: none or several, one for another platform, or layers that are missing or go round in a circle.
+/// # Errors
+/// None or several, one for another platform, or layers that are missing or go round in a circle.
 pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<LayeredImage, ParseError> {
     let tops = match repositories(blobs)? {
         Some(repositories) => tops_of(&repositories),

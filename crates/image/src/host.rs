@@ -144,12 +144,15 @@ pub struct HostFile {
     pub dir: Arc<HostDir>,
     /// Its name there.
     pub name: Box<[u8]>,
-    /// What must still be true when it is read.
+    /// Its state, which must be the same when it is read.
     pub stamp: FileStamp,
 }
 
 impl HostFile {
-    /// All of its bytes. Errors: it cannot be read, or is not what it was.
+    /// Returns all of its bytes.
+    ///
+    /// # Errors
+    /// It cannot be read, or has changed since it was found.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let file = open_file(self.dir.open()?, &self.name)?;
         let mut bytes = vec![0; usize::try_from(self.stamp.size).map_err(io::Error::other)?];

@@ -23,7 +23,7 @@ use crate::reference::ImageRef;
 use rdvm_hostfs::escape::shown;
 use rdvm_hostfs::progress;
 
-/// What a path is.
+/// The kinds of paths.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// A directory.
@@ -76,7 +76,8 @@ impl Sources {
 
     /// Opens what is at `path`, and unpacks it if it is compressed; or returns it as it was opened before.
     ///
-    /// Errors: nothing is there, it cannot be read, is no file, or is compressed twice.
+    /// # Errors
+    /// Nothing is there, it cannot be read, is no file, or is compressed twice.
     pub(super) fn open(&self, path: &Path, budget: &Budget) -> Result<Source, Error> {
         let opened = self.opened.borrow();
         if let Some(opened) = opened.iter().find(|opened| opened.path == path) {
@@ -114,7 +115,7 @@ impl Sources {
 /// Standard input as a path.
 const STDIN: &str = "-";
 
-/// How many first bytes tell the compression.
+/// The number of first bytes that tell the compression.
 const START: u64 = 16;
 
 fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {

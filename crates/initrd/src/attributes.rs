@@ -22,7 +22,8 @@ const EOPNOTSUPP: i32 = 95;
 
 /// The table of a tree's extended attributes; `None` where it has none. Names of one file are in it once.
 ///
-/// Errors: an attribute that Linux cannot have, by name.
+/// # Errors
+/// An attribute that Linux cannot have, by name.
 pub fn table(tree: &Tree) -> Result<Option<Arc<[u8]>>, Error> {
     let mut table = AttributesTable::default();
     for (entry, list) in with_attributes(tree) {
@@ -67,11 +68,11 @@ fn with_attributes(tree: &Tree) -> impl Iterator<Item = (&Entry, &BTreeMap<Vec<u
 /// Extended attributes that are not there in the guest, as the report has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Loss {
-    /// How many.
+    /// The number of attributes.
     pub attributes: u32,
-    /// Of how many files.
+    /// The number of files that they belong to.
     pub files: u32,
-    /// How many of them are file capabilities.
+    /// The number of file capabilities among them.
     pub capabilities: u32,
     /// The line for stderr: the first of them, why, and what to do.
     pub message: String,

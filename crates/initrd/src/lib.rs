@@ -74,7 +74,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the reader of the archive has gone away.
+    /// True if the reader of the archive has gone away.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }

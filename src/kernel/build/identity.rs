@@ -1,4 +1,4 @@
-//! What a kernel says of its own build: nothing of who built it, where, when or how often, so that the same source and
+//! A kernel's record of its own build: nothing of who built it, where, when or how often, so that the same source and
 //! options give the same bytes (`Documentation/kbuild/reproducible-builds.rst`).
 
 use std::io;

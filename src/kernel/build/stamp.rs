@@ -14,7 +14,7 @@ use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::hex;
 
-/// What decides whether a kernel is the one that would be built.
+/// The identity of a build: a kernel with the same one need not be built again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BuildStamp {
     /// `None` for a directory, in which anything may have changed: always built anew.
