@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Set by whoever works, looked at by whoever waits.
+/// Set by the thread that works, read by the one that waits.
 #[derive(Debug)]
 pub(super) struct Beat {
     began: Instant,

@@ -211,7 +211,7 @@ impl Destination {
         Ok((site, made))
     }
 
-    /// Removes the last `made` directories again that [`Self::find`] has made, where nobody uses them.
+    /// Removes the last `made` directories again that [`Self::find`] has made, if they are empty.
     pub(super) fn forget(&self, made: usize) {
         for depth in (0..self.missing.len()).rev().take(made) {
             let above = self.missing[..depth].iter();

@@ -29,7 +29,7 @@ impl Stage {
     /// Makes one in the directory `home`, for us alone.
     ///
     /// # Errors
-    /// Those of mkdir; `EEXIST` also when somebody else puts something into its place.
+    /// Those of mkdir; `EEXIST` also when another process puts something into its place.
     pub(super) fn make(home: &Arc<OwnedFd>, beat: &Arc<Beat>) -> Result<Self> {
         let make = |name: &Path| Ok(mkdirat(home, name, Mode::RWXU)?);
         let made = under_new_name(Path::new(""), TEMPORARY, make);

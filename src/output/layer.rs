@@ -90,7 +90,7 @@ impl<'a> Layer<'a> {
         let touched = changed.iter().copied();
         for path in touched.chain(gone.keys().copied()) {
             let mut path = path;
-            // The root is there only for its own sake: its attributes are nobody's parent's.
+            // The root is there only for its own sake: it is no other entry's parent here.
             while (!path.is_empty() || changed.contains(path)) && wanted.insert(path) {
                 path = split(path).0;
             }

@@ -61,7 +61,7 @@ pub fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::err
     Ok(())
 }
 
-/// Checks that an image that was read from `sources` is the one agreed on. Reads its contents, if anybody asks for that.
+/// Checks that an image that was read from `sources` is the one agreed on. Reads its contents, if that is asked for.
 ///
 /// # Errors
 /// It is not; its contents cannot be read.
@@ -84,7 +84,7 @@ fn by_lock(image: &Path) -> Result<Option<Wanted>, Error> {
     }
 }
 
-/// A digest that somebody wants.
+/// A digest that is demanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The digest.

@@ -1,8 +1,8 @@
 //! A bar on the terminal for what takes longer than half a second: bytes, how many of how many, and how fast; or files; or
 //! the time that it takes.
 //!
-//! The stages count their bytes, or files, here whether somebody looks or not: a process has one terminal, so there
-//! is one counter for all of it. Only the program asks for the bar ([`show`]), and it is gone before anything else is
+//! The stages count their bytes, or files, here even without a bar: a process has one terminal, so there is one counter for
+//! all of it. Only the program asks for the bar ([`show`]), and it is gone before anything else is
 //! written.
 
 use std::fmt::Write as _;
@@ -48,11 +48,11 @@ struct Stage {
     total: Option<u64>,
     unit: Unit,
     began: Option<Instant>,
-    /// When the first of the stages began between which there was no pause.
+    /// The start of the first of the stages that follow each other without a pause.
     since: Option<Instant>,
-    /// There is a bar on the terminal.
+    /// True if there is a bar on the terminal.
     shown: bool,
-    /// There is to be none any more.
+    /// True if there is never to be one again.
     over: bool,
 }
 
@@ -89,7 +89,7 @@ fn begin(what: &'static str, total: Option<u64>, unit: Unit) {
     METER.changed.notify_all();
 }
 
-/// So many more bytes, or files, of the stage are done.
+/// Counts more bytes, or files, of the stage as done.
 pub fn add(more: u64) {
     METER.done.fetch_add(more, Ordering::Relaxed);
 }
@@ -99,7 +99,7 @@ pub fn is_shown() -> bool {
     !METER.stage().over
 }
 
-/// Takes the bar away, for good: something else is about to be written to the terminal.
+/// Removes the bar for good: something else is about to be written to the terminal.
 pub fn finish() {
     let mut stage = METER.stage();
     stage.over = true;
@@ -107,14 +107,14 @@ pub fn finish() {
     METER.changed.notify_all();
 }
 
-/// Takes the bar away until another stage begins: what comes now is not ours.
+/// Removes the bar until another stage begins: the output that follows is another program's.
 pub fn pause() {
     let mut stage = METER.stage();
     (stage.began, stage.since) = (None, None);
     erase(&mut stage);
 }
 
-/// Takes the bar away until it is drawn again: a line is about to be written to the terminal.
+/// Removes the bar until it is drawn again: a line is about to be written to the terminal.
 pub fn clear() {
     erase(&mut METER.stage());
 }
@@ -125,8 +125,7 @@ fn erase(stage: &mut Stage) {
     }
 }
 
-/// Writes to the terminal, unless that would wait, as it does for one that is stopped by Ctrl-S: whoever takes the bar away
-/// may be what a machine waits for.
+/// Writes to the terminal, unless that would block, as on one that is stopped by Ctrl-S: a machine may wait for the caller.
 fn print(text: &str) -> bool {
     let stderr = std::io::stderr();
     let at_once = Timespec::default();

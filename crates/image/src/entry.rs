@@ -94,7 +94,7 @@ pub(super) struct EntryBuilder<'a> {
     owner: &'a Ownership,
     save: Option<SaveFile>,
     kept: AtomicU64,
-    /// `None` for files whose extended attributes are nobody's business.
+    /// `None` for files whose extended attributes are not read.
     attributes: Option<xattr::XattrReader>,
 }
 

@@ -174,7 +174,7 @@ impl HostFile {
 /// The file's access time stays as it is where we may ask for that (our own files, or as root): to write it down costs
 /// the host more than to read a small file.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
-    /// Once somebody else's file was among them, nobody asks any more.
+    /// False once another user's file was among them.
     static MAY: AtomicBool = AtomicBool::new(true);
     if MAY.load(Ordering::Relaxed) {
         match openat(&dir, name, FILE | OFlags::NOATIME, Mode::empty()) {

@@ -109,7 +109,7 @@ pub(super) fn apply(
                 return;
             };
             if first[index] == index {
-                // The receiver only leaves when somebody failed.
+                // The receiver only leaves after a failure.
                 let _ = sender.send((index, load(layer, shown, budget)));
             }
         }
@@ -228,7 +228,7 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<(Region, Digest),
     }
     let mut input = Hashing {
         reader: RegionReader::new(region.clone()),
-        // Nobody asks for the digest of what has none.
+        // Without a promised digest none is computed.
         sum: digest.map(|_| Sha256::new()),
     };
     let mut sum = Sha256::new();
@@ -297,7 +297,7 @@ impl<R: Read> Read for Hashing<R> {
 }
 
 impl<R: Read> Hashing<R> {
-    /// The digest of all there is to read, also of what nobody has read yet.
+    /// The digest of all there is to read, also of what has not been read yet.
     fn finish(mut self) -> std::io::Result<Option<Digest>> {
         if self.sum.is_some() {
             let mut rest = vec![0; PIECE];

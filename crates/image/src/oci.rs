@@ -147,7 +147,7 @@ struct Search<'a> {
     /// Everything is looked for, and not only the first that fits in each index.
     is_for_all: bool,
     found: Vec<CheckedManifest>,
-    /// Platforms that there are, and nobody wants.
+    /// Platforms found that are not this one.
     others: BTreeSet<String>,
     /// The first that is no image: indexes hold signatures, charts and lists of contents as well.
     passed_over: Option<ParseError>,

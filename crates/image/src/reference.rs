@@ -59,7 +59,7 @@ pub enum Format {
     Cpio,
 }
 
-/// Against archives that come to more than anybody meant.
+/// Bounds on archives that unpack to more than expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The most bytes that archives may unpack to; by default half of the memory that the host has or the control group allows.

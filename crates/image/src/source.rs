@@ -139,7 +139,7 @@ fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {
         let kind = facts.file_type();
         kind.is_file() || is_open && (kind.is_fifo() || kind.is_socket())
     };
-    // Any other pipe could be one that nobody writes to, and is not even opened.
+    // Any other pipe could be one without a writer, and is not even opened.
     let mut facts = match is_stdin {
         true => opened().and_then(|file| file.metadata()),
         false => std::fs::metadata(path),

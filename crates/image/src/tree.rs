@@ -215,7 +215,7 @@ impl Tree {
         &self.entries
     }
 
-    /// All entries, in order, for whoever makes another tree of them.
+    /// Returns all entries, in order, to make another tree of them.
     pub fn into_entries(self) -> Vec<Entry> {
         self.entries
     }

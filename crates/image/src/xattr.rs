@@ -84,7 +84,7 @@ fn changed(errno: Errno) -> Errno {
     }
 }
 
-/// Those of an archive's member that go to the guest: as for a file of the host, whoever wrote the archive had one.
+/// Returns those of an archive's member that go to the guest: the same as for a file of the host, where the archive was written.
 pub(super) fn of_member(mut list: Xattrs) -> Xattrs {
     let stays = |name: &Vec<u8>| !is_the_images(name);
     if let Some(shared) = &mut list
@@ -168,7 +168,7 @@ mod tests {
         put_in_guest(name, &mut value, owner).map(|()| value)
     }
 
-    /// A list that names a user and a group, and everybody else by no number.
+    /// A list that names a user and a group; its other entries have no number.
     fn list(user: u32, group: u32) -> Vec<u8> {
         let mut list = vec![2, 0, 0, 0];
         for (kind, number) in [

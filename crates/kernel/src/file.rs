@@ -1,4 +1,4 @@
-//! Opening files that somebody else may have made: regular ones only, no waiting, one open and one read.
+//! Opening files that others may have made: regular ones only, no waiting, one open and one read.
 //!
 //! Takes paths, returns `File` at position 0 (all reading is by offset, so it stays there). Knows nothing of kernels.
 

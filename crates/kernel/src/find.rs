@@ -80,7 +80,7 @@ impl Candidate {
         matches!(self.origin, Origin::Asked | Origin::Environment)
     }
 
-    /// Only an image's files are somebody else's.
+    /// Only an image's files belong to others.
     pub(super) fn links(&self) -> Links {
         match self.origin {
             Origin::Image => Links::Refuse,
@@ -170,7 +170,7 @@ impl Search {
 }
 
 /// `RDVM_CACHE`, else `rdvm` in the user's cache directory as the XDG specification finds it; and why nothing can be kept
-/// there. A home that does not exist is nobody's to make.
+/// there. A home that does not exist is not made.
 fn cache_dir(var: impl Fn(&str) -> Option<OsString>) -> (Option<PathBuf>, Option<String>) {
     if let Some(own) = var("RDVM_CACHE") {
         return (Some(own.into()), None);

@@ -58,7 +58,7 @@ impl Probe {
     /// The flaw of the file.
     pub(super) fn new(candidate: &Candidate) -> Result<Self, FileError> {
         let file = match file::open(&candidate.path, candidate.links()) {
-            // A cache that is somebody else's (sudo and su may leave HOME as it was) is none.
+            // A cache that belongs to another user (sudo and su may leave HOME as it was) is none.
             Err(FileError::Unreadable) if candidate.origin == Origin::Built => {
                 return Err(FileError::Missing);
             }

@@ -1,6 +1,6 @@
 //! The compressed kernel inside a bzImage: which compression, how large it will be, and its bytes.
 //!
-//! Takes the payload as a slice, returns the bytes of an ELF file that nobody has checked yet. Knows nothing of files.
+//! Takes the payload as a slice, returns the bytes of an ELF file that has not been checked yet. Knows nothing of files.
 
 use std::io::Read;
 

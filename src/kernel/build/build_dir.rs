@@ -297,7 +297,7 @@ impl Drop for BuildDir {
     }
 }
 
-/// Removes the directories of builds that were killed: those that are ours and that nobody has locked any more.
+/// Removes the directories of builds that were killed: those of this user that are not locked any more.
 fn remove_leftovers(place: &Path) {
     let entries = fs::read_dir(place).into_iter().flatten().flatten();
     for entry in entries {

@@ -83,7 +83,7 @@ pub enum ParseError {
     /// Indexes in indexes in indexes.
     #[error("its indexes are nested more than {limit} deep; export the image again")]
     TooDeep { limit: usize },
-    /// More indexes and manifests than anybody looks through.
+    /// More indexes and manifests than are read.
     #[error("it has more than {limit} indexes and manifests to look through; name one with --tag")]
     TooMany { limit: usize },
     /// One document that can be read in two ways.

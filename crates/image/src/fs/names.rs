@@ -303,7 +303,7 @@ fn name_of<'a>(slot: &Slot, bytes: &'a [u8]) -> &'a [u8] {
     &bytes[slot.at as usize..][..usize::from(slot.length)]
 }
 
-/// Keyed anew in every process: nobody can make names that all fall together.
+/// Keyed anew in every process: so no archive can have names that all collide.
 fn hash(hasher: &RandomState, parent: Node, name: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     state.write_u32(parent);

@@ -44,7 +44,7 @@ impl Keeper<'_> {
 
     /// The work of the second thread: full chunks come in, empty ones go out, one for one.
     fn work(mut self, full: Receiver<Vec<u8>>, empty: SyncSender<Vec<u8>>) -> Result<Self, Error> {
-        // Nobody takes the last empty ones: that they cannot be sent is no failure.
+        // The last empty ones have no receiver: that they cannot be sent is no failure.
         for _ in 0..AHEAD {
             empty.send(fresh(self.shown)?).ok();
         }

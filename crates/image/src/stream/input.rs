@@ -35,7 +35,7 @@ impl<R: Read> Input<R> {
         self.position
     }
 
-    /// True if somebody asked for more than there is.
+    /// True if a read went beyond the end.
     pub(super) fn is_at_end(&self) -> bool {
         self.at_end
     }
