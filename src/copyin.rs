@@ -81,19 +81,20 @@ pub enum Error {
     Patterns { why: String },
 }
 
-/// What goes in.
+/// The entries to copy in.
 #[derive(Debug)]
 pub struct Gathered {
     /// Below the directory, for each copy a directory with its number, and in that the file or directory itself.
     pub tree: Tree,
-    /// What was left out, one line each.
+    /// Warnings about what was left out, one line each.
     pub warnings: Vec<String>,
 }
 
 /// Reads everything that is to be copied in, as files of `uid` and `gid` below the directory `below` of the guest's root;
 /// `None` where nothing is.
 ///
-/// Errors: [`Error`]; nothing was changed anywhere.
+/// # Errors
+/// [`Error`]; nothing was changed anywhere.
 pub fn read(copies: &Copies, below: &str, uid: u32, gid: u32) -> Result<Option<Gathered>, Error> {
     if copies.into.is_empty() {
         return Ok(None);

@@ -73,18 +73,18 @@ pub(super) struct Destination {
 enum Name {
     /// The home itself is the directory that was named.
     Onto,
-    /// What it becomes, or the directory that it goes onto.
+    /// The thing gets this name, or goes onto the directory that has it.
     Becomes(Vec<u8>),
-    /// What it is called in the directory that was named.
+    /// Its name in the directory that was named.
     Inside(Vec<u8>),
 }
 
-/// What is to happen with a thing that is whole.
+/// The place of a thing that is complete.
 #[derive(Debug)]
 pub(super) enum Site {
     /// It goes into this directory by this name.
     Put { dir: OwnedFd, name: Vec<u8> },
-    /// What is in it goes into this directory.
+    /// Its contents go into this directory.
     Merge { dir: OwnedFd },
 }
 
@@ -176,9 +176,10 @@ impl Destination {
         &self.shown
     }
 
-    /// What is to happen with a directory, or with a file. Makes directories that are missing on the way; gives how many.
+    /// Returns the place of a directory, or of a file. Makes directories that are missing on the way; returns how many.
     ///
-    /// Errors: something else is in its place, or is on another file system than it was.
+    /// # Errors
+    /// Something else is in its place, or is on another file system than it was.
     pub(super) fn find(&self, is_directory: bool) -> Result<(Site, usize), CopyError> {
         let mut dir = beneath::directory(&self.home, b"").map_err(self.refused())?;
         let mut made = 0;
@@ -213,7 +214,7 @@ impl Destination {
         Ok((site, made))
     }
 
-    /// Removes the last `made` directories again that [`Self::find`] has made, where nobody uses them.
+    /// Removes the last `made` directories again that [`Self::find`] has made, if they are empty.
     pub(super) fn forget(&self, made: usize) {
         for depth in (0..self.missing.len()).rev().take(made) {
             let above = self.missing[..depth].iter();
@@ -229,7 +230,7 @@ impl Destination {
     }
 }
 
-/// What has this name; nothing where it cannot be told.
+/// Returns the kind of what has this name; `None` if that cannot be told.
 pub(super) fn kind_of(dir: &OwnedFd, name: &[u8]) -> Option<FileType> {
     let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     Some(FileType::from_raw_mode(stat.st_mode))

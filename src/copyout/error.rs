@@ -8,7 +8,7 @@ use rdvm_hostfs::units::ByteSize;
 /// The way out for what a wish cannot hold.
 const PACK_IT: &str = "make a tar archive of it in the machine and copy that out";
 
-/// What went wrong with one wish; its name stands before it.
+/// The failure of one request; its name stands before it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
     /// The guest kernel did not find it.
@@ -69,7 +69,7 @@ impl CopyError {
     }
 }
 
-/// What ended the stream, and with it everything that was not whole.
+/// The fault that ended the stream, and with it everything that was incomplete.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(super) enum StreamFault {
     /// Not what PID 1 sends.

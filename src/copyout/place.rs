@@ -21,12 +21,13 @@ use crate::request::Links;
 use rdvm_hostfs::escape::escaped;
 use rdvm_hostfs::path;
 
-/// What a directory needs for its own name to be moved to another: it holds `..`.
+/// The permissions that a directory needs for its own name to be moved to another: it holds `..`.
 const OWNER: u32 = 0o700;
 
 /// Puts a thing into position. The staging directory is gone afterwards.
 ///
-/// Errors: nothing has been moved, but for [`CopyError::Half`].
+/// # Errors
+/// Nothing has been moved, but for [`CopyError::Half`].
 pub(super) fn place(to: &Destination, staged: &mut Staged, links: Links) -> Result<(), CopyError> {
     let (site, made) = to.find(!staged.is_file)?;
     let placed = match site {
@@ -58,14 +59,14 @@ fn put(to: &Destination, staged: &Staged, dir: &OwnedFd, name: &[u8]) -> Result<
     .map_err(|errno| half(what(), errno, 1, 1))
 }
 
-/// What belongs into one directory that both trees have.
+/// The names that belong into one directory that both trees have.
 struct Moves {
     path: Vec<u8>,
     /// Names, and whether there is nothing of that name yet.
     names: Vec<(CString, bool)>,
 }
 
-/// What is in the thing goes into `dir`, and so for every directory that is there already.
+/// Moves what is in the thing into `dir`, and so for every directory that is there already.
 fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), CopyError> {
     let root = staged_root(to, staged)?;
     let plan = plan(to, &root, dir)?;
@@ -168,9 +169,10 @@ fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, C
     Ok(plan)
 }
 
-/// Whether a name is free (true) or what has it may be replaced (false).
+/// True if a name is free (true) or what has it may be replaced (false).
 ///
-/// Errors: why neither.
+/// # Errors
+/// Why neither.
 fn clear_of(is_file: bool, there: Option<FileType>) -> Result<bool, &'static str> {
     match (is_file, there) {
         (_, None) => Ok(true),
@@ -181,7 +183,7 @@ fn clear_of(is_file: bool, there: Option<FileType>) -> Result<bool, &'static str
     }
 }
 
-/// Gives all directories that are not `merged` their permissions and times. `tops` are what will be moved: they keep
+/// Sets the permissions and times of all directories that are not `merged`. `tops` are what will be moved: they keep
 /// what that takes until it is done.
 fn set_directories(
     to: &Destination,

@@ -13,7 +13,7 @@ use super::beneath;
 use rdvm_hostfs::atomic::{TEMPORARY, under_new_name};
 use rdvm_hostfs::path;
 
-/// What the thing that was wished for is called in it: none of the guest's names.
+/// The name in it of the thing that was asked for: none of the guest's names.
 pub(super) const STAGED: &[u8] = b"0";
 
 /// An own directory, removed on drop with all that is in it.
@@ -28,7 +28,8 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes one in the directory `home`, for us alone.
     ///
-    /// Errors: those of mkdir; `EEXIST` also when somebody else puts something into its place.
+    /// # Errors
+    /// Those of mkdir; `EEXIST` also when another process puts something into its place.
     pub(super) fn make(home: &Arc<OwnedFd>, beat: &Arc<Beat>) -> Result<Self> {
         let make = |name: &Path| Ok(mkdirat(home, name, Mode::RWXU)?);
         let made = under_new_name(Path::new(""), TEMPORARY, make);

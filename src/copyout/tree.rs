@@ -1,4 +1,4 @@
-//! What is known of a tree while it comes: its directories and links. And where links lead.
+//! The directories and links of a tree while it comes, and where links lead.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ pub(super) struct Attributes {
     pub(super) nanoseconds: u32,
 }
 
-/// What a name is that has to be known until the end.
+/// The names that have to be known until the end.
 #[derive(Debug)]
 pub(super) enum Node {
     Directory(Attributes),
@@ -52,12 +52,12 @@ impl IncomingTree {
         self.nodes.remove(path);
     }
 
-    /// Whether a name has been added.
+    /// True if a name has been added.
     pub(super) fn has(&self, path: &[u8]) -> bool {
         self.nodes.contains_key(path)
     }
 
-    /// Whether this is a directory.
+    /// True if this is a directory.
     pub(super) fn is_directory(&self, path: &[u8]) -> bool {
         matches!(self.nodes.get(path), Some(Node::Directory(_)))
     }

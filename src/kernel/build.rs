@@ -1,6 +1,6 @@
 //! `rdvm kernel build`: the small kernel, from the distribution's source package to `CACHE/kernel/vmlinux`.
 //!
-//! Takes the source and the cache directory, gives the path of the kernel; says what it does through a function that
+//! Takes the source and the cache directory, returns the path of the kernel; says what it does through a function that
 //! the caller passes in. Which options the kernel has is `fragment`, what it says of its build `identity`, how it
 //! lies in memory `layout`, what we change in it `patches`, where its source is `source`, what must be installed
 //! `tools`, the temporary directory and the programs run there `build_dir`, how far they are `compiled`, whether there
@@ -44,7 +44,7 @@ use stamp::BuildStamp;
 /// Where distributions put the source of their kernel.
 const SOURCES: &str = "/usr/src";
 
-/// What `rdvm kernel build` was asked to do.
+/// The options of `rdvm kernel build`.
 #[derive(Debug, Clone, Default)]
 pub struct BuildOptions {
     /// The kernel's source, an archive or a directory; else the newest package in `/usr/src`.
@@ -191,7 +191,7 @@ fn prefixed(name: &str, path: &Path) -> std::ffi::OsString {
     word
 }
 
-/// Whether both engines can start it.
+/// True if both engines can start it.
 fn is_bootable(file: &Path) -> Result<(), Error> {
     let nothing = Search::default();
     let unusable = |error: rdvm_kernel::Error| match error {

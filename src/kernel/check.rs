@@ -1,6 +1,6 @@
 //! `rdvm kernel check`: which features of rdvm a kernel has the options for, and what does not work without.
 //!
-//! Takes a path, gives a [`Verdict`]. The table is `features`, finding the configuration `config`. It judges options
+//! Takes a path, returns a [`Verdict`]. The table is `features`, finding the configuration `config`. It judges options
 //! alone: what a kernel of other parts does, only a run can tell.
 
 mod config;
@@ -42,7 +42,7 @@ pub enum Error {
     Silent { path: PathBuf, beside: PathBuf },
 }
 
-/// What was found, feature by feature, in the order of the table.
+/// The findings, feature by feature, in the order of the table.
 #[derive(Debug, Serialize)]
 pub struct Verdict {
     can_run: bool,
@@ -57,9 +57,9 @@ pub struct Verdict {
 struct Finding {
     feature: &'static str,
     level: Level,
-    /// What is not as it should be, as text: `CONFIG_SMP is off`.
+    /// The deviation, as text: `CONFIG_SMP is off`.
     missing: Vec<String>,
-    /// What happens therefore.
+    /// The consequence.
     consequence: Option<&'static str>,
 }
 
@@ -130,7 +130,7 @@ fn lack(need: &str, config: &Config) -> Option<String> {
 }
 
 impl Verdict {
-    /// Whether all that is required is there; the exit code of `rdvm kernel check` is 0 then.
+    /// True if all that is required is there; the exit code of `rdvm kernel check` is 0 then.
     pub fn can_run(&self) -> bool {
         self.can_run
     }

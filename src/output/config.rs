@@ -1,6 +1,6 @@
-//! What a container of the image runs, and the image's configuration that says so.
+//! The program that a container of the image runs, and the configuration that holds it.
 //!
-//! Takes what the options said, typed; gives JSON, the same bytes for the same options. Format: OCI image
+//! Takes what the options said, typed; returns JSON, the same bytes for the same options. Format: OCI image
 //! specification, "Image Configuration", which docker's own is a superset of.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use rdvm_image::config::{self, Config};
 use rdvm_image::manifest::{ARCHITECTURE, OS};
 use rdvm_initrd::Epoch;
 
-/// What the options set; `None` and empty lists leave what the image says.
+/// The settings of the options; `None` and empty lists leave the image's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Program and first arguments. Setting it drops the image's own command, as docker does.
@@ -31,7 +31,7 @@ pub struct Settings {
 }
 
 impl From<&Config> for Settings {
-    /// What an image that was read says of itself.
+    /// Returns the settings of an image that was read.
     fn from(config: &Config) -> Self {
         let some = |words: &Vec<String>| (!words.is_empty()).then(|| words.clone());
         Self {
@@ -46,7 +46,7 @@ impl From<&Config> for Settings {
 }
 
 impl Settings {
-    /// What is left to say when these settings are made on top of `image`'s own.
+    /// Returns these settings on top of `image`'s own.
     pub fn over(self, image: Self) -> Self {
         let (entrypoint, cmd) =
             config::over((self.entrypoint, self.cmd), (image.entrypoint, image.cmd));
@@ -103,7 +103,8 @@ struct Step<'a> {
 
 /// The configuration as JSON. `diff_ids` are the digests of the uncompressed layers, lowest first.
 ///
-/// Errors: none that these types can have.
+/// # Errors
+/// None that these types can have.
 pub(super) fn json(
     settings: &Settings,
     diff_ids: &[Digest],

@@ -1,6 +1,6 @@
 //! The tar header: a block of 512 bytes, and before it a PAX header for what does not fit in one.
 //!
-//! Takes plain numbers and bytes, gives bytes. Format: POSIX.1-2017 `pax`, sections "ustar" and "pax Header Block";
+//! Takes plain numbers and bytes, returns bytes. Format: POSIX.1-2017 `pax`, sections "ustar" and "pax Header Block";
 //! numbers that a field cannot hold in octal stand in it in base 256, as GNU tar writes them, so that the readers that
 //! know no PAX records find them too.
 
@@ -26,7 +26,7 @@ pub(super) enum Type {
     Pax = b'x',
 }
 
-/// What one header says.
+/// The values of one header.
 #[derive(Debug, Clone)]
 pub(super) struct Header<'a> {
     /// The name; a directory's ends with a slash.
@@ -39,7 +39,7 @@ pub(super) struct Header<'a> {
     /// Length of the contents that follow.
     pub(super) size: u64,
     pub(super) kind: Type,
-    /// What a link points to.
+    /// The target of a link.
     pub(super) target: &'a [u8],
     /// Major and minor number of a device.
     pub(super) device: (u32, u32),
@@ -169,7 +169,7 @@ fn text(field: &mut [u8], bytes: &[u8]) {
     field[..length].copy_from_slice(&bytes[..length]);
 }
 
-/// Whether a field of this width, its NUL included, holds the number in octal.
+/// True if a field of this width, its NUL included, holds the number in octal.
 fn fits_octal(value: i128, width: usize) -> bool {
     (0..1 << (3 * (width - 1))).contains(&value)
 }

@@ -1,6 +1,6 @@
 //! Trees → the archives that others read: tar, docker and OCI images, and cpio compressed.
 //!
-//! Takes trees that were read already, gives a file or a stream, the same bytes for the same trees. Knows nothing of
+//! Takes trees that were read already, returns a file or a stream, the same bytes for the same trees. Knows nothing of
 //! the forms that images come in.
 
 pub mod compress;
@@ -35,12 +35,12 @@ use rdvm_image::config::Config;
 use rdvm_image::tree::{ImagePath, Tree};
 use rdvm_initrd::{Epoch, Layout, attributes};
 
-/// What is to be written.
+/// The archive to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackOptions {
     /// In which form.
     pub form: ArchiveFormat,
-    /// How it is compressed: all of a cpio or tar archive, or every layer of an image.
+    /// The compression of all of a cpio or tar archive, or of every layer of an image.
     pub compression: Compression,
     /// Where to; `-` is standard output.
     pub target: PathBuf,
@@ -53,16 +53,16 @@ pub enum ArchiveFormat {
     Cpio,
     /// A tar archive of a tree, or of a layer where there is something below it.
     Tar,
-    /// What `docker save` writes.
+    /// An archive of `docker save`.
     Docker(Label),
     /// An OCI image layout in a tar archive.
     Oci(Label),
 }
 
-/// What an image says of itself.
+/// The settings of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Label {
-    /// What runs in it.
+    /// The program that runs in it, and how.
     pub settings: Settings,
     /// Its names.
     pub tags: Vec<Tag>,
@@ -82,7 +82,8 @@ impl PackOptions {
 /// layer of its own for each of them, a tar archive has what the last one adds to the one before it. cpio is the last
 /// one as it is. Gives what was left out, for the user to know.
 ///
-/// Errors: those of the trees' contents and of the file system; nothing is left at the target then, and what was there
+/// # Errors
+/// Those of the trees' contents and of the file system; nothing is left at the target then, and what was there
 /// stays.
 pub fn write(
     steps: &[&Tree],
@@ -266,7 +267,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the reader of the archive has gone away.
+    /// True if the reader of the archive has gone away.
     pub fn is_broken_pipe(&self) -> bool {
         match self {
             Self::Initrd(error) => error.is_broken_pipe(),

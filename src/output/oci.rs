@@ -62,9 +62,10 @@ struct Index {
     manifests: Vec<Descriptor>,
 }
 
-/// Writes the image to `file`, from its start; gives its length.
+/// Writes the image to `file`, from its start; returns its length.
 ///
-/// Errors: a file of a layer that cannot be read or changed meanwhile, by name; those of `file`.
+/// # Errors
+/// A file of a layer that cannot be read or changed meanwhile, by name; those of `file`.
 pub(super) fn write(layers: &[Layer<'_>], plan: &Plan<'_>, file: &File) -> Result<u64, Error> {
     let media_type = match plan.compression {
         Compression::None => LAYER.to_owned(),

@@ -20,7 +20,8 @@ const PIECE: usize = 256 << 10;
 
 /// Writes a layer to `out`, in pieces of 256 KiB. No time is later than `epoch` says.
 ///
-/// Errors: a file that cannot be read or changed meanwhile, by name; those of `out`.
+/// # Errors
+/// A file that cannot be read or changed meanwhile, by name; those of `out`.
 pub(super) fn write(layer: &Layer<'_>, epoch: Epoch, out: &mut dyn Write) -> Result<(), Error> {
     let mut writer = Writer {
         out,

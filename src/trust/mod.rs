@@ -13,10 +13,11 @@ use rdvm_hostfs::{BadDigest, Digest};
 use rdvm_image::tree::Tree;
 use rdvm_image::{Sources, digest};
 
-/// What the image's digest has to be, and who says so; `None` where nobody does. With layers on top it is the digest of
+/// Returns the digest that the image must have, and its origin; `None` if there is none. With layers on top it is the digest of
 /// all together, and only `--expect` can say; what the lock file says of its parts, [`check_parts`] looks at.
 ///
-/// Errors: the lock file cannot be read or understood.
+/// # Errors
+/// The lock file cannot be read or understood.
 pub fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
     match &image.expect {
         Expectation::Digest(digest) => Ok(Some(Wanted {
@@ -32,7 +33,8 @@ pub fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
 /// that, one by one, and stay open in `sources`, so that nothing else is read of them later. Without layers [`wanted`] is
 /// all there is.
 ///
-/// Errors: one is not, or cannot be read.
+/// # Errors
+/// One is not, or cannot be read.
 pub fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::error::Error> {
     if image.expect != Expectation::Lock || image.layers.is_empty() {
         return Ok(());
@@ -59,9 +61,10 @@ pub fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::err
     Ok(())
 }
 
-/// Checks that an image that was read from `sources` is the one agreed on. Reads its contents, if anybody asks for that.
+/// Checks that an image that was read from `sources` is the one agreed on. Reads its contents, if that is asked for.
 ///
-/// Errors: it is not; its contents cannot be read.
+/// # Errors
+/// It is not; its contents cannot be read.
 pub fn check(image: &ImageRef, tree: &Tree, sources: &Sources) -> Result<(), crate::error::Error> {
     check_parts(image, sources)?;
     match wanted(image)? {
@@ -81,19 +84,20 @@ fn by_lock(image: &Path) -> Result<Option<Wanted>, Error> {
     }
 }
 
-/// A digest that somebody wants.
+/// A digest that is demanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The digest.
     pub digest: Digest,
-    /// Who wants it, for messages.
+    /// The origin of the demand, for messages.
     pub by: String,
 }
 
 impl Wanted {
-    /// Whether an image's digest is what is wanted.
+    /// True if an image's digest is what is wanted.
     ///
-    /// Errors: it is not.
+    /// # Errors
+    /// It is not.
     pub fn check(&self, image: &Path, digest: Digest) -> Result<(), Error> {
         match digest == self.digest {
             true => Ok(()),

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
-use crate::atomic::{AtomicFile, TEMPORARY, fits_limit};
+use crate::atomic::{AtomicFile, TEMPORARY, fits_limit, remove_if_there};
 use crate::units::ByteSize;
 
 const LINK: &str = "at-";
@@ -184,7 +184,7 @@ impl ContentCache {
             {
                 (count, bytes) = (count + 1, sum);
             } else {
-                remove(&self.directory.join(&entry.name))?;
+                remove_if_there(&self.directory.join(&entry.name))?;
                 pruned.entries += 1;
                 pruned.bytes.0 += entry.size.0;
             }
@@ -200,16 +200,16 @@ impl ContentCache {
             if name.starts_with(LINK) && path.is_symlink() {
                 match path.exists() {
                     true => links.push((modified, path)),
-                    false => remove(&path)?,
+                    false => remove_if_there(&path)?,
                 }
             } else if name.starts_with(TEMPORARY) && modified.elapsed().is_ok_and(|age| age > STALE)
             {
-                remove(&path)?;
+                remove_if_there(&path)?;
             }
         }
         links.sort();
         for (_, path) in &links[..links.len().saturating_sub(limits.links)] {
-            remove(path)?;
+            remove_if_there(path)?;
         }
         Ok(pruned)
     }
@@ -226,14 +226,6 @@ impl ContentCache {
     fn is_entry(&self, name: &str) -> bool {
         name.strip_suffix(self.suffix)
             .is_some_and(|key| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
-    }
-}
-
-/// Removes a file that another run may have removed already.
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 

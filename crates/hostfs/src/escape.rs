@@ -1,11 +1,10 @@
-//! Bytes of unknown origin as they may be shown: on one line, without acting on a terminal. A leaf: imports nothing of
-//! ours.
+//! Bytes of unknown origin in a form that can be printed: on one line, without acting on a terminal.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A path for messages: printable text as it is, everything else (control characters, bytes that are not UTF-8,
+/// Returns a path for messages: printable text as it is, everything else (control characters, bytes that are not UTF-8,
 /// the backslash itself) as an escape, so that a name cannot act on a terminal or break a line.
 pub fn escaped(path: &[u8]) -> String {
     let mut shown = String::with_capacity(path.len());
@@ -25,7 +24,7 @@ pub fn escaped(path: &[u8]) -> String {
     shown
 }
 
-/// [`escaped`] for a path as the user gave it.
+/// Returns [`escaped`] for a path as the user gave it.
 pub fn shown(path: &Path) -> String {
     escaped(path.as_os_str().as_bytes())
 }

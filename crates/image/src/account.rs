@@ -7,7 +7,7 @@ use crate::reference::{Id, UserSpec};
 use crate::tree::{Kind, Tree};
 use rdvm_hostfs::escape::escaped;
 
-/// Who runs the command, in numbers.
+/// The user who runs the command, in numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// User.
@@ -53,7 +53,8 @@ pub struct Files {
 impl Files {
     /// Those of `tree`.
     ///
-    /// Errors: they cannot be read, or are too large to be what they should be.
+    /// # Errors
+    /// They cannot be read, or are too large to be what they should be.
     pub fn read(tree: &Tree) -> Result<Self, Error> {
         Ok(Self {
             passwd: read(tree, PASSWD)?,
@@ -70,7 +71,8 @@ const GROUP: &str = "/etc/group";
 /// As docker does: a number need not be in the file; without a group it is the user's own, or 0 where the file does
 /// not know the user.
 ///
-/// Errors: a name that the image's files do not have, or files that cannot be read.
+/// # Errors
+/// A name that the image's files do not have, or files that cannot be read.
 pub fn account(files: &Files, spec: Option<&UserSpec>) -> Result<Account, Error> {
     let root = UserSpec {
         user: Id::Number(0),

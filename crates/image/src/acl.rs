@@ -28,7 +28,7 @@ const OTHER: u16 = 0x20;
 /// Returns the attribute's value; `None` for a list of access (`of_access`) that adds nothing to the mode.
 ///
 /// # Errors
-/// What is wrong with the text, as part of a sentence. A name without a number is an error: it would have to be looked
+/// The flaw of the text, as part of a sentence. A name without a number is an error: it would have to be looked
 /// up, in the image or on the host that wrote the archive.
 pub(crate) fn encode(text: &[u8], of_access: bool) -> Result<Option<Vec<u8>>, String> {
     let mut entries = Vec::new();

@@ -54,7 +54,7 @@ struct Ahead<'a> {
     last: u64,
 }
 
-/// What is read in advance, in bytes.
+/// Bytes that are read in advance.
 const AHEAD: usize = 32 << 10;
 /// So far apart are two small files that are taken for neighbours, and so long is a small file.
 const NEAR: u64 = 4 << 10;
@@ -105,7 +105,7 @@ struct Opened<'a> {
     holes: bool,
 }
 
-/// What a piece turned out to be.
+/// The contents of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
     /// Bytes, now in the buffer.
@@ -242,7 +242,7 @@ impl<'a> Opened<'a> {
     }
 }
 
-/// What an errno means for a file that was there when the tree was made.
+/// Turns the errno for a file that was there when the tree was made into the error that it means.
 fn failed(shown: String, errno: Errno) -> Error {
     match errno {
         // Nothing, a link, a socket or a device without driver in its place, or in its directory's.

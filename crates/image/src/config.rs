@@ -1,6 +1,6 @@
-//! What an image says of how it is to be run: the JSON configuration of docker and OCI images → [`Config`].
+//! The settings that an image is run with: the JSON configuration of docker and OCI images → [`Config`].
 //!
-//! Takes the document's bytes, gives values that are known to be usable: what the options of `rdvm run` could not
+//! Takes the document's bytes, returns values that are known to be usable: what the options of `rdvm run` could not
 //! say either is an error here. Knows nothing of where the document was.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use crate::reference::{BadUser, UserSpec};
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::escape::escaped;
 
-/// How an image is to be run; all empty for images that do not say.
+/// The settings that an image is run with; all empty for images without any.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The program and its first arguments.
@@ -22,16 +22,16 @@ pub struct Config {
     pub env: Vec<String>,
     /// Working directory.
     pub workdir: Option<String>,
-    /// Who runs it.
+    /// The user to run as.
     pub user: Option<UserSpec>,
     /// Host name.
     pub hostname: Option<String>,
 }
 
-/// What a configuration says.
+/// A configuration document.
 #[derive(Debug)]
 pub(super) struct ParsedConfig {
-    /// How the image is to be run.
+    /// The settings that the image is run with.
     pub(super) config: Config,
     /// `linux/amd64`, or nothing where it does not say.
     pub(super) platform: Option<String>,
@@ -119,7 +119,8 @@ struct Rootfs {
 
 /// Reads a configuration.
 ///
-/// Errors: it is not one, or has values that nothing can be started with.
+/// # Errors
+/// It is not one, or has values that nothing can be started with.
 pub(super) fn parse(bytes: &[u8]) -> Result<ParsedConfig, Error> {
     let document: Document =
         serde_json::from_slice(bytes).map_err(|source| Error::Json { source })?;

@@ -144,12 +144,15 @@ pub struct HostFile {
     pub dir: Arc<HostDir>,
     /// Its name there.
     pub name: Box<[u8]>,
-    /// What must still be true when it is read.
+    /// Its state, which must be the same when it is read.
     pub stamp: FileStamp,
 }
 
 impl HostFile {
-    /// All of its bytes. Errors: it cannot be read, or is not what it was.
+    /// Returns all of its bytes.
+    ///
+    /// # Errors
+    /// It cannot be read, or has changed since it was found.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let file = open_file(self.dir.open()?, &self.name)?;
         let mut bytes = vec![0; usize::try_from(self.stamp.size).map_err(io::Error::other)?];
@@ -171,7 +174,7 @@ impl HostFile {
 /// The file's access time stays as it is where we may ask for that (our own files, or as root): to write it down costs
 /// the host more than to read a small file.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
-    /// Once somebody else's file was among them, nobody asks any more.
+    /// False once another user's file was among them.
     static MAY: AtomicBool = AtomicBool::new(true);
     if MAY.load(Ordering::Relaxed) {
         match openat(&dir, name, FILE | OFlags::NOATIME, Mode::empty()) {

@@ -1,6 +1,6 @@
 //! The layers of an image: unpacked and checked by two threads, applied in order.
 //!
-//! What is not compressed stays where it is. Knows neither docker nor OCI, only regions and what their digests have to
+//! An uncompressed layer stays where it is. Knows neither docker nor OCI, only regions and what their digests have to
 //! be.
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,13 +25,13 @@ use rdvm_hostfs::progress::Progress;
 pub(super) const LIMIT: usize = 1024;
 /// Threads that unpack and check, as many as this project's machines have at least.
 const WORKERS: usize = 2;
-/// How many bytes are read and hashed at a time.
+/// Bytes that are read and hashed at a time.
 const PIECE: usize = 256 << 10;
 
 /// An image before its layers are read.
 #[derive(Debug, Clone)]
 pub(super) struct LayeredImage {
-    /// How it is to be run.
+    /// The configuration that it is run with.
     pub(super) config: Config,
     /// The manifest's digest, where there is a manifest with one.
     pub(super) manifest: Option<Digest>,
@@ -44,7 +44,7 @@ pub(super) struct LayeredImage {
 /// A layer before it is read.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
-    /// What it is called in the archive.
+    /// Its name in the archive.
     pub(super) name: String,
     /// Where it is.
     pub(super) region: Region,
@@ -54,22 +54,23 @@ pub(super) struct Layer {
     pub(super) diff_id: Option<Digest>,
 }
 
-/// What is known of a layer that was applied.
+/// A layer that was applied, for reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerFacts {
     /// The digest of what is in the archive, compressed or not, if the archive names it so.
     pub digest: Option<Digest>,
     /// The digest of the tar archive that it is.
     pub diff_id: Digest,
-    /// How many bytes it has in the archive.
+    /// Its length in the archive in bytes.
     pub size: u64,
-    /// How many members it has.
+    /// The number of its members.
     pub members: u64,
 }
 
-/// Whether a manifest's layers and a configuration's digests can belong together.
+/// True if a manifest's layers and a configuration's digests can belong together.
 ///
-/// Errors: not as many, or too many.
+/// # Errors
+/// Not as many, or too many.
 pub(super) fn check_count(layers: usize, diff_ids: usize) -> Result<(), ParseError> {
     if layers > LIMIT {
         return Err(ParseError::TooManyLayers {
@@ -87,7 +88,8 @@ pub(super) fn check_count(layers: usize, diff_ids: usize) -> Result<(), ParseErr
 ///
 /// `shown` is the archive in messages, escaped. Gives what is known of each layer, and where its members' contents are.
 ///
-/// Errors: the first layer, by order, that cannot be read, does not match its digests, or cannot be applied.
+/// # Errors
+/// The first layer, by order, that cannot be read, does not match its digests, or cannot be applied.
 pub(super) fn apply(
     layers: &[Layer],
     system: &mut FileSystem,
@@ -107,7 +109,7 @@ pub(super) fn apply(
                 return;
             };
             if first[index] == index {
-                // The receiver only leaves when somebody failed.
+                // The receiver only leaves after a failure.
                 let _ = sender.send((index, load(layer, shown, budget)));
             }
         }
@@ -229,7 +231,7 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<(Region, Digest),
     let mut input = Hashing {
         reader: RegionReader::new(region.clone()),
         progress: &budget.progress,
-        // Nobody asks for the digest of what has none.
+        // Without a promised digest none is computed.
         sum: digest.map(|_| Sha256::new()),
     };
     let mut sum = Sha256::new();
@@ -299,7 +301,7 @@ impl<R: Read> Read for Hashing<'_, R> {
 }
 
 impl<R: Read> Hashing<'_, R> {
-    /// The digest of all there is to read, also of what nobody has read yet.
+    /// The digest of all there is to read, also of what has not been read yet.
     fn finish(mut self) -> std::io::Result<Option<Digest>> {
         if self.sum.is_some() {
             let mut rest = vec![0; PIECE];

@@ -1,4 +1,4 @@
-//! How much archives may come to: bytes that are unpacked, and members. Threads may share both.
+//! Bounds on what archives unpack to: bytes and members. Threads may share both.
 //!
 //! An archive of some kilobytes can unpack to terabytes, or have millions of empty members. Knows no formats.
 
@@ -12,7 +12,7 @@ use rdvm_hostfs::hostmem::Memory;
 use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
-/// How many bytes may still be unpacked.
+/// The bytes that may still be unpacked.
 #[derive(Debug)]
 pub struct Budget {
     given: Option<u64>,
@@ -43,7 +43,8 @@ impl Budget {
 
     /// Takes so many bytes, unpacked from the archive `shown`.
     ///
-    /// Errors: there are not as many left.
+    /// # Errors
+    /// There are not as many left.
     pub fn spend(&self, bytes: u64, shown: &str) -> Result<(), Error> {
         match add(&self.spent, bytes) <= self.limit() {
             true => Ok(()),
@@ -54,13 +55,13 @@ impl Budget {
         }
     }
 
-    /// How many bytes have been taken.
+    /// Returns the bytes taken so far.
     pub fn spent(&self) -> u64 {
         self.spent.load(Ordering::Relaxed)
     }
 }
 
-/// How many members there may still be.
+/// The members that there may still be.
 #[derive(Debug)]
 pub struct Counter {
     limit: u64,
@@ -68,7 +69,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// What `--max-entries` gives.
+    /// Returns a count of none, with the limit of `--max-entries`.
     pub fn new(limits: &Limits) -> Self {
         Self {
             limit: limits.entries,
@@ -78,7 +79,8 @@ impl Counter {
 
     /// Counts the member `name` of the archive `shown`.
     ///
-    /// Errors: it is one too many.
+    /// # Errors
+    /// It is one too many.
     pub fn count(&self, name: &[u8], shown: &str) -> Result<(), Error> {
         match add(&self.counted, 1) <= self.limit {
             true => Ok(()),
@@ -90,13 +92,13 @@ impl Counter {
         }
     }
 
-    /// How many have been counted.
+    /// Returns the number counted so far.
     pub fn counted(&self) -> u64 {
         self.counted.load(Ordering::Relaxed)
     }
 }
 
-/// What an archive calls something, for messages: escaped, and no more than the length of a file's name of it, since
+/// Returns an archive's name for something, for messages: escaped, and no more than the length of a file's name of it, since
 /// archives have names of megabytes.
 pub(super) fn shortened(name: &[u8]) -> String {
     match name.split_at_checked(NAME_LIMIT) {

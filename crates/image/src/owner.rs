@@ -1,6 +1,6 @@
 //! Owners of an image's files in the guest: `--owner auto`, `root`, `keep` or a map of number ranges.
 //!
-//! Takes host numbers, gives guest numbers. Where the host numbers come from, and fakeroot's say in it, is not
+//! Takes host numbers, returns guest numbers. Where the host numbers come from, and fakeroot's say in it, is not
 //! decided here.
 
 use std::str::FromStr;
@@ -103,7 +103,10 @@ impl FromStr for Ownership {
     }
 }
 
-/// Ranges `HOST:GUEST:COUNT` with commas between them. Errors: a bad range, or two that claim one host number.
+/// Ranges `HOST:GUEST:COUNT` with commas between them.
+///
+/// # Errors
+/// A bad range, or two that claim one host number.
 pub fn parse_map(text: &str) -> Result<Vec<OwnerRange>, ParseError> {
     let mut ranges: Vec<OwnerRange> = Vec::new();
     for part in text.split(',') {

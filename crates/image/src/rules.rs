@@ -1,6 +1,6 @@
-//! What the entries of a tree must be for the types to promise no more than they hold.
+//! The rules that the entries of a tree keep, so that the types hold what they promise.
 //!
-//! Takes entries in the order of a tree, gives the first broken rule. The rules are Linux's own and the kernel's
+//! Takes entries in the order of a tree, returns the first broken rule. The rules are Linux's own and the kernel's
 //! initramfs unpacker's, which skips in silence what it does not take.
 
 use std::collections::HashMap;
@@ -66,7 +66,7 @@ fn check_name(path: &[u8], name: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// What an entry says of itself can be true.
+/// Checks an entry against the rules for its own kind.
 pub(super) fn check_entry(entry: &Entry) -> Result<(), Error> {
     let path = || entry.path.clone();
     if entry.mode & !0o7777 != 0 {

@@ -23,7 +23,7 @@ use crate::reference::ImageRef;
 use rdvm_hostfs::escape::shown;
 use rdvm_hostfs::progress::Progress;
 
-/// What a path is.
+/// The kinds of paths.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// A directory.
@@ -83,7 +83,8 @@ impl Sources {
 
     /// Opens what is at `path`, and unpacks it if it is compressed; or returns it as it was opened before.
     ///
-    /// Errors: nothing is there, it cannot be read, is no file, or is compressed twice.
+    /// # Errors
+    /// Nothing is there, it cannot be read, is no file, or is compressed twice.
     pub(super) fn open(&self, path: &Path, budget: &Budget) -> Result<Source, Error> {
         let opened = self.opened.borrow();
         if let Some(opened) = opened.iter().find(|opened| opened.path == path) {
@@ -121,7 +122,7 @@ impl Sources {
 /// Standard input as a path.
 const STDIN: &str = "-";
 
-/// How many first bytes tell the compression.
+/// The number of first bytes that tell the compression.
 const START: u64 = 16;
 
 fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {
@@ -145,7 +146,7 @@ fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {
         let kind = facts.file_type();
         kind.is_file() || is_open && (kind.is_fifo() || kind.is_socket())
     };
-    // Any other pipe could be one that nobody writes to, and is not even opened.
+    // Any other pipe could be one without a writer, and is not even opened.
     let mut facts = match is_stdin {
         true => opened().and_then(|file| file.metadata()),
         false => std::fs::metadata(path),

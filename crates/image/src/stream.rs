@@ -1,6 +1,6 @@
 //! A stream, compressed or not, → a [`ByteSource`] in memory: unpacked once, straight into the store's chunks.
 //!
-//! What goes in is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
+//! The input is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
 //! stream that ends early, has a wrong checksum or is followed by other bytes is an error. Only an initrd may go on behind
 //! its compressed part ([`unpack_part`]). Chunks of zeros are not
 //! kept. Knows no archive formats; the formats of compression are in the files below `stream/`.
@@ -24,7 +24,7 @@ use super::limit::{self, Budget};
 use chunks::Chunks;
 pub use input::Input;
 
-/// How a stream is compressed.
+/// The compression of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
@@ -80,7 +80,8 @@ impl Compression {
 /// `shown` is what it is called in messages, escaped. `tap` sees all bytes that come out, in order, in pieces of one
 /// chunk, and perhaps on another thread than the caller's.
 ///
-/// Errors: the input cannot be read, ends early, is damaged, is followed by something else (zeros may follow gzip
+/// # Errors
+/// The input cannot be read, ends early, is damaged, is followed by something else (zeros may follow gzip
 /// and xz, as for the programs of these names), or comes to more than the budget.
 pub fn unpack(
     input: impl Read,
@@ -97,7 +98,8 @@ pub fn unpack(
 
 /// Makes sure that nothing follows what was unpacked.
 ///
-/// Errors: something does, or the input cannot be read.
+/// # Errors
+/// Something does, or the input cannot be read.
 pub fn finish(
     input: &mut Input<impl Read>,
     compression: Compression,
@@ -116,7 +118,8 @@ pub fn finish(
 /// Unpacks what comes next: all streams of this compression that stand directly behind one another. The input is then
 /// where something else begins, or at its end.
 ///
-/// Errors: as [`unpack`], but for what follows.
+/// # Errors
+/// As [`unpack`], but for what follows.
 pub fn unpack_part(
     input: &mut Input<impl Read>,
     compression: Compression,

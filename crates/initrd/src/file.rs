@@ -56,8 +56,8 @@ impl Initrd {
         self.size
     }
 
-    /// What of it stands in a file at the same place: the whole pages at the start of an archive that was made before.
-    /// Gives the file and how many bytes that is.
+    /// The part of it that stands in a file at the same place: the whole pages at the start of an archive that was made before.
+    /// Returns the file and how many bytes that is.
     pub fn shared_part(&self) -> Option<(&File, u64)> {
         match self.segments.first() {
             Some(Segment::Made(file, size)) if *size >= PAGE => Some((file, size & !(PAGE - 1))),
@@ -67,14 +67,16 @@ impl Initrd {
 
     /// Makes it in `memory`, which has its length and is all zero; ends early once `stopped` says so.
     ///
-    /// Errors: a file that cannot be read or changed meanwhile, by name; [`Error::Stopped`].
+    /// # Errors
+    /// A file that cannot be read or changed meanwhile, by name; [`Error::Stopped`].
     pub fn fill(&self, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
         self.fill_from(0, stopped, memory)
     }
 
     /// As [`Self::fill`], without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
     ///
-    /// Errors: the same.
+    /// # Errors
+    /// The same.
     pub fn fill_from(
         &self,
         mut skip: u64,
@@ -101,14 +103,16 @@ impl Initrd {
     /// Makes it as a file that no name leads to: it is gone when the last process that has it open is. Ends early once
     /// `stopped` says so.
     ///
-    /// Errors: a file that cannot be read or changed meanwhile, by name; no memory; [`Error::Stopped`].
+    /// # Errors
+    /// A file that cannot be read or changed meanwhile, by name; no memory; [`Error::Stopped`].
     pub fn to_file(&self, stopped: Stopped<'_>) -> Result<File, Error> {
         self.to_file_from(0, stopped)
     }
 
     /// As [`Self::to_file`], without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
     ///
-    /// Errors: the same.
+    /// # Errors
+    /// The same.
     pub fn to_file_from(&self, mut skip: u64, stopped: Stopped<'_>) -> Result<File, Error> {
         let length = self.size - skip;
         self.progress.stage("packing", Some(length));
@@ -202,7 +206,7 @@ fn copy(
     Ok(())
 }
 
-/// What a read of a packed image that was kept can fail with.
+/// The error of reading a packed image that was kept.
 fn kept(source: std::io::Error) -> Error {
     let shown = "a packed image in the cache".to_owned();
     body::Error::Unreadable { shown, source }.into()
@@ -210,7 +214,8 @@ fn kept(source: std::io::Error) -> Error {
 
 /// Writes a tree as one cpio archive to `target`; `-` is standard output.
 ///
-/// Errors: those of packing and of the file system; nothing is left at `target` then, and what was there stays.
+/// # Errors
+/// Those of packing and of the file system; nothing is left at `target` then, and what was there stays.
 pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Error> {
     let layout = Layout::of(tree, epoch)?;
     let output = |source| Error::Output {
@@ -232,7 +237,7 @@ pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Err
     draft.put_in_place().map_err(output)
 }
 
-/// Whether the archives that were read are what they were when the tree was made.
+/// True if the archives that were read are what they were when the tree was made.
 pub fn unchanged(tree: &Tree) -> Result<(), Error> {
     tree.check_unchanged()
         .map_err(|shown| body::Error::Changed { shown }.into())

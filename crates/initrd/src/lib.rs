@@ -51,7 +51,7 @@ pub enum Error {
     /// A file's bytes cannot be had.
     #[error(transparent)]
     Body(#[from] body::Error),
-    /// Whoever wanted it does not want it any more.
+    /// The caller does not want it any more.
     #[error("the initrd was not finished: its making was stopped")]
     Stopped,
     /// An extended attribute that no Linux file system holds.
@@ -77,7 +77,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the reader of the archive has gone away.
+    /// True if the reader of the archive has gone away.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }

@@ -20,7 +20,7 @@ pub enum Error {
     None { places: String, unusable: String },
 }
 
-/// What is wrong with one file.
+/// The flaw of one file.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum FileError {
@@ -36,7 +36,7 @@ pub enum FileError {
     /// More than 512 MiB.
     #[error("{bytes} bytes are more than the 536870912 that are read of a bzImage")]
     TooLarge { bytes: u64 },
-    /// Somebody wrote to it while it was read.
+    /// It was written to while it was read.
     #[error("changed while it was read")]
     Changed,
     /// Its contents are not those of a kernel that can be booted.
@@ -66,7 +66,7 @@ impl From<io::Error> for FileError {
 }
 
 impl FileError {
-    /// What the user can do about it, when the file is `path`.
+    /// Returns the way out for the user, when the file is `path`.
     pub fn remedy(&self, path: &Path) -> String {
         match self {
             Self::Unreadable => {
@@ -83,7 +83,7 @@ impl FileError {
     }
 }
 
-/// What to do when there is no kernel at all.
+/// Returns the way out when there is no kernel at all.
 pub(super) fn install() -> &'static str {
     INSTALL
 }

@@ -1,6 +1,6 @@
-//! Opening files that somebody else may have made: regular ones only, no waiting, one open and one read.
+//! Opening files that others may have made: regular ones only, no waiting, one open and one read.
 //!
-//! Takes paths, gives `File` at position 0 (all reading is by offset, so it stays there). Knows nothing of kernels.
+//! Takes paths, returns `File` at position 0 (all reading is by offset, so it stays there). Knows nothing of kernels.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -31,7 +31,7 @@ pub enum Links {
 /// Opens a regular file for reading. A fifo is refused without waiting for its writer.
 ///
 /// # Errors
-/// What is wrong with it; `NotRegular` for anything but a file.
+/// Those of opening it; `NotRegular` for anything but a file.
 pub fn open(path: &Path, links: Links) -> Result<File, FileError> {
     let directory: OwnedFd;
     let (at, name, look, flags) = match (links, path.parent(), path.file_name()) {

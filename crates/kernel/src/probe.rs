@@ -1,6 +1,6 @@
 //! One kernel file: what its contents say it is, and its way to an uncompressed kernel.
 //!
-//! Takes a candidate, gives `KernelImage`. `Probe::new` reads headers only and is what `list` and `open` share;
+//! Takes a candidate, returns `KernelImage`. `Probe::new` reads headers only and is what `list` and `open` share;
 //! `Probe::load` does the work. Leaves the choice among files to `find`.
 
 use std::fmt;
@@ -20,7 +20,7 @@ use super::{KernelImage, cache};
 use rdvm_hostfs::FileStamp;
 use rdvm_hostfs::escape::{reason, shown};
 
-/// How a kernel file is packed.
+/// The format of a kernel file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// An uncompressed ELF file.
@@ -55,10 +55,10 @@ impl Probe {
     /// Opens the file and checks its headers.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// The flaw of the file.
     pub(super) fn new(candidate: &Candidate) -> Result<Self, FileError> {
         let file = match file::open(&candidate.path, candidate.links()) {
-            // A cache that is somebody else's (sudo and su may leave HOME as it was) is none.
+            // A cache that belongs to another user (sudo and su may leave HOME as it was) is none.
             Err(FileError::Unreadable) if candidate.origin == Origin::Built => {
                 return Err(FileError::Missing);
             }
@@ -96,7 +96,7 @@ impl Probe {
         }
     }
 
-    /// What kind of file it is.
+    /// Returns the format of the file.
     pub(super) fn format(&self) -> Format {
         match self.kind {
             Kind::Elf(_) => Format::Vmlinux,
@@ -212,7 +212,7 @@ fn slice(bytes: &[u8], offset: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(part.to_vec())
 }
 
-/// What a file that is neither bzImage nor ELF probably is, to follow "not a kernel but".
+/// Returns the probable kind of a file that is neither bzImage nor ELF, to follow "not a kernel but".
 fn guess(head: &[u8]) -> &'static str {
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|b| b.starts_with(magic));
     match head {

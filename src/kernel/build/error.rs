@@ -6,7 +6,7 @@ use std::io;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::FileError;
 
-/// What kept the small kernel from being built.
+/// The small kernel was not built.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
@@ -19,7 +19,7 @@ pub enum Error {
          --source"
     )]
     NoSource { place: String },
-    /// What `--source` names cannot be used.
+    /// `--source` names something that cannot be used.
     #[error(
         "--source: {path}: {what}; name a kernel's source, a .tar.xz, .tar.bz2, .tar.gz or .tar.zst or its directory"
     )]
@@ -55,7 +55,7 @@ pub enum Error {
         "kernel build: options that did not take effect in this source: {names}; name another with --source"
     )]
     Options { names: String },
-    /// What came out is no kernel that can be booted.
+    /// The result is no kernel that can be booted.
     #[error(
         "kernel build: what came out cannot be booted: {problem}; name another source with --source"
     )]

@@ -1,4 +1,4 @@
-//! What a kernel says of its own build: nothing of who built it, where, when or how often, so that the same source and
+//! A kernel's record of its own build: nothing of who built it, where, when or how often, so that the same source and
 //! options give the same bytes (`Documentation/kbuild/reproducible-builds.rst`).
 
 use std::io;
@@ -8,7 +8,7 @@ use std::path::Path;
 use rdvm_hostfs::civil::Date;
 
 /// Settings for `make` that take the place of the builder's name, host, count of builds and clock. The time is that of
-/// the Makefile in `tree`: an archive has it from whoever released the source, a directory keeps it.
+/// the Makefile in `tree`: an archive has it from the release, a directory keeps it.
 ///
 /// # Errors
 /// There is no Makefile.

@@ -1,4 +1,4 @@
-//! What can be wrong with an image archive or an OCI layout.
+//! Flaws of image archives and OCI layouts.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use crate::config;
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::escape::{escaped, reason};
 
-/// What is wrong. The caller says where; each ends with the way out.
+/// A flaw, without its place; each message ends with the way out.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParseError {
@@ -83,7 +83,7 @@ pub enum ParseError {
     /// Indexes in indexes in indexes.
     #[error("its indexes are nested more than {limit} deep; export the image again")]
     TooDeep { limit: usize },
-    /// More indexes and manifests than anybody looks through.
+    /// More indexes and manifests than are read.
     #[error("it has more than {limit} indexes and manifests to look through; name one with --tag")]
     TooMany { limit: usize },
     /// One document that can be read in two ways.
@@ -115,7 +115,7 @@ pub enum ParseError {
     Config(#[from] config::Error),
 }
 
-/// How many names a message shows.
+/// The most names that a message shows.
 const SHOWN: usize = 12;
 
 fn list(names: &[String]) -> String {
@@ -133,7 +133,7 @@ fn list(names: &[String]) -> String {
 }
 
 impl ParseError {
-    /// Whether it means that something is not there, rather than that it is wrong.
+    /// True if it means that something is not there, rather than that it is wrong.
     pub(crate) fn is_gap(&self) -> bool {
         matches!(
             self,

@@ -73,7 +73,8 @@ impl Descriptor {
 impl Blobs<'_> {
     /// The layout in the directory `root`; `None` where it is none.
     ///
-    /// Errors: it cannot be read.
+    /// # Errors
+    /// It cannot be read.
     pub(super) fn of_directory(root: &Arc<HostRoot>) -> io::Result<Option<Self>> {
         let path = root.path();
         let root = Arc::new(HostDir::of_root(root.clone()));
@@ -93,7 +94,8 @@ impl Blobs<'_> {
 
     /// Where the bytes of the part `name` are; `None` when there is none.
     ///
-    /// Errors: it cannot be read, or is behind too many links.
+    /// # Errors
+    /// It cannot be read, or is behind too many links.
     pub(super) fn region(&self, name: &str) -> Result<Option<Region>, ParseError> {
         match self {
             Self::Archive { system, budget } => {
@@ -126,7 +128,8 @@ impl Blobs<'_> {
 
     /// The bytes of a JSON document.
     ///
-    /// Errors: it is not there, too large, or cannot be read.
+    /// # Errors
+    /// It is not there, too large, or cannot be read.
     pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, ParseError> {
         let region = self.region(name)?.ok_or_else(|| ParseError::Missing {
             name: name.to_owned(),
@@ -147,7 +150,8 @@ impl Blobs<'_> {
     /// Where the bytes of the part that `descriptor` means are, as many as it says; whether they are the right ones is
     /// for the reader to find out.
     ///
-    /// Errors: no digest, no such part, another length.
+    /// # Errors
+    /// No digest, no such part, another length.
     pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<(Digest, Region), ParseError> {
         let digest = descriptor.digest()?;
         let name = blob_path(&digest);
@@ -172,7 +176,8 @@ impl Blobs<'_> {
 
     /// The bytes of the JSON document that `descriptor` means.
     ///
-    /// Errors: as [`Self::blob`] and [`Self::document`], and when they are not those of the digest.
+    /// # Errors
+    /// As [`Self::blob`] and [`Self::document`], and when they are not those of the digest.
     pub(super) fn checked(&self, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>), ParseError> {
         let (expected, _) = self.blob(descriptor)?;
         let name = blob_path(&expected);
@@ -182,7 +187,7 @@ impl Blobs<'_> {
     }
 }
 
-/// Whether the digest of the part `name` is what it should be.
+/// True if the digest of the part `name` is what it should be.
 pub(super) fn check(name: &str, expected: Digest, found: Digest) -> Result<(), ParseError> {
     match expected == found {
         true => Ok(()),
@@ -196,7 +201,8 @@ pub(super) fn check(name: &str, expected: Digest, found: Digest) -> Result<(), P
 
 /// Reads a JSON document.
 ///
-/// Errors: it is none, or does not say what it has to.
+/// # Errors
+/// It is none, or does not say what it has to.
 pub(super) fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ParseError> {
     serde_json::from_slice(bytes).map_err(|source| ParseError::Json {
         name: name.to_owned(),

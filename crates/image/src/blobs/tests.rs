@@ -57,7 +57,7 @@ impl Parts {
         assert_ne!(count, self.0.len(), "{name}");
     }
 
-    /// Adds a part by its digest; gives a descriptor of it.
+    /// Adds a part by its digest; returns a descriptor of it.
     fn blob(&mut self, kind: &str, bytes: impl AsRef<[u8]>) -> Value {
         let bytes = bytes.as_ref();
         let digest = sha(bytes);
@@ -139,7 +139,7 @@ fn config(layers: &[&[u8]]) -> Value {
     })
 }
 
-/// A manifest of the two layers, the second one compressed; gives its descriptor.
+/// A manifest of the two layers, the second one compressed; returns its descriptor.
 fn image(parts: &mut Parts, config: &Value) -> Value {
     let layers = [
         parts.blob(LAYER, lower()),

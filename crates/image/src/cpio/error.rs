@@ -6,7 +6,7 @@ use crate::byte_source::Region;
 use crate::limit::{self, shortened};
 use crate::stream;
 
-/// What kept an archive from being read. A flaw's text ends with the way out.
+/// An archive that cannot be read. A flaw's text ends with the way out.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
@@ -40,7 +40,7 @@ pub enum Error {
     Limit(#[from] limit::Error),
 }
 
-/// What is wrong.
+/// A flaw.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParseError {
@@ -113,7 +113,7 @@ impl ParseError {
     }
 }
 
-/// What the host says when it cannot read.
+/// The error for an archive that the host cannot read.
 pub(super) fn unreadable(region: &Region, offset: u64, errno: Errno) -> Error {
     Error::Read {
         shown: region.store.shown().to_owned(),

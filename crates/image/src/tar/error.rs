@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use crate::limit;
 
-/// What kept an archive from being read. A flaw's text ends with the way out.
+/// An archive that cannot be read. A flaw's text ends with the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
@@ -35,7 +35,7 @@ pub enum Error {
     Limit(#[from] limit::Error),
 }
 
-/// What is wrong.
+/// A flaw.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParseError {

@@ -27,7 +27,8 @@ pub(super) struct Header<'a>(pub(super) &'a [u8]);
 impl<'a> Header<'a> {
     /// Takes a whole block that is not all zero.
     ///
-    /// Errors: the checksum is wrong, or the magic number is of no dialect and it matters which one it is.
+    /// # Errors
+    /// The checksum is wrong, or the magic number is of no dialect and it matters which one it is.
     pub(super) fn new(block: &'a [u8]) -> Result<Self, ParseError> {
         let header = Self(block);
         if !header.has_its_checksum() {

@@ -32,7 +32,7 @@ use super::tree::Warning;
 /// The longest PAX header or long name in bytes.
 pub const RECORD_LIMIT: u64 = 1 << 20;
 
-/// How an archive ends. Readers agree on its members in each case.
+/// The end of an archive. Readers agree on its members in each case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// With a zero block, and with nothing but zeros behind it.
@@ -85,13 +85,13 @@ struct TarReader<'a> {
     /// Where the next header is.
     at: u64,
     end: End,
-    /// What global PAX headers said so far.
+    /// The values of global PAX headers so far.
     globals: Records,
-    /// Whether there was any PAX header.
+    /// True if there was any PAX header.
     has_pax: bool,
 }
 
-/// What headers say of the member that follows them.
+/// The values of the headers in front of a member.
 #[derive(Default)]
 struct Pending {
     name: Option<Vec<u8>>,
