@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -54,7 +54,7 @@ impl Raw {
         if !io::stdin().is_terminal() {
             return Ok(Self(None));
         }
-        let settings = process::output(&mut command(&["stty", "-g"]))?;
+        let settings = process::output(command(&["stty", "-g"]).stdin(Stdio::inherit()))?;
         process::run(&mut command(&["stty", "raw", "-echo"]))?;
         Ok(Self(Some(settings.trim().to_owned())))
     }
