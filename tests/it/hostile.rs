@@ -612,7 +612,8 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_row_of_the_lists_of_hostile_input_has_its_tests() {
     let document = fs::read_to_string("docs/testing.md").unwrap();
-    let files: Vec<_> = [Path::new("src"), Path::new("tests/it")]
+    let files: Vec<_> = ["src", "crates", "tests/it"]
+        .map(Path::new)
         .into_iter()
         .flat_map(sources)
         .map(|path| (path.with_extension(""), fs::read_to_string(path).unwrap()))
