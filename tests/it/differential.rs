@@ -11,7 +11,6 @@ use std::process::{Command, Stdio};
 
 use rdvm::request::{Format, ImageRef, Ownership};
 use rdvm_hostfs::Digest;
-use rdvm_image;
 use rdvm_image::digest;
 use rdvm_image::tree::{Entry, Kind, Tree};
 use rustix::process::geteuid;
