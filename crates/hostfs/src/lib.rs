@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod atomic;
+pub mod beneath;
 pub mod cache;
 pub mod civil;
 pub mod escape;

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat};
 use rustix::io::{Errno, Result, pread};
 
 use rdvm_hostfs::FileStamp;
 use rdvm_hostfs::escape::escaped;
-use rdvm_hostfs::path;
+use rdvm_hostfs::{beneath, path};
 
 /// For every directory that is opened: never a link, never kept across an exec.
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -89,15 +89,7 @@ impl HostDir {
         if self.path.is_empty() {
             return openat(&self.root.fd, ".", DIRECTORY, Mode::empty());
         }
-        let beneath =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match openat2(
-            &self.root.fd,
-            &*self.path,
-            DIRECTORY,
-            Mode::empty(),
-            beneath,
-        ) {
+        match beneath::open(&self.root.fd, &self.path, DIRECTORY, ResolveFlags::empty()) {
             // Kernels before 5.6, and sandboxes that do not know the call.
             Err(Errno::NOSYS | Errno::PERM) => self.open_by_steps(),
             done => done,

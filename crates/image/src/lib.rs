@@ -1,3 +1,5 @@
+//! Root file systems, read without unpacking them.
+//!
 #![doc = include_str!("../README.md")]
 
 pub mod account;

@@ -1,3 +1,5 @@
+//! The contract between rdvm and PID 1 of its guests.
+//!
 #![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
