@@ -19,7 +19,7 @@ pub(super) struct Fds {
     pub(super) ram: Option<RawFd>,
 }
 
-/// How the initrd gets into the guest.
+/// The way of the initrd into the guest.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Initrd {
     /// QEMU reads it from a file.
@@ -39,18 +39,18 @@ pub(super) struct Mapped {
     pub(super) above: RawFd,
 }
 
-/// What is at the other end of a serial port.
+/// The other end of a serial port.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Line {
     /// The write end of a pipe.
     Out(RawFd),
     /// QEMU's own standard input and output. Nothing else of it takes two pipes; its sockets cost twice as much a byte.
     Stdio,
-    /// One end of a pair of sockets: for a port on which little is said.
+    /// One end of a pair of sockets: for a port on which little is sent.
     Socket(RawFd),
 }
 
-/// What the machine is, beside its files.
+/// The machine, beside its files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings<'a> {
     pub(super) cmdline: &'a str,
@@ -69,7 +69,7 @@ const CPU: &str = "max,-erms,-fsrm";
 const MACHINE: &str =
     "microvm,acpi=off,auto-kernel-cmdline=off,rtc=on,pit=on,pic=on,isa-serial=off";
 
-/// Where ACPI's tables have the register that switches off: QEMU ends when something is written there.
+/// The device at the register by which ACPI's tables switch off: QEMU ends when something is written there.
 const OFF_SWITCH: &str = "isa-debug-exit,iosize=2,iobase";
 
 /// By the names of its threads it is seen which of them are CPUs (`halt.rs`).
