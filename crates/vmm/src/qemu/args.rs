@@ -78,7 +78,48 @@ const NAME: &str = "rdvm,debug-threads=on";
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// The arguments.
+/// Returns the arguments for `total` bytes of RAM where some of that is shared.
+fn memory(total: u64, fds: &Fds) -> Vec<String> {
+    let mut args = Vec::new();
+    let backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
+        let size = bytes >> 10;
+        let backend = match file {
+            Some((fd, how)) => {
+                format!(
+                    "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
+                )
+            }
+            None => format!("memory-backend-ram,id={id},size={size}k"),
+        };
+        ["-object".to_owned(), backend]
+    };
+    let own = fds.ram.map(|fd| (fd, "share=on"));
+    match fds.initrd {
+        Initrd::Read(_) if fds.ram.is_none() => {}
+        Initrd::Read(_) => args.extend(backend("ram", total, own)),
+        Initrd::Mapped(Mapped {
+            below,
+            shared: (image, length),
+            above,
+        }) => {
+            let rest = total.saturating_sub(below + length);
+            args.extend(backend("ram", below, own));
+            args.extend(backend(
+                "image",
+                length,
+                Some((image, "share=off,readonly=on")),
+            ));
+            args.extend(backend("rest", rest, Some((above, "share=on"))));
+            // Nodes are what QEMU takes more than one piece of RAM for. Its tables do not mention them on this machine.
+            for id in ["ram", "image", "rest"] {
+                args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
+            }
+        }
+    }
+    args
+}
+
+/// Returns the arguments.
 ///
 /// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry.
 pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
@@ -99,41 +140,7 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-smp".into(),
         machine.cpus.to_string(),
     ];
-    let backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
-        let size = bytes >> 10;
-        let backend = match file {
-            Some((fd, how)) => {
-                format!(
-                    "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
-                )
-            }
-            None => format!("memory-backend-ram,id={id},size={size}k"),
-        };
-        ["-object".to_owned(), backend]
-    };
-    let own = fds.ram.map(|fd| (fd, "share=on"));
-    match fds.initrd {
-        Initrd::Read(_) if fds.ram.is_none() => {}
-        Initrd::Read(_) => args.extend(backend("ram", machine.memory.0, own)),
-        Initrd::Mapped(Mapped {
-            below,
-            shared: (image, length),
-            above,
-        }) => {
-            let rest = machine.memory.0.saturating_sub(below + length);
-            args.extend(backend("ram", below, own));
-            args.extend(backend(
-                "image",
-                length,
-                Some((image, "share=off,readonly=on")),
-            ));
-            args.extend(backend("rest", rest, Some((above, "share=on"))));
-            // Nodes are what QEMU takes more than one piece of RAM for. Its tables say nothing of them on this machine.
-            for id in ["ram", "image", "rest"] {
-                args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
-            }
-        }
-    }
+    args.extend(memory(machine.memory.0, fds));
     let fixed = [
         "-nodefaults",
         "-no-user-config",
