@@ -30,7 +30,6 @@ use rdvm_image::config::Config;
 use rdvm_image::tree::Tree;
 use rdvm_initrd::Epoch;
 use rdvm_kernel::Search;
-use rdvm_vmm::terminal;
 use signal_hook::consts::SIGXFSZ;
 
 fn main() -> ExitCode {
@@ -198,24 +197,14 @@ fn boot(request: &Request, verbosity: Verbosity) -> Result<Finished> {
     }
     let streams = Streams::inherited().context("standard output and error")?;
     let terminal = pipeline::terminal(request)?;
-    if let Some(terminal) = &terminal {
-        restore_on_panic(terminal.settings());
-    }
-    let has_window = terminal.is_some();
-    let catch = || match (StopSignals::catch()?, has_window) {
-        (signals, true) => signals.with_window_changes(),
-        (signals, false) => Ok(signals),
+    let catch = match &terminal {
+        Some(terminal) => {
+            terminal.settings().restore_on_panic();
+            StopSignals::catch_with_window
+        }
+        None => StopSignals::catch,
     };
     Ok(pipeline::boot(request, ready, streams, terminal, catch)?)
-}
-
-/// A panic ends us without unwinding, and the terminal may be the guest's.
-fn restore_on_panic(settings: terminal::Settings) {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        settings.restore();
-        hook(panic);
-    }));
 }
 
 fn show_plan(request: &Request) -> Result<()> {
@@ -390,12 +379,8 @@ fn cache(verb: CacheVerb) -> Result<u8> {
 fn build_kernel(args: BuildArgs) -> Result<u8> {
     let cache = Search::from_env().cache;
     let _bar = progress::show();
-    match kernel::build::build(
-        &args.into_options(),
-        cache.as_deref(),
-        &say,
-        StopSignals::catch,
-    ) {
+    let options = args.into_options();
+    match kernel::build::build(&options, cache.as_deref(), &say, StopSignals::catch) {
         Ok(path) => print(&format!("{}\n", path.display())),
         Err(error @ kernel::build::Error::Interrupted(signal)) => {
             say(&error.to_string());
