@@ -13,7 +13,9 @@ man    := $(target)/man
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test test-kvm test-vmx test-files test-programs test-kvm-native test-big test-many test-root test-load test-quick check-speed check-speed-accept examples soak fuzz
+.PHONY: all build demo test test-setup test-files test-programs test-unit test-scenarios test-rig test-vmx-short test-quick
+.PHONY: test-kvm test-kvm-setup test-vmx test-kvm-native test-big test-many test-root test-load
+.PHONY: check-speed check-speed-setup check-speed-accept examples soak fuzz lint fmt-check shellcheck
 .PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density
 .PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
@@ -28,32 +30,55 @@ demo: ## install what is missing, build, run both images in a chroot and in rdvm
 	scripts/make-images.sh $(images) libs debian
 	RDVM=$(rdvm) scripts/demo.sh $(images)
 
-# The network has the one core, the compiler the other; and many tests sleep.
-test: export RDVM_TEST_IMAGES := $(images)
-test: export RDVM_TEST_KERNELS := $(kernels)
-test test-quick: export RDVM_TEST_SKIPS := $(target)/skips
+# The parts that .ci/run calls one by one; each makes what it needs, and finds it made the next time.
+test test-quick test-unit test-scenarios test-rig test-vmx-short: export RDVM_TEST_IMAGES := $(images)
+test test-quick test-unit test-scenarios test-rig test-vmx-short: export RDVM_TEST_KERNELS := $(kernels)
+test test-quick test-unit test-scenarios test-rig test-vmx-short: export RDVM_TEST_SKIPS := $(target)/skips
 test: ## install what is missing, run every test, list what was left out
+	@rm -f $$RDVM_TEST_SKIPS; trap scripts/list-skips.sh EXIT; set -ex; \
+	$(MAKE) test-unit; \
+	$(MAKE) test-scenarios; \
+	$(MAKE) test-rig; \
+	$(MAKE) test-vmx-short
+
+test-unit: test-programs ## the unit tests and the documentation's, a part of make test
+	$(CARGO) test --workspace --no-fail-fast --lib --bins
+	$(CARGO) test --workspace --no-fail-fast --doc
+
+test-scenarios: test-setup ## the scenarios on QEMU, or on real KVM too, a part of make test; many sleep
+	RUST_TEST_THREADS=$$(($$(nproc) + 1)) $(CARGO) test --workspace --no-fail-fast --test it
+
+test-rig: test-setup ## the scenarios on KVM in the rig, a part of make test
+	$(CARGO) xtask rig test
+
+test-vmx-short: test-setup ## four runs on emulated VT-x, a part of make test
+	$(CARGO) xtask rig vmx
+
+# The network has the one core, the compiler the other. The kernel is built by the rdvm that the tests run: `cargo run` would
+# compile another, without the features that the tests' own dependencies ask of shared crates.
+test-setup:
 	scripts/install-deps.sh test
 	$(MAKE) -j2 test-files test-programs
-	$(CARGO) run --quiet -- kernel build
-	@rm -f $$RDVM_TEST_SKIPS; trap scripts/list-skips.sh EXIT; set -ex; \
-	RUST_TEST_THREADS=$$(($$(nproc) + 1)) $(CARGO) test --workspace --no-fail-fast; \
-	scripts/rig.sh test; \
-	scripts/rig.sh vmx
+	$(target)/debug/rdvm kernel build
 
 test-files:
 	scripts/make-images.sh $(images)
 	scripts/get-kernels.sh $(kernels)
 
 test-programs:
+	scripts/install-deps.sh test
 	$(CARGO) test --workspace --no-run
 
-test-kvm: ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
+test-kvm: test-kvm-setup ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
+	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) xtask rig test $(T)
+
+# The test program alone, with the features of the whole workspace.
+test-kvm-setup:
 	scripts/install-deps.sh test
 	scripts/make-images.sh $(images) libs debian
 	scripts/get-kernels.sh $(kernels)
-	$(CARGO) run --quiet -- kernel build
-	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test $(T)
+	$(CARGO) test --workspace --no-run --test it
+	$(target)/debug/rdvm kernel build
 
 examples: build ## run every example; half an hour without KVM
 	scripts/install-deps.sh examples
@@ -63,12 +88,9 @@ examples: build ## run every example; half an hour without KVM
 	RDVM=$(rdvm) examples/debootstrap/run
 	RDVM=$(rdvm) examples/debian-package/run
 
-test-vmx: ## the scenarios on KVM with emulated VT-x, in Bochs, built first; some hours; T=NAME picks some
+test-vmx: test-kvm-setup ## the scenarios on KVM with emulated VT-x, in Bochs, built first; about 20 minutes; T=NAME picks some
 	scripts/install-deps.sh vmx
-	scripts/make-images.sh $(images) libs debian
-	scripts/get-kernels.sh $(kernels)
-	$(CARGO) run --quiet -- kernel build
-	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) scripts/rig.sh test-vmx $(T)
+	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) xtask rig test-vmx $(T)
 
 test-big: ## an initrd of two GiB on KVM, some minutes
 	RDVM_TEST_BIG=1 RIG_MEMORY=9g RIG_LIMIT=1800s RIG_PATIENCE=1500 OUTERS=1 $(MAKE) test-kvm T=an_initrd_of_two
@@ -83,19 +105,25 @@ test-load: ## two hundred emulated machines, or RDVM_LOAD, one after the other b
 	RDVM_LOAD=$(or $(RDVM_LOAD),200) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --release --test it -- --nocapture load::sleeps
 
 test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
-	RDVM_TEST_IMAGES=$(images) scripts/rig.sh native $(T)
+	RDVM_TEST_IMAGES=$(images) $(CARGO) xtask rig native $(T)
 
 soak: ## a million exits of a fuzzed guest, and a hundred thousand random archives against GNU tar; some hours
 	RDVM_SOAK_EXITS=1000000 $(CARGO) test --release --test it stubs::a_guest_that_does_anything
 	RDVM_SOAK_ARCHIVES=100000 PROPTEST_CASES=10000 $(CARGO) test --release --lib image::
 	RDVM_TEST_FIXTURES=10000 $(CARGO) test --release --test it differential::
 
-check-speed: ## what starting costs, in counted instructions, exits, calls, bytes, against benches/results/counts.tsv
-	scripts/rig.sh check
+check-speed: check-speed-setup ## what starting costs, in counted instructions, exits, calls, bytes, against benches/results/counts.tsv
+	$(CARGO) xtask rig check
 
-check-speed-accept: ## take what is counted now as the new benches/results/counts.tsv
-	scripts/rig.sh accept
+check-speed-accept: check-speed-setup ## take what is counted now as the new benches/results/counts.tsv
+	$(CARGO) xtask rig accept
 	$(MAKE) bench-draw
+
+# With the build that is measured, so that no other is needed.
+check-speed-setup:
+	scripts/install-deps.sh test
+	$(CARGO) build --release
+	$(rdvm) kernel build
 
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
 	@rm -f $$RDVM_TEST_SKIPS; trap scripts/list-skips.sh EXIT; set -ex; $(CARGO) test --workspace --lib
@@ -115,33 +143,33 @@ bench-setup: build
 	$(rdvm) kernel build
 
 bench-run: bench-setup ## compare packing and whole runs with the usual tools, side by side
-	TMPDIR=/dev/shm IMAGES=$(images) RDVM=$(rdvm) scripts/bench.sh
+	TMPDIR=/dev/shm IMAGES=$(images) RDVM=$(rdvm) $(CARGO) xtask bench run
 
 bench-timeline: bench-setup ## where the time of a run in QEMU goes, and how fast bytes go in and out there
-	IMAGES=$(images) RDVM=$(rdvm) scripts/bench-timeline.sh
+	IMAGES=$(images) RDVM=$(rdvm) $(CARGO) xtask bench timeline
 
 bench-kvm: bench-setup ## rdvm and QEMU on KVM, in counted instructions: starts, phases, bytes in and out
-	scripts/rig.sh bench
-	RDVM_TEST_IMAGES=$(images) scripts/rig.sh timeline
-	scripts/rig.sh ports
+	$(CARGO) xtask rig bench
+	RDVM_TEST_IMAGES=$(images) $(CARGO) xtask rig timeline
+	$(CARGO) xtask rig ports
 
 bench-scale: bench-setup ## packing and running from 1,000 to a million files and from 16 MiB to 2 GiB; ten minutes
-	RDVM=$(rdvm) scripts/bench-scale.sh
+	RDVM=$(rdvm) $(CARGO) xtask bench scale
 
 bench-images: bench-setup ## compare reading archives with skopeo, umoci, tar and cpio, side by side; as root
-	RDVM=$(rdvm) scripts/bench-images.sh
+	RDVM=$(rdvm) $(CARGO) xtask bench images
 
 bench-copies: bench-setup ## files in and out, standard input, Ctrl-C: side by side, some minutes
-	RDVM=$(rdvm) scripts/bench-copies.sh $(images)
+	IMAGES=$(images) RDVM=$(rdvm) $(CARGO) xtask bench copies
 
 bench-memory: bench-setup ## compare planned with least RAM by bisection, with both kernels; about twenty minutes
-	IMAGES=$(images) scripts/bench-memory.sh ram
+	IMAGES=$(images) $(CARGO) xtask bench memory
 
 bench-density: bench-setup ## memory of many machines at once, and how many start in a second
-	IMAGES=$(images) RDVM=$(rdvm) scripts/bench-memory.sh density
+	IMAGES=$(images) RDVM=$(rdvm) $(CARGO) xtask bench density
 
 bench-draw: ## make docs/performance.md and its pictures of what benches/results holds
-	$(CARGO) run --quiet -p figures
+	$(CARGO) xtask figures
 
 images: ## make the images of the demo and of the tests below target/images
 	scripts/make-images.sh $(images)
@@ -162,6 +190,15 @@ kernel-twice: ## build the small kernel twice under other circumstances, compare
 man: ## write the man pages to target/man
 	mkdir -p $(man)
 	$(CARGO) run --quiet --release --example man -- $(man)
+
+lint: fmt-check clippy doc shellcheck ## what can be said of the sources without running them
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+shellcheck: ## look through the shell scripts
+	scripts/install-deps.sh test
+	shellcheck -x .ci/run scripts/*.sh tests/rig/*.sh examples/*/run
 
 fmt: ## format the sources
 	$(CARGO) fmt --all

@@ -1,5 +1,5 @@
 //! How long machines on KVM take: from exec to the guest's first instruction in user space, to its end, and for a byte
-//! of output. Runs in the rig, where time is a count of instructions; `scripts/rig.sh bench` builds and calls it.
+//! of output. Runs in the rig, where time is a count of instructions; `cargo xtask rig bench` builds and calls it.
 //!
 //!     boot ours|all DEBIAN SMALL BZIMAGE INITRD GUEST DIR
 //!

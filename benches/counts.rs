@@ -1,10 +1,10 @@
 //! What starting machines on KVM costs in things that can be counted: instructions, exits, system calls, bytes that these
-//! carry, page faults, pieces of heap. Runs in the rig; `scripts/rig.sh check` builds and calls it.
+//! carry, page faults, pieces of heap. Runs in the rig; `cargo xtask rig check` builds and calls it.
 //!
 //!     counts LIBC MALLOC CALLOC REALLOC ALIGNED
 //!
 //! LIBC is the C library that rdvm is linked with, the others where in that file its functions for the heap begin, as
-//! hexadecimal numbers. Files are where scripts/rig.sh puts them, below /bench. The outer machine's kernel does the
+//! hexadecimal numbers. Files are where xtask/src/rig/measured.rs puts them, below /bench. The outer machine's kernel does the
 //! counting: histograms of its tracepoints, and probes on the functions. Nothing is counted in the run that is timed.
 //!
 //! Prints a table: a row for each figure, a column for each case, with tabs between, `-` where a case has no such figure.

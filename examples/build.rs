@@ -7,10 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rdvm::report::Outcome;
-use rdvm::request::{CopyIn, CopyOut};
-use rdvm::{Request, Streams};
-use rdvm_hostfs::units::ByteSize;
+use rdvm::{Outcome, Request, Streams};
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -19,17 +16,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             "name an image, a source directory, the program in it and where it goes".into(),
         );
     };
-    let mut request = Request::new(image, ["make", "-C", "/src"]);
-    request.copies.into.push(CopyIn {
-        host: source.clone(),
-        guest: "/src".into(),
-    });
-    request.copies.out.push(CopyOut {
-        guest: Path::new("/src").join(program).into(),
-        host: output.clone(),
-    });
-    request.timeout = Some(Duration::from_secs(600));
-    request.max_output = Some(ByteSize::mib(10));
+    let request = Request::new(image, ["make", "-C", "/src"])
+        .copy_in(source, "/src")
+        .copy_out(Path::new("/src").join(program), output)
+        .timeout(Duration::from_secs(600))
+        .max_output(10 << 20);
     let report = rdvm::run(&request, Streams::inherited()?)?.report;
     eprintln!(
         "{}",

@@ -130,7 +130,9 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 
 # shellcheck source=/dev/null
 distribution=$(. /etc/os-release && printf ' %s %s ' "$ID" "${ID_LIKE:-}")
-command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || die "there is no apt here; put kernels as vmlinuz-RELEASE into $out"
+if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+	die "there is no apt here; put kernels as vmlinuz-RELEASE into $out"
+fi
 case $distribution in
 	*' ubuntu '*) ubuntu ;;
 	*' debian '*) debian ;;

@@ -51,7 +51,8 @@ bwrap bubblewrap
 runc runc
 crun crun
 bochs bochs
-xorriso xorriso'
+xorriso xorriso
+shellcheck shellcheck'
 vmx_programs='g++ g++'
 
 # missing_programs LIST: the packages of those that are not here.

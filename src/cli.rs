@@ -14,6 +14,7 @@ use crate::output;
 use crate::profile::{self, Profile};
 use crate::request::{ImageRef, KernelSpec};
 use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
 pub mod help;
@@ -390,6 +391,7 @@ impl BuildArgs {
         BuildOptions {
             source: self.source,
             force: self.force,
+            progress: Progress::default(),
         }
     }
 }
@@ -424,10 +426,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_a_request() {
         let (typed, made) = (run(&["img"]).unwrap(), Request::new("img", [""; 0]));
-        let typed = Request {
-            began: made.began,
-            ..typed.into_request().unwrap()
-        };
+        let typed = typed.into_request().unwrap();
         assert_eq!(format!("{typed:?}"), format!("{made:?}"));
     }
 

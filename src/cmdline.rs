@@ -2,7 +2,7 @@
 //! one short without a word.
 
 /// `COMMAND_LINE_SIZE` of x86 is 2048 with its NUL (`arch/x86/include/asm/setup.h`).
-pub const LENGTH_LIMIT: usize = 2047;
+pub(crate) const LENGTH_LIMIT: usize = 2047;
 
 /// Every guest: three ports with their interrupts, end instead of hang on a panic, reset by triple fault, which needs
 /// no device; tests of ciphers that nobody here uses left out; entropy from the CPU, which is all there is. What guards
@@ -21,15 +21,15 @@ const ROOT: &str = "rootfstype=tmpfs";
 
 /// What the command line says.
 #[derive(Debug, Clone)]
-pub struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     /// Path of PID 1 in the guest.
-    pub init: &'a str,
+    pub(crate) init: &'a str,
     /// Whether the kernel may speak.
-    pub show_boot: bool,
+    pub(crate) show_boot: bool,
     /// What the engine's machine needs to be told.
-    pub engine: &'a str,
+    pub(crate) engine: &'a str,
     /// The user's own words; they come last, so they win.
-    pub append: Option<&'a str>,
+    pub(crate) append: Option<&'a str>,
 }
 
 /// Why a command line cannot be used.
@@ -109,7 +109,7 @@ fn check(append: &str) -> Result<(), Error> {
 /// The command line.
 ///
 /// Errors: [`Error`], before anything is booted.
-pub fn build(parts: &Parts<'_>) -> Result<String, Error> {
+pub(crate) fn build(parts: &Parts<'_>) -> Result<String, Error> {
     let voice = if parts.show_boot { TALKATIVE } else { SILENT };
     let init = format!("rdinit={}", parts.init);
     let append = parts.append.unwrap_or_default();

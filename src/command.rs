@@ -2,31 +2,28 @@
 
 mod lookup;
 
-pub use lookup::missing;
+pub(crate) use lookup::missing;
 
 use std::ffi::OsString;
 
 use crate::request::Command;
-use rdvm_image::config::Config;
+use rdvm_image::config::{self, Config};
 
 /// The command with everything that the options leave open taken from the image.
 ///
 /// A given entrypoint replaces the image's and drops its arguments; given arguments replace only those. Variables of
 /// the options come later, and later ones win.
-pub fn over(spec: &Command, image: &Config) -> Command {
+pub(crate) fn over(spec: &Command, image: &Config) -> Command {
     let words = |list: &[String]| list.iter().map(OsString::from).collect::<Vec<_>>();
-    let given = !spec.argv.is_empty();
-    let mut argv = match &spec.entrypoint {
+    let entrypoint = spec.entrypoint.clone().map(|program| match program {
         // As docker: an empty one clears the image's.
-        Some(program) if program.is_empty() => Vec::new(),
-        Some(program) => vec![program.clone()],
-        None => words(&image.entrypoint),
-    };
-    match (given, &spec.entrypoint) {
-        (true, _) => argv.extend_from_slice(&spec.argv),
-        (false, None) => argv.extend(words(&image.cmd)),
-        (false, Some(_)) => {}
-    }
+        program if program.is_empty() => Vec::new(),
+        program => vec![program],
+    });
+    let arguments = (!spec.argv.is_empty()).then(|| spec.argv.clone());
+    let own = (Some(words(&image.entrypoint)), Some(words(&image.cmd)));
+    let (entrypoint, arguments) = config::over((entrypoint, arguments), own);
+    let argv = [entrypoint, arguments].into_iter().flatten().flatten();
     let mut env = words(&image.env);
     env.extend_from_slice(&spec.env);
     let or = |spec: &Option<OsString>, image: &Option<String>| {
@@ -35,7 +32,7 @@ pub fn over(spec: &Command, image: &Config) -> Command {
     };
     Command {
         entrypoint: None,
-        argv,
+        argv: argv.collect(),
         env,
         workdir: or(&spec.workdir, &image.workdir),
         user: spec.user.clone().or_else(|| image.user.clone()),

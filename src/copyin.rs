@@ -13,7 +13,8 @@ use rustix::fs::FileType;
 
 use crate::payload;
 use crate::request::{Copies, CopyIn};
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
+use rdvm_hostfs::path;
 use rdvm_image::files;
 use rdvm_image::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
 
@@ -23,106 +24,77 @@ use exclude::Exclude;
 
 /// Why a `--copy-in` was not made.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// HOST itself cannot be looked at.
     #[error(
-        "--copy-in: {}: {source}; name a file or a directory of the host",
-        shown(path)
+        "--copy-in: {}: {}; name a file or a directory of the host",
+        shown(path),
+        reason(source)
     )]
-    Host {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Host { path: PathBuf, source: io::Error },
     /// HOST is neither file nor directory.
     #[error(
         "--copy-in: {}: is neither a file nor a directory; copy it into a file first",
         shown(path)
     )]
-    Kind {
-        /// As given.
-        path: PathBuf,
-    },
+    Kind { path: PathBuf },
     /// Something below cannot be read.
     #[error(
-        "--copy-in: {shown}: cannot be read: {source}; run as a user who may, or leave it out with --copy-in-exclude"
+        "--copy-in: {shown}: cannot be read: {}; run as a user who may, or leave it out with --copy-in-exclude",
+        reason(source)
     )]
-    Unreadable {
-        /// Its path on the host, escaped.
-        shown: String,
-        /// Why.
-        source: io::Error,
-    },
+    Unreadable { shown: String, source: io::Error },
     /// Something was written to meanwhile.
     #[error(
         "--copy-in: {shown}: changed while it was read; try again when nothing writes to it, or leave it out with --copy-in-exclude"
     )]
-    Changed {
-        /// Its path on the host, escaped.
-        shown: String,
-    },
+    Changed { shown: String },
     /// More than a record of the initrd holds.
     #[error(
         "--copy-in: {shown}: has {size} bytes, files of up to {} can be copied in; split it, or leave it out with --copy-in-exclude",
         u32::MAX
     )]
-    TooLarge {
-        /// Its path on the host, escaped.
-        shown: String,
-        /// In bytes.
-        size: u64,
-    },
+    TooLarge { shown: String, size: u64 },
     /// Anything else that keeps files from being read.
     #[error("--copy-in: {0}")]
     Read(rdvm_image::Error),
     /// `.rdvmignore` cannot be read.
-    #[error("{}: {source}; make it a text file, or remove it", shown(path))]
-    IgnoreFile {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "{}: {}; make it a text file, or remove it",
+        shown(path),
+        reason(source)
+    )]
+    IgnoreFile { path: PathBuf, source: io::Error },
     /// A line of `.rdvmignore`.
     #[error("{}:{line}: {why}; write it as in a .gitignore", shown(path))]
     IgnoreLine {
-        /// The file.
         path: PathBuf,
-        /// From 1 on.
         line: usize,
-        /// What is wrong.
         why: String,
     },
     /// `--copy-in-exclude`.
     #[error("--copy-in-exclude: \"{}\": {why}; write it as in a .gitignore", escaped(pattern.as_bytes()))]
-    Pattern {
-        /// As given.
-        pattern: String,
-        /// What is wrong.
-        why: String,
-    },
+    Pattern { pattern: String, why: String },
     /// All of them together.
     #[error("--copy-in-exclude: {why}; use fewer patterns")]
-    Patterns {
-        /// What is wrong.
-        why: String,
-    },
+    Patterns { why: String },
 }
 
-/// What goes in.
+/// The entries to copy in.
 #[derive(Debug)]
 pub struct Gathered {
     /// Below the directory, for each copy a directory with its number, and in that the file or directory itself.
     pub tree: Tree,
-    /// What was left out, one line each.
+    /// Warnings about what was left out, one line each.
     pub warnings: Vec<String>,
 }
 
 /// Reads everything that is to be copied in, as files of `uid` and `gid` below the directory `below` of the guest's root;
 /// `None` where nothing is.
 ///
-/// Errors: [`Error`]; nothing was changed anywhere.
+/// # Errors
+/// [`Error`]; nothing was changed anywhere.
 pub fn read(copies: &Copies, below: &str, uid: u32, gid: u32) -> Result<Option<Gathered>, Error> {
     if copies.into.is_empty() {
         return Ok(None);
@@ -134,8 +106,7 @@ pub fn read(copies: &Copies, below: &str, uid: u32, gid: u32) -> Result<Option<G
         let landing = payload::landing(below, index, &copy.host);
         let (found, left_out) = gather(copy, &copies.exclude)?;
         warnings.extend(left_out);
-        let parent = landing.iter().rposition(|&byte| byte == b'/');
-        entries.push(directory(landing[..parent.unwrap_or(0)].to_vec()));
+        entries.push(directory(path::split(&landing).0.to_vec()));
         let mut more = 0;
         for entry in found {
             let (entry, link) = moved(entry, &landing, links, (uid, gid));

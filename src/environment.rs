@@ -4,13 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 
 /// What cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file that cannot be read.
-    #[error("--env-file: {}: {source}", shown(path))]
+    #[error("--env-file: {}: {}", shown(path), reason(source))]
     File {
         /// Which file.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub enum Error {
 /// count, and everything behind the first `=` is the value as it stands, quotes, blanks and all.
 ///
 /// Errors: a file that cannot be read, an entry without a name.
-pub fn collect(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsString>, Error> {
+pub(crate) fn collect(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsString>, Error> {
     let mut entries = Vec::new();
     for path in files {
         let text = std::fs::read(path).map_err(|source| Error::File {

@@ -1,57 +1,59 @@
-//! The crate's error: one variant per stage, each wrapping that stage's own.
+//! The crate's error: one variant for each stage, wrapping that stage's own.
 
 use crate::report::Report;
 use crate::{cmdline, copyin, copyout, memory, trust};
+use rdvm_hostfs::escape::reason;
 use rdvm_hostfs::hostmem;
 
-/// What kept a run from happening. The text is one line: subject, what went wrong, way out.
+/// A machine that could not run. The text is one line: subject, what went wrong, way out.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// IMAGE → tree.
+    /// The image cannot be read.
     #[error(transparent)]
     Image(#[from] rdvm_image::Error),
-    /// Another image than agreed.
+    /// The image is not the expected one.
     #[error(transparent)]
     Trust(#[from] trust::Error),
-    /// The user to run the command as.
+    /// The command's user is not in the image.
     #[error(transparent)]
     Account(#[from] rdvm_image::account::Error),
-    /// Tree → initrd.
+    /// The initrd cannot be made.
     #[error(transparent)]
     Initrd(#[from] rdvm_initrd::Error),
-    /// Where files are to be copied out to.
+    /// The destination of a copy cannot be used.
     #[error(transparent)]
     CopyOut(#[from] copyout::Error),
-    /// What is copied in.
+    /// A file cannot be copied in.
     #[error(transparent)]
     CopyIn(#[from] copyin::Error),
-    /// The RAM plan.
+    /// The guest has too little RAM.
     #[error(transparent)]
     Memory(#[from] memory::TooLittle),
-    /// The host's memory.
+    /// The host has too little memory.
     #[error(transparent)]
     HostMemory(#[from] hostmem::Error),
-    /// The kernel.
+    /// No kernel can be used.
     #[error(transparent)]
     Kernel(#[from] rdvm_kernel::Error),
-    /// The kernel command line.
+    /// The kernel command line cannot be used.
     #[error(transparent)]
     Cmdline(#[from] cmdline::Error),
-    /// The engine.
+    /// The engine failed.
     #[error(transparent)]
     Engine(#[from] rdvm_vmm::Error),
-    /// The command cannot start, and nothing was booted to find that out. The report says so as if it had been.
+    /// The command cannot start, which showed without booting. The report is that of a booted run.
     #[error("{}", .0.message.as_deref().unwrap_or_default())]
     NotStarted(Box<Report>),
-    /// Something of the host's that no stage owns.
-    #[error("{what}: {source}")]
+    /// A file or call of the host failed.
+    #[error("{what}: {}", reason(source))]
     Host {
-        /// What was being done, and to what.
+        /// The action and its object.
         what: String,
-        /// Why it failed.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
-/// What the pipeline gives.
+/// The result of a stage.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,28 +1,27 @@
 //! rdvm runs a root file system as its own machine: an image in, stdout, stderr and an exit code out.
 //!
-//! The path from the IMAGE argument to the exit code is the order of the modules below; [`run`] is the whole of it on
-//! one screen.
-//!
 //! # A machine from Rust
 //!
 //! ```no_run
+//! use std::time::Duration;
+//!
 //! use rdvm::{Request, Streams};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let request = Request::new("/srv/images/debian", ["dpkg", "-l"]);
+//! let request = Request::new("/srv/images/debian", ["dpkg", "-l"]).timeout(Duration::from_secs(60));
 //! let finished = rdvm::run(&request, Streams::inherited()?)?;
 //! println!("{:?}, exit code {}", finished.report.outcome, finished.report.exit_code);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! A [`Request`] is plain data with public fields: RAM, CPUs, kernel, engine, environment. Whatever keeps the machine
-//! from running is an [`Error`](error::Error) with what to do about it; how the command ended is no error but the
-//! [`Report`](report::Report). [`pipeline::prepare`] and [`pipeline::boot`] are the two halves of [`run`], for those
-//! who want to see the plan first; the crate `rdvm-vmm` is the layer below, without images.
-//! No signal handler is installed for a run, and several machines run in one process: a program that wants SIGINT, SIGTERM,
-//! SIGHUP and SIGQUIT to stop a machine, or that stops it by itself, hands a [`StopSignals`](pipeline::StopSignals) to
-//! [`pipeline::boot`]. While machines run on KVM the process catches SIGRTMIN, which makes a vCPU leave the guest.
+//! A [`Request`] describes a run; [`plan`] computes what the run needs without booting, and [`run`] boots it. An [`Error`]
+//! means that the machine could not run, and names the way out. A command that fails is not an error: the [`Report`] tells
+//! how it ended. The crate `rdvm-vmm` is the layer below, without images.
+//!
+//! No signal handler is installed for a run, and several machines run in one process. A
+//! [`Sandbox`] is a machine that the program can stop. While machines run on KVM the process catches SIGRTMIN, which makes
+//! a vCPU leave the guest.
 //!
 //! # Non-goals
 //!
@@ -30,54 +29,72 @@
 
 #![deny(unsafe_code)]
 
+// Hidden modules are for the program and the tests; their order is that of the data path.
+#[doc(hidden)]
 pub mod cli;
 
-pub mod environment;
+mod environment;
 
-pub mod profile;
+mod profile;
 
+#[doc(hidden)]
 pub mod request;
 
+#[doc(hidden)]
 pub mod trust;
 
-pub mod base;
+#[doc(hidden)]
+pub mod prepared_image;
 
-pub mod command;
+#[doc(hidden)]
+pub mod cache;
 
+mod command;
+
+#[doc(hidden)]
 pub mod output;
 
+#[doc(hidden)]
 pub mod copyin;
 
+#[doc(hidden)]
 pub mod copyout;
 
+#[doc(hidden)]
 pub mod memory;
 
+#[doc(hidden)]
 pub mod payload;
 
+#[doc(hidden)]
 pub mod kernel;
 
-pub mod cmdline;
+mod cmdline;
 
+#[doc(hidden)]
 pub mod report;
 
+#[doc(hidden)]
 pub mod level;
 
-pub mod doctor;
-
-pub mod inspect;
-
-pub mod notice;
-
+#[doc(hidden)]
 pub mod pipeline;
+
+mod sandbox;
+
+#[doc(hidden)]
+pub mod error;
 
 #[cfg(test)]
 #[path = "../tests/it/support/skips.rs"]
 mod skips;
 
-pub mod error;
+pub use error::Error;
 
-pub mod cache;
+pub use pipeline::{Finished, Plan, Streams, plan, run};
 
-pub use pipeline::{Plan, Streams, plan, run};
+pub use report::{Outcome, Report};
 
-pub use request::Request;
+pub use request::{EngineChoice, Request};
+
+pub use sandbox::Sandbox;

@@ -15,6 +15,7 @@ use rdvm_proto::{
 
 use crate::request::{Command, CopyIn, Request, Ulimit};
 use rdvm_image::account::Account;
+use rdvm_image::config;
 use rdvm_image::tree::{Content, Entry, FileBody, Kind, Tree};
 
 /// rdinit: a static ELF for x86-64 Linux.
@@ -245,21 +246,9 @@ fn environment(command: &Command, account: &Account, hostname: &[u8], tty: bool)
     let defaults = [path.as_bytes(), home.as_bytes(), &hostname];
     let defaults = defaults.into_iter().chain(tty.then_some(TERM));
     let defaults = defaults.chain(is_init(command).then_some(CONTAINER));
-    let mut entries: Vec<Vec<u8>> = Vec::new();
-    let mut places = std::collections::HashMap::new();
-    for entry in defaults.chain(command.env.iter().map(|entry| entry.as_bytes())) {
-        let name = entry
-            .split(|&byte| byte == b'=')
-            .next()
-            .unwrap_or_default()
-            .to_vec();
-        let place = *places.entry(name).or_insert(entries.len());
-        match entries.get_mut(place) {
-            Some(old) => *old = entry.to_vec(),
-            None => entries.push(entry.to_vec()),
-        }
-    }
-    entries
+    let own = command.env.iter().map(|entry| entry.as_bytes());
+    let entries = config::last_of_each(defaults.chain(own));
+    entries.into_iter().map(<[u8]>::to_vec).collect()
 }
 
 fn tree(files: Vec<(String, u16, Arc<[u8]>)>) -> Tree {

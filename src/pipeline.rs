@@ -17,11 +17,10 @@ pub use self::prepare::{Ready, prepare};
 
 use crate::copyout::CopyOut;
 use crate::error::{Error, Result};
-use crate::report::{MachineFacts, Report, Subjects, Timeline, Timings};
-use crate::request::{Request, Stdin};
+use crate::report::{Loss, MachineFacts, Report, Subjects, Timeline, Timings};
+use crate::request::{ConsoleSpec, Request, Stdin};
 use rdvm_hostfs::atomic;
 use rdvm_hostfs::escape::shown;
-use rdvm_initrd::attributes::Loss;
 use rdvm_vmm::guest::console::Console;
 use rdvm_vmm::guest::control::Control;
 use rdvm_vmm::guest::ending::Ending;
@@ -120,22 +119,7 @@ pub fn boot<S: Borrow<StopSignals>>(
     terminal: Option<Terminal>,
     catch: impl FnOnce() -> io::Result<S>,
 ) -> Result<Finished> {
-    let copy = match &request.console.file {
-        Some(path) => {
-            let file = atomic::special(path).and_then(|special| match special {
-                Some(stream) => Ok(stream),
-                None => File::create(path),
-            });
-            let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
-            Some((OutputStream::new(file.into()), shown(path)))
-        }
-        None => None,
-    };
-    let console = Console::new(
-        OutputStream::new(streams.stderr),
-        copy,
-        request.console.show_boot,
-    );
+    let console = console(&request.console, streams.stderr)?;
     let control = if request.rdinit.is_some() {
         Control::text()
     } else {
@@ -144,6 +128,7 @@ pub fn boot<S: Borrow<StopSignals>>(
     let signals = catch().map_err(host(|| "catching signals".to_owned()))?;
     let signals = signals.borrow();
     let mut guest = GuestPorts::new(OutputStream::new(streams.stdout), console, control)
+        .with_progress(request.progress.clone())
         .with_timeout(request.timeout);
     // A PID 1 of the user's own cannot be told anything, but its machine can go.
     if request.takes_requests() || request.max_output.is_some() {
@@ -176,52 +161,87 @@ pub fn boot<S: Borrow<StopSignals>>(
         copies: &request.copies.into,
     };
     let console_lost = guest.console().finish_copy(signals);
+    let last_lines = last_lines(&ending, &mut guest);
+    let mut report = match copy_out {
+        Some(copy_out) => report_copies(&ending, subjects, &copy_out, signals),
+        None => Report::of(&ending, subjects),
+    };
+    // A user's own init sends a code and nothing else.
+    report.guest = report.guest.filter(|_| request.rdinit.is_none());
+    report.machine = Some(MachineFacts {
+        counts: guest.counts(),
+        ..ready.facts
+    });
+    report.timings = Some(Timings::of(ready.prepared_since, &timestamps, now));
+    report.timeline = Some(Timeline::of(ready.began, &timestamps, now));
+    report.console_lost = console_lost;
     let lost = table.zip(guest.attributes_lost());
-    let counts = guest.counts();
-    let unseen = matches!(
+    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
+    Ok(Finished { report, last_lines })
+}
+
+/// Makes the console, and opens the file of its copy.
+fn console(spec: &ConsoleSpec, stderr: OwnedFd) -> Result<Console> {
+    let copy = match &spec.file {
+        Some(path) => {
+            let file = atomic::special(path).and_then(|special| match special {
+                Some(stream) => Ok(stream),
+                None => File::create(path),
+            });
+            let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
+            Some((OutputStream::new(file.into()), shown(path)))
+        }
+        None => None,
+    };
+    Ok(Console::new(
+        OutputStream::new(stderr),
+        copy,
+        spec.show_boot,
+    ))
+}
+
+/// Returns the console's last lines, where the machine ended before the command ran and they were not shown.
+fn last_lines(ending: &Ending, guest: &mut GuestPorts) -> Vec<String> {
+    let is_early = matches!(
         ending,
         Ending::Died { .. }
             | Ending::Starved { .. }
             | Ending::TimedOut { started: false }
             | Ending::NotStarted { .. }
-    );
-    let last_lines =
-        match unseen && guest.timestamps().started.is_none() && !guest.console().was_shown() {
-            true => guest.console().last_lines(LAST_LINES),
-            false => Vec::new(),
-        };
-    let mut report = Report::of(&ending, subjects);
-    if let Some(copy_out) = copy_out {
-        let message = report.message.clone();
-        let copied = match ending {
-            // Who interrupts a run wants nothing of it.
-            Ending::Interrupted(_) | Ending::Left => {
-                copy_out.give_up(message.as_deref().unwrap_or("interrupted"), signals)
-            }
-            _ => {
-                let (copied, signal) = copy_out.finish(message.as_deref(), signals);
-                if let Some(signal) = signal {
-                    report = Report::of(&Ending::Interrupted(signal), subjects);
-                }
-                copied
-            }
-        };
-        report.add_copies(copied);
+    ) && guest.timestamps().started.is_none();
+    match is_early && !guest.console().was_shown() {
+        true => guest.console().last_lines(LAST_LINES),
+        false => Vec::new(),
     }
-    // A user's own init sends a code and nothing else.
-    report.guest = report.guest.filter(|_| request.rdinit.is_none());
-    report.machine = Some(MachineFacts {
-        counts,
-        ..ready.facts
-    });
-    report.timings = Some(Timings::of(ready.began, &timestamps, now));
-    report.timeline = Some(Timeline::of(request.began, &timestamps, now));
-    report.console_lost = console_lost;
-    report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
-    Ok(Finished { report, last_lines })
 }
 
-/// How many of the console's last lines are shown when a machine dies.
+/// Finishes what is copied out, and returns the report with it; a signal meanwhile is how the run ended.
+fn report_copies(
+    ending: &Ending,
+    subjects: Subjects<'_>,
+    copy_out: &CopyOut,
+    signals: &StopSignals,
+) -> Report {
+    let mut report = Report::of(ending, subjects);
+    let message = report.message.clone();
+    let copied = match ending {
+        // The user has ended the run, and waits for nothing.
+        Ending::Interrupted(_) | Ending::Left => {
+            copy_out.give_up(message.as_deref().unwrap_or("interrupted"), signals)
+        }
+        _ => {
+            let (copied, signal) = copy_out.finish(message.as_deref(), signals);
+            if let Some(signal) = signal {
+                report = Report::of(&Ending::Interrupted(signal), subjects);
+            }
+            copied
+        }
+    };
+    report.add_copies(copied);
+    report
+}
+
+/// The number of the console's last lines that are shown when a machine dies.
 const LAST_LINES: usize = 20;
 
 /// Wraps an error of the host's with what was being done.

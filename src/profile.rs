@@ -1,8 +1,8 @@
 //! `rdvm.toml`: named sets of run options, `[profile.NAME]` with the long options as keys, turned into the words that one
 //! would type.
 //!
-//! Knows no option: what there is, and of which kind, the definition of the command line says, and what a value has to be
-//! its parser does. Nothing of the file counts unless a profile is asked for by name.
+//! Knows no option: clap's definition of the command line has their names and kinds, and its parsers check the values.
+//! The file is read only when a profile is asked for by name.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -11,64 +11,69 @@ use clap::{Arg, ArgAction, ValueHint};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 
 /// The file's name.
-pub const NAME: &str = "rdvm.toml";
-/// Options that say which profile, or print something and end: they have no place in one.
+pub(crate) const NAME: &str = "rdvm.toml";
+/// Options that choose a profile, or print something and exit: they are rejected in one.
 const NOT_IN_PROFILES: [&str; 4] = ["config", "profile", "help", "version"];
 /// The largest file that is read, in bytes.
 const SIZE_LIMIT: u64 = 1 << 20;
 
-/// What a profile comes to.
+/// A profile as words of the command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Profile {
+pub(crate) struct Profile {
     /// Its options, each `--name` or `--name=value`.
-    pub options: Vec<OsString>,
+    pub(crate) options: Vec<OsString>,
     /// Its IMAGE.
-    pub image: Option<OsString>,
+    pub(crate) image: Option<OsString>,
     /// Its CMD and ARGs.
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
-/// Why there is no profile.
+/// A profile that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// No file.
+    /// There is no file.
     #[error("--profile: there is no {NAME} here or above; write one, or name it with --config")]
     NoFile,
     /// The file cannot be read.
-    #[error("{}: {source}; make it a text file that can be read", shown(path))]
+    #[error(
+        "{}: {}; make it a text file that can be read",
+        shown(path),
+        reason(source)
+    )]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A line of it.
+    /// A line of the file is wrong.
     #[error("{}:{line}: {text}", shown(path))]
     Line {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// From 1 on.
+        /// The line's number, from 1 on.
         line: usize,
         /// What is wrong and what to do.
         text: String,
     },
-    /// It has others.
+    /// The file has no profile of that name.
     #[error("--profile: {} has no profile \"{}\"; {hint}", shown(path), escaped(name.as_bytes()))]
     Unknown {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// What there is.
+        /// The names that it has.
         hint: String,
     },
 }
 
-/// The file that counts in the directory `here`: its own, or the nearest above; as a path from `here`.
-pub fn find(here: &Path) -> Option<PathBuf> {
+/// Returns the file of the directory `here`, or the nearest above, as a path from `here`.
+pub(crate) fn find(here: &Path) -> Option<PathBuf> {
     let mut up = PathBuf::new();
     for directory in here.ancestors() {
         if directory.join(NAME).is_file() {
@@ -82,8 +87,9 @@ pub fn find(here: &Path) -> Option<PathBuf> {
 /// Reads the profile `name` of the file at `path`. `run` defines the options. Paths in the file are relative to its
 /// directory, and come out relative to the working directory.
 ///
-/// Errors: [`Error`], with the line.
-pub fn read(path: &Path, name: &str, run: &clap::Command) -> Result<Profile, Error> {
+/// # Errors
+/// The file or its profile cannot be used.
+pub(crate) fn read(path: &Path, name: &str, run: &clap::Command) -> Result<Profile, Error> {
     let text = text(path).map_err(|source| Error::File {
         path: path.to_owned(),
         source,
@@ -114,7 +120,7 @@ pub fn read(path: &Path, name: &str, run: &clap::Command) -> Result<Profile, Err
     reader.profile(found.1).map_err(at_line)
 }
 
-/// Where in the text, in bytes, and what is wrong there.
+/// A position in the text, in bytes, and what is wrong there.
 type ParseError = (usize, String);
 
 fn text(path: &Path) -> std::io::Result<String> {
@@ -130,23 +136,24 @@ fn text(path: &Path) -> std::io::Result<String> {
     }
 }
 
-/// The tables of all profiles by name.
+/// Returns the tables of all profiles by name.
 fn profiles<'a, 'i>(file: &'a DeTable<'i>) -> Result<Vec<(&'a str, &'a DeTable<'i>)>, ParseError> {
+    let wrong = |key: &Key<'_>, prefix: &str, why: &str| {
+        let key_shown = shown_key(key);
+        (key.span().start, format!("{prefix}{key_shown}: {why}"))
+    };
     let mut found = Vec::new();
     for (key, value) in file {
         let DeValue::Table(all) = value.get_ref() else {
-            return Err(unknown_table(key));
+            return Err(wrong(key, "", NO_PROFILE));
         };
         if key.get_ref() != "profile" {
-            return Err(unknown_table(key));
+            return Err(wrong(key, "", NO_PROFILE));
         }
         for (name, value) in all {
             let DeValue::Table(table) = value.get_ref() else {
-                let text = "is no profile; write [profile.NAME] before its options".to_owned();
-                return Err((
-                    name.span().start,
-                    format!("profile.{}: {text}", shown_key(name)),
-                ));
+                let why = "is no profile; write [profile.NAME] before its options";
+                return Err(wrong(name, "profile.", why));
             };
             found.push((&**name.get_ref(), table));
         }
@@ -154,11 +161,7 @@ fn profiles<'a, 'i>(file: &'a DeTable<'i>) -> Result<Vec<(&'a str, &'a DeTable<'
     Ok(found)
 }
 
-fn unknown_table(key: &Key<'_>) -> ParseError {
-    let key_shown = shown_key(key);
-    let text = format!("{key_shown}: stands in no profile; write [profile.NAME] before it");
-    (key.span().start, text)
-}
+const NO_PROFILE: &str = "stands in no profile; write [profile.NAME] before it";
 
 type Key<'i> = Spanned<toml::de::DeString<'i>>;
 
@@ -177,131 +180,106 @@ impl ProfileReader<'_> {
     fn profile(&self, table: &DeTable<'_>) -> Result<Profile, ParseError> {
         let mut profile = Profile::default();
         for (key, value) in table {
-            let name = shown_key(key);
-            let at = value.span().start;
-            let wrong = |why: String| (at, format!("{name}: {why}"));
-            match &**key.get_ref() {
-                "image" => {
-                    let image = scalar(value.get_ref()).map_err(wrong)?;
-                    profile.image = Some(self.path(&image));
+            let wrong_at = |at| move |why| (at, format!("{}: {why}", shown_key(key)));
+            let wrong = wrong_at(value.span().start);
+            match (&**key.get_ref(), value.get_ref()) {
+                ("image", value) => {
+                    profile.image = Some(self.path(&scalar(value).map_err(wrong)?));
                 }
-                "command" => profile.command = list(value.get_ref()).map_err(wrong)?,
-                other => {
-                    let arg = self
-                        .option(other)
-                        .map_err(|why| (key.span().start, format!("{name}: {why}")))?;
-                    let words = self.words(arg, other, value.get_ref()).map_err(wrong)?;
-                    for word in &words {
-                        self.check(word).map_err(wrong)?;
-                    }
-                    profile.options.extend(words);
+                ("command", value) => profile.command = list(value).map_err(wrong)?,
+                (other, value) => {
+                    let arg = self.option(other).map_err(wrong_at(key.span().start))?;
+                    let words = self.words(arg, value).and_then(|words| {
+                        words.iter().try_for_each(|word| self.check(word))?;
+                        Ok(words)
+                    });
+                    profile.options.extend(words.map_err(wrong)?);
                 }
             }
         }
         Ok(profile)
     }
 
-    /// The option that a key names.
+    /// Returns the option that a key names.
     fn option(&self, key: &str) -> Result<&Arg, String> {
         let known = |arg: &&Arg| {
             let long = arg.get_long();
             long.is_some_and(|long| !NOT_IN_PROFILES.contains(&long))
         };
         let mut options = self.run.get_arguments().filter(known);
-        options
-            .find(|arg| arg.get_long() == Some(key))
-            .ok_or_else(|| {
-                let shown = self.run.get_arguments().filter(known);
-                let shown = shown.filter(|arg| !arg.is_hide_set());
-                let mut names: Vec<&str> = shown.filter_map(Arg::get_long).collect();
-                names.extend(["image", "command"]);
-                let hint = nearest(key, &names)
-                    .map_or("rdvm run --help lists them".to_owned(), |near| {
-                        format!("is it {near}?")
-                    });
-                format!("rdvm run has no such option; {hint}")
-            })
+        let found = options.find(|arg| arg.get_long() == Some(key));
+        found.ok_or_else(|| {
+            let shown = self.run.get_arguments().filter(known);
+            let shown = shown.filter(|arg| !arg.is_hide_set());
+            let names = shown.filter_map(Arg::get_long).chain(["image", "command"]);
+            let hint = match nearest(key, &names.collect::<Vec<_>>()) {
+                Some(near) => format!("is it {near}?"),
+                None => "rdvm run --help lists them".to_owned(),
+            };
+            format!("rdvm run has no such option; {hint}")
+        })
     }
 
-    /// The words that a key and its value stand for.
-    fn words(&self, arg: &Arg, key: &str, value: &DeValue<'_>) -> Result<Vec<OsString>, String> {
+    /// Returns the words that an option and its value stand for.
+    fn words(&self, arg: &Arg, value: &DeValue<'_>) -> Result<Vec<OsString>, String> {
+        let name = arg.get_long().unwrap_or_default();
         let form = arg.get_value_names().and_then(|names| names.first());
         let form = form.map_or("", |name| name.as_str());
         let word = |value: &str| {
-            let value = self.placed(arg, form, value);
-            [OsStr::new("--"), OsStr::new(key), OsStr::new("="), &value]
-                .into_iter()
-                .collect::<OsString>()
+            let mut word = OsString::from(format!("--{name}="));
+            word.push(self.placed(arg, form, value));
+            word
+        };
+        // Options of the form NAME=VALUE may be written as tables.
+        let is_pair = form.starts_with("NAME");
+        let lists = match is_pair {
+            true => "write a list of texts, or a table of NAME = \"VALUE\"",
+            false => "write a text, or a list of them",
         };
         match (arg.get_action(), value) {
-            (ArgAction::SetTrue, DeValue::Boolean(true)) => Ok(vec![format!("--{key}").into()]),
+            (ArgAction::SetTrue, DeValue::Boolean(true)) => Ok(vec![format!("--{name}").into()]),
             (ArgAction::SetTrue, DeValue::Boolean(false)) => Ok(Vec::new()),
             (ArgAction::SetTrue, _) => Err("is a switch; write true or false".to_owned()),
-            (ArgAction::Append, DeValue::Array(values)) => values
-                .iter()
-                .map(|value| Ok(word(&scalar(value.get_ref())?)))
-                .collect(),
-            // What is written NAME=VALUE may be a table as well.
-            (ArgAction::Append, DeValue::Table(values)) if form.starts_with("NAME") => values
+            (ArgAction::Append, DeValue::Array(values)) => {
+                let values = values.iter().map(|value| scalar(value.get_ref()));
+                values.map(|value| Ok(word(&value?))).collect()
+            }
+            (ArgAction::Append, DeValue::Table(values)) if is_pair => values
                 .iter()
                 .map(|(name, value)| {
                     let value = scalar(value.get_ref())?;
                     Ok(word(&format!("{}={value}", name.get_ref())))
                 })
                 .collect(),
-            (ArgAction::Append, value) => {
-                Ok(vec![word(&scalar(value).map_err(
-                    |_| match form.starts_with("NAME") {
-                        true => "write a list of texts, or a table of NAME = \"VALUE\"",
-                        false => "write a text, or a list of them",
-                    },
-                )?)])
-            }
+            (ArgAction::Append, value) => Ok(vec![word(&scalar(value).map_err(|_| lists)?)]),
             (_, value) => Ok(vec![word(&scalar(value)?)]),
         }
     }
 
-    /// A value with its path, where it is or has one, relative to the file's directory.
+    /// Returns a value whose path, where it is or has one, is relative to the file's directory.
     fn placed(&self, arg: &Arg, form: &str, value: &str) -> OsString {
-        let sides = match form {
-            "HOST:GUEST" => value.rsplit_once(':'),
-            "GUEST:HOST" => value.split_once(':'),
-            _ => None,
-        };
-        match (form, sides) {
-            ("HOST:GUEST", Some((host, guest))) if !host.is_empty() => [
-                self.path(host).as_os_str(),
-                OsStr::new(":"),
-                OsStr::new(guest),
-            ]
-            .into_iter()
-            .collect(),
-            ("GUEST:HOST", Some((guest, host))) if !host.is_empty() => [
-                OsStr::new(guest),
-                OsStr::new(":"),
-                self.path(host).as_os_str(),
-            ]
-            .into_iter()
-            .collect(),
-            _ => match arg.get_value_hint() {
-                // A name unless it is there, or says by a slash that it is a path.
-                ValueHint::FilePath | ValueHint::AnyPath
-                    if form.ends_with("|NAME")
-                        && !value.contains('/')
-                        && !self.base.join(value).exists() =>
-                {
-                    value.into()
-                }
-                ValueHint::FilePath
-                | ValueHint::DirPath
-                | ValueHint::AnyPath
-                | ValueHint::ExecutablePath => self.path(value),
-                _ => value.into(),
+        let is_name = |value: &str| !value.contains('/') && !self.base.join(value).exists();
+        let (before, path, behind) = match (form, arg.get_value_hint()) {
+            ("HOST:GUEST", _) => match value.rfind(':') {
+                Some(at) => ("", &value[..at], &value[at..]),
+                None => (value, "", ""),
             },
-        }
+            ("GUEST:HOST", _) => match value.find(':') {
+                Some(at) => (&value[..=at], &value[at + 1..], ""),
+                None => (value, "", ""),
+            },
+            // A name unless there is such a file, or a slash makes it a path.
+            ("PATH|NAME", _) if is_name(value) => (value, "", ""),
+            (_, ValueHint::FilePath | ValueHint::DirPath | ValueHint::AnyPath) => ("", value, ""),
+            _ => (value, "", ""),
+        };
+        let mut word = OsString::from(before);
+        word.push(self.path(path));
+        word.push(behind);
+        word
     }
 
-    /// A path of the file as one of the working directory. Standard input is no path.
+    /// Returns a path of the file as one of the working directory. Standard input is no path.
     fn path(&self, value: &str) -> OsString {
         match value {
             "" | "-" => value.into(),
@@ -309,24 +287,21 @@ impl ProfileReader<'_> {
         }
     }
 
-    /// Whether the command line takes the word.
+    /// Lets clap check one word.
     fn check(&self, word: &OsStr) -> Result<(), String> {
         let words = [OsStr::new("run"), word, OsStr::new("IMAGE")];
-        match self.run.clone().try_get_matches_from(words) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let text = error.render().to_string();
-                let lines = text.lines().take_while(|line| !line.trim().is_empty());
-                let lines: Vec<&str> = lines.map(str::trim).collect();
-                let text = lines.join(" ");
-                let text = text.strip_prefix("error: ").unwrap_or(&text);
-                Err(escaped(text.as_bytes()))
-            }
-        }
+        let Err(error) = self.run.clone().try_get_matches_from(words) else {
+            return Ok(());
+        };
+        let text = error.render().to_string();
+        let lines = text.lines().take_while(|line| !line.trim().is_empty());
+        let text = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        Err(escaped(text.as_bytes()))
     }
 }
 
-/// A text or a number, as it would be typed.
+/// Returns a text or a number as it would be typed.
 fn scalar(value: &DeValue<'_>) -> Result<String, String> {
     match value {
         DeValue::String(text) if text.contains('\0') => Err("a word has no NUL".to_owned()),
@@ -338,18 +313,15 @@ fn scalar(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-/// A list of words.
 fn list(value: &DeValue<'_>) -> Result<Vec<OsString>, String> {
-    match value {
-        DeValue::Array(words) => words
-            .iter()
-            .map(|word| scalar(word.get_ref()).map(OsString::from))
-            .collect(),
-        _ => Err("write a list of words, as in [\"make\", \"check\"]".to_owned()),
-    }
+    let DeValue::Array(words) = value else {
+        return Err("write a list of words, as in [\"make\", \"check\"]".to_owned());
+    };
+    let words = words.iter().map(|word| scalar(word.get_ref()));
+    words.map(|word| Ok(word?.into())).collect()
 }
 
-/// What to say to a name that is none of `names`.
+/// Returns the way out for a name that is none of `names`.
 fn hint(name: &str, names: &[&str], none: &str) -> String {
     match (nearest(name, names), names) {
         (Some(near), _) => format!("is it {}?", escaped(near.as_bytes())),
@@ -358,29 +330,12 @@ fn hint(name: &str, names: &[&str], none: &str) -> String {
     }
 }
 
-/// The name that is most like `name`, if one is at all.
+/// Returns the name that is most like `name`, by the measure that clap uses for options.
 fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
-    let with = names.iter().map(|other| (distance(name, other), *other));
-    let (changes, near) = with.min()?;
-    let letters = name.chars().count().max(near.chars().count());
-    (changes * 2 <= letters).then_some(near)
-}
-
-/// How many letters have to be put in, taken out or changed to make `a` of `b`.
-fn distance(a: &str, b: &str) -> usize {
-    // Names are short; what is not is near to nothing.
-    if a.len() > 100 || b.len() > 100 {
-        return usize::MAX / 3;
-    }
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = i;
-        row[0] = i + 1;
-        for (j, y) in b.chars().enumerate() {
-            let changed = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.chars().count()]
+    let alike = names
+        .iter()
+        .map(|other| (strsim::jaro(name, other), *other));
+    let alike = alike.filter(|(alike, _)| *alike > 0.7);
+    let nearest = alike.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    nearest.map(|(_, near)| near)
 }

@@ -4,11 +4,14 @@
 
 mod explain;
 mod file;
+mod loss;
 mod timings;
 
 pub use self::explain::{
     BY_SIGNAL, BY_SIGPIPE, CANNOT_RUN, FAILED, NOT_FOUND, Subjects, TIMED_OUT, exit_code,
 };
+
+pub use self::loss::Loss;
 
 pub use self::file::{FileError, ReportFile};
 
@@ -18,7 +21,6 @@ use rdvm_proto::Totals;
 use serde::Serialize;
 
 use crate::copyout::Copied;
-use rdvm_initrd::attributes::Loss;
 use rdvm_vmm::guest::Counts;
 use rdvm_vmm::guest::console::Gaps;
 use rdvm_vmm::guest::ending::Ending;

@@ -1,12 +1,12 @@
-//! What the user wants, typed and checked: the output of `cli.rs` and the input of every stage.
+//! A run as typed and checked data: the output of `cli.rs` and the input of every stage.
 //!
-//! Nothing here is a string that still has to be understood. Knows no flag names.
+//! No field is a string that still has to be parsed. Knows no flag names.
 
 mod copies;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut, Links};
 pub use rdvm_image::reference::{
@@ -15,54 +15,57 @@ pub use rdvm_image::reference::{
 pub use rdvm_kernel::KernelSpec;
 pub use rdvm_vmm::EngineChoice;
 
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
-/// How long a command has to end once it has been told to.
+/// The time between SIGTERM and the end of the machine.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Everything `rdvm run` was asked to do.
+/// A run: an image, a command in it and the machine for both.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Request {
-    /// The image and how its owners are to be read.
+    /// The image, and how its owners are read.
     pub image: ImageRef,
-    /// What to run in it.
+    /// The command.
     pub command: Command,
     /// Guest RAM.
     pub memory: MemorySpec,
     /// Number of vCPUs, 1 to 16.
     pub cpus: u8,
-    /// Which kernel.
+    /// The kernel.
     pub kernel: KernelSpec,
     /// Words added to the end of the kernel command line.
     pub append: Option<String>,
-    /// Which engine.
+    /// The engine.
     pub engine: EngineChoice,
-    /// The user's own init instead of ours (the status port is then read as text).
+    /// The user's own init instead of rdinit; the status port is then read as text.
     pub rdinit: Option<PathBuf>,
-    /// What goes in before the command runs, and what comes out when it has ended.
+    /// Files copied in before the command runs, and out when it has ended.
     pub copies: Copies,
-    /// What the command's standard input is.
+    /// The command's standard input and terminal.
     pub stdin: Stdin,
-    /// The machine is stopped when it has run for so long.
+    /// The time after which the command is stopped.
     pub timeout: Option<Duration>,
-    /// How long the command has to end by itself once it has been told to, before the machine is stopped.
+    /// The time between SIGTERM and the end of the machine.
     pub stop_timeout: Duration,
-    /// How much the command may print, on standard output and on the console each.
+    /// The largest output, for standard output and the console each.
     pub max_output: Option<ByteSize>,
-    /// What becomes of the console.
+    /// The console.
     pub console: ConsoleSpec,
-    /// Whether the guest is to say when its kernel unpacked the initrd.
+    /// True if the guest reports when its kernel unpacked the initrd.
     pub timings: bool,
-    /// Whether an archive, once packed, is kept for the next run.
+    /// True if a packed archive is kept for later runs.
     pub cache: bool,
-    /// When the process started, or what else the timeline of the report is to begin with.
-    pub began: Instant,
-    /// Whether the packed image is kept in a file that all machines which run it have mapped.
+    /// True if machines share one packed copy of the image.
     pub share: bool,
+    /// The counter of what is read and packed; silent by default.
+    pub progress: Progress,
 }
 
 impl Request {
-    /// A command in the image at `image`, a directory or an archive, with everything else as `rdvm run` has it by default.
+    /// Returns a request for a command in the image at `image`, a directory or an archive, with the defaults of
+    /// `rdvm run`. Without `argv` the image's own command runs.
     pub fn new<W: Into<OsString>>(
         image: impl Into<PathBuf>,
         argv: impl IntoIterator<Item = W>,
@@ -90,22 +93,91 @@ impl Request {
             console: ConsoleSpec::default(),
             timings: false,
             cache: false,
-            began: Instant::now(),
             share: false,
+            progress: Progress::default(),
         }
     }
-}
 
-impl Request {
-    /// Whether anything can come up that PID 1 must be told while the command runs. One of the user's own listens to nobody.
-    pub fn takes_requests(&self) -> bool {
+    /// Sets the guest's RAM in bytes; the default is what the image needs.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = MemorySpec::Exactly(ByteSize(bytes));
+        self
+    }
+
+    /// Sets the number of vCPUs, 1 to 16.
+    pub fn cpus(mut self, cpus: u8) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// Sets the kernel: a file, or a release found in /boot.
+    pub fn kernel(mut self, kernel: impl Into<OsString>) -> Self {
+        self.kernel = KernelSpec::Named(kernel.into());
+        self
+    }
+
+    /// Sets the engine; the default is KVM where it works, else QEMU.
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Sets a variable of the command.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let mut entry = name.as_ref().to_owned();
+        entry.push("=");
+        entry.push(value);
+        self.command.env.push(entry);
+        self
+    }
+
+    /// Sets the working directory in the guest.
+    pub fn workdir(mut self, directory: impl Into<OsString>) -> Self {
+        self.command.workdir = Some(directory.into());
+        self
+    }
+
+    /// Forwards the stdin of [`Streams`](crate::Streams) to the command; the default is empty.
+    pub fn interactive(mut self) -> Self {
+        self.stdin.interactive = true;
+        self
+    }
+
+    /// Copies a file or directory of the host in before the command runs.
+    pub fn copy_in(mut self, host: impl Into<PathBuf>, guest: impl Into<OsString>) -> Self {
+        let (host, guest) = (host.into(), guest.into());
+        self.copies.into.push(CopyIn { host, guest });
+        self
+    }
+
+    /// Copies a file or directory of the guest out when the command has ended.
+    pub fn copy_out(mut self, guest: impl Into<OsString>, host: impl Into<PathBuf>) -> Self {
+        let (guest, host) = (guest.into(), host.into());
+        self.copies.out.push(CopyOut { guest, host });
+        self
+    }
+
+    /// Stops the command after so long.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = Some(time);
+        self
+    }
+
+    /// Stops the command when it has printed more bytes, on standard output or on standard error.
+    pub fn max_output(mut self, bytes: u64) -> Self {
+        self.max_output = Some(ByteSize(bytes));
+        self
+    }
+
+    /// True if PID 1 can receive requests while the command runs. A user's own init receives none.
+    pub(crate) fn takes_requests(&self) -> bool {
         let Stdin { interactive, tty } = self.stdin;
         let ends = self.timeout.is_some() || self.max_output.is_some();
         self.rdinit.is_none() && (interactive || tty || ends || !self.copies.out.is_empty())
     }
 
-    /// Whether more may go in or out than a serial port is made for.
-    pub fn wants_rings(&self) -> bool {
+    /// True if more may go in or out than a serial port is made for.
+    pub(crate) fn wants_rings(&self) -> bool {
         self.rdinit.is_none() && (self.stdin.interactive || !self.copies.out.is_empty())
     }
 }
@@ -113,19 +185,19 @@ impl Request {
 /// The command and its surroundings.
 #[derive(Debug, Clone, Default)]
 pub struct Command {
-    /// Program in the place of the image's own.
+    /// Program instead of the image's entry point.
     pub entrypoint: Option<OsString>,
-    /// Arguments, or program and arguments where there is no entrypoint; empty means what the image says, or `/init`.
+    /// Arguments, or program and arguments where there is no entry point; empty for the image's command, or `/init`.
     pub argv: Vec<OsString>,
-    /// `NAME=VALUE` entries, later ones win.
+    /// `NAME=VALUE` entries; later ones win.
     pub env: Vec<OsString>,
-    /// Working directory in the guest; `/` when not given.
+    /// Working directory in the guest; the default is `/`.
     pub workdir: Option<OsString>,
-    /// Who runs it.
+    /// The account that runs it.
     pub user: Option<UserSpec>,
     /// Host name in the guest.
     pub hostname: Option<OsString>,
-    /// Resource limits, later ones of one resource win.
+    /// Resource limits; later ones of one resource win.
     pub ulimits: Vec<Ulimit>,
 }
 
@@ -134,13 +206,13 @@ pub struct Command {
 pub struct Ulimit {
     /// `RLIMIT_NOFILE` and the like.
     pub resource: u32,
-    /// What the command starts with.
+    /// The limit that the command starts with.
     pub soft: u64,
-    /// What it may raise it to.
+    /// The most that the command can raise it to.
     pub hard: u64,
 }
 
-/// The limits' names, as docker has them, and their numbers (`include/uapi/asm-generic/resource.h`).
+/// docker's names of the limits, and their numbers (`include/uapi/asm-generic/resource.h`).
 pub const ULIMITS: [(&str, u32); 16] = [
     ("cpu", 0),
     ("fsize", 1),
@@ -160,29 +232,29 @@ pub const ULIMITS: [(&str, u32); 16] = [
     ("rttime", 15),
 ];
 
-/// The command's standard input, and whether it gets a terminal.
+/// The command's standard input and terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stdin {
-    /// It is ours; empty otherwise.
+    /// rdvm's standard input is forwarded; it is empty otherwise.
     pub interactive: bool,
     /// The command gets a terminal of its own for all three streams.
     pub tty: bool,
 }
 
-/// How much RAM the guest gets.
+/// The RAM of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemorySpec {
-    /// What the image needs.
+    /// As much as the image needs.
     FromImage,
-    /// So much; refused when the image needs more.
+    /// A size; rejected when the image needs more.
     Exactly(ByteSize),
 }
 
-/// What becomes of the console's bytes.
+/// The console's destinations.
 #[derive(Debug, Clone, Default)]
 pub struct ConsoleSpec {
-    /// The kernel may speak, and all of it is shown.
+    /// The kernel prints its messages, and all of the console is shown.
     pub show_boot: bool,
-    /// Everything on the console also goes to this file.
+    /// The file that everything on the console is also written to.
     pub file: Option<PathBuf>,
 }

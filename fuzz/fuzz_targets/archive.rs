@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use rdvm_image::limit::{Budget, Counter};
-use rdvm_image::member::{FileContent, Member, EntryKind};
-use rdvm_image::store::{CHUNK, Region, Store};
-use rdvm::request::Limits;
 use rdvm_hostfs::units::ByteSize;
+use rdvm_image::byte_source::{ByteSource, CHUNK, Region};
+use rdvm_image::limit::{Budget, Counter};
+use rdvm_image::member::{EntryKind, FileContent, Member};
+use rdvm_image::reference::Limits;
 
 /// 64 MiB and 10,000 members.
 pub fn limits() -> (Counter, Budget) {
@@ -23,7 +23,7 @@ pub fn region(bytes: &[u8]) -> Region {
     let before = b"before";
     let all = [before, bytes].concat();
     let chunks = all.chunks(CHUNK).map(|chunk| Some(chunk.into())).collect();
-    let store = Store::of_chunks(chunks, all.len() as u64, "fuzz".into());
+    let store = ByteSource::of_chunks(chunks, all.len() as u64, "fuzz".into());
     Region {
         store: Arc::new(store),
         offset: before.len() as u64,

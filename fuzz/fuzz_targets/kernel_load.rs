@@ -11,26 +11,16 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use rdvm::kernel::{self, Compression, ElfFacts, KernelImage, Search};
-use rdvm::request::KernelSpec;
+use rdvm_kernel::{Compression, ElfFacts, KernelImage, KernelSpec, Search, samples};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::time::{ClockId, clock_gettime};
-
-#[path = "../../src/kernel/samples.rs"]
-#[allow(dead_code)] // the unit tests use more of them
-mod samples;
-
-/// Where the samples expect it.
-mod unpack {
-    pub(super) use rdvm::kernel::Compression;
-}
 
 fuzz_target!(init: write_seeds(), |bytes: &[u8]| {
     let file = File::from(memfd_create("kernel", MemfdFlags::CLOEXEC).unwrap());
     file.write_all_at(bytes, 0).unwrap();
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let before = cpu_seconds();
-    if let Ok(kernel) = kernel::open(&KernelSpec::File(path.into()), None, &Search::default()) {
+    if let Ok(kernel) = rdvm_kernel::open(&KernelSpec::File(path.into()), None, &Search::default()) {
         check(kernel.image, bytes.len() as u64);
     }
     assert!(cpu_seconds() - before < 1.0, "more than a second of CPU time");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use libfuzzer_sys::fuzz_target;
-use rdvm_image::store::CHUNK;
+use rdvm_image::byte_source::CHUNK;
 use rdvm_image::stream::{self, Compression};
 
 #[path = "archive.rs"]

@@ -14,6 +14,10 @@ extern crate alloc;
 
 pub mod init;
 
+#[path = "arch/x86_64.rs"]
+#[allow(non_upper_case_globals)]
+mod arch;
+
 mod attributes;
 
 mod etc;

@@ -1,6 +1,6 @@
 //! The system calls PID 1 needs, each behind a safe function. x86-64 Linux only.
 //!
-//! Numbers and structures: `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/` of the Linux source.
+//! Numbers: `arch/x86_64.rs`. Structures: `include/uapi/` of the Linux source.
 //! Every path argument is a byte string that ends in NUL; `path` checks that once.
 
 mod files;
@@ -9,6 +9,8 @@ mod process;
 mod shared;
 
 use core::arch::asm;
+
+use crate::arch::*;
 
 pub use files::*;
 pub use process::*;
@@ -121,32 +123,42 @@ fn path(bytes: &[u8]) -> Result<usize> {
 
 /// Reads; gives the number of bytes, zero at the end of the file.
 pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
-    call3(0, fd as usize, buffer.as_mut_ptr() as usize, buffer.len())
+    call3(
+        __NR_read,
+        fd as usize,
+        buffer.as_mut_ptr() as usize,
+        buffer.len(),
+    )
 }
 
 /// Writes; gives the number of bytes taken.
 pub fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
-    call3(1, fd as usize, bytes.as_ptr() as usize, bytes.len())
+    call3(
+        __NR_write,
+        fd as usize,
+        bytes.as_ptr() as usize,
+        bytes.len(),
+    )
 }
 
 /// Opens `name`.
 pub fn open(name: &[u8], flags: usize) -> Result<i32> {
-    call3(2, path(name)?, flags, 0).map(|fd| fd as i32)
+    call3(__NR_open, path(name)?, flags, 0).map(|fd| fd as i32)
 }
 
 /// Closes a descriptor; there is nothing to be done about an error.
 pub fn close(fd: i32) {
-    let _ = call3(3, fd as usize, 0, 0);
+    let _ = call3(__NR_close, fd as usize, 0, 0);
 }
 
 /// `st_mode` of what `name` is, links not followed.
 pub fn lstat_mode(name: &[u8]) -> Result<u32> {
-    stat_mode(6, name)
+    stat_mode(__NR_lstat, name)
 }
 
 /// `st_mode` of what `name` leads to.
 pub fn follow_mode(name: &[u8]) -> Result<u32> {
-    stat_mode(4, name)
+    stat_mode(__NR_stat, name)
 }
 
 fn stat_mode(number: usize, name: &[u8]) -> Result<u32> {
@@ -158,18 +170,23 @@ fn stat_mode(number: usize, name: &[u8]) -> Result<u32> {
 /// The length of an open file.
 pub fn file_size(fd: i32) -> Result<usize> {
     let mut stat = [0u64; 18];
-    call3(5, fd as usize, stat.as_mut_ptr() as usize, 0)?;
+    call3(__NR_fstat, fd as usize, stat.as_mut_ptr() as usize, 0)?;
     Ok(stat[6] as usize)
 }
 
 /// Waits until something in the set happens or `timeout_ms` have passed (negative: for ever).
 pub fn poll(set: &mut [PollFd], timeout_ms: i32) -> Result<usize> {
-    call3(7, set.as_mut_ptr() as usize, set.len(), timeout_ms as usize)
+    call3(
+        __NR_poll,
+        set.as_mut_ptr() as usize,
+        set.len(),
+        timeout_ms as usize,
+    )
 }
 
 /// Fresh zeroed memory, never given back.
 pub fn allocate(length: usize) -> Result<&'static mut [u8]> {
-    let address = call(9, [0, length, 3, 0x22, usize::MAX, 0])?;
+    let address = call(__NR_mmap, [0, length, 3, 0x22, usize::MAX, 0])?;
     // SAFETY: the kernel has just made this private anonymous mapping of `length` bytes at `address`; nobody else
     // knows it and it is never unmapped, so a unique reference for ever is right.
     Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut u8, length) })
@@ -177,7 +194,7 @@ pub fn allocate(length: usize) -> Result<&'static mut [u8]> {
 
 /// Fresh memory for `length` pointers, all null, never given back.
 pub fn allocate_pointers(length: usize) -> Result<&'static mut [usize]> {
-    let address = call(9, [0, length.max(1) * 8, 3, 0x22, usize::MAX, 0])?;
+    let address = call(__NR_mmap, [0, length.max(1) * 8, 3, 0x22, usize::MAX, 0])?;
     // SAFETY: as in `allocate`; the mapping is page-aligned, zeroed, and `length * 8` bytes long at least.
     Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut usize, length) })
 }
@@ -185,7 +202,7 @@ pub fn allocate_pointers(length: usize) -> Result<&'static mut [usize]> {
 /// The contents of an open file as a private mapping, never given back. Empty files are `EINVAL`.
 pub fn map_file(fd: i32) -> Result<&'static [u8]> {
     let length = file_size(fd)?;
-    let address = call(9, [0, length, 3, 0x02, fd as usize, 0])?;
+    let address = call(__NR_mmap, [0, length, 3, 0x02, fd as usize, 0])?;
     // SAFETY: a private mapping of `length` bytes that is never unmapped; PID 1 is the only process when it is made
     // and unlinks the file at once, so nobody can cut it short.
     Ok(unsafe { core::slice::from_raw_parts(address as *const u8, length) })
@@ -194,12 +211,12 @@ pub fn map_file(fd: i32) -> Result<&'static [u8]> {
 /// Looks at the contents of an open file through a mapping that is gone again afterwards. Empty files are `EINVAL`.
 pub fn with_mapped_file<T>(fd: i32, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
     let length = file_size(fd)?;
-    let address = call(9, [0, length, 1, 0x02, fd as usize, 0])?;
+    let address = call(__NR_mmap, [0, length, 1, 0x02, fd as usize, 0])?;
     // SAFETY: a private mapping of `length` bytes which nobody else knows, and which stays until `look` is done with it:
     // its result cannot hold on to a slice whose lifetime it must not know. PID 1 is the only process, so nobody cuts the
     // file short meanwhile.
     let result = look(unsafe { core::slice::from_raw_parts(address as *const u8, length) });
-    let _ = call3(11, address, length, 0);
+    let _ = call3(__NR_munmap, address, length, 0);
     Ok(result)
 }
 
@@ -207,7 +224,7 @@ pub fn with_mapped_file<T>(fd: i32, look: impl FnOnce(&[u8]) -> T) -> Result<T> 
 pub fn set_attribute(name: &[u8], attribute: &[u8], value: &[u8]) -> Result<()> {
     let (name, attribute) = (path(name)?, path(attribute)?);
     call(
-        189,
+        __NR_lsetxattr,
         [name, attribute, value.as_ptr() as usize, value.len(), 0, 0],
     )
     .map(drop)
@@ -216,13 +233,21 @@ pub fn set_attribute(name: &[u8], attribute: &[u8], value: &[u8]) -> Result<()> 
 /// Blocks every signal.
 pub fn block_signals() -> Result<()> {
     let all = u64::MAX;
-    call(14, [0, &raw const all as usize, 0, 8, 0, 0]).map(drop)
+    call(
+        __NR_rt_sigprocmask,
+        [0, &raw const all as usize, 0, 8, 0, 0],
+    )
+    .map(drop)
 }
 
 /// Lets every signal through again.
 pub fn unblock_signals() -> Result<()> {
     let none = 0u64;
-    call(14, [2, &raw const none as usize, 0, 8, 0, 0]).map(drop)
+    call(
+        __NR_rt_sigprocmask,
+        [2, &raw const none as usize, 0, 8, 0, 0],
+    )
+    .map(drop)
 }
 
 /// Gives every signal its default meaning again; ignored ones would stay so over exec.
@@ -230,7 +255,10 @@ pub fn default_signals() {
     // struct sigaction of the kernel: handler (SIG_DFL is null), flags, restorer, mask.
     let default = [0u64; 4];
     for signal in 1..=64 {
-        let _ = call(13, [signal, &raw const default as usize, 0, 8, 0, 0]);
+        let _ = call(
+            __NR_rt_sigaction,
+            [signal, &raw const default as usize, 0, 8, 0, 0],
+        );
     }
 }
 
@@ -238,31 +266,35 @@ pub fn default_signals() {
 pub fn child_signal_fd() -> Result<i32> {
     let mask = 1u64 << (SIGCHLD - 1);
     let flags = O_NONBLOCK | O_CLOEXEC;
-    call(289, [usize::MAX, &raw const mask as usize, 8, flags, 0, 0]).map(|fd| fd as i32)
+    call(
+        __NR_signalfd4,
+        [usize::MAX, &raw const mask as usize, 8, flags, 0, 0],
+    )
+    .map(|fd| fd as i32)
 }
 
 /// A pipe: read end, write end, both close-on-exec.
 pub fn pipe() -> Result<(i32, i32)> {
     let mut ends = [0i32; 2];
-    call3(293, ends.as_mut_ptr() as usize, O_CLOEXEC, 0)?;
+    call3(__NR_pipe2, ends.as_mut_ptr() as usize, O_CLOEXEC, 0)?;
     Ok((ends[0], ends[1]))
 }
 
 /// Makes reads and writes of a descriptor return `EAGAIN` instead of blocking.
 pub fn set_nonblocking(fd: i32) -> Result<()> {
-    call3(72, fd as usize, 4, O_NONBLOCK).map(drop)
+    call3(__NR_fcntl, fd as usize, 4, O_NONBLOCK).map(drop)
 }
 
 /// Makes `to` another name of `from`, inherited over exec.
 pub fn duplicate(from: i32, to: i32) -> Result<()> {
-    call3(33, from as usize, to as usize, 0).map(drop)
+    call3(__NR_dup2, from as usize, to as usize, 0).map(drop)
 }
 
 /// Forks; `None` in the child, which is PID 1 of a new namespace if that is wanted.
 pub fn fork(new_pids: bool) -> Result<Option<i32>> {
     const CLONE_NEWPID: u64 = 0x2000_0000;
     let flags = SIGCHLD | if new_pids { CLONE_NEWPID } else { 0 };
-    match call(56, [flags as usize, 0, 0, 0, 0, 0])? {
+    match call(__NR_clone, [flags as usize, 0, 0, 0, 0, 0])? {
         0 => Ok(None),
         pid => Ok(Some(pid as i32)),
     }
@@ -274,11 +306,14 @@ pub fn fork(new_pids: bool) -> Result<Option<i32>> {
 pub fn execve(program: &[u8], argv: &[usize], envp: &[usize]) -> Errno {
     let ends = |list: &[usize]| list.last() == Some(&0);
     match path(program) {
-        Ok(program) if ends(argv) && ends(envp) => {
-            call3(59, program, argv.as_ptr() as usize, envp.as_ptr() as usize)
-                .err()
-                .unwrap_or(EINVAL)
-        }
+        Ok(program) if ends(argv) && ends(envp) => call3(
+            __NR_execve,
+            program,
+            argv.as_ptr() as usize,
+            envp.as_ptr() as usize,
+        )
+        .err()
+        .unwrap_or(EINVAL),
         _ => EINVAL,
     }
 }
@@ -286,7 +321,7 @@ pub fn execve(program: &[u8], argv: &[usize], envp: &[usize]) -> Errno {
 /// Ends this process.
 pub fn exit(code: i32) -> ! {
     loop {
-        let _ = call3(231, code as usize, 0, 0);
+        let _ = call3(__NR_exit_group, code as usize, 0, 0);
     }
 }
 
@@ -295,7 +330,7 @@ pub fn reap() -> Result<Option<(i32, i32, Usage)>> {
     let mut status = 0i32;
     let mut usage = [0u64; 18];
     let (status_at, usage_at) = (&raw mut status as usize, usage.as_mut_ptr() as usize);
-    let pid = call(61, [usize::MAX, status_at, 1, usage_at, 0, 0])? as i32;
+    let pid = call(__NR_wait4, [usize::MAX, status_at, 1, usage_at, 0, 0])? as i32;
     let usage = Usage {
         user_us: usage[0] * 1_000_000 + usage[1],
         system_us: usage[2] * 1_000_000 + usage[3],
@@ -306,92 +341,99 @@ pub fn reap() -> Result<Option<(i32, i32, Usage)>> {
 
 /// Sends a signal to every process but this one.
 pub fn kill_all_others(signal: usize) {
-    let _ = call3(62, usize::MAX, signal, 0);
+    let _ = call3(__NR_kill, usize::MAX, signal, 0);
 }
 
 /// Changes the working directory.
 pub fn chdir(name: &[u8]) -> Result<()> {
-    call3(80, path(name)?, 0, 0).map(drop)
+    call3(__NR_chdir, path(name)?, 0, 0).map(drop)
 }
 
 /// Changes the root directory.
 pub fn chroot(name: &[u8]) -> Result<()> {
-    call3(161, path(name)?, 0, 0).map(drop)
+    call3(__NR_chroot, path(name)?, 0, 0).map(drop)
 }
 
 /// Makes a directory and gives it exactly this mode.
 pub fn mkdir(name: &[u8], mode: usize) -> Result<()> {
-    call3(83, path(name)?, mode, 0)?;
-    call3(90, path(name)?, mode, 0).map(drop)
+    call3(__NR_mkdir, path(name)?, mode, 0)?;
+    call3(__NR_chmod, path(name)?, mode, 0).map(drop)
 }
 
 /// Removes a name that is not a directory.
 pub fn unlink(name: &[u8]) -> Result<()> {
-    call3(87, path(name)?, 0, 0).map(drop)
+    call3(__NR_unlink, path(name)?, 0, 0).map(drop)
 }
 
 /// Makes a symbolic link.
 pub fn symlink(target: &[u8], name: &[u8]) -> Result<()> {
-    call3(88, path(target)?, path(name)?, 0).map(drop)
+    call3(__NR_symlink, path(target)?, path(name)?, 0).map(drop)
 }
 
 /// Makes a character device.
 pub fn mknod_char(name: &[u8], mode: usize, major: usize, minor: usize) -> Result<()> {
-    call3(133, path(name)?, 0o020000 | mode, major << 8 | minor)?;
-    call3(90, path(name)?, mode, 0).map(drop)
+    call3(__NR_mknod, path(name)?, 0o020000 | mode, major << 8 | minor)?;
+    call3(__NR_chmod, path(name)?, mode, 0).map(drop)
 }
 
 /// Mounts; `kind` and `data` end in NUL like the paths.
 pub fn mount(kind: &[u8], target: &[u8], flags: usize, data: &[u8]) -> Result<()> {
     let kind = path(kind)?;
-    call(165, [kind, path(target)?, kind, flags, path(data)?, 0]).map(drop)
+    call(
+        __NR_mount,
+        [kind, path(target)?, kind, flags, path(data)?, 0],
+    )
+    .map(drop)
 }
 
 /// Takes what is mounted at `target` away from there; who uses it keeps it.
 pub fn unmount(target: &[u8]) -> Result<()> {
     const MNT_DETACH: usize = 2;
-    call3(166, path(target)?, MNT_DETACH, 0).map(drop)
+    call3(__NR_umount2, path(target)?, MNT_DETACH, 0).map(drop)
 }
 
 /// Becomes the leader of a new session.
 pub fn setsid() {
-    let _ = call3(112, 0, 0, 0);
+    let _ = call3(__NR_setsid, 0, 0, 0);
 }
 
 /// Sets the supplementary groups.
 pub fn setgroups(groups: &[u32]) -> Result<()> {
-    call3(116, groups.len(), groups.as_ptr() as usize, 0).map(drop)
+    call3(__NR_setgroups, groups.len(), groups.as_ptr() as usize, 0).map(drop)
 }
 
 /// Takes on a group for good.
 pub fn setgid(gid: u32) -> Result<()> {
-    call3(119, gid as usize, gid as usize, gid as usize).map(drop)
+    call3(__NR_setresgid, gid as usize, gid as usize, gid as usize).map(drop)
 }
 
 /// Takes on a user for good.
 pub fn setuid(uid: u32) -> Result<()> {
-    call3(117, uid as usize, uid as usize, uid as usize).map(drop)
+    call3(__NR_setresuid, uid as usize, uid as usize, uid as usize).map(drop)
 }
 
 /// Sets the file mode mask.
 pub fn umask(mask: usize) {
-    let _ = call3(95, mask, 0, 0);
+    let _ = call3(__NR_umask, mask, 0, 0);
 }
 
 /// Sets the host name.
 pub fn sethostname(name: &[u8]) -> Result<()> {
-    call3(170, name.as_ptr() as usize, name.len(), 0).map(drop)
+    call3(__NR_sethostname, name.as_ptr() as usize, name.len(), 0).map(drop)
 }
 
 /// Resets the machine. Returns when the kernel refuses; in a PID namespace it kills the namespace instead.
 pub fn restart() {
-    let _ = call(169, [0xfee1_dead, 672_274_793, 0x0123_4567, 0, 0, 0]);
+    let _ = call(
+        __NR_reboot,
+        [0xfee1_dead, 672_274_793, 0x0123_4567, 0, 0, 0],
+    );
 }
 
 /// The time since boot in nanoseconds.
 pub fn boot_clock() -> u64 {
     let mut time = [0u64; 2];
-    match call3(228, 7, time.as_mut_ptr() as usize, 0) {
+    match call3(__NR_clock_gettime, 7, time.as_mut_ptr() as usize, 0) {
         Ok(_) => time[0] * 1_000_000_000 + time[1],
         Err(_) => 0,
     }
@@ -399,23 +441,23 @@ pub fn boot_clock() -> u64 {
 
 /// Copies the kernel's log into `buffer`; gives how much it is.
 pub fn kernel_log(buffer: &mut [u8]) -> Result<usize> {
-    call3(103, 3, buffer.as_mut_ptr() as usize, buffer.len())
+    call3(__NR_syslog, 3, buffer.as_mut_ptr() as usize, buffer.len())
 }
 
 /// Gives up the processor for a moment.
 pub fn pause_ms(milliseconds: u64) {
     let time = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
-    let _ = call3(35, &raw const time as usize, 0, 0);
+    let _ = call3(__NR_nanosleep, &raw const time as usize, 0, 0);
 }
 
 /// Brings the loopback interface up, as every container has it.
 pub fn loopback_up() -> Result<()> {
-    let socket = call3(41, 2, 2 | O_CLOEXEC, 0)?;
+    let socket = call3(__NR_socket, 2, 2 | O_CLOEXEC, 0)?;
     // struct ifreq: 16 bytes of name, then the flags (IFF_UP | IFF_RUNNING) in a union of 24 bytes.
     let mut request = [0u8; 40];
     request[..2].copy_from_slice(b"lo");
     request[16] = 0x41;
-    let result = call3(16, socket, 0x8914, request.as_ptr() as usize);
+    let result = call3(__NR_ioctl, socket, 0x8914, request.as_ptr() as usize);
     close(socket as i32);
     result.map(drop)
 }

@@ -55,7 +55,7 @@ impl Place {
 fn inputs(path: &Path) -> CacheInputs {
     let mut inputs = CacheInputs::new("options");
     inputs.file("image", &path.metadata().unwrap()).unwrap();
-    inputs.newest -= Duration::from_secs(3600);
+    inputs.is_settled = true;
     inputs
 }
 
@@ -161,16 +161,16 @@ fn what_was_not_used_for_longest_goes_first() {
     let order: Vec<_> = order.iter().map(|entry| &entry.name[..2]).collect();
     assert_eq!(order, ["01", "03", "02"]);
     let size = place.cache.list().unwrap()[0].size.0;
-    let pruned = place.cache.prune(ByteSize(2 * size), None).unwrap();
+    let pruned = place.cache.prune(ByteSize(2 * size)).unwrap();
     assert_eq!((pruned.entries, pruned.bytes.0), (1, size));
     assert!(place.cache.find(&inputs(&sources[1])).is_none());
     assert!(place.cache.find(&inputs(&sources[2])).is_some());
     // Its link went with it, and what is being written when the limit is small stays.
     assert_eq!(place.names().len(), 4);
-    let spared = format!("{}.initrd", "03".repeat(32));
-    place.cache.prune(ByteSize(0), Some(&spared)).unwrap();
+    let limits = super::limits(ByteSize(0));
+    place.cache.0.prune(limits, Some(&"03".repeat(32))).unwrap();
     assert_eq!(place.cache.list().unwrap().len(), 1);
-    place.cache.prune(ByteSize(0), None).unwrap();
+    place.cache.prune(ByteSize(0)).unwrap();
     assert_eq!(place.names(), [""; 0]);
 }
 
@@ -191,7 +191,7 @@ fn what_a_killed_writer_left_goes_after_a_day_and_what_is_not_ours_never() {
         file.set_modified(SystemTime::now() - age).unwrap();
     }
     fs::write(directory.join(format!("{TEMPORARY}78-0")), "").unwrap();
-    place.cache.prune(ByteSize(0), None).unwrap();
+    place.cache.prune(ByteSize(0)).unwrap();
     assert_eq!(
         place.names(),
         [

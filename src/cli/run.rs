@@ -2,14 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::image::image_and_command;
-use super::values::{
-    Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_ulimit, parse_user,
-};
+use super::values::{Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_ulimit};
 use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
@@ -17,6 +15,7 @@ use crate::request::{
     Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request, Stdin,
     Ulimit, UserSpec,
 };
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::{ByteSize, parse_span};
 
 /// Arguments of `run`.
@@ -58,7 +57,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "DIR", help_heading = "Command")]
     workdir: Option<OsString>,
     /// Who runs the command: numbers, or names of the image
-    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = parse_user, help_heading = "Command")]
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = str::parse::<UserSpec>, help_heading = "Command")]
     user: Option<UserSpec>,
     /// Program to run; CMD and ARGs become its arguments
     #[arg(long, value_name = "PROGRAM", help_heading = "Command")]
@@ -269,8 +268,8 @@ impl RunArgs {
             },
             timings: self.timings || self.report.is_some(),
             cache: self.cache,
-            began: Instant::now(),
             share: self.share,
+            progress: Progress::default(),
         })
     }
 

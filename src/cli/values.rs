@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 
-use crate::request::{CopyIn, CopyOut, Id, MemorySpec, ULIMITS, Ulimit, UserSpec};
+use crate::request::{CopyIn, CopyOut, MemorySpec, ULIMITS, Ulimit};
 use rdvm_hostfs::units::ByteSize;
 
 /// `auto` or a size.
@@ -14,26 +14,6 @@ pub(super) fn parse_memory(text: &str) -> Result<MemorySpec, rdvm_hostfs::units:
     match text {
         "auto" => Ok(MemorySpec::FromImage),
         size => size.parse::<ByteSize>().map(MemorySpec::Exactly),
-    }
-}
-
-/// USER or USER:GROUP, each a number or a name.
-pub(super) fn parse_user(text: &str) -> Result<UserSpec, String> {
-    let id = |text: &str| match text {
-        "" => Err("a name or a number is missing; write USER or USER:GROUP".to_owned()),
-        text => Ok(text
-            .parse()
-            .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
-    };
-    match text.split_once(':') {
-        Some((user, group)) => Ok(UserSpec {
-            user: id(user)?,
-            group: Some(id(group)?),
-        }),
-        None => Ok(UserSpec {
-            user: id(text)?,
-            group: None,
-        }),
     }
 }
 

@@ -29,7 +29,7 @@ enum Answer {
 
 /// The errno with which the guest would refuse to execute the command, where the image tells: `ENOENT` for one that is
 /// not there. `default` runs when no command is given, `path` is PATH where the command's environment has none.
-pub fn missing(
+pub(crate) fn missing(
     tree: &Tree,
     command: &Command,
     default: &str,

@@ -1,4 +1,4 @@
-//! What stays out of `--copy-in`: lines by the rules of gitignore(5), of `.rdvmignore` in HOST and then of the options.
+//! The exclusions of `--copy-in`: lines by the rules of gitignore(5), of `.rdvmignore` in HOST and then of the options.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -16,14 +16,15 @@ const NAME: &str = ".rdvmignore";
 /// Files of patterns are written by hand; what is larger is none.
 const SIZE_LIMIT: u64 = 1 << 20;
 
-/// What stays out of one HOST.
+/// The exclusions of one HOST.
 #[derive(Debug)]
 pub(super) struct Exclude(Gitignore);
 
 impl Exclude {
     /// The lines of the directory `host`'s own file, where it has one, then those of `patterns`; later ones win.
     ///
-    /// Errors: the file cannot be read or is none, a line is no pattern.
+    /// # Errors
+    /// The file cannot be read or is none, a line is no pattern.
     pub(super) fn of(host: &Path, patterns: &[String]) -> Result<Self, Error> {
         let mut builder = GitignoreBuilder::new("");
         // The mistake is told instead of waiting for a file that is called "[".
@@ -57,7 +58,7 @@ impl Exclude {
         Ok(Self(all))
     }
 
-    /// Whether a path below HOST stays out.
+    /// True if a path below HOST stays out.
     pub(super) fn has(&self, path: &[u8], kind: FileType) -> bool {
         let path = Path::new(OsStr::from_bytes(path));
         let is_dir = kind == FileType::Directory;

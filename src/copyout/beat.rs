@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Set by whoever works, looked at by whoever waits.
+/// Set by the thread that works, read by the one that waits.
 #[derive(Debug)]
 pub(super) struct Beat {
     began: Instant,
@@ -36,7 +36,7 @@ impl Beat {
         self.at.store(at.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// How long nothing has been.
+    /// Returns the time since the last tick.
     pub(super) fn quiet(&self) -> Duration {
         let at = Duration::from_millis(self.at.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(at)

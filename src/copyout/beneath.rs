@@ -40,19 +40,3 @@ pub(super) fn names(dir: impl AsFd) -> Result<Vec<CString>> {
     }
     Ok(names)
 }
-
-/// A path's directory and its last name.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
-}
-
-/// The path of `name` in the directory `path`.
-pub(super) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
-    match path.is_empty() {
-        true => name.to_vec(),
-        false => [path, b"/", name].concat(),
-    }
-}

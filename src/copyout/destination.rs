@@ -15,10 +15,12 @@ use super::beat::Beat;
 use super::beneath;
 use super::error::CopyError;
 use crate::request::CopyOut;
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
+use rdvm_hostfs::path;
 
 /// Why a `--copy-out` can come to nothing.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Nowhere to put it.
     #[error(
@@ -35,33 +37,21 @@ pub enum Error {
     #[error(
         "--copy-out: {guest}: has no name of its own by which to go into {host}; write HOST without the slash at its end, or with that name"
     )]
-    Nameless {
-        /// What was wished for.
-        guest: String,
-        /// The directory.
-        host: String,
-    },
+    Nameless { guest: String, host: String },
     /// A path that no system call takes.
     #[error("--copy-out: {0:?}: is no path; write GUEST:HOST, as in /src/out:out")]
     NoPath(String),
     /// The place cannot be written to.
-    #[error("--copy-out: {host}: {source}; name a place that can be written to")]
-    Refused {
-        /// The place.
-        host: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "--copy-out: {host}: {}; name a place that can be written to",
+        reason(source)
+    )]
+    Refused { host: String, source: io::Error },
     /// Without it nothing is safe from those who move directories meanwhile.
     #[error(
         "--copy-out: {host}: openat2 is refused here ({source}); it takes Linux 5.6, and a container that allows it"
     )]
-    NoOpenat2 {
-        /// The place.
-        host: String,
-        /// Why.
-        source: io::Error,
-    },
+    NoOpenat2 { host: String, source: io::Error },
 }
 
 /// A place of the host's.
@@ -83,18 +73,18 @@ pub(super) struct Destination {
 enum Name {
     /// The home itself is the directory that was named.
     Onto,
-    /// What it becomes, or the directory that it goes onto.
+    /// The thing gets this name, or goes onto the directory that has it.
     Becomes(Vec<u8>),
-    /// What it is called in the directory that was named.
+    /// Its name in the directory that was named.
     Inside(Vec<u8>),
 }
 
-/// What is to happen with a thing that is whole.
+/// The place of a thing that is complete.
 #[derive(Debug)]
 pub(super) enum Site {
     /// It goes into this directory by this name.
     Put { dir: OwnedFd, name: Vec<u8> },
-    /// What is in it goes into this directory.
+    /// Its contents go into this directory.
     Merge { dir: OwnedFd },
 }
 
@@ -186,9 +176,10 @@ impl Destination {
         &self.shown
     }
 
-    /// What is to happen with a directory, or with a file. Makes directories that are missing on the way; gives how many.
+    /// Returns the place of a directory, or of a file. Makes directories that are missing on the way; returns how many.
     ///
-    /// Errors: something else is in its place, or is on another file system than it was.
+    /// # Errors
+    /// Something else is in its place, or is on another file system than it was.
     pub(super) fn find(&self, is_directory: bool) -> Result<(Site, usize), CopyError> {
         let mut dir = beneath::directory(&self.home, b"").map_err(self.refused())?;
         let mut made = 0;
@@ -223,13 +214,11 @@ impl Destination {
         Ok((site, made))
     }
 
-    /// Removes the last `made` directories again that [`Self::find`] has made, where nobody uses them.
+    /// Removes the last `made` directories again that [`Self::find`] has made, if they are empty.
     pub(super) fn forget(&self, made: usize) {
         for depth in (0..self.missing.len()).rev().take(made) {
             let above = self.missing[..depth].iter();
-            let above = above.fold(Vec::new(), |path, name| {
-                beneath::join(&path, name.as_bytes())
-            });
+            let above = above.fold(Vec::new(), |path, name| path::join(&path, name.as_bytes()));
             if let Ok(dir) = beneath::directory(&self.home, &above) {
                 let _ = unlinkat(dir, &self.missing[depth], AtFlags::REMOVEDIR);
             }
@@ -241,7 +230,7 @@ impl Destination {
     }
 }
 
-/// What has this name; nothing where it cannot be told.
+/// Returns the kind of what has this name; `None` if that cannot be told.
 pub(super) fn kind_of(dir: &OwnedFd, name: &[u8]) -> Option<FileType> {
     let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     Some(FileType::from_raw_mode(stat.st_mode))
@@ -250,7 +239,7 @@ pub(super) fn kind_of(dir: &OwnedFd, name: &[u8]) -> Option<FileType> {
 /// The last component of a path, where that is a name.
 fn own_name(path: &[u8]) -> Option<Vec<u8>> {
     let end = path.iter().rposition(|&byte| byte != b'/')?;
-    let (_, name) = beneath::split(&path[..=end]);
+    let (_, name) = path::split(&path[..=end]);
     (name != b"." && name != b"..").then(|| name.to_vec())
 }
 

@@ -2,20 +2,20 @@
 
 use std::io;
 
-use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::escape::{escaped, reason};
 use rdvm_hostfs::units::ByteSize;
 
 /// The way out for what a wish cannot hold.
 const PACK_IT: &str = "make a tar archive of it in the machine and copy that out";
 
-/// What went wrong with one wish; its name stands before it.
+/// The failure of one request; its name stands before it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
     /// The guest kernel did not find it.
-    #[error("not there when the command had ended ({})", io::Error::from_raw_os_error(*.0))]
+    #[error("not there when the command had ended ({})", reason(&io::Error::from_raw_os_error(*.0)))]
     Missing(i32),
     /// It, or something in it, could not be read.
-    #[error("{}could not be read in the machine ({})", inside(.path), io::Error::from_raw_os_error(*.errno))]
+    #[error("{}could not be read in the machine ({})", inside(.path), reason(&io::Error::from_raw_os_error(*.errno)))]
     Unread { path: Vec<u8>, errno: i32 },
     /// It is a device or the like itself.
     #[error("neither file nor directory; only those can be copied out")]
@@ -27,7 +27,7 @@ pub(super) enum CopyError {
     #[error("{}came to another length than it had, as files that a kernel makes up do; copy it to a plain file in the machine and that one out", inside(.0))]
     Length(Vec<u8>),
     /// The host refused.
-    #[error("{what}: {source}; nothing of it was put into position")]
+    #[error("{what}: {}; nothing of it was put into position", reason(source))]
     Host { what: String, source: io::Error },
     /// Something is in the way.
     #[error("{what}, so nothing was put into position; move it away or copy to another place")]
@@ -36,7 +36,10 @@ pub(super) enum CopyError {
     #[error("has no name of its own by which to go into a directory")]
     Nameless,
     /// The host refused when some of it was in position already.
-    #[error("{what}: {source}; {done} of {all} things had been put into position before")]
+    #[error(
+        "{what}: {}; {done} of {all} things had been put into position before",
+        reason(source)
+    )]
     Half {
         what: String,
         source: io::Error,
@@ -66,7 +69,7 @@ impl CopyError {
     }
 }
 
-/// What ended the stream, and with it everything that was not whole.
+/// The fault that ended the stream, and with it everything that was incomplete.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(super) enum StreamFault {
     /// Not what PID 1 sends.

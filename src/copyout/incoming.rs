@@ -17,15 +17,15 @@ use super::error::{CopyError, StreamFault};
 use super::stage::{STAGED, Stage};
 use super::tree::{Attributes, IncomingTree, Left, Node};
 use crate::request::Links;
-use rdvm_hostfs::atomic;
 use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::{atomic, path};
 
 /// The longest name in a directory (`NAME_MAX`).
 const NAME_MAX: usize = 255;
-/// What is kept of a mode: no setuid, no setgid, no sticky bit.
+/// The bits that are kept of a mode: no setuid, no setgid, no sticky bit.
 const PERMISSIONS: u32 = 0o777;
 
-/// What has come.
+/// The state of what has come.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Counts {
     pub(super) files: u64,
@@ -93,7 +93,7 @@ impl Incoming {
         if self.is_file || self.tree.has(sent.path) {
             return Err(wrong("comes twice"));
         }
-        let (parent, _) = beneath::split(sent.path);
+        let (parent, _) = path::split(sent.path);
         if !sent.path.is_empty() && !self.tree.is_directory(parent) {
             return Err(wrong("comes without a directory to be in"));
         }
@@ -215,7 +215,7 @@ impl Incoming {
         if path.is_empty() {
             return Ok((stage.as_fd(), STAGED));
         }
-        let (parent, name) = beneath::split(path);
+        let (parent, name) = path::split(path);
         let last = match self.last.take() {
             Some((last, dir)) if last == parent => (last, dir),
             _ => {
@@ -257,9 +257,10 @@ impl Incoming {
     }
 }
 
-/// Whether something may have this path below what was wished for.
+/// True if something may have this path below what was wished for.
 ///
-/// Errors: what is wrong with it.
+/// # Errors
+/// Its flaw.
 pub(super) fn check_path(path: &[u8]) -> Result<(), &'static str> {
     if path.is_empty() {
         return Ok(());
@@ -280,7 +281,7 @@ pub(super) fn check_path(path: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Gives an open file or directory its permissions and time.
+/// Sets the permissions and time of an open file or directory.
 pub(super) fn set_attributes(fd: impl AsFd, attributes: Attributes) -> rustix::io::Result<()> {
     fchmod(&fd, Mode::from_raw_mode(attributes.mode))?;
     futimens(&fd, &stamps(attributes))

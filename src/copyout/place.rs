@@ -19,13 +19,15 @@ use super::stage::STAGED;
 use super::tree::{Attributes, IncomingTree};
 use crate::request::Links;
 use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::path;
 
-/// What a directory needs for its own name to be moved to another: it holds `..`.
+/// The permissions that a directory needs for its own name to be moved to another: it holds `..`.
 const OWNER: u32 = 0o700;
 
 /// Puts a thing into position. The staging directory is gone afterwards.
 ///
-/// Errors: nothing has been moved, but for [`CopyError::Half`].
+/// # Errors
+/// Nothing has been moved, but for [`CopyError::Half`].
 pub(super) fn place(to: &Destination, staged: &mut Staged, links: Links) -> Result<(), CopyError> {
     let (site, made) = to.find(!staged.is_file)?;
     let placed = match site {
@@ -57,14 +59,14 @@ fn put(to: &Destination, staged: &Staged, dir: &OwnedFd, name: &[u8]) -> Result<
     .map_err(|errno| half(what(), errno, 1, 1))
 }
 
-/// What belongs into one directory that both trees have.
+/// The names that belong into one directory that both trees have.
 struct Moves {
     path: Vec<u8>,
     /// Names, and whether there is nothing of that name yet.
     names: Vec<(CString, bool)>,
 }
 
-/// What is in the thing goes into `dir`, and so for every directory that is there already.
+/// Moves what is in the thing into `dir`, and so for every directory that is there already.
 fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), CopyError> {
     let root = staged_root(to, staged)?;
     let plan = plan(to, &root, dir)?;
@@ -72,7 +74,7 @@ fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), CopyErr
     let tops: Vec<Vec<u8>> = plan
         .iter()
         .flat_map(|moves| {
-            let path = |(name, _): &(CString, bool)| beneath::join(&moves.path, name.as_bytes());
+            let path = |(name, _): &(CString, bool)| path::join(&moves.path, name.as_bytes());
             moves.names.iter().map(path)
         })
         .collect();
@@ -80,7 +82,7 @@ fn merge(to: &Destination, staged: &Staged, dir: &OwnedFd) -> Result<(), CopyErr
     let all = tops.len();
     let mut done = 0;
     for moves in &plan {
-        let what = |name: &[u8]| inside(to, &beneath::join(&moves.path, name));
+        let what = |name: &[u8]| inside(to, &path::join(&moves.path, name));
         let failed = |done, name: &[u8], errno| match done {
             0 => CopyError::host(what(name), errno),
             _ => half(what(name), errno, done, all),
@@ -119,13 +121,13 @@ fn leave_links(
     let left = staged.tree.links_out(|path| {
         to.beat().tick();
         // A file of ours replaces what is there; anything else a link would lead to is theirs.
-        let (parent, name) = beneath::split(path);
+        let (parent, name) = path::split(path);
         let ours = beneath::directory(&root, parent).is_ok_and(|dir| kind_of(&dir, name).is_some());
         let found = beneath::open(dir, path, OFlags::PATH);
         ours || !matches!(found, Err(Errno::LOOP | Errno::XDEV))
     });
     for link in &left {
-        let (parent, name) = beneath::split(&link.path);
+        let (parent, name) = path::split(&link.path);
         beneath::directory(&root, parent)
             .and_then(|dir| unlinkat(dir, name, AtFlags::empty()))
             .map_err(|errno| CopyError::host(inside(to, &link.path), errno))?;
@@ -149,7 +151,7 @@ fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, C
             to.beat().tick();
             let is_file = kind_of(&from, name.as_bytes()) != Some(FileType::Directory);
             let there = kind_of(&into, name.as_bytes());
-            let below = beneath::join(&path, name.as_bytes());
+            let below = path::join(&path, name.as_bytes());
             if !is_file && there == Some(FileType::Directory) {
                 paths.push(below);
                 continue;
@@ -167,9 +169,10 @@ fn plan(to: &Destination, root: &OwnedFd, dir: &OwnedFd) -> Result<Vec<Moves>, C
     Ok(plan)
 }
 
-/// Whether a name is free (true) or what has it may be replaced (false).
+/// True if a name is free (true) or what has it may be replaced (false).
 ///
-/// Errors: why neither.
+/// # Errors
+/// Why neither.
 fn clear_of(is_file: bool, there: Option<FileType>) -> Result<bool, &'static str> {
     match (is_file, there) {
         (_, None) => Ok(true),
@@ -180,7 +183,7 @@ fn clear_of(is_file: bool, there: Option<FileType>) -> Result<bool, &'static str
     }
 }
 
-/// Gives all directories that are not `merged` their permissions and times. `tops` are what will be moved: they keep
+/// Sets the permissions and times of all directories that are not `merged`. `tops` are what will be moved: they keep
 /// what that takes until it is done.
 fn set_directories(
     to: &Destination,

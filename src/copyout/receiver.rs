@@ -21,7 +21,7 @@ use rdvm_hostfs::units::ByteSize;
 pub struct Receiver {
     specs: Vec<CopySpec>,
     limit: ByteSize,
-    /// How many wishes have begun; the last of them is the one that is coming.
+    /// The number of requests that have begun; the last of them is the one that is coming.
     begun: usize,
     /// A file is coming.
     in_file: bool,
@@ -56,7 +56,8 @@ enum State {
 impl Receiver {
     /// Looks at all destinations, and holds on to them until the machine has run.
     ///
-    /// Errors: one of them cannot be written to.
+    /// # Errors
+    /// One of them cannot be written to.
     pub fn open(copies: &Copies) -> Result<Self, Error> {
         let beat = Arc::new(Beat::new());
         let open = |copy| {
@@ -98,12 +99,12 @@ impl Receiver {
         Arc::clone(&self.beat)
     }
 
-    /// Whether nothing more is to come: the guest has said so, or has sent what it may not.
+    /// True if nothing more is to come: the guest has said so, or has sent what it may not.
     pub fn is_over(&self) -> bool {
         self.over.is_some()
     }
 
-    /// How many bytes of whole frames have come.
+    /// Returns the number of bytes in complete frames.
     pub fn progress(&self) -> u64 {
         self.progress
     }
@@ -160,7 +161,7 @@ impl Receiver {
         }
     }
 
-    /// Takes whole frames from the front; gives how many bytes they had.
+    /// Takes whole frames from the front; returns how many bytes they had.
     fn take_frames(&mut self, bytes: &[u8]) -> usize {
         let mut used = 0;
         while !self.is_over() {
@@ -251,7 +252,7 @@ impl Receiver {
         self.specs.get_mut(self.begun.checked_sub(1)?)
     }
 
-    /// What was coming is whole now.
+    /// Completes what was coming.
     fn complete(&mut self) {
         let links = self.links;
         if let Some(spec) = self.coming() {

@@ -1,8 +1,8 @@
 //! The directory of our own in which things wait until they are whole. It has the name `.rdvm-…` and goes with its owner.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, chmod, mkdirat, unlinkat};
@@ -10,15 +10,17 @@ use rustix::io::{Errno, Result};
 
 use super::beat::Beat;
 use super::beneath;
+use rdvm_hostfs::atomic::{TEMPORARY, under_new_name};
+use rdvm_hostfs::path;
 
-/// What the thing that was wished for is called in it: none of the guest's names.
+/// The name in it of the thing that was asked for: none of the guest's names.
 pub(super) const STAGED: &[u8] = b"0";
 
 /// An own directory, removed on drop with all that is in it.
 #[derive(Debug)]
 pub(super) struct Stage {
     home: Arc<OwnedFd>,
-    name: String,
+    name: PathBuf,
     dir: OwnedFd,
     beat: Arc<Beat>,
 }
@@ -26,20 +28,14 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes one in the directory `home`, for us alone.
     ///
-    /// Errors: those of mkdir; `EEXIST` also when somebody else puts something into its place.
+    /// # Errors
+    /// Those of mkdir; `EEXIST` also when another process puts something into its place.
     pub(super) fn make(home: &Arc<OwnedFd>, beat: &Arc<Beat>) -> Result<Self> {
-        let mut attempt = 0;
-        let name = loop {
-            let random = RandomState::new().hash_one(attempt);
-            let name = format!(".rdvm-{}-{random:016x}", std::process::id());
-            match mkdirat(home, &name, Mode::RWXU) {
-                Ok(()) => break name,
-                Err(Errno::EXIST) if attempt < 100 => attempt += 1,
-                Err(errno) => return Err(errno),
-            }
-        };
+        let make = |name: &Path| Ok(mkdirat(home, name, Mode::RWXU)?);
+        let made = under_new_name(Path::new(""), TEMPORARY, make);
+        let (name, ()) = made.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let dir = beneath::open(home, name.as_bytes(), flags)?;
+        let dir = beneath::open(home, name.as_os_str().as_bytes(), flags)?;
         // What is in it will be removed. That may be nothing that another process has moved to its name.
         if !beneath::names(&dir)?.is_empty() {
             return Err(Errno::EXIST);
@@ -79,13 +75,13 @@ fn clear(top: BorrowedFd<'_>, beat: &Beat) {
         for name in beneath::names(&dir).unwrap_or_default() {
             beat.tick();
             if unlinkat(&dir, &name, AtFlags::empty()) == Err(Errno::ISDIR) {
-                directories.push(beneath::join(&path, name.as_bytes()));
+                directories.push(path::join(&path, name.as_bytes()));
             }
         }
     }
     for path in directories[1..].iter().rev() {
         beat.tick();
-        let (parent, name) = beneath::split(path);
+        let (parent, name) = path::split(path);
         if let Ok(parent) = beneath::directory(top, parent) {
             let _ = unlinkat(parent, name, AtFlags::REMOVEDIR);
         }

@@ -18,7 +18,7 @@ use rdvm_vmm::stop_signals::{StopSignals, Waker};
 
 /// Bytes that may wait for the thread before no more are taken.
 const QUEUE: usize = 256 << 10;
-/// How long the host may do nothing of what it is asked when all has come, before it is given up.
+/// The time that the host may make no progress after all has come, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same where nothing is wanted any more but that what was begun is removed.
 const CLEANING: Duration = Duration::from_secs(1);

@@ -1,8 +1,8 @@
-//! What is known of a tree while it comes: its directories and links. And where links lead.
+//! The directories and links of a tree while it comes, and where links lead.
 
 use std::collections::HashMap;
 
-use super::beneath;
+use rdvm_hostfs::path;
 
 /// Links that Linux follows in one path (`MAXSYMLINKS`).
 const FOLLOWED: usize = 40;
@@ -17,7 +17,7 @@ pub(super) struct Attributes {
     pub(super) nanoseconds: u32,
 }
 
-/// What a name is that has to be known until the end.
+/// The names that have to be known until the end.
 #[derive(Debug)]
 pub(super) enum Node {
     Directory(Attributes),
@@ -52,12 +52,12 @@ impl IncomingTree {
         self.nodes.remove(path);
     }
 
-    /// Whether a name has been added.
+    /// True if a name has been added.
     pub(super) fn has(&self, path: &[u8]) -> bool {
         self.nodes.contains_key(path)
     }
 
-    /// Whether this is a directory.
+    /// True if this is a directory.
     pub(super) fn is_directory(&self, path: &[u8]) -> bool {
         matches!(self.nodes.get(path), Some(Node::Directory(_)))
     }
@@ -118,7 +118,7 @@ impl IncomingTree {
         if parts.any(|part| part == b"..") {
             return false;
         }
-        let mut at = beneath::split(link).0.to_vec();
+        let mut at = path::split(link).0.to_vec();
         let mut rest: Vec<&[u8]> = Vec::new();
         let mut next = Some(target);
         let mut followed = 0;
@@ -147,11 +147,11 @@ impl IncomingTree {
                     if at.is_empty() || !self.has(&at) && !is_fine(&at) {
                         return false;
                     }
-                    at.truncate(beneath::split(&at).0.len());
+                    at.truncate(path::split(&at).0.len());
                 }
                 name => {
                     let above = at.len();
-                    at = beneath::join(&at, name);
+                    at = path::join(&at, name);
                     if let Some(Node::Link { target, .. }) = self.nodes.get(&*at) {
                         at.truncate(above);
                         next = Some(target);

@@ -1,6 +1,6 @@
 //! `rdvm kernel build`: the small kernel, from the distribution's source package to `CACHE/kernel/vmlinux`.
 //!
-//! Takes the source and the cache directory, gives the path of the kernel; says what it does through a function that
+//! Takes the source and the cache directory, returns the path of the kernel; says what it does through a function that
 //! the caller passes in. Which options the kernel has is `fragment`, what it says of its build `identity`, how it
 //! lies in memory `layout`, what we change in it `patches`, where its source is `source`, what must be installed
 //! `tools`, the temporary directory and the programs run there `build_dir`, how far they are `compiled`, whether there
@@ -34,7 +34,8 @@ pub use build_dir::Catch;
 use compiled::Compiled;
 use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::escape::shown;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::hex;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::{KernelImage, Search};
 use source::Source;
@@ -43,13 +44,15 @@ use stamp::BuildStamp;
 /// Where distributions put the source of their kernel.
 const SOURCES: &str = "/usr/src";
 
-/// What `rdvm kernel build` was asked to do.
+/// The options of `rdvm kernel build`.
 #[derive(Debug, Clone, Default)]
 pub struct BuildOptions {
     /// The kernel's source, an archive or a directory; else the newest package in `/usr/src`.
     pub source: Option<PathBuf>,
     /// Build also when the kernel that is there came from the same source and options.
     pub force: bool,
+    /// The counter of compiled files.
+    pub progress: Progress,
 }
 
 /// Builds the small kernel below `cache`, if it is not there yet, and gives its path. Each line of progress goes to `say`.
@@ -81,7 +84,7 @@ pub fn build(
     let start = Instant::now();
     let build_dir = BuildDir::open(&home, source.space(), catch)?;
     say(&format!("kernel source {}", shown(source.path())));
-    let (built, release) = make(&build_dir, &source, say)?;
+    let (built, release) = make(&build_dir, &source, &options.progress, say)?;
     is_bootable(&built)?;
     let (bytes, digest) = put_in_place(&built, &kernel, || stamp.remove(&home))
         .and_then(|result| stamp.write(&home, &release).map(|()| result))
@@ -102,6 +105,7 @@ pub fn build(
 fn make(
     build_dir: &BuildDir,
     source: &Source,
+    progress: &Progress,
     say: &dyn Fn(&str),
 ) -> Result<(PathBuf, String), Error> {
     let tree = match source {
@@ -161,16 +165,16 @@ fn make(
         shown(build_dir.log())
     ));
     let mut compiled = Compiled::default();
-    progress::stage_of_files("compiled", Compiled::about());
+    progress.stage_of_files("compiled", Compiled::about());
     let mut look = |output: &[u8]| {
-        progress::add(compiled.read(output));
-        if let Some(line) = compiled.tenth().filter(|_| !progress::is_shown()) {
+        progress.add(compiled.read(output));
+        if let Some(line) = compiled.tenth().filter(|_| !progress.is_shown()) {
             say(&line);
         }
     };
     let compile = make(&[&format!("--jobs={jobs}"), "vmlinux"]);
     build_dir.run_watched("make vmlinux", compile, &mut look)?;
-    progress::finish();
+    progress.finish();
     say(&format!("compiled {} files", compiled.files()));
     let release = build_dir.read("out/include/config/kernel.release")?;
     let built = out.join("vmlinux.stripped");
@@ -187,7 +191,7 @@ fn prefixed(name: &str, path: &Path) -> std::ffi::OsString {
     word
 }
 
-/// Whether both engines can start it.
+/// True if both engines can start it.
 fn is_bootable(file: &Path) -> Result<(), Error> {
     let nothing = Search::default();
     let unusable = |error: rdvm_kernel::Error| match error {
@@ -229,7 +233,5 @@ fn put_in_place(
     draft.file().sync_all()?;
     before()?;
     draft.put_in_place()?;
-    let digest = hash.finalize();
-    let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((bytes, digest))
+    Ok((bytes, hex::encode(&hash.finalize())))
 }

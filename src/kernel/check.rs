@@ -1,6 +1,6 @@
 //! `rdvm kernel check`: which features of rdvm a kernel has the options for, and what does not work without.
 //!
-//! Takes a path, gives a [`Verdict`]. The table is `features`, finding the configuration `config`. It judges options
+//! Takes a path, returns a [`Verdict`]. The table is `features`, finding the configuration `config`. It judges options
 //! alone: what a kernel of other parts does, only a run can tell.
 
 mod config;
@@ -19,15 +19,11 @@ use rdvm_kernel::FileError;
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The file cannot be read.
     #[error("{}: {problem}; name a kernel, its .config or config.gz", shown(path))]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: FileError,
-    },
+    File { path: PathBuf, problem: FileError },
     /// It is a kernel that cannot be used at all.
     #[error(transparent)]
     Kernel(#[from] rdvm_kernel::Error),
@@ -36,25 +32,17 @@ pub enum Error {
         "{}: is no kernel and no configuration of one; name a kernel, its .config or config.gz",
         shown(path)
     )]
-    NoConfig {
-        /// The file.
-        path: PathBuf,
-    },
+    NoConfig { path: PathBuf },
     /// A kernel without its configuration.
     #[error(
         "{}: does not say its options (CONFIG_IKCONFIG), and there is no {}; name its .config",
         shown(path),
         shown(beside)
     )]
-    Silent {
-        /// The kernel.
-        path: PathBuf,
-        /// Where the configuration could have been.
-        beside: PathBuf,
-    },
+    Silent { path: PathBuf, beside: PathBuf },
 }
 
-/// What was found, feature by feature, in the order of the table.
+/// The findings, feature by feature, in the order of the table.
 #[derive(Debug, Serialize)]
 pub struct Verdict {
     can_run: bool,
@@ -69,9 +57,9 @@ pub struct Verdict {
 struct Finding {
     feature: &'static str,
     level: Level,
-    /// What is not as it should be, as text: `CONFIG_SMP is off`.
+    /// The deviation, as text: `CONFIG_SMP is off`.
     missing: Vec<String>,
-    /// What happens therefore.
+    /// The consequence.
     consequence: Option<&'static str>,
 }
 
@@ -142,7 +130,7 @@ fn lack(need: &str, config: &Config) -> Option<String> {
 }
 
 impl Verdict {
-    /// Whether all that is required is there; the exit code of `rdvm kernel check` is 0 then.
+    /// True if all that is required is there; the exit code of `rdvm kernel check` is 0 then.
     pub fn can_run(&self) -> bool {
         self.can_run
     }

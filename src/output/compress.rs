@@ -9,7 +9,7 @@ use std::thread;
 
 use super::{Error, gzip};
 
-/// How an archive, or a layer of an image, is compressed.
+/// The compression of an archive, or of an image's layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
@@ -29,7 +29,7 @@ pub enum Compression {
 const ZSTD_LEVEL: i32 = 3;
 /// Blocks on their way from thread to thread.
 const QUEUE: usize = 8;
-/// More would wait for whoever makes the bytes.
+/// More would wait for the bytes.
 const THREADS: usize = 8;
 /// The old lz4 format: its magic number, and the length of its blocks, which is fixed.
 const LEGACY_MAGIC: u32 = 0x184c_2102;
@@ -37,7 +37,8 @@ const LEGACY_BLOCK: usize = 8 << 20;
 
 /// Has `fill` write to a stream, and writes what it compresses to to `out`, meanwhile.
 ///
-/// Errors: first those of `out`, then those of `fill`.
+/// # Errors
+/// First those of `out`, then those of `fill`.
 pub(super) fn through<T>(
     compression: Compression,
     out: &mut (dyn Write + Send),
@@ -61,7 +62,7 @@ struct Blocks(SyncSender<Vec<u8>>);
 
 impl Write for Blocks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Whoever took the blocks has an error to tell, and it is the one that is told.
+        // The thread that takes the blocks has failed, and its error is the one that is reported.
         let sent = self.0.send(bytes.to_vec());
         sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
         Ok(bytes.len())

@@ -1,21 +1,19 @@
-//! What a container of the image runs, and the image's configuration that says so.
+//! The program that a container of the image runs, and the configuration that holds it.
 //!
-//! Takes what the options said, typed; gives JSON, the same bytes for the same options. Format: OCI image
+//! Takes what the options said, typed; returns JSON, the same bytes for the same options. Format: OCI image
 //! specification, "Image Configuration", which docker's own is a superset of.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use rdvm_image::config::Config;
+use rdvm_hostfs::Digest;
+use rdvm_hostfs::civil::timestamp;
+use rdvm_image::config::{self, Config};
+use rdvm_image::manifest::{ARCHITECTURE, OS};
 use rdvm_initrd::Epoch;
 
-/// The only machine that rdvm runs.
-pub(super) const ARCHITECTURE: &str = "amd64";
-/// The system of all of its guests.
-pub(super) const OS: &str = "linux";
-
-/// What the options set; `None` and empty lists leave what the image says.
+/// The settings of the options; `None` and empty lists leave the image's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Program and first arguments. Setting it drops the image's own command, as docker does.
@@ -33,7 +31,7 @@ pub struct Settings {
 }
 
 impl From<&Config> for Settings {
-    /// What an image that was read says of itself.
+    /// Returns the settings of an image that was read.
     fn from(config: &Config) -> Self {
         let some = |words: &Vec<String>| (!words.is_empty()).then(|| words.clone());
         Self {
@@ -48,39 +46,20 @@ impl From<&Config> for Settings {
 }
 
 impl Settings {
-    /// What is left to say when these settings are made on top of `image`'s own.
+    /// Returns these settings on top of `image`'s own.
     pub fn over(self, image: Self) -> Self {
-        let cmd = match (&self.cmd, &self.entrypoint) {
-            (None, None) => image.cmd,
-            _ => self.cmd,
-        };
+        let (entrypoint, cmd) =
+            config::over((self.entrypoint, self.cmd), (image.entrypoint, image.cmd));
         let mut labels = image.labels;
         labels.extend(self.labels);
         Self {
-            entrypoint: self.entrypoint.or(image.entrypoint),
+            entrypoint,
             cmd,
             env: image.env.into_iter().chain(self.env).collect(),
             workdir: self.workdir.or(image.workdir),
             user: self.user.or(image.user),
             labels,
         }
-    }
-
-    /// The variables, each name once: where it came first, with what it was last set to.
-    fn variables(&self) -> Vec<&str> {
-        let mut places = HashMap::new();
-        let mut variables: Vec<&str> = Vec::new();
-        for entry in &self.env {
-            let name = entry.split('=').next();
-            match places.insert(name, variables.len()) {
-                Some(place) => {
-                    variables[place] = entry;
-                    places.insert(name, place);
-                }
-                None => variables.push(entry),
-            }
-        }
-        variables
     }
 }
 
@@ -113,7 +92,7 @@ struct Run<'a> {
 #[derive(Serialize)]
 struct RootFs<'a> {
     r#type: &'a str,
-    diff_ids: &'a [String],
+    diff_ids: &'a [Digest],
 }
 
 #[derive(Serialize)]
@@ -124,13 +103,14 @@ struct Step<'a> {
 
 /// The configuration as JSON. `diff_ids` are the digests of the uncompressed layers, lowest first.
 ///
-/// Errors: none that these types can have.
+/// # Errors
+/// None that these types can have.
 pub(super) fn json(
     settings: &Settings,
-    diff_ids: &[String],
+    diff_ids: &[Digest],
     epoch: Epoch,
 ) -> serde_json::Result<Vec<u8>> {
-    let created = timestamp(epoch);
+    let created = timestamp(epoch.0.into());
     let step = |_| Step {
         created: &created,
         created_by: "rdvm pack",
@@ -141,7 +121,7 @@ pub(super) fn json(
         os: OS,
         config: Run {
             user: settings.user.as_deref(),
-            env: settings.variables(),
+            env: config::last_of_each(settings.env.iter().map(String::as_str)),
             entrypoint: settings.entrypoint.as_deref().unwrap_or_default(),
             cmd: settings.cmd.as_deref().unwrap_or_default(),
             workdir: settings.workdir.as_deref(),
@@ -155,54 +135,9 @@ pub(super) fn json(
     })
 }
 
-/// RFC 3339, in UTC.
-fn timestamp(epoch: Epoch) -> String {
-    let seconds = epoch.0;
-    let (time, mut days) = (seconds % 86_400, seconds / 86_400);
-    let is_leap = |year: u32| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let mut year = 1970;
-    while days >= 365 + u32::from(is_leap(year)) {
-        days -= 365 + u32::from(is_leap(year));
-        year += 1;
-    }
-    let february = 28 + u32::from(is_leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    format!(
-        "{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z",
-        days + 1,
-        time / 3600,
-        time / 60 % 60,
-        time % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_those_of_date() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (978_307_199, "2000-12-31T23:59:59Z"),
-            (1_709_251_200, "2024-03-01T00:00:00Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-            (u32::MAX, "2106-02-07T06:28:15Z"),
-        ] {
-            assert_eq!(timestamp(Epoch(seconds)), text);
-        }
-    }
 
     #[test]
     fn options_go_before_the_image_and_an_entry_point_drops_its_command() {
@@ -224,7 +159,8 @@ mod tests {
             (entry.entrypoint.clone(), entry.cmd.clone()),
             (words(&["/new"]), None)
         );
-        assert_eq!(entry.variables(), ["A=5", "B=2", "AB=4"]);
+        let variables = config::last_of_each(entry.env.iter().map(String::as_str));
+        assert_eq!(variables, ["A=5", "B=2", "AB=4"]);
         let cmd = over(Settings {
             cmd: words(&["check"]),
             ..Settings::default()
@@ -237,9 +173,12 @@ mod tests {
 
     #[test]
     fn what_is_not_set_is_not_there() {
-        let json = json(&Settings::default(), &["sha256:1".into()], Epoch(0)).unwrap();
+        let json = json(&Settings::default(), &[Digest([0x11; 32])], Epoch(0)).unwrap();
+        let digest = format!("sha256:{}", "1".repeat(64));
         assert_eq!(
-            String::from_utf8(json).unwrap(),
+            String::from_utf8(json)
+                .unwrap()
+                .replace(&digest, "sha256:1"),
             "{\"created\":\"1970-01-01T00:00:00Z\",\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{},\
              \"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"sha256:1\"]},\
              \"history\":[{\"created\":\"1970-01-01T00:00:00Z\",\"created_by\":\"rdvm pack\"}]}"

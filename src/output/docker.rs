@@ -5,8 +5,9 @@
 
 use serde::Serialize;
 
-use super::oci::blob_path;
 use super::tag::Tag;
+use rdvm_hostfs::Digest;
+use rdvm_image::manifest::blob_path;
 
 #[derive(Serialize)]
 struct Image {
@@ -18,17 +19,18 @@ struct Image {
     layers: Vec<String>,
 }
 
-/// The file for an image of these blobs, by digest: its configuration and its layers, lowest first.
+/// Returns the file for an image of these blobs: its configuration and its layers, lowest first.
 ///
-/// Errors: none that these types can have.
-pub(super) fn manifest<'a>(
-    config: &str,
+/// # Errors
+/// None that these types can have.
+pub(super) fn manifest(
+    config: &Digest,
     tags: &[Tag],
-    layers: impl Iterator<Item = &'a str>,
+    layers: &[Digest],
 ) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&[Image {
         config: blob_path(config),
         tags: tags.iter().map(Tag::familiar).collect(),
-        layers: layers.map(blob_path).collect(),
+        layers: layers.iter().map(blob_path).collect(),
     }])
 }

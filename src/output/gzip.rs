@@ -30,7 +30,8 @@ struct Lot {
 
 /// Compresses all that `blocks` brings and writes it to `out`, with so many threads (at least one).
 ///
-/// Errors: those of `out`.
+/// # Errors
+/// Those of `out`.
 pub(super) fn compress(
     blocks: impl IntoIterator<Item = Vec<u8>>,
     out: &mut dyn Write,
@@ -72,13 +73,13 @@ pub(super) fn compress(
 struct Workers {
     lots: Vec<Sender<Lot>>,
     done: Vec<Receiver<io::Result<Vec<u8>>>>,
-    /// Who has lots in work, in the order of the stream.
+    /// The threads that have lots in work, in the order of the stream.
     busy: VecDeque<usize>,
     next: usize,
 }
 
 impl Workers {
-    /// Hands on all whole pieces of `pending`, or all of it; gives back the rest.
+    /// Hands on all whole pieces of `pending`, or all of it; returns back the rest.
     fn take(
         &mut self,
         pending: &mut Vec<u8>,

@@ -1,15 +1,16 @@
 //! The tar header: a block of 512 bytes, and before it a PAX header for what does not fit in one.
 //!
-//! Takes plain numbers and bytes, gives bytes. Format: POSIX.1-2017 `pax`, sections "ustar" and "pax Header Block";
+//! Takes plain numbers and bytes, returns bytes. Format: POSIX.1-2017 `pax`, sections "ustar" and "pax Header Block";
 //! numbers that a field cannot hold in octal stand in it in base 256, as GNU tar writes them, so that the readers that
 //! know no PAX records find them too.
 
 use std::collections::BTreeMap;
 
-use super::acl;
-
-/// Headers and contents fill blocks of this length.
-pub(super) const BLOCK: usize = 512;
+use rdvm_image::acl;
+pub(super) use rdvm_image::tar::field::BLOCK;
+use rdvm_image::tar::field::{
+    CHECKSUM, GID, LINK, MAGIC, MAJOR, MINOR, MODE, MTIME, NAME, PREFIX, SIZE, TYPE, UID,
+};
 
 /// The `typeflag` field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(super) enum Type {
     Pax = b'x',
 }
 
-/// What one header says.
+/// The values of one header.
 #[derive(Debug, Clone)]
 pub(super) struct Header<'a> {
     /// The name; a directory's ends with a slash.
@@ -38,7 +39,7 @@ pub(super) struct Header<'a> {
     /// Length of the contents that follow.
     pub(super) size: u64,
     pub(super) kind: Type,
-    /// What a link points to.
+    /// The target of a link.
     pub(super) target: &'a [u8],
     /// Major and minor number of a device.
     pub(super) device: (u32, u32),
@@ -85,20 +86,20 @@ impl<'a> Header<'a> {
     pub(super) fn block(&self) -> [u8; BLOCK] {
         let mut block = [0; BLOCK];
         let (prefix, name) = split(self.name).unwrap_or((b"", self.name));
-        text(&mut block[..100], name);
-        number(&mut block[100..108], self.mode.into());
-        number(&mut block[108..116], self.uid.into());
-        number(&mut block[116..124], self.gid.into());
-        number(&mut block[124..136], self.size.into());
-        number(&mut block[136..148], self.mtime.into());
-        block[156] = self.kind as u8;
-        text(&mut block[157..257], self.target);
-        block[257..265].copy_from_slice(b"ustar\x0000");
-        number(&mut block[329..337], self.device.0.into());
-        number(&mut block[337..345], self.device.1.into());
-        text(&mut block[345..500], prefix);
+        text(&mut block[NAME], name);
+        number(&mut block[MODE], self.mode.into());
+        number(&mut block[UID], self.uid.into());
+        number(&mut block[GID], self.gid.into());
+        number(&mut block[SIZE], self.size.into());
+        number(&mut block[MTIME], self.mtime.into());
+        block[TYPE] = self.kind as u8;
+        text(&mut block[LINK], self.target);
+        block[MAGIC].copy_from_slice(b"ustar\x0000");
+        number(&mut block[MAJOR], self.device.0.into());
+        number(&mut block[MINOR], self.device.1.into());
+        text(&mut block[PREFIX], prefix);
         // The sum counts its own field as eight blanks.
-        block[148..156].fill(b' ');
+        block[CHECKSUM].fill(b' ');
         let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
         number(&mut block[148..155], sum.into());
         block
@@ -168,7 +169,7 @@ fn text(field: &mut [u8], bytes: &[u8]) {
     field[..length].copy_from_slice(&bytes[..length]);
 }
 
-/// Whether a field of this width, its NUL included, holds the number in octal.
+/// True if a field of this width, its NUL included, holds the number in octal.
 fn fits_octal(value: i128, width: usize) -> bool {
     (0..1 << (3 * (width - 1))).contains(&value)
 }

@@ -1,11 +1,12 @@
-//! What goes into one tar archive: a whole tree, or what differs between two, with whiteouts for what is gone.
+//! The entries of one tar archive: a whole tree, or what differs between two, with whiteouts for what is gone.
 //!
-//! Takes trees, gives entries of theirs; contents are read only to compare files that look alike. Format: OCI image
+//! Takes trees, returns entries of theirs; contents are read only to compare files that look alike. Format: OCI image
 //! specification, "Image Layer Filesystem Changeset".
 
 use std::collections::{HashMap, HashSet};
 
 use super::Error;
+use rdvm_hostfs::path::split;
 use rdvm_image::body::{Bodies, Piece};
 use rdvm_image::tree::{Content, Entry, FileBody, ImagePath, Kind, LinkId, Tree};
 use rdvm_initrd::Epoch;
@@ -13,7 +14,7 @@ use rdvm_initrd::Epoch;
 /// A name that begins so says that the rest of the name is gone from the layers below.
 pub const WHITEOUT: &[u8] = b".wh.";
 
-/// How much of two files is compared at a time.
+/// Bytes of two files that are compared at a time.
 const PIECE: u64 = 256 << 10;
 
 /// The entries of one archive, in the order of a tree.
@@ -37,17 +38,21 @@ impl<'a> Layer<'a> {
 
     /// All of a tree as the lowest layer of an image.
     ///
-    /// Errors: a name that begins with `.wh.`.
+    /// # Errors
+    /// A name that begins with `.wh.`.
     pub fn whole(tree: &'a Tree) -> Result<Self, Error> {
         check_names(tree)?;
         Ok(Self::plain(tree))
     }
 
-    /// What makes `new` of `base`: changed and added entries with all directories above them, and what is gone.
+    /// Returns what turns `base` into `new`: changed and added entries with all directories above them, and what is gone.
     ///
     /// Entries are changed if anything differs that an archive with this epoch would say of them, modification times
     /// included; of the contents only those are read that nothing else tells apart. The names of a hard-linked file are
-    /// all there or none. Errors: a name that begins with `.wh.`; a file that cannot be read or was changed meanwhile.
+    /// all there or none.
+    ///
+    /// # Errors
+    /// A name that begins with `.wh.`; a file that cannot be read or was changed meanwhile.
     pub fn diff(base: &'a Tree, new: &'a Tree, epoch: Epoch) -> Result<Self, Error> {
         check_names(base)?;
         check_names(new)?;
@@ -74,7 +79,7 @@ impl<'a> Layer<'a> {
         }
         let mut gone: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
         for old in kept(base) {
-            let (parent, name) = parted(&old.path);
+            let (parent, name) = split(&old.path);
             let parent_stays = kept_at(new, parent).is_some_and(|now| now.kind == Kind::Directory)
                 || parent.is_empty();
             if !old.path.is_empty() && parent_stays && kept_at(new, &old.path).is_none() {
@@ -85,9 +90,9 @@ impl<'a> Layer<'a> {
         let touched = changed.iter().copied();
         for path in touched.chain(gone.keys().copied()) {
             let mut path = path;
-            // The root is there only for its own sake: its attributes are nobody's parent's.
+            // The root is there only for its own sake: it is no other entry's parent here.
             while (!path.is_empty() || changed.contains(path)) && wanted.insert(path) {
-                path = parted(path).0;
+                path = split(path).0;
             }
         }
         let entries = kept(new).filter(|entry| wanted.contains(&*entry.path));
@@ -98,12 +103,12 @@ impl<'a> Layer<'a> {
         })
     }
 
-    /// Whether it changes nothing.
+    /// True if it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.gone.is_empty()
     }
 
-    /// What no tar archive can hold: sockets. They are left out.
+    /// Returns the entries that no tar archive can hold: sockets. They are left out.
     pub fn left_out(&self) -> impl Iterator<Item = &'a ImagePath> {
         let sockets = self.tree.entries().iter();
         sockets
@@ -111,13 +116,13 @@ impl<'a> Layer<'a> {
             .map(|entry| &entry.path)
     }
 
-    /// Whether the archives that the contents came from are what they were; to be asked after writing.
+    /// True if the archives that the contents came from are what they were; to be asked after writing.
     pub(super) fn check_unchanged(&self) -> Result<(), Error> {
         Ok(rdvm_initrd::unchanged(self.tree)?)
     }
 }
 
-/// What of a tree a tar archive can hold.
+/// Returns the entries that a tar archive can hold.
 fn kept(tree: &Tree) -> impl Iterator<Item = &Entry> {
     let entries = tree.entries().iter();
     entries.filter(|entry| entry.kind != Kind::Socket)
@@ -127,16 +132,8 @@ fn kept_at<'a>(tree: &'a Tree, path: &[u8]) -> Option<&'a Entry> {
     tree.get(path).filter(|entry| entry.kind != Kind::Socket)
 }
 
-/// The path of the directory that holds `path`, and the name in it.
-fn parted(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
-    }
-}
-
 fn check_names(tree: &Tree) -> Result<(), Error> {
-    let whiteout = |entry: &&Entry| parted(&entry.path).1.starts_with(WHITEOUT);
+    let whiteout = |entry: &&Entry| split(&entry.path).1.starts_with(WHITEOUT);
     match tree.entries().iter().find(whiteout) {
         Some(entry) => Err(Error::WhiteoutName {
             path: entry.path.clone(),
@@ -166,7 +163,7 @@ impl<'a> Names<'a> {
         names.map_or(&[], Vec::as_slice)
     }
 
-    /// Whether it is the name under which the contents are looked at.
+    /// True if it is the name under which the contents are looked at.
     fn is_first(&self, entry: &Entry) -> bool {
         let names = self.of_entry(entry);
         names.first().is_none_or(|first| *first == entry.path)
@@ -180,7 +177,7 @@ pub(super) fn link(entry: &Entry) -> Option<LinkId> {
     }
 }
 
-/// Whether all that needs no reading is the same.
+/// True if all that needs no reading is the same.
 fn looks_same(old: &Entry, new: &Entry, epoch: Epoch) -> bool {
     let kinds = match (&old.kind, &new.kind) {
         (Kind::File(old), Kind::File(new)) => old.size == new.size,
@@ -193,7 +190,7 @@ fn looks_same(old: &Entry, new: &Entry, epoch: Epoch) -> bool {
         && (old.xattrs == new.xattrs || empty(old) && empty(new))
 }
 
-/// Whether two files of one length have the same bytes; what is no file has none.
+/// True if two files of one length have the same bytes; what is no file has none.
 fn same_contents<'a>(
     bodies: &mut (Bodies<'a>, Bodies<'a>),
     old: &'a Entry,

@@ -1,6 +1,6 @@
 //! Trees → the archives that others read: tar, docker and OCI images, and cpio compressed.
 //!
-//! Takes trees that were read already, gives a file or a stream, the same bytes for the same trees. Knows nothing of
+//! Takes trees that were read already, returns a file or a stream, the same bytes for the same trees. Knows nothing of
 //! the forms that images come in.
 
 pub mod compress;
@@ -8,7 +8,6 @@ pub mod config;
 pub mod layer;
 pub mod tag;
 
-mod acl;
 mod cut;
 mod docker;
 mod gzip;
@@ -31,17 +30,17 @@ pub use layer::Layer;
 pub use tag::Tag;
 
 use rdvm_hostfs::atomic::AtomicFile;
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::{escaped, reason, shown};
 use rdvm_image::config::Config;
 use rdvm_image::tree::{ImagePath, Tree};
 use rdvm_initrd::{Epoch, Layout, attributes};
 
-/// What is to be written.
+/// The archive to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackOptions {
     /// In which form.
     pub form: ArchiveFormat,
-    /// How it is compressed: all of a cpio or tar archive, or every layer of an image.
+    /// The compression of all of a cpio or tar archive, or of every layer of an image.
     pub compression: Compression,
     /// Where to; `-` is standard output.
     pub target: PathBuf,
@@ -54,16 +53,16 @@ pub enum ArchiveFormat {
     Cpio,
     /// A tar archive of a tree, or of a layer where there is something below it.
     Tar,
-    /// What `docker save` writes.
+    /// An archive of `docker save`.
     Docker(Label),
     /// An OCI image layout in a tar archive.
     Oci(Label),
 }
 
-/// What an image says of itself.
+/// The settings of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Label {
-    /// What runs in it.
+    /// The program that runs in it, and how.
     pub settings: Settings,
     /// Its names.
     pub tags: Vec<Tag>,
@@ -83,7 +82,8 @@ impl PackOptions {
 /// layer of its own for each of them, a tar archive has what the last one adds to the one before it. cpio is the last
 /// one as it is. Gives what was left out, for the user to know.
 ///
-/// Errors: those of the trees' contents and of the file system; nothing is left at the target then, and what was there
+/// # Errors
+/// Those of the trees' contents and of the file system; nothing is left at the target then, and what was there
 /// stays.
 pub fn write(
     steps: &[&Tree],
@@ -219,26 +219,22 @@ fn output_error(target: &Path) -> impl Fn(io::Error) -> Error {
 
 /// Something left out on purpose, to be shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum PackWarning {
     /// A socket.
     #[error(
         "{}: is a socket, which a tar archive cannot hold; left out",
         escaped(path)
     )]
-    Socket {
-        /// In the image.
-        path: ImagePath,
-    },
+    Socket { path: ImagePath },
     /// Extended attributes.
     #[error("{0}")]
-    Attributes(
-        /// How many, and whose.
-        String,
-    ),
+    Attributes(String),
 }
 
 /// Why an archive was not written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The tree's contents.
     #[error(transparent)]
@@ -251,34 +247,27 @@ pub enum Error {
         "{}: in a layer this name says that another file is gone; rename it, or write it as plain tar or cpio",
         escaped(path)
     )]
-    WhiteoutName {
-        /// In the image.
-        path: ImagePath,
-    },
+    WhiteoutName { path: ImagePath },
     /// A compression that nothing reads layers in.
     #[error("images have no layers in lz4; take gzip or zstd")]
     Lz4Layer,
     /// The bytes cannot be written.
-    #[error("the archive cannot be written: {source}; see that there is room for it")]
-    Write {
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "the archive cannot be written: {}; see that there is room for it",
+        reason(source)
+    )]
+    Write { source: io::Error },
     /// The file that the archive is to go to cannot be had.
     #[error(
-        "{}: {source}; name a file in a directory that you may write to",
-        shown(path)
+        "{}: {}; name a file in a directory that you may write to",
+        shown(path),
+        reason(source)
     )]
-    Output {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Output { path: PathBuf, source: io::Error },
 }
 
 impl Error {
-    /// Whether the reader of the archive has gone away.
+    /// True if the reader of the archive has gone away.
     pub fn is_broken_pipe(&self) -> bool {
         match self {
             Self::Initrd(error) => error.is_broken_pipe(),

@@ -10,20 +10,19 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::compress::{Compression, through};
-use super::config::{self, ARCHITECTURE, OS, Settings};
+use super::config::{self, Settings};
 use super::header::{BLOCK, Header, Type, pad};
 use super::layer::Layer;
 use super::tag::Tag;
 use super::{Error, docker, tar};
+use rdvm_hostfs::Digest;
+use rdvm_image::manifest::{
+    ARCHITECTURE, CONFIG, Descriptor, INDEX, LAYER, MANIFEST, NAMES, OS, Platform, blob_path,
+};
 use rdvm_initrd::Epoch;
-
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// Which archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,34 +41,6 @@ pub(super) struct Plan<'a> {
     pub(super) settings: &'a Settings,
     pub(super) tags: &'a [Tag],
     pub(super) epoch: Epoch,
-}
-
-/// A blob as manifests refer to it.
-#[derive(Debug, Clone, Serialize)]
-struct Descriptor {
-    #[serde(rename = "mediaType")]
-    media_type: String,
-    digest: String,
-    size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    annotations: Option<Annotations>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    platform: Option<Platform>,
-}
-
-/// The names by which containerd, and everybody else, finds an image in a layout.
-#[derive(Debug, Clone, Serialize)]
-struct Annotations {
-    #[serde(rename = "io.containerd.image.name")]
-    name: String,
-    #[serde(rename = "org.opencontainers.image.ref.name")]
-    tag: String,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Platform {
-    architecture: &'static str,
-    os: &'static str,
 }
 
 #[derive(Serialize)]
@@ -91,9 +62,10 @@ struct Index {
     manifests: Vec<Descriptor>,
 }
 
-/// Writes the image to `file`, from its start; gives its length.
+/// Writes the image to `file`, from its start; returns its length.
 ///
-/// Errors: a file of a layer that cannot be read or changed meanwhile, by name; those of `file`.
+/// # Errors
+/// A file of a layer that cannot be read or changed meanwhile, by name; those of `file`.
 pub(super) fn write(layers: &[Layer<'_>], plan: &Plan<'_>, file: &File) -> Result<u64, Error> {
     let media_type = match plan.compression {
         Compression::None => LAYER.to_owned(),
@@ -109,22 +81,25 @@ pub(super) fn write(layers: &[Layer<'_>], plan: &Plan<'_>, file: &File) -> Resul
     archive.directory("blobs/")?;
     archive.directory("blobs/sha256/")?;
     let mut diff_ids = Vec::new();
+    let mut digests = Vec::new();
     let mut descriptors = Vec::new();
     for layer in layers {
         let (diff_id, digest, size) = archive.layer(layer, plan)?;
         diff_ids.push(diff_id);
-        descriptors.push(descriptor(media_type.clone(), digest, size));
+        digests.push(digest);
+        descriptors.push(descriptor(&media_type, &digest, size));
     }
     let config = config::json(plan.settings, &diff_ids, plan.epoch).map_err(json_error)?;
-    let config = archive.blob(CONFIG, &config)?;
-    let docker = docker::manifest(&config.digest, plan.tags, digests(&descriptors));
+    let config = archive.blob(&config)?;
+    let docker = docker::manifest(&config.0, plan.tags, &digests);
     let manifest = json(&Manifest {
         schema_version: 2,
         media_type: MANIFEST,
-        config,
+        config: descriptor(CONFIG, &config.0, config.1),
         layers: descriptors,
     })?;
-    let manifest = archive.blob(MANIFEST, &manifest)?;
+    let manifest = archive.blob(&manifest)?;
+    let manifest = descriptor(MANIFEST, &manifest.0, manifest.1);
     let index = json(&Index {
         schema_version: 2,
         media_type: INDEX,
@@ -139,30 +114,28 @@ pub(super) fn write(layers: &[Layer<'_>], plan: &Plan<'_>, file: &File) -> Resul
     Ok(archive.at)
 }
 
-fn descriptor(media_type: String, digest: String, size: u64) -> Descriptor {
+fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
     Descriptor {
-        media_type,
-        digest,
+        media_type: Some(media_type.to_owned()),
+        digest: digest.to_string(),
         size,
         annotations: None,
         platform: None,
     }
 }
 
-fn digests(descriptors: &[Descriptor]) -> impl Iterator<Item = &str> {
-    descriptors.iter().map(|layer| &*layer.digest)
-}
-
 /// The manifest once for each name, or once without.
 fn named(manifest: &Descriptor, tags: &[Tag]) -> Vec<Descriptor> {
     let with = |tag: Option<&Tag>| Descriptor {
-        annotations: tag.map(|tag| Annotations {
-            name: tag.full(),
-            tag: tag.tag().to_owned(),
+        annotations: tag.map(|tag| {
+            let names = [tag.full(), tag.tag().to_owned()];
+            NAMES.map(str::to_owned).into_iter().zip(names).collect()
         }),
         platform: Some(Platform {
-            architecture: ARCHITECTURE,
-            os: OS,
+            architecture: ARCHITECTURE.to_owned(),
+            os: OS.to_owned(),
+            variant: None,
+            os_features: None,
         }),
         ..manifest.clone()
     };
@@ -187,7 +160,7 @@ struct Archive<'a> {
     file: &'a File,
     /// Its length so far: always whole blocks.
     at: u64,
-    blobs: HashSet<String>,
+    blobs: HashSet<Digest>,
 }
 
 impl Archive<'_> {
@@ -216,24 +189,21 @@ impl Archive<'_> {
         self.append(&whole)
     }
 
-    fn blob(&mut self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, Error> {
-        let digest = shown(&Sha256::digest(bytes));
-        if self.blobs.insert(digest.clone()) {
+    /// Writes a blob that is not there yet; returns its digest and length.
+    fn blob(&mut self, bytes: &[u8]) -> Result<(Digest, u64), Error> {
+        let digest = Digest(Sha256::digest(bytes).into());
+        if self.blobs.insert(digest) {
             self.file(&blob_path(&digest), bytes)?;
         }
-        Ok(descriptor(
-            media_type.to_owned(),
-            digest,
-            bytes.len() as u64,
-        ))
+        Ok((digest, bytes.len() as u64))
     }
 
-    /// Writes a layer; gives the digest of its archive, the digest of that compressed, and the compressed length.
+    /// Writes a layer; returns the digest of its archive, the digest of that compressed, and the compressed length.
     fn layer(
         &mut self,
         layer: &Layer<'_>,
         plan: &Plan<'_>,
-    ) -> Result<(String, String, u64), Error> {
+    ) -> Result<(Digest, Digest, u64), Error> {
         let start = self.at + BLOCK as u64;
         let mut blob = Hashed::new(At {
             file: self.file,
@@ -250,25 +220,14 @@ impl Archive<'_> {
         let size = blob.inner.offset - start;
         let digest = blob.digest();
         // What is there already is written over by what comes next.
-        if self.blobs.insert(digest.clone()) {
+        if self.blobs.insert(digest) {
             self.append(&Header::of_file(blob_path(&digest).as_bytes(), size).block())?;
             self.at += size;
             let padding = size.next_multiple_of(BLOCK as u64) - size;
             self.append(&[0; BLOCK][..padding as usize])?;
         }
-        Ok((diff_id.unwrap_or_else(|| digest.clone()), digest, size))
+        Ok((diff_id.unwrap_or(digest), digest, size))
     }
-}
-
-/// `sha256:` and the digest in hexadecimal.
-fn shown(digest: &[u8]) -> String {
-    let digits = digest.iter().map(|byte| format!("{byte:02x}"));
-    format!("sha256:{}", digits.collect::<String>())
-}
-
-/// Where in an archive the blob of this digest is.
-pub(super) fn blob_path(digest: &str) -> String {
-    format!("blobs/{}", digest.replacen(':', "/", 1))
 }
 
 /// A file from some place on.
@@ -303,8 +262,8 @@ impl<W> Hashed<W> {
         }
     }
 
-    fn digest(self) -> String {
-        shown(&self.sum.finalize())
+    fn digest(self) -> Digest {
+        Digest(self.sum.finalize().into())
     }
 }
 

@@ -10,6 +10,7 @@ use std::io::Write;
 use super::Error;
 use super::header::{BLOCK, Header, Type};
 use super::layer::{Layer, WHITEOUT, link};
+use rdvm_hostfs::path::join;
 use rdvm_image::body::{Bodies, Piece};
 use rdvm_image::tree::{Entry, FileBody, Kind};
 use rdvm_initrd::Epoch;
@@ -19,7 +20,8 @@ const PIECE: usize = 256 << 10;
 
 /// Writes a layer to `out`, in pieces of 256 KiB. No time is later than `epoch` says.
 ///
-/// Errors: a file that cannot be read or changed meanwhile, by name; those of `out`.
+/// # Errors
+/// A file that cannot be read or changed meanwhile, by name; those of `out`.
 pub(super) fn write(layer: &Layer<'_>, epoch: Epoch, out: &mut dyn Write) -> Result<(), Error> {
     let mut writer = Writer {
         out,
@@ -113,12 +115,7 @@ impl<'a> Writer<'a, '_> {
     /// Empty files that say what is gone from a directory.
     fn whiteouts(&mut self, layer: &Layer<'_>, directory: &[u8]) -> Result<(), Error> {
         for name in layer.gone.get(directory).into_iter().flatten() {
-            let mut path = directory.to_vec();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(WHITEOUT);
-            path.extend_from_slice(name);
+            let path = join(directory, &[WHITEOUT, *name].concat());
             self.header(&Header::of_file(&path, 0))?;
         }
         Ok(())

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use super::host;
 use super::plan::{Plan, command_name, plan_and_keep};
-use crate::base::{Base, Body};
 use crate::cmdline;
 use crate::copyout::Receiver;
 use crate::error::{Error, Result};
@@ -28,47 +27,40 @@ use rdvm_vmm::terminal;
 /// A machine about to run, and what is known of it.
 #[derive(Debug)]
 pub struct Ready {
-    /// What boots.
+    /// The machine.
     pub machine: Machine,
     /// The RAM plan it was made by.
     pub memory: MemoryPlan,
-    /// Why the machine does not run on KVM, where it could have been expected to.
+    /// The reason why the machine does not run on KVM, where it could have been expected to.
     pub slower: Option<String>,
-    /// What went less well than it should, one line each.
+    /// Problems that do not keep the machine from running, one line each.
     pub warnings: Vec<String>,
+    /// The start of the report's timeline: when [`prepare`] was called, unless the caller sets an earlier moment.
+    pub began: Instant,
+    /// The start of the report's timings.
+    pub(super) prepared_since: Instant,
     /// The table of extended attributes that the guest gets.
     pub(super) attributes: Option<Arc<[u8]>>,
-    /// What runs, as the user knows it.
     pub(super) command_name: String,
     pub(super) engine: Engine,
     pub(super) receiver: Option<Receiver>,
     pub(super) facts: MachineFacts,
-    pub(super) began: Instant,
 }
 
-/// Everything up to the boot: the image read and laid out, the RAM planned, the kernel opened, the engine chosen.
+/// Does everything up to the boot: reads and lays out the image, plans the RAM, opens the kernel, chooses the engine.
 ///
-/// Errors: whatever keeps the machine from being built; nothing was booted then.
+/// # Errors
+/// Whatever keeps the machine from being built; nothing was booted then.
 pub fn prepare(request: &Request) -> Result<Ready> {
     let began = Instant::now();
     let (engine, slower) = Engine::choose(request.engine)?;
-    // What would fail at the end of a long run fails now.
+    // A destination that cannot be written to is an error now, and not at the end of a long run.
     let receiver = match request.copies.out.is_empty() {
         true => None,
         false => Some(Receiver::open(&request.copies)?),
     };
-    let Plan {
-        base: Base { facts: base, body },
-        kernel,
-        memory,
-        mut warnings,
-        command,
-        account,
-        copied,
-        contents,
-        share,
-    } = match plan_and_keep(request) {
-        // What was to be copied out is answered as after any other end.
+    let mut plan = match plan_and_keep(request) {
+        // Copies are reported as after any other end.
         Err(Error::NotStarted(mut report)) => {
             if let Some(receiver) = receiver {
                 let why = report.message.clone();
@@ -78,88 +70,73 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         }
         plan => plan?,
     };
-    let name = base.init;
-    let command_name = command_name(&command);
     let rings = request.wants_rings().then(|| engine.rings_at());
+    let info = plan.image.info();
     let cmdline = cmdline::build(&cmdline::Parts {
-        init: &format!("/{name}"),
+        init: &format!("/{}", info.init),
         show_boot: request.console.show_boot,
-        engine: &engine.cmdline(request.cpus, rings, share),
+        engine: &engine.cmdline(request.cpus, rings, plan.share),
         append: request.append.as_deref(),
     })?;
-    let table: Option<Arc<[u8]>> = base.attributes.map(Into::into);
+    let attributes: Option<Arc<[u8]>> = info.attributes.as_deref().map(Into::into);
     let own = match &request.rdinit {
-        Some(path) => {
-            let mut own = None;
-            if let Body::Read(image, _) = &body {
-                warnings.extend(attributes::left_out(&image.tree, OWN_INIT_SETS_NONE));
-                own = own_init_of(&image.tree, path)?;
-            }
-            if own.is_some() && path.exists() {
-                let line = "taken from the image; the host's file of that name is left alone";
-                warnings.push(format!("--rdinit: {}: {line}", shown(path)));
-            }
-            let init = own.map_or_else(|| own_init(path), Ok)?;
-            payload::own_init(&name, checked_init(path, init)?)
-        }
+        Some(path) => own_init(&mut plan, path)?,
         None => {
             let surroundings = Surroundings {
-                command: &command,
-                account: &account,
+                command: &plan.command,
+                account: &plan.account,
                 window: match request.stdin.tty {
                     true => terminal::window().unwrap_or_default(),
                     false => [0; 2],
                 },
                 rings,
             };
-            payload::segment(&name, request, surroundings, table.clone())
+            payload::segment(&info.init, request, surroundings, attributes.clone())
         }
     };
     let own_places = Layout::of(&own, Epoch::from_env()?)?.into_places();
     let facts = MachineFacts {
         engine: engine.to_string(),
-        kernel: kernel.path.display().to_string(),
-        memory: memory.total.0,
-        memory_needed: memory.need.0,
+        kernel: plan.kernel.path.display().to_string(),
+        memory: plan.memory.total.0,
+        memory_needed: plan.memory.need.0,
         cpus: request.cpus,
-        entries: contents.entries,
-        initrd: contents.packed_bytes + own_places.contents().packed_bytes,
+        entries: plan.contents.entries,
+        initrd: plan.contents.packed_bytes + own_places.contents().packed_bytes,
         counts: None,
     };
-    let mut initrd = Initrd::default();
-    match body {
-        Body::Read(image, places) => initrd.push(image.tree, places),
-        Body::Kept(packed) => initrd.push_made(packed.file, packed.size),
-    }
-    if let Some((tree, places)) = copied {
+    let mut initrd = Initrd::default().with_progress(request.progress.clone());
+    plan.image.push_to(&mut initrd);
+    if let Some((tree, places)) = plan.copied {
         initrd.push(tree, places);
     }
     initrd.push(own, own_places);
     let machine = Machine {
-        kernel,
+        kernel: plan.kernel,
         initrd,
         cmdline,
-        memory: memory.total,
+        memory: plan.memory.total,
         cpus: request.cpus,
         rings: rings.is_some(),
-        share,
+        share: plan.share,
     };
     Ok(Ready {
         machine,
-        memory,
+        memory: plan.memory,
         slower,
-        warnings,
-        attributes: table,
-        command_name,
+        warnings: plan.warnings,
+        began,
+        prepared_since: began,
+        attributes,
+        command_name: command_name(&plan.command),
         engine,
         receiver,
         facts,
-        began,
     })
 }
 
 impl fmt::Display for Ready {
-    /// What was chosen, on one line.
+    /// Engine and kernel on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kernel = &self.machine.kernel;
         write!(
@@ -172,8 +149,26 @@ impl fmt::Display for Ready {
     }
 }
 
-/// The image's own init, where `path` leads to a file of the image from its root.
-fn own_init_of(tree: &Tree, path: &Path) -> Result<Option<Vec<u8>>> {
+/// Makes the segment of the user's own init: a file of the image, where `path` leads to one from its root, else of the
+/// host.
+fn own_init(plan: &mut Plan, path: &Path) -> Result<Tree> {
+    let mut own = None;
+    if let Some(image) = plan.image.image() {
+        let warning = attributes::left_out(&image.tree, OWN_INIT_SETS_NONE);
+        plan.warnings.extend(warning);
+        own = init_of_image(&image.tree, path)?;
+    }
+    if own.is_some() && path.exists() {
+        let line = "taken from the image; the host's file of that name is left alone";
+        plan.warnings
+            .push(format!("--rdinit: {}: {line}", shown(path)));
+    }
+    let init = own.map_or_else(|| init_of_host(path), Ok)?;
+    let name = &plan.image.info().init;
+    Ok(payload::own_init(name, checked_init(path, init)?))
+}
+
+fn init_of_image(tree: &Tree, path: &Path) -> Result<Option<Vec<u8>>> {
     let path = path.as_os_str().as_bytes();
     match tree.find(path).map(|entry| &entry.kind) {
         Some(Kind::File(file)) if path.starts_with(b"/") => {
@@ -185,13 +180,12 @@ fn own_init_of(tree: &Tree, path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The user's own init, from the host.
-fn own_init(path: &Path) -> Result<Vec<u8>> {
+fn init_of_host(path: &Path) -> Result<Vec<u8>> {
     let what = || format!("--rdinit: {}", shown(path));
     std::fs::read(path).map_err(host(what))
 }
 
-/// Refuses what the kernel could not execute: it would silently try others.
+/// Rejects files that the kernel could not execute: it would silently try others.
 fn checked_init(path: &Path, init: Vec<u8>) -> Result<Vec<u8>> {
     match init.starts_with(b"#!") || init.starts_with(b"\x7fELF") {
         true => Ok(init),
@@ -203,5 +197,5 @@ fn checked_init(path: &Path, init: Vec<u8>) -> Result<Vec<u8>> {
     }
 }
 
-/// What becomes of extended attributes without rdinit.
+/// The reason why extended attributes are lost without rdinit.
 const OWN_INIT_SETS_NONE: &str = "with --rdinit nobody sets them";

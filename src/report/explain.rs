@@ -6,7 +6,7 @@ use rdvm_proto::{RootUse, Stage};
 
 use super::Outcome;
 use crate::request::{CopyIn, ULIMITS};
-use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::escape::{escaped, reason};
 use rdvm_hostfs::units::ByteSize;
 use rdvm_vmm::guest::ending::Ending;
 
@@ -186,14 +186,14 @@ pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Opti
         // Like any local command that is killed by SIGPIPE, it says nothing.
         Ending::OutputClosed => (Outcome::OutputClosed, None),
         Ending::OutputFailed(errno) => {
-            let error = std::io::Error::from_raw_os_error(*errno);
+            let error = reason(&std::io::Error::from_raw_os_error(*errno));
             (
                 Outcome::OutputFailed,
                 Some(format!("standard output: {error}; the machine was stopped")),
             )
         }
         Ending::InputFailed(errno) => {
-            let error = std::io::Error::from_raw_os_error(*errno);
+            let error = reason(&std::io::Error::from_raw_os_error(*errno));
             (
                 Outcome::Error,
                 Some(format!("standard input: {error}; the machine was stopped")),
@@ -218,7 +218,7 @@ fn not_started(
     subjects: Subjects<'_>,
 ) -> (Outcome, Option<String>) {
     let name = subjects.command;
-    let error = std::io::Error::from_raw_os_error(errno);
+    let error = reason(&std::io::Error::from_raw_os_error(errno));
     let (outcome, text) = match stage {
         Stage::Exec if errno == ENOENT && name == crate::payload::DEFAULT_COMMAND => (
             Outcome::NotFound,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Report;
 use rdvm_hostfs::atomic::AtomicFile;
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 
 /// A report's file, which gets its name only when it is whole.
 #[derive(Debug)]
@@ -17,8 +17,9 @@ pub struct ReportFile {
 /// A report's file that cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--report: {}: {source}; name a file in a directory that can be written to",
-    shown(path)
+    "--report: {}: {}; name a file in a directory that can be written to",
+    shown(path),
+    reason(source)
 )]
 pub struct FileError {
     path: PathBuf,

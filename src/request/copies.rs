@@ -5,31 +5,31 @@ use std::path::PathBuf;
 
 use rdvm_hostfs::units::ByteSize;
 
-/// How much `--copy-out` brings back at most.
+/// The default of `--copy-out-limit`.
 pub const COPY_OUT_LIMIT: ByteSize = ByteSize::mib(1024);
 
-/// Files that go in and out.
+/// Files copied in and out.
 #[derive(Debug, Clone)]
 pub struct Copies {
-    /// Before the command runs.
+    /// Copied in before the command runs.
     pub into: Vec<CopyIn>,
-    /// What of it stays out, as lines of a `.gitignore`.
+    /// Patterns of files that are not copied in, as lines of a `.gitignore`.
     pub exclude: Vec<String>,
-    /// When the command has ended.
+    /// Copied out when the command has ended.
     pub out: Vec<CopyOut>,
-    /// How many bytes come out at most, all files together.
+    /// The most bytes that are copied out, all files together.
     pub limit: ByteSize,
-    /// Which symbolic links come out.
+    /// The symbolic links that are copied out.
     pub links: Links,
 }
 
-/// Which symbolic links come out.
+/// The symbolic links that are copied out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Links {
-    /// Those that lead to something that is copied along, or would.
+    /// Links to targets inside the copied tree.
     #[default]
     Inside,
-    /// All, as they are.
+    /// All links, unchanged.
     Keep,
 }
 
@@ -45,21 +45,21 @@ impl Default for Copies {
     }
 }
 
-/// `--copy-in HOST:GUEST`. With a slash at its end GUEST is the directory to put it into, else what it becomes; a
-/// directory is merged into one that is there, a file goes into one.
+/// `--copy-in HOST:GUEST`. A GUEST that ends in a slash is the directory to copy into, else the copy's own path; a
+/// directory is merged into an existing one, a file goes into one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyIn {
     /// A file or a directory.
     pub host: PathBuf,
-    /// Where it goes; from the working directory when relative.
+    /// Its destination; from the working directory when relative.
     pub guest: OsString,
 }
 
-/// `--copy-out GUEST:HOST`, by the same rules the other way.
+/// `--copy-out GUEST:HOST`, by the same rules in the other direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyOut {
     /// A file or a directory; from the working directory when relative.
     pub guest: OsString,
-    /// Where it goes.
+    /// Its destination.
     pub host: PathBuf,
 }

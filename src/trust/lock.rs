@@ -24,7 +24,8 @@ pub fn find(here: &Path) -> Option<PathBuf> {
 
 /// Writes an image's digest into the lock file that counts here, or into a new one.
 ///
-/// Errors: the image cannot be kept there; the file cannot be read or written.
+/// # Errors
+/// The image cannot be kept there; the file cannot be read or written.
 pub fn keep(image: &Path, digest: Digest) -> Result<(), Error> {
     let failed = |source| Error::LockFile {
         path: NAME.into(),
@@ -64,7 +65,8 @@ impl Lock {
 
     /// Reads the file at `path`.
     ///
-    /// Errors: it cannot be read, or a line is none.
+    /// # Errors
+    /// It cannot be read, or a line is none.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::LockFile {
             path: path.to_owned(),
@@ -104,7 +106,7 @@ impl Lock {
         })
     }
 
-    /// What it wants of `image`, a path relative to the directory `here`.
+    /// Returns the digest that it has for `image`, a path relative to the directory `here`.
     pub fn wanted(&self, here: &Path, image: &Path) -> Option<Wanted> {
         let image = plain(&here.join(image));
         let digest = self.lines.iter().rev().find_map(|line| match line {
@@ -121,7 +123,8 @@ impl Lock {
 
     /// Sets an image's digest, in the place of an older one.
     ///
-    /// Errors: standard input, or a path with a line break.
+    /// # Errors
+    /// Standard input, or a path with a line break.
     pub fn set(&mut self, here: &Path, image: &Path, digest: Digest) -> Result<(), Error> {
         let not = |why| Error::NotLockable {
             image: image.to_owned(),
@@ -155,7 +158,8 @@ impl Lock {
 
     /// Writes the file, whole or not at all.
     ///
-    /// Errors: those of the file system.
+    /// # Errors
+    /// Those of the file system.
     pub fn write(&self) -> Result<(), Error> {
         let failed = |source| Error::LockFile {
             path: self.path.clone(),

@@ -8,15 +8,16 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::request::{Expectation, ImageRef};
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::{BadDigest, Digest};
 use rdvm_image::tree::Tree;
 use rdvm_image::{Sources, digest};
 
-/// What the image's digest has to be, and who says so; `None` where nobody does. With layers on top it is the digest of
+/// Returns the digest that the image must have, and its origin; `None` if there is none. With layers on top it is the digest of
 /// all together, and only `--expect` can say; what the lock file says of its parts, [`check_parts`] looks at.
 ///
-/// Errors: the lock file cannot be read or understood.
+/// # Errors
+/// The lock file cannot be read or understood.
 pub fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
     match &image.expect {
         Expectation::Digest(digest) => Ok(Some(Wanted {
@@ -32,7 +33,8 @@ pub fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
 /// that, one by one, and stay open in `sources`, so that nothing else is read of them later. Without layers [`wanted`] is
 /// all there is.
 ///
-/// Errors: one is not, or cannot be read.
+/// # Errors
+/// One is not, or cannot be read.
 pub fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::error::Error> {
     if image.expect != Expectation::Lock || image.layers.is_empty() {
         return Ok(());
@@ -59,9 +61,10 @@ pub fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::err
     Ok(())
 }
 
-/// Checks that an image that was read from `sources` is the one agreed on. Reads its contents, if anybody asks for that.
+/// Checks that an image that was read from `sources` is the one agreed on. Reads its contents, if that is asked for.
 ///
-/// Errors: it is not; its contents cannot be read.
+/// # Errors
+/// It is not; its contents cannot be read.
 pub fn check(image: &ImageRef, tree: &Tree, sources: &Sources) -> Result<(), crate::error::Error> {
     check_parts(image, sources)?;
     match wanted(image)? {
@@ -81,19 +84,20 @@ fn by_lock(image: &Path) -> Result<Option<Wanted>, Error> {
     }
 }
 
-/// A digest that somebody wants.
+/// A digest that is demanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The digest.
     pub digest: Digest,
-    /// Who wants it, for messages.
+    /// The origin of the demand, for messages.
     pub by: String,
 }
 
 impl Wanted {
-    /// Whether an image's digest is what is wanted.
+    /// True if an image's digest is what is wanted.
     ///
-    /// Errors: it is not.
+    /// # Errors
+    /// It is not.
     pub fn check(&self, image: &Path, digest: Digest) -> Result<(), Error> {
         match digest == self.digest {
             true => Ok(()),
@@ -108,6 +112,7 @@ impl Wanted {
 
 /// Why an image is not trusted.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Another image than agreed.
     #[error(
@@ -115,22 +120,18 @@ pub enum Error {
         shown(image), wanted.by, wanted.digest
     )]
     Other {
-        /// As given.
         image: PathBuf,
-        /// What it should have been.
         wanted: Wanted,
-        /// What it is.
         digest: Digest,
     },
     /// The lock file cannot be read or written.
     #[error(
-        "{}: {source}; see that it can be read and written, or use --no-expect",
-        shown(path)
+        "{}: {}; see that it can be read and written, or use --no-expect",
+        shown(path),
+        reason(source)
     )]
     LockFile {
-        /// Its path.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// A line that is no line of a lock file.
@@ -139,11 +140,8 @@ pub enum Error {
         shown(path)
     )]
     LockLine {
-        /// The file.
         path: PathBuf,
-        /// Counted from 1.
         line: usize,
-        /// What is wrong with it.
         source: BadDigest,
     },
     /// An image was named there that cannot be.
@@ -151,12 +149,7 @@ pub enum Error {
         "{}: cannot be kept in a lock file: {why}; name a file or directory",
         shown(image)
     )]
-    NotLockable {
-        /// As given.
-        image: PathBuf,
-        /// Why.
-        why: &'static str,
-    },
+    NotLockable { image: PathBuf, why: &'static str },
     /// Its contents cannot be read.
     #[error(transparent)]
     Contents(#[from] rdvm_image::body::Error),

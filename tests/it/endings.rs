@@ -1,13 +1,12 @@
 //! Every way a run can end has one exit code and one word in the report, and leaves nothing behind.
 
-use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Image, RDVM, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, large_image,
-    left_out, note_run, send, while_reading, while_sleeping,
+    Image, RDVM, Rdvm, Run, busybox, children_of, engines, eventually, first_bytes, is_alive,
+    large_image, left_out, note_run, send, while_reading, while_sleeping,
 };
 
 /// Runs with a report; gives the run, the outcome's name and the whole report.
@@ -255,13 +254,7 @@ fn a_machine_that_sleeps_or_was_stopped_is_not_taken_for_one_that_has_halted() {
         let mut child = Rdvm::on(engine).image(busybox().path());
         child = child.option("-q");
         let mut child = child.sh("echo on; sleep 12; exit 8").spawn();
-        let mut line = [0; 3];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut line)
-            .unwrap();
+        first_bytes::<3>(&mut child);
         let processes = || children_of(child.id()).into_iter().chain([child.id()]);
         for process in processes() {
             send(process, "STOP");
@@ -405,13 +398,7 @@ fn a_signal_or_the_deadline_ends_a_run_whose_image_is_being_written_for_qemu() {
 fn a_signal_gets_through_while_nobody_reads_the_output() {
     for engine in engines() {
         let mut child = Rdvm::on(engine).image(busybox().path()).sh("yes").spawn();
-        let mut byte = [0; 1];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut byte)
-            .unwrap();
+        first_bytes::<1>(&mut child);
         std::thread::sleep(Duration::from_secs(1));
         send(child.id(), "TERM");
         eventually("rdvm ends", || child.try_wait().unwrap().is_some());
@@ -439,13 +426,7 @@ fn when_rdvm_is_killed_the_machine_dies_with_it() {
 fn a_reader_that_goes_away_ends_the_run_like_any_pipe() {
     for engine in engines() {
         let mut child = Rdvm::on(engine).image(busybox().path()).sh("yes").spawn();
-        let mut line = [0; 2];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut line)
-            .unwrap();
+        let line = first_bytes::<2>(&mut child);
         assert_eq!(&line, b"y\n");
         drop(child.stdout.take());
         eventually("rdvm ends", || child.try_wait().unwrap().is_some());

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::archives::{archive, docker, gzip};
 use crate::support::canary::Canary;
+use crate::support::scenario::this_is_none;
 use crate::support::{RDVM, Run, engines, missing, note_run, sized};
 use crate::terminal::terminal;
 
@@ -19,6 +20,7 @@ const SPACE: &str = "--as=536870912";
 
 /// `rdvm pack` of an image in little address space, to a file that must not be there afterwards.
 fn packed_in_little_space(image: &Path, words: &[&str]) -> Run {
+    this_is_none();
     let dir = TempDir::new().unwrap();
     let output = dir.path().join("out");
     let mut command = Command::new("prlimit");
@@ -81,6 +83,7 @@ impl Place {
 
 /// `block`, compressed by a program, as often as asked.
 fn pressed(program: &str, block: &[u8], times: usize) -> Option<Vec<u8>> {
+    this_is_none();
     let Ok(mut child) = Command::new(program)
         .arg("-c")
         .stdin(Stdio::piped())
@@ -228,6 +231,7 @@ fn members_are_limited_in_number_and_the_first_too_many_is_named() {
 
 #[test]
 fn two_million_entries_are_read() {
+    this_is_none();
     let count = sized(2_000_000u32, 20_000);
     let place = Place::new();
     let path = place.file("many.cpio", b"");

@@ -13,6 +13,7 @@ use rdvm_kernel::{KernelImage, Search};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use crate::support::scenario::this_is_none;
 use crate::support::{RDVM, Rdvm, Run, busybox, engines, missing, note_run};
 
 /// The kernels that were fetched: two releases, cloud and generic; Ubuntu's cloud kernel may be its generic one.
@@ -90,6 +91,7 @@ fn format(payload: &[u8]) -> &'static str {
 
 /// The vmlinux that rdvm finds in a bzImage, without a cache.
 fn unpacked(bzimage: &Path) -> Vec<u8> {
+    this_is_none();
     let spec = KernelSpec::File(bzimage.into());
     let kernel = rdvm_kernel::open(&spec, None, &Search::default()).unwrap();
     let KernelImage::Elf { mut elf, .. } = kernel.image else {
@@ -115,6 +117,7 @@ fn through(program: &[&str], bytes: &[u8]) -> Vec<u8> {
 
 /// A run of a shell script in which `"$@"` is `rdvm run --dry-run -k KERNEL IMAGE true` with a cache.
 fn in_shell(script: &str, kernel: &Path, cache: &Path) -> Command {
+    this_is_none();
     let mut shell = Command::new("sh");
     shell
         .args(["-c", script, "sh", RDVM, "run", "--dry-run", "-k"])
@@ -183,6 +186,7 @@ struct Repacked {
 }
 
 fn repacked() -> Option<&'static Repacked> {
+    this_is_none();
     static REPACKED: OnceLock<Option<Repacked>> = OnceLock::new();
     #[rustfmt::skip]
     let programs: [(&str, &[&str]); 5] = [

@@ -80,6 +80,4 @@ mod reports;
 
 mod host;
 
-mod rig;
-
 mod tidy;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::schema::{conforms, faults, report_schema};
-use crate::support::{RDVM, Rdvm, Run, busybox, engines, note_run};
+use crate::support::{RDVM, Rdvm, Run, busybox, engines, first_bytes, note_run};
 
 /// The outcomes of the code, as they are written.
 fn outcomes() -> BTreeSet<String> {
@@ -186,13 +185,7 @@ fn an_old_report_does_not_survive_a_run_that_is_killed() {
             .image(busybox().path())
             .sh("echo on; sleep 1000")
             .spawn();
-        let mut line = [0; 3];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut line)
-            .unwrap();
+        first_bytes::<3>(&mut child);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -13,7 +13,9 @@ use tempfile::TempDir;
 
 use crate::small_kernel::small_kernel;
 use crate::support::schema::conforms;
-use crate::support::{Image, Rdvm, busybox, engines, is_missing, missing, reference_image, sized};
+use crate::support::{
+    Image, Rdvm, busybox, engines, is_missing, left_out, missing, reference_image, sized,
+};
 
 /// The small kernel and the newest of this machine's distribution; in the rig, which has one, that one.
 fn kernels() -> Vec<PathBuf> {
@@ -147,6 +149,7 @@ fn a_full_root_of_a_large_image_gives_an_error_and_nothing_else() {
 #[test]
 fn a_full_root_gives_an_error_with_every_kernel_and_plan() {
     if std::env::var_os("RDVM_TEST_LONG").is_none() {
+        left_out("it takes hours; make test-root runs it");
         return;
     }
     let image = filler();

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::support::scenario::this_is_none;
 use crate::support::{Image, Rdvm, engines, is_missing, missing, reference_image};
 
 const SCRIPT: &str = include_str!("small_kernel/claims.sh");
@@ -76,6 +77,7 @@ fn verdicts() -> Option<&'static HashMap<String, String>> {
 /// Asserts that the script succeeded with `claim`.
 #[track_caller]
 fn holds(claim: &str) {
+    this_is_none();
     assert!(CLAIMS.contains(&claim), "{claim} is not tried");
     let Some(verdicts) = verdicts() else { return };
     let words = verdicts.get(claim).map(String::as_str);

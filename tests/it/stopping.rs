@@ -6,8 +6,8 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Image, Rdvm, Run, busybox, children_of, engines, eventually, is_alive, send, sized,
-    while_sleeping,
+    Image, Rdvm, Run, busybox, children_of, engines, eventually, first_bytes, is_alive, send,
+    sized, while_sleeping,
 };
 
 /// Long enough for every machine to have started its command.
@@ -120,13 +120,7 @@ fn unread(engine: &str, options: &[&str], script: &str) -> Child {
         .iter()
         .fold(rdvm, |rdvm, option| rdvm.option(option));
     let mut child = rdvm.image(busybox().path()).sh(script).spawn();
-    let mut byte = [0];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut byte)
-        .unwrap();
+    first_bytes::<1>(&mut child);
     child
 }
 

@@ -26,6 +26,7 @@ use rdvm_vmm::machine::Machine;
 use rdvm_vmm::stop_signals::StopSignals;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
+use crate::support::scenario::this_is_none;
 use crate::support::{Image, Run, large_image, missing, while_reading};
 
 /// Where a stub's first instruction is.
@@ -158,6 +159,7 @@ impl Outcome {
 
 /// Whether there is a /dev/kvm of any kind.
 fn has_kvm() -> bool {
+    this_is_none();
     let open = fs::File::options().read(true).write(true).open("/dev/kvm");
     if open.is_err() {
         missing("a /dev/kvm that can be opened");

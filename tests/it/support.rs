@@ -2,6 +2,7 @@
 
 pub(crate) mod canary;
 pub(crate) mod processes;
+pub(crate) mod scenario;
 pub(crate) mod schema;
 pub(crate) mod session;
 mod skips;
@@ -26,8 +27,9 @@ pub(crate) use self::skips::{left_out, left_out_of, missing};
 pub(crate) const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
 
 /// The engines to test: those that `RDVM_TEST_ENGINES` names, with commas between them, else those that can run here.
-/// What cannot is said. CI must have QEMU; KVM it has through the rig (docs/testing.md).
+/// What cannot is said. CI must have QEMU; KVM it has through the rig (docs/testing.md), which runs every test that gets here.
 pub(crate) fn engines() -> &'static [&'static str] {
+    scenario::this_is_one();
     static ENGINES: OnceLock<Vec<&'static str>> = OnceLock::new();
     ENGINES.get_or_init(|| match std::env::var("RDVM_TEST_ENGINES") {
         Ok(list) => list.split(',').map(named_engine).collect(),
@@ -60,6 +62,7 @@ fn engines_here() -> Vec<&'static str> {
 /// Adds "ENGINE TEST" to the file that `RDVM_TEST_RUNS` names, for whoever wants to know what really ran. `Rdvm::on`
 /// does; a test that starts the program by itself must.
 pub(crate) fn note_run(engine: &str) {
+    scenario::this_is_none();
     if let Some(path) = std::env::var_os("RDVM_TEST_RUNS") {
         let mut log = File::options()
             .append(true)
@@ -276,6 +279,9 @@ impl Run {
     #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Self {
         let status = self.0.status;
+        let stderr = self.stderr();
+        let mut ours = stderr.lines().filter(|line| line.starts_with("rdvm: "));
+        assert!(!ours.any(|line| line.contains("(os error ")), "{stderr}");
         assert!(
             status.signal().is_none(),
             "rdvm was killed: {status}; {}",
@@ -340,9 +346,7 @@ pub(crate) fn while_sleeping(wanted: &[&str], look: impl Fn(&str, &mut Child)) {
     for engine in engines().iter().filter(|engine| wanted.contains(engine)) {
         let run = Rdvm::on(engine).image(busybox().path());
         let mut child = run.sh("echo on; sleep 1000").spawn();
-        let mut line = [0; 3];
-        let stdout = child.stdout.as_mut().unwrap();
-        stdout.read_exact(&mut line).unwrap();
+        first_bytes::<3>(&mut child);
         look(engine, &mut child);
         // Both succeed too for a child that has been waited for.
         child.kill().unwrap();
@@ -374,6 +378,14 @@ pub(crate) fn while_reading(file: &Path, inject: &str, program: &Command) -> (Ru
     let log = fs::read_to_string(log.path()).unwrap();
     let reads = log.lines().filter(|line| line.contains("pread64(")).count();
     (Run(output), reads)
+}
+
+/// Waits until the command has printed, and returns the first `N` bytes of that.
+pub(crate) fn first_bytes<const N: usize>(child: &mut Child) -> [u8; N] {
+    let mut bytes = [0; N];
+    let stdout = child.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut bytes).unwrap();
+    bytes
 }
 
 /// Waits until `condition` holds, for ten seconds at most.

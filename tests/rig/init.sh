@@ -5,6 +5,10 @@ export PATH=/bin:/usr/bin HOME=/root TMPDIR=/tmp
 mkdir -p /dev /proc /sys /tmp /root
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
 mount -t devpts devpts /dev/pts -o mode=620,ptmxmode=666
 mount -t tmpfs tmpfs /dev/shm
 mount -t proc proc /proc
@@ -13,6 +17,7 @@ mount -o remount,size=90% / # half of the RAM is what the kernel allows
 ip link set lo up
 export RDVM_CACHE=/cache RDVM_TEST_IMAGES=/images RDVM_TEST_PROGRAMS=/programs RDVM_TEST_KERNELS=/kernels \
 	RDVM_TEST_KERNEL_CACHE=/unpacked RDVM_TEST_ENGINES=kvm RDVM_TEST_SMALL=1 CI=1
+# shellcheck source=/dev/null
 . /rig/command
 sh /rig/start.sh "$@" </dev/null 2>&1
 echo "rig-exit $?"

@@ -4,10 +4,11 @@
 #   scenarios.sh LIST
 #
 # LIST has a line `KERNEL TEST` for each test; KERNEL is a file, or `default`. Some lines of the output are for
-# scripts/rig.sh: "rig-again KERNEL TEST" names a test that passed only when run again, "rig-failed KERNEL TEST" one that did
+# the rig: "rig-again KERNEL TEST" names a test that passed only when run again, "rig-failed KERNEL TEST" one that did
 # not, "rig-skipped TEST: WHY" what was left out; the last line is "rig-result SCENARIOS MACHINES". SCENARIOS is how many
 # tests started a run on KVM. MACHINES is KVM's own count of machines made, which it sends in a uevent each time.
 # With RIG_TRIES=1 nothing is run again.
+# shellcheck shell=dash # busybox, which has local too
 list=$1
 scenarios=0 failed=0
 export RDVM_TEST_SKIPS=/tmp/skips
@@ -58,8 +59,10 @@ tests() {
 	scenarios=$((scenarios + $(grep '^kvm ' "$RDVM_TEST_RUNS" | sort -u | wc -l)))
 }
 
+# shellcheck disable=SC2016 # the variable is uevent's
 uevent sh -c 'test -z "$CREATED" || echo "$CREATED" >/tmp/machines' &
 events=$!
+# shellcheck disable=SC2013 # names of files without spaces
 for kernel in $(cut -d' ' -f1 "$list" | sort -u); do
 	if [ "$kernel" != default ]; then export RDVM_KERNEL="$kernel"; else unset RDVM_KERNEL; fi
 	tests "$kernel"

@@ -8,7 +8,7 @@ grep -q -w -e svm -e vmx /proc/cpuinfo ||
 while read -r module; do
 	insmod "/modules/$module" || { echo "rig: $module cannot be loaded" >&2; exit 1; }
 done </modules/order
-if [ -n "$RIG_PULSE" ]; then # scripts/rig.sh says what for; the port interrupts only while it is open
+if [ -n "$RIG_PULSE" ]; then # xtask/src/rig/qemu.rs says what for; the port interrupts only while it is open
 	stty -F /dev/ttyS3 raw -echo
 	cat /dev/ttyS3 >/dev/null &
 fi

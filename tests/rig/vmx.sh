@@ -2,6 +2,7 @@
 # Inside the outer machine with VT-x: runs rdvm on kvm-intel and looks at exit code and bytes.
 #
 #   vmx.sh KERNEL
+# shellcheck shell=dash # busybox, which has local too
 kernel=$1
 machines=0
 
@@ -37,6 +38,7 @@ right() {
 }
 
 grep -m 1 'model name' /proc/cpuinfo
+# shellcheck disable=SC2016 # the variable is uevent's
 uevent sh -c 'test -z "$CREATED" || echo "$CREATED" >/tmp/machines' &
 events=$!
 loaded

@@ -1,5 +1,19 @@
-//! Output files that appear whole or not at all, and those that are written to as they stand: devices, pipes, sockets and
-//! descriptors that are open already.
+//! Output files that appear complete or not at all, and those that are written to in place: devices, pipes, sockets and
+//! open descriptors.
+//!
+//! ```
+//! use std::io::Write;
+//! use rdvm_hostfs::atomic::AtomicFile;
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let target = dir.path().join("report.json");
+//! let file = AtomicFile::beside(&target)?;
+//! file.file().write_all(b"{}")?;
+//! assert!(!target.exists());
+//! file.put_in_place()?;
+//! assert!(target.exists());
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
@@ -21,8 +35,8 @@ const ATTEMPTS: u64 = 100;
 /// Links that are followed from one path, as in the kernel.
 const LINKS: usize = 40;
 
-/// A file being written. It has no name until it is put in place, so nothing is left of it whatever happens to us;
-/// on file systems that cannot do that it has a temporary one, removed on drop.
+/// A file being written. It has no name until it is put in place, so nothing is left of it if the process is killed; on
+/// file systems without nameless files it has a temporary name, removed on drop.
 #[derive(Debug)]
 pub struct AtomicFile {
     file: File,
@@ -34,7 +48,7 @@ pub struct AtomicFile {
 enum State {
     Nameless,
     Named(PathBuf),
-    /// A device, a pipe, a socket or an open descriptor, written to as it stands.
+    /// A device, a pipe, a socket or an open descriptor, written to in place.
     Special,
 }
 
@@ -42,7 +56,8 @@ impl AtomicFile {
     /// Starts a file that is to become `target`. Symbolic links are followed: the file that they lead to is replaced, or
     /// made, and the links stay.
     ///
-    /// Errors: the directory is missing or cannot be written to; `target` is a directory.
+    /// # Errors
+    /// The directory is missing or cannot be written to; `target` is a directory.
     pub fn beside(target: &Path) -> io::Result<Self> {
         if let Some(file) = special(target)? {
             return Ok(Self {
@@ -83,30 +98,29 @@ impl AtomicFile {
 
     /// Removes what stands at the target, so that it cannot be taken for what is being written. A stream stays.
     ///
-    /// Errors: those of removing a file that is there.
+    /// # Errors
+    /// Those of removing a file that is there.
     pub fn remove_old(&self) -> io::Result<()> {
         match self.state {
             State::Special => Ok(()),
-            _ => match fs::remove_file(&self.target) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
+            _ => remove_if_there(&self.target),
         }
     }
 
-    /// The open file.
+    /// Returns the open file.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Whether any place in it can be written to, which a pipe's cannot.
+    /// True if any place in it can be written to, unlike in a pipe.
     pub fn is_seekable(&self) -> bool {
         !matches!(self.state, State::Special)
     }
 
     /// Gives the file its name.
     ///
-    /// Errors: those of link and rename; the file is removed then.
+    /// # Errors
+    /// Those of link and rename; the file is removed then.
     pub fn put_in_place(mut self) -> io::Result<()> {
         if matches!(self.state, State::Nameless) {
             // A link cannot replace a file, a rename can: so it gets a temporary name for a moment.
@@ -128,16 +142,28 @@ impl AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let State::Named(name) = &self.state {
-            // It may be gone already; there is nothing else to be done.
+            // It may be gone already.
             let _ = fs::remove_file(name);
         }
     }
 }
 
-/// Whether a file may have `size` bytes. A write beyond `ulimit -f` is not only an error but a deadly signal, so what can be
-/// done without is not even tried.
+/// Removes a file that may have gone already.
 ///
-/// Errors: it may not.
+/// # Errors
+/// Those of removing one that is there.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a file may have `size` bytes. A write beyond `ulimit -f` is not only an error but a deadly signal, so a file
+/// that is not needed is not even begun.
+///
+/// # Errors
+/// It may not.
 pub fn fits_limit(size: u64) -> io::Result<()> {
     match getrlimit(Resource::Fsize).current {
         Some(limit) if limit < size => Err(io::Error::new(
@@ -148,10 +174,11 @@ pub fn fits_limit(size: u64) -> io::Result<()> {
     }
 }
 
-/// Has `make` make something in `directory` under a name that begins with `prefix` and that nothing has yet: what killed processes left, also one with
-/// our process ID in another PID namespace, is not in the way.
+/// Has `make` make something in `directory` under a name that begins with `prefix` and is free: leftovers of killed
+/// processes, also of one with the same process ID in another PID namespace, are not in the way.
 ///
-/// Errors: those of `make`; `AlreadyExists` only when no free name was found.
+/// # Errors
+/// Those of `make`; `AlreadyExists` only when no free name was found.
 pub fn under_new_name<T>(
     directory: &Path,
     prefix: &str,
@@ -171,13 +198,14 @@ pub fn under_new_name<T>(
     }
 }
 
-/// The file to write to where `target` is no regular file but a device, a pipe, a socket, or an open descriptor
-/// (`/dev/stdout`, `/dev/fd/N`) of any kind; `None` where a file is to be made or replaced.
+/// Opens `target` if it is a device, a pipe, a socket, or an open descriptor (`/dev/stdout`, `/dev/fd/N`) of any kind;
+/// `None` if a file is to be made or replaced.
 ///
-/// A regular file behind a descriptor is shared with whoever has it open, position and all, so that nobody overwrites
+/// A regular file behind a descriptor is shared with its other users, position and all, so that none overwrites
 /// another's bytes. Everything else is opened anew where that is allowed.
 ///
-/// Errors: those of opening it; the descriptor cannot be written to.
+/// # Errors
+/// Those of opening it; the descriptor cannot be written to.
 pub fn special(target: &Path) -> io::Result<Option<File>> {
     let place = resolve(target)?;
     let kind = match target.metadata() {
@@ -198,7 +226,7 @@ pub fn special(target: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Our descriptor `number` once more; where the kernel does not allow that, the end of the file behind it.
+/// Duplicates the descriptor `number`; where the kernel does not allow that, opens the end of the file behind it.
 fn duplicate(number: RawFd, target: &Path) -> io::Result<File> {
     let file = match number {
         1 => File::from(io::stdout().as_fd().try_clone_to_owned()?),
@@ -220,15 +248,15 @@ fn duplicate(number: RawFd, target: &Path) -> io::Result<File> {
     }
 }
 
-/// Where a path leads.
+/// The destination of a path.
 enum Place {
-    /// To something with a name, which need not be there and is no link.
+    /// Something with a name, which need not be there and is no link.
     Path(PathBuf),
-    /// To one of our open descriptors.
+    /// An open descriptor of this process.
     Descriptor(RawFd),
 }
 
-/// Follows the links at the end of a path, up to our own descriptors, which are links that lead nowhere by name.
+/// Follows the links at the end of a path, up to descriptors of this process, which are links that lead nowhere by name.
 fn resolve(path: &Path) -> io::Result<Place> {
     let descriptors = fs::canonicalize("/proc/self/fd").ok();
     let mut path = path.to_owned();
@@ -249,7 +277,7 @@ fn resolve(path: &Path) -> io::Result<Place> {
     Err(Errno::LOOP.into())
 }
 
-/// The directory that a path's last name is in.
+/// Returns the directory that a path's last name is in.
 fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

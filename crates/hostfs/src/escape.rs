@@ -1,10 +1,10 @@
-//! Bytes of unknown origin as they may be shown: on one line, without acting on a terminal. A leaf: imports nothing of
-//! ours.
+//! Bytes of unknown origin in a form that can be printed: on one line, without acting on a terminal.
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A path for messages: printable text as it is, everything else (control characters, bytes that are not UTF-8,
+/// Returns a path for messages: printable text as it is, everything else (control characters, bytes that are not UTF-8,
 /// the backslash itself) as an escape, so that a name cannot act on a terminal or break a line.
 pub fn escaped(path: &[u8]) -> String {
     let mut shown = String::with_capacity(path.len());
@@ -24,25 +24,19 @@ pub fn escaped(path: &[u8]) -> String {
     shown
 }
 
-/// [`escaped`] for a path as the user gave it.
+/// Returns [`escaped`] for a path as the user gave it.
 pub fn shown(path: &Path) -> String {
     escaped(path.as_os_str().as_bytes())
 }
 
-/// Returns the text without the numbers that Rust adds to the system's messages: " (os error 2)".
-pub fn without_errno(text: &str) -> String {
-    let mut parts = text.split(" (os error ");
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let digits = part
-            .find(')')
-            .filter(|end| part[..*end].bytes().all(|byte| byte.is_ascii_digit()));
-        match digits {
-            Some(end) => plain.push_str(&part[end + 1..]),
-            None => plain.extend([" (os error ", part]),
-        }
+/// Returns the system's words for an error, without the number that [`io::Error`] prints behind them.
+pub fn reason(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    if let Some(errno) = error.raw_os_error() {
+        let number = format!(" (os error {errno})");
+        text.truncate(text.strip_suffix(&number).unwrap_or(&text).len());
     }
-    plain
+    text
 }
 
 #[cfg(test)]
@@ -50,17 +44,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_errors_are_left_out_and_nothing_else() {
-        for (text, plain) in [
-            ("a: No such file (os error 2); b", "a: No such file; b"),
-            ("x (os error 2) (os error 13)", "x"),
-            (
-                "a file (os error x) and (os error ",
-                "a file (os error x) and (os error ",
-            ),
-        ] {
-            assert_eq!(without_errno(text), plain);
-        }
+    fn a_reason_has_words_and_no_number() {
+        let reason = |errno| reason(&io::Error::from_raw_os_error(errno));
+        assert_eq!(reason(2), "No such file or directory");
+        assert_eq!(
+            super::reason(&io::Error::other("(os error 2)")),
+            "(os error 2)"
+        );
     }
 
     #[test]

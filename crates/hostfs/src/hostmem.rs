@@ -2,7 +2,7 @@
 //! killed a process for want of it.
 //!
 //! Reads /proc and both versions of cgroups; every reader of a text is a pure function. Knows no images and no machines:
-//! takes sizes, returns whether there can be so much.
+//! takes sizes, and tells whether the host can have as much.
 
 use std::fmt;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::units::ByteSize;
 /// Memory that rdvm and QEMU take for themselves beside the guest's RAM, about.
 const BESIDE: ByteSize = ByteSize::mib(64);
 
-/// The memory there is. `None` where the host does not say, or a limit that is not set.
+/// The host's memory. `None` for what the host does not report, and for limits that are not set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// RAM.
@@ -26,7 +26,7 @@ pub struct Memory {
     pub available: Option<ByteSize>,
     /// The most that the kernel promises, and how much of it is given away, where it promises no more than it has.
     pub commit: Option<(ByteSize, ByteSize)>,
-    /// The limit that leaves least, of our control group and of those around it.
+    /// The limit that leaves least, of this process's control group and of those around it.
     pub group: Option<GroupLimit>,
     /// The smallest limit of those groups.
     pub limit: Option<ByteSize>,
@@ -86,32 +86,23 @@ impl fmt::Display for Bound {
     }
 }
 
-/// More memory than there can be.
+/// A demand for more memory than there can be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// `-m` asks for it.
     #[error("--memory: {given} is more than there can be: {bound}; give it less, or {}", bound.remedy())]
-    Given {
-        /// The size asked for.
-        given: ByteSize,
-        /// The bound.
-        bound: Bound,
-    },
+    Given { given: ByteSize, bound: Bound },
     /// The image and what is copied in need it.
     #[error(
         "RAM: the machine needs {need}, and {bound}; leave files out (of the image, or by --copy-in-exclude), or {}",
         bound.remedy()
     )]
-    Needed {
-        /// The need.
-        need: ByteSize,
-        /// The bound.
-        bound: Bound,
-    },
+    Needed { need: ByteSize, bound: Bound },
 }
 
 impl Memory {
-    /// Asks the host.
+    /// Reads the host's files.
     pub fn gather() -> Self {
         let read = |path: &Path| fs::read_to_string(path).ok();
         let text = |path: &str| read(Path::new(path)).unwrap_or_default();
@@ -167,12 +158,12 @@ impl Memory {
         }
     }
 
-    /// The RAM that this process can have: the host's, or what its control groups allow of it.
+    /// Returns the RAM that this process can have: the host's, or what its control groups allow of it.
     pub fn most_ram(&self) -> Option<ByteSize> {
         [self.ram, self.limit].into_iter().flatten().min()
     }
 
-    /// Returns the bound that this process cannot exceed, whatever else goes on; `None` where nothing says.
+    /// Returns the bound that this process cannot exceed, whatever else goes on; `None` if it is unknown.
     pub fn bound(&self) -> Option<Bound> {
         let swap = self.swap;
         let bounds = [
@@ -186,10 +177,11 @@ impl Memory {
             .min_by_key(|bound| bound.size())
     }
 
-    /// Checks what a user gives a machine. Its RAM is taken page by page as the guest touches it, but a machine that is
+    /// Checks the RAM that a user gives a machine. Its RAM is taken page by page as the guest touches it, but a machine that is
     /// larger than all there is can only end badly.
     ///
-    /// Errors: [`Error::Given`].
+    /// # Errors
+    /// [`Error::Given`].
     pub fn check_given(&self, given: ByteSize) -> Result<(), Error> {
         match self.bound() {
             Some(bound) if given > bound.size() => Err(Error::Given { given, bound }),
@@ -197,9 +189,11 @@ impl Memory {
         }
     }
 
-    /// Checks what a guest is sure to touch; a line for the user where there can be so much, and is not just now.
+    /// Checks the memory that a guest is sure to touch; returns a line for the user if the host can have as much, but has
+    /// not at the moment.
     ///
-    /// Errors: [`Error::Needed`].
+    /// # Errors
+    /// [`Error::Needed`].
     pub fn check_needed(&self, need: ByteSize) -> Result<Option<String>, Error> {
         if let Some(bound) = self.bound()
             && need > bound.size()
@@ -225,7 +219,7 @@ impl Memory {
     }
 }
 
-/// How often the kernel has killed a process for want of memory, by the control group's own count and by the host's.
+/// Returns how often the kernel has killed a process for want of memory, by the control group's own count and by the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OomKills {
     group: Option<u64>,
@@ -256,7 +250,7 @@ impl OomKills {
         }
     }
 
-    /// True if a process was killed since `before`: one of our control group where that counts them, else any.
+    /// True if a process was killed since `before`: one of this process's control group where that counts them, else any.
     pub fn have_risen_since(&self, before: Self) -> bool {
         match (before.group, self.group) {
             (Some(before), Some(now)) => now > before,
@@ -300,14 +294,14 @@ fn field(meminfo: &str, name: &str) -> Option<ByteSize> {
     Some(ByteSize(kib.checked_mul(1024)?))
 }
 
-/// The value behind a name on a line of its own.
+/// Returns the value behind a name on a line of its own.
 fn counter(text: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.split_once(' '));
     let (_, value) = lines.find(|(known, _)| *known == name)?;
     value.trim().parse().ok()
 }
 
-/// The folders of our own memory group and of all groups around it that can be seen. A container
+/// Returns the folders of this process's memory group and of all groups around it that can be seen. A container
 /// may see only a part of the hierarchy, mounted at its own group; then the mount point is asked.
 fn groups(cgroup: &str, mountinfo: &str) -> Vec<(PathBuf, Names)> {
     let mut folders = Vec::new();
@@ -330,7 +324,7 @@ fn groups(cgroup: &str, mountinfo: &str) -> Vec<(PathBuf, Names)> {
     folders
 }
 
-/// The path of our group in a /proc/self/cgroup.
+/// Returns the path of this process's group in a /proc/self/cgroup.
 fn own_group(cgroup: &str, names: Names) -> Option<&str> {
     cgroup.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
@@ -343,7 +337,7 @@ fn own_group(cgroup: &str, names: Names) -> Option<&str> {
     })
 }
 
-/// Root, mount point and version, when this line of mountinfo mounts memory groups.
+/// Returns root, mount point and version, if this line of mountinfo mounts memory groups.
 fn memory_mount(line: &str) -> Option<(&str, &str, Names)> {
     let (place, kind) = line.split_once(" - ")?;
     let mut place = place.split(' ').skip(3);

@@ -1,41 +1,31 @@
 //! A bar on the terminal for what takes longer than half a second: bytes, how many of how many, and how fast; or files; or
 //! the time that it takes.
 //!
-//! The stages count their bytes, or files, here whether somebody looks or not: a process has one terminal, so there
-//! is one counter for all of it. Only the program asks for the bar ([`show`]), and it is gone before anything else is
-//! written.
+//! Stages count their bytes or files in a [`Progress`], which is silent unless the program shows it as a [`Bar`]. The bar
+//! is removed before anything else is written.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::units::ByteSize;
 
-/// Phases that are over sooner need no bar.
+/// Shorter phases need no bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Cells of the bar.
 const WIDTH: u64 = 24;
 const ERASE: &str = "\r\x1b[K";
 
-static METER: Meter = Meter {
-    done: AtomicU64::new(0),
-    stage: Mutex::new(Stage {
-        what: "",
-        total: None,
-        unit: Unit::Bytes,
-        began: None,
-        since: None,
-        shown: false,
-        over: true,
-    }),
-    changed: Condvar::new(),
-};
+/// A counter of work in stages; its clones count together. The default counts nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Option<Arc<Meter>>);
 
+#[derive(Debug)]
 struct Meter {
     /// Bytes or files of the stage that are done.
     done: AtomicU64,
@@ -43,20 +33,21 @@ struct Meter {
     changed: Condvar,
 }
 
+#[derive(Debug)]
 struct Stage {
     what: &'static str,
     total: Option<u64>,
     unit: Unit,
     began: Option<Instant>,
-    /// When the first of the stages began between which there was no pause.
+    /// The beginning of the first of the stages that had no pause between them.
     since: Option<Instant>,
-    /// There is a bar on the terminal.
+    /// The bar is on the terminal.
     shown: bool,
-    /// There is to be none any more.
+    /// The bar is gone for good.
     over: bool,
 }
 
-/// What is counted.
+/// The unit of a stage.
 #[derive(Debug, Clone, Copy)]
 enum Unit {
     Bytes,
@@ -64,59 +55,70 @@ enum Unit {
     Time,
 }
 
-/// What follows is `what` ("reading", "packing"), of `total` bytes where that is known.
-pub fn stage(what: &'static str, total: Option<u64>) {
-    begin(what, total, Unit::Bytes);
-}
+impl Progress {
+    /// Begins the stage `what` ("reading", "packing"), of `total` bytes where that is known.
+    pub fn stage(&self, what: &'static str, total: Option<u64>) {
+        self.begin(what, total, Unit::Bytes);
+    }
 
-/// What follows has been done to files ("compiled"), to about `total` in the end.
-pub fn stage_of_files(what: &'static str, total: u64) {
-    begin(what, Some(total), Unit::Files);
-}
+    /// Begins the stage `what` ("compiled"), in which about `total` files are counted.
+    pub fn stage_of_files(&self, what: &'static str, total: u64) {
+        self.begin(what, Some(total), Unit::Files);
+    }
 
-/// Begins the stage `what` ("booting"), of which nothing can be counted but the time.
-pub fn stage_of_time(what: &'static str) {
-    begin(what, None, Unit::Time);
-}
+    /// Begins the stage `what` ("booting"), of which nothing can be counted but the time.
+    pub fn stage_of_time(&self, what: &'static str) {
+        self.begin(what, None, Unit::Time);
+    }
 
-fn begin(what: &'static str, total: Option<u64>, unit: Unit) {
-    let mut stage = METER.stage();
-    (stage.what, stage.total, stage.unit) = (what, total, unit);
-    let now = Instant::now();
-    stage.began = Some(now);
-    stage.since.get_or_insert(now);
-    METER.done.store(0, Ordering::Relaxed);
-    METER.changed.notify_all();
-}
+    fn begin(&self, what: &'static str, total: Option<u64>, unit: Unit) {
+        let Some(meter) = &self.0 else { return };
+        let mut stage = meter.stage();
+        (stage.what, stage.total, stage.unit) = (what, total, unit);
+        let now = Instant::now();
+        stage.began = Some(now);
+        stage.since.get_or_insert(now);
+        meter.done.store(0, Ordering::Relaxed);
+        meter.changed.notify_all();
+    }
 
-/// So many more bytes, or files, of the stage are done.
-pub fn add(more: u64) {
-    METER.done.fetch_add(more, Ordering::Relaxed);
-}
+    /// Counts so many more bytes, or files, of the stage.
+    pub fn add(&self, more: u64) {
+        if let Some(meter) = &self.0 {
+            meter.done.fetch_add(more, Ordering::Relaxed);
+        }
+    }
 
-/// Whether there is a terminal that the bar is drawn on, as long as a stage takes.
-pub fn is_shown() -> bool {
-    !METER.stage().over
-}
+    /// True if there is a terminal that the bar is drawn on, as long as a stage takes.
+    pub fn is_shown(&self) -> bool {
+        self.0.as_ref().is_some_and(|meter| !meter.stage().over)
+    }
 
-/// Takes the bar away, for good: something else is about to be written to the terminal.
-pub fn finish() {
-    let mut stage = METER.stage();
-    stage.over = true;
-    erase(&mut stage);
-    METER.changed.notify_all();
-}
+    /// Removes the bar for good: something else is about to be written to the terminal.
+    pub fn finish(&self) {
+        if let Some(meter) = &self.0 {
+            let mut stage = meter.stage();
+            stage.over = true;
+            erase(&mut stage);
+            meter.changed.notify_all();
+        }
+    }
 
-/// Takes the bar away until another stage begins: what comes now is not ours.
-pub fn pause() {
-    let mut stage = METER.stage();
-    (stage.began, stage.since) = (None, None);
-    erase(&mut stage);
-}
+    /// Removes the bar until another stage begins: the guest is about to print.
+    pub fn pause(&self) {
+        if let Some(meter) = &self.0 {
+            let mut stage = meter.stage();
+            (stage.began, stage.since) = (None, None);
+            erase(&mut stage);
+        }
+    }
 
-/// Takes the bar away until it is drawn again: a line is about to be written to the terminal.
-pub fn clear() {
-    erase(&mut METER.stage());
+    /// Removes the bar until it is drawn again: a line is about to be written to the terminal.
+    pub fn clear(&self) {
+        if let Some(meter) = &self.0 {
+            erase(&mut meter.stage());
+        }
+    }
 }
 
 fn erase(stage: &mut Stage) {
@@ -125,8 +127,8 @@ fn erase(stage: &mut Stage) {
     }
 }
 
-/// Writes to the terminal, unless that would wait, as it does for one that is stopped by Ctrl-S: whoever takes the bar away
-/// may be what a machine waits for.
+/// Writes to the terminal, unless that would wait, as it does for one that is stopped by Ctrl-S: a machine may wait for the
+/// thread that removes the bar.
 fn print(text: &str) -> bool {
     let stderr = std::io::stderr();
     let at_once = Timespec::default();
@@ -136,28 +138,46 @@ fn print(text: &str) -> bool {
         && stderr.lock().write_all(text.as_bytes()).is_ok()
 }
 
-/// The bar, as long as this is not dropped and [`finish`] is not called; nothing where standard error is no terminal.
+/// The bar of a [`Progress`] on standard error, until this is dropped or [`Progress::finish`] is called. Nothing is drawn where
+/// standard error is not a terminal.
 #[derive(Debug)]
-pub struct Bar(());
+pub struct Bar {
+    /// The counter that the bar shows.
+    pub progress: Progress,
+}
 
 /// Shows what is counted from now on.
 pub fn show() -> Bar {
-    if std::io::stderr().is_terminal() {
-        let mut stage = METER.stage();
-        let now = Some(Instant::now());
-        (stage.over, stage.began, stage.since) = (false, now, now);
-        drop(stage);
-        // Without a thread there is no bar, and that is no reason to stop.
-        let _ = std::thread::Builder::new()
-            .name("progress".to_owned())
-            .spawn(draw);
+    if !std::io::stderr().is_terminal() {
+        let progress = Progress::default();
+        return Bar { progress };
     }
-    Bar(())
+    let now = Some(Instant::now());
+    let meter = Arc::new(Meter {
+        done: AtomicU64::new(0),
+        stage: Mutex::new(Stage {
+            what: "",
+            total: None,
+            unit: Unit::Bytes,
+            began: now,
+            since: now,
+            shown: false,
+            over: false,
+        }),
+        changed: Condvar::new(),
+    });
+    let drawn = Arc::clone(&meter);
+    // Without a thread there is no bar, and that is no reason to stop.
+    let _ = std::thread::Builder::new()
+        .name("progress".to_owned())
+        .spawn(move || draw(&drawn));
+    let progress = Progress(Some(meter));
+    Bar { progress }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        finish();
+        self.progress.finish();
     }
 }
 
@@ -167,16 +187,16 @@ impl Meter {
     }
 }
 
-fn draw() {
-    let mut stage = METER.stage();
+fn draw(meter: &Meter) {
+    let mut stage = meter.stage();
     while !stage.over {
         let (Some(began), Some(since)) = (stage.began, stage.since) else {
-            let waited = METER.changed.wait(stage);
+            let waited = meter.changed.wait(stage);
             stage = waited.unwrap_or_else(PoisonError::into_inner);
             continue;
         };
         let patience = PATIENCE.saturating_sub(since.elapsed());
-        let done = METER.done.load(Ordering::Relaxed);
+        let done = meter.done.load(Ordering::Relaxed);
         if patience.is_zero() && (done > 0 || matches!(stage.unit, Unit::Time)) {
             let text = match (stage.unit, stage.total) {
                 (Unit::Files, Some(total)) => line_of_files(stage.what, done, total),
@@ -185,23 +205,23 @@ fn draw() {
             };
             stage.shown = print(&format!("{ERASE}{text}")) || stage.shown;
         }
-        let waited = METER.changed.wait_timeout(stage, patience.max(INTERVAL));
+        let waited = meter.changed.wait_timeout(stage, patience.max(INTERVAL));
         stage = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
-/// The bar of a stage of which only the time is known.
+/// Returns the bar of a stage of which only the time is known.
 fn line_of_time(what: &str, elapsed: Duration) -> String {
     format!("rdvm: {what}, {} s", elapsed.as_secs())
 }
 
-/// What is shown of a stage that counts files. The total is a guess, so that the end is told by other words.
+/// Returns the bar of a stage that counts files. The total is a guess, and never claimed to be reached.
 fn line_of_files(what: &str, done: u64, about: u64) -> String {
     let percent = (done.saturating_mul(100) / about.max(1)).min(99);
     format!("rdvm: {what} {done} of about {about} files, {percent} %")
 }
 
-/// What is shown of a stage.
+/// Returns the bar of a stage that counts bytes.
 fn line(what: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String {
     let rate = ByteSize((done as f64 / elapsed.as_secs_f64().max(0.001)) as u64);
     let mut line = format!("rdvm: {what} ");

@@ -1,4 +1,4 @@
-//! Amounts of memory and spans of time: parsing, printing, rounding to pages. A leaf: imports nothing of ours.
+//! Amounts of memory and spans of time: parsing, printing, rounding to pages.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,24 +12,24 @@ pub const PAGE: u64 = 4096;
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
-    /// So many mebibytes.
+    /// Returns this number of mebibytes.
     pub const fn mib(count: u64) -> Self {
         Self(count << 20)
     }
 
-    /// The next multiple of a page, saturating.
+    /// Rounds up to whole pages, saturating.
     pub const fn page_round_up(self) -> Self {
         Self(self.0.saturating_add(PAGE - 1) & !(PAGE - 1))
     }
 
-    /// The next multiple of a mebibyte, saturating.
+    /// Rounds up to whole mebibytes, saturating.
     pub const fn mib_round_up(self) -> Self {
         Self(self.0.saturating_add((1 << 20) - 1) & !((1 << 20) - 1))
     }
 }
 
 impl fmt::Display for ByteSize {
-    /// Whole mebibytes where it is at least ten of them, else KiB or bytes; never rounds a need down.
+    /// Prints whole mebibytes from ten on, else KiB or bytes; never rounds a need down.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             bytes if bytes >= 10 << 20 => write!(f, "{} MiB", bytes.div_ceil(1 << 20)),
@@ -39,7 +39,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Why a size or a span was not understood.
+/// A size or a span that was not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// Not a number with a known suffix.
@@ -56,7 +56,7 @@ pub enum ParseError {
 impl FromStr for ByteSize {
     type Err = ParseError;
 
-    /// Docker's spelling: digits and an optional `b`, `k`, `m` or `g` (any case; `kb`, `KiB` and the like too), binary
+    /// Reads Docker's spelling: digits and an optional `b`, `k`, `m` or `g` (any case; `kb`, `KiB` and the like too), binary
     /// multiples, bytes without a suffix.
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let split = text
@@ -105,11 +105,11 @@ pub fn parse_span(text: &str) -> Result<Duration, ParseError> {
     }
 }
 
-/// The longest span that is counted: a century. What is longer never passes, and no clock has to hold it.
+/// The longest span that is counted: a century, which every clock can hold.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// The moment that comes `span` after `start`, or a century after it where that is sooner. A user's span may be any number,
-/// and the sum of a clock and such a number overflows.
+/// Returns the moment `span` after `start`, or a century after it where that is sooner: a user's span may be any number, and
+/// the sum of a clock and such a number overflows.
 pub fn after(start: Instant, span: Duration) -> Instant {
     start + span.min(LONGEST)
 }

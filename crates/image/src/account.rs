@@ -7,7 +7,7 @@ use crate::reference::{Id, UserSpec};
 use crate::tree::{Kind, Tree};
 use rdvm_hostfs::escape::escaped;
 
-/// Who runs the command, in numbers.
+/// The user who runs the command, in numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// User.
@@ -27,29 +27,17 @@ const GROUPS_LIMIT: usize = 64;
 
 /// Why a user cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// A name that the image does not have.
     #[error("--user: the image's {file} has no \"{name}\"; give a number instead")]
-    Unknown {
-        /// `/etc/passwd` or `/etc/group`.
-        file: &'static str,
-        /// The name.
-        name: String,
-    },
+    Unknown { file: &'static str, name: String },
     /// The file is too large to be one.
     #[error("--user: the image's {file} has {size} bytes; give numbers instead of names")]
-    TooLarge {
-        /// `/etc/passwd` or `/etc/group`.
-        file: &'static str,
-        /// Its size.
-        size: u64,
-    },
+    TooLarge { file: &'static str, size: u64 },
     /// The number that means none.
     #[error("--user: {number} is no user or group; give a number below it")]
-    NoUser {
-        /// The number.
-        number: u32,
-    },
+    NoUser { number: u32 },
     /// The file cannot be read.
     #[error(transparent)]
     Unreadable(#[from] super::body::Error),
@@ -65,7 +53,8 @@ pub struct Files {
 impl Files {
     /// Those of `tree`.
     ///
-    /// Errors: they cannot be read, or are too large to be what they should be.
+    /// # Errors
+    /// They cannot be read, or are too large to be what they should be.
     pub fn read(tree: &Tree) -> Result<Self, Error> {
         Ok(Self {
             passwd: read(tree, PASSWD)?,
@@ -82,7 +71,8 @@ const GROUP: &str = "/etc/group";
 /// As docker does: a number need not be in the file; without a group it is the user's own, or 0 where the file does
 /// not know the user.
 ///
-/// Errors: a name that the image's files do not have, or files that cannot be read.
+/// # Errors
+/// A name that the image's files do not have, or files that cannot be read.
 pub fn account(files: &Files, spec: Option<&UserSpec>) -> Result<Account, Error> {
     let root = UserSpec {
         user: Id::Number(0),

@@ -3,6 +3,7 @@
 //! A piece is good only if, after it was read, the open file is still what `stat` said when the tree was made: the same
 //! inode, length and times. Files are not mapped: one that shrinks would kill the process.
 
+use rdvm_hostfs::escape::reason;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -10,27 +11,25 @@ use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::io::Errno;
 
 use crate::byte_source::ByteSource;
-use crate::host::{HostDir, HostFile, Stamp, open_file, read_exact};
+use crate::host::{HostDir, HostFile, open_file, read_exact};
 use crate::member::Extent;
 use crate::tree::{Content, read_sparse};
+use rdvm_hostfs::FileStamp;
 
 /// Why a file's bytes cannot be had.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// A file is no longer what it was when the image was looked at.
     #[error("{shown}: changed while it was packed; try again when nothing writes to the image")]
-    Changed {
-        /// Path on the host, escaped.
-        shown: String,
-    },
+    Changed { shown: String },
     /// A file's bytes cannot be had.
     #[error(
-        "{shown}: cannot be read: {source}; run as a user who may, or remove it from the image"
+        "{shown}: cannot be read: {}; run as a user who may, or remove it from the image",
+        reason(source)
     )]
     Unreadable {
-        /// Path on the host, escaped.
         shown: String,
-        /// Why.
         source: std::io::Error,
     },
 }
@@ -55,7 +54,7 @@ struct Ahead<'a> {
     last: u64,
 }
 
-/// What is read in advance, in bytes.
+/// Bytes that are read in advance.
 const AHEAD: usize = 32 << 10;
 /// So far apart are two small files that are taken for neighbours, and so long is a small file.
 const NEAR: u64 = 4 << 10;
@@ -106,7 +105,7 @@ struct Opened<'a> {
     holes: bool,
 }
 
-/// What a piece turned out to be.
+/// The contents of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
     /// Bytes, now in the buffer.
@@ -189,7 +188,7 @@ impl<'a> Bodies<'a> {
         };
         let piece = opened.read(from, buffer);
         // First of all: what was read, or could not be, says nothing if it is not that file any more.
-        if Stamp::from(&fstat(&opened.fd)?) != file.stamp {
+        if FileStamp::from(&fstat(&opened.fd)?) != file.stamp {
             return Err(Errno::STALE);
         }
         if from + (buffer.len() as u64) < file.stamp.size {
@@ -212,7 +211,7 @@ impl<'a> Opened<'a> {
         let fd = open_file(dir, &file.name)?;
         let now = fstat(&fd)?;
         // Something else than the file that was found is not even read.
-        if Stamp::from(&now) != file.stamp {
+        if FileStamp::from(&now) != file.stamp {
             return Err(Errno::STALE);
         }
         let holes = (now.st_blocks as u64) * 512 < file.stamp.size;
@@ -243,7 +242,7 @@ impl<'a> Opened<'a> {
     }
 }
 
-/// What an errno means for a file that was there when the tree was made.
+/// Turns the errno for a file that was there when the tree was made into the error that it means.
 fn failed(shown: String, errno: Errno) -> Error {
     match errno {
         // Nothing, a link, a socket or a device without driver in its place, or in its directory's.

@@ -15,7 +15,7 @@ pub(super) struct BufferedRegion<'a> {
     /// Where in the region `bytes` are.
     at: u64,
     bytes: Vec<u8>,
-    /// How much to read next: more as long as the next place asked for is close, little after a leap over contents.
+    /// Bytes to read next: more as long as the next place asked for is close, little after a leap over contents.
     step: usize,
 }
 

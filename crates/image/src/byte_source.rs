@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use super::host::Stamp;
+use rdvm_hostfs::FileStamp;
 use rdvm_hostfs::escape::shown;
 
 /// Length of a chunk in bytes: large enough that their number does not count, small enough that a stretch of zeros mostly
@@ -21,7 +21,7 @@ pub const CHUNK: usize = 1 << 20;
 /// Where bytes are.
 #[derive(Debug)]
 pub struct ByteSource {
-    /// What it is called in messages, escaped.
+    /// Its name for messages, escaped.
     shown: String,
     length: u64,
     bytes: Bytes,
@@ -29,16 +29,17 @@ pub struct ByteSource {
 
 #[derive(Debug)]
 enum Bytes {
-    File { file: File, stamp: Stamp },
+    File { file: File, stamp: FileStamp },
     Chunks(Vec<Option<Box<[u8]>>>),
 }
 
 impl ByteSource {
     /// The bytes of an open regular file; `path` is for messages.
     ///
-    /// Errors: the file cannot be looked at.
+    /// # Errors
+    /// The file cannot be looked at.
     pub fn of_file(file: File, path: &Path) -> Result<Self, Errno> {
-        let stamp = Stamp::from(&fstat(&file)?);
+        let stamp = FileStamp::from(&fstat(&file)?);
         Ok(Self {
             shown: shown(path).to_string(),
             length: stamp.size,
@@ -61,14 +62,15 @@ impl ByteSource {
         self.length
     }
 
-    /// What it is called in messages, escaped.
+    /// Its name for messages, escaped.
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
     /// Fills `buffer` with the bytes from `from` on.
     ///
-    /// Errors: `ESTALE` when the file does not have as many any more (or never had), others as the host gives them.
+    /// # Errors
+    /// `ESTALE` when the file does not have as many any more (or never had), others as the host gives them.
     pub fn read_exact(&self, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         match &self.bytes {
             Bytes::File { file, .. } => {
@@ -101,12 +103,13 @@ impl ByteSource {
         }
     }
 
-    /// Whether the file is still what it was when the store was made; to be asked after the last read.
+    /// True if the file is still what it was when the store was made; to be asked after the last read.
     ///
-    /// Errors: `ESTALE` when it is not.
+    /// # Errors
+    /// `ESTALE` when it is not.
     pub fn check_unchanged(&self) -> Result<(), Errno> {
         match &self.bytes {
-            Bytes::File { file, stamp } if Stamp::from(&fstat(file)?) != *stamp => {
+            Bytes::File { file, stamp } if FileStamp::from(&fstat(file)?) != *stamp => {
                 Err(Errno::STALE)
             }
             _ => Ok(()),
@@ -138,7 +141,7 @@ pub struct Region {
     pub store: Arc<ByteSource>,
     /// Where it begins.
     pub offset: u64,
-    /// How many bytes it has.
+    /// Its length in bytes.
     pub length: u64,
 }
 
@@ -155,7 +158,8 @@ impl Region {
 
     /// Fills `buffer` with the bytes from `from` on, counted from the region's start.
     ///
-    /// Errors: `ESTALE` beyond its end, others as [`ByteSource::read_exact`].
+    /// # Errors
+    /// `ESTALE` beyond its end, others as [`ByteSource::read_exact`].
     pub fn read_exact(&self, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         let end = from.checked_add(buffer.len() as u64);
         match end {

@@ -1,15 +1,17 @@
-//! What an image says of how it is to be run: the JSON configuration of docker and OCI images → [`Config`].
+//! The settings that an image is run with: the JSON configuration of docker and OCI images → [`Config`].
 //!
-//! Takes the document's bytes, gives values that are known to be usable: what the options of `rdvm run` could not
+//! Takes the document's bytes, returns values that are known to be usable: what the options of `rdvm run` could not
 //! say either is an error here. Knows nothing of where the document was.
+
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::reference::{Id, UserSpec};
+use crate::reference::{BadUser, UserSpec};
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::escape::escaped;
 
-/// How an image is to be run; all empty for images that do not say.
+/// The settings that an image is run with; all empty for images without any.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The program and its first arguments.
@@ -20,16 +22,16 @@ pub struct Config {
     pub env: Vec<String>,
     /// Working directory.
     pub workdir: Option<String>,
-    /// Who runs it.
+    /// The user to run as.
     pub user: Option<UserSpec>,
     /// Host name.
     pub hostname: Option<String>,
 }
 
-/// What a configuration says.
+/// A configuration document.
 #[derive(Debug)]
 pub(super) struct ParsedConfig {
-    /// How the image is to be run.
+    /// The settings that the image is run with.
     pub(super) config: Config,
     /// `linux/amd64`, or nothing where it does not say.
     pub(super) platform: Option<String>,
@@ -39,43 +41,26 @@ pub(super) struct ParsedConfig {
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Not JSON, or not what it should say.
     #[error("the image's configuration is not what it should be: {source}; export the image again")]
-    Json {
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    Json { source: serde_json::Error },
     /// A NUL byte, which no program can be given.
     #[error("the image's {field} has a NUL byte in it; build the image without")]
-    Nul {
-        /// Which field.
-        field: &'static str,
-    },
+    Nul { field: &'static str },
     /// A variable without a value.
     #[error("the image's Env has \"{}\", which is not NAME=VALUE; build the image without", escaped(entry.as_bytes()))]
-    Env {
-        /// The entry.
-        entry: String,
-    },
+    Env { entry: String },
     /// A user that is none.
     #[error("the image's User is \"{}\", which is not USER or USER:GROUP; give --user", escaped(user.as_bytes()))]
-    User {
-        /// As it stands there.
-        user: String,
-    },
+    User { user: String },
     /// A layer's digest that is none.
     #[error("\"{}\" in rootfs.diff_ids is not a digest of sha256: and 64 hexadecimal digits; export the image again", escaped(digest.as_bytes()))]
-    DiffId {
-        /// As it stands there.
-        digest: String,
-    },
+    DiffId { digest: String },
     /// Layers that are not kept as layers.
     #[error("the image's rootfs is of the type \"{}\", and only layers is known; export the image again", escaped(kind.as_bytes()))]
-    Rootfs {
-        /// As it stands there.
-        kind: String,
-    },
+    Rootfs { kind: String },
 }
 
 #[derive(Deserialize)]
@@ -134,7 +119,8 @@ struct Rootfs {
 
 /// Reads a configuration.
 ///
-/// Errors: it is not one, or has values that nothing can be started with.
+/// # Errors
+/// It is not one, or has values that nothing can be started with.
 pub(super) fn parse(bytes: &[u8]) -> Result<ParsedConfig, Error> {
     let document: Document =
         serde_json::from_slice(bytes).map_err(|source| Error::Json { source })?;
@@ -203,30 +189,51 @@ fn usable(section: Section) -> Result<Config, Error> {
     }
 }
 
-/// `name`, `uid`, `name:group` or `uid:gid`; what reads as a number is one.
+/// Reads a user as `rdvm run -u` does, but a colon without a group counts for nothing, as for docker.
 fn parse_user(text: &str) -> Result<UserSpec, Error> {
-    let id = |text: &str| match text {
-        "" => None,
-        text => Some(
-            text.parse()
-                .map_or_else(|_| Id::Name(text.to_owned()), Id::Number),
-        ),
+    let spec = match text.split_once(':') {
+        Some((user, "")) => user.parse(),
+        _ => text.parse(),
     };
-    let (user, group) = match text.split_once(':') {
-        // A colon without a group says no more than none, as for docker.
-        Some((user, "")) => (id(user), None),
-        Some((user, group)) => (id(user), id(group)),
-        None => (id(text), None),
-    };
-    let user = user.ok_or_else(|| Error::User {
+    spec.map_err(|_: BadUser| Error::User {
         user: text.to_owned(),
-    })?;
-    Ok(UserSpec { user, group })
+    })
+}
+
+/// Returns the entrypoint and the arguments of a command: those given over the image's, by docker's rule. A given entrypoint
+/// also drops the image's arguments, which were meant for the image's program.
+pub fn over<T>(
+    given: (Option<T>, Option<T>),
+    image: (Option<T>, Option<T>),
+) -> (Option<T>, Option<T>) {
+    match given {
+        (None, None) => image,
+        (None, arguments) => (image.0, arguments),
+        given => given,
+    }
+}
+
+/// Returns the variables, each name once: where it came first, with the value that it was set to last.
+pub fn last_of_each<T: AsRef<[u8]>>(variables: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut places = HashMap::new();
+    let mut kept: Vec<T> = Vec::new();
+    for variable in variables {
+        let name = variable.as_ref().split(|&byte| byte == b'=').next();
+        let place = *places
+            .entry(name.unwrap_or_default().to_vec())
+            .or_insert(kept.len());
+        match kept.get_mut(place) {
+            Some(old) => *old = variable,
+            None => kept.push(variable),
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Id;
 
     fn config(section: &str) -> Result<Config, Error> {
         parse(format!(r#"{{"config":{section}}}"#).as_bytes()).map(|said| said.config)

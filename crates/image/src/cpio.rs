@@ -112,11 +112,11 @@ struct CpioReader<'a> {
     entries: &'a Counter,
     /// The hard-linked files of the archive that is being read; nothing while none was met.
     links: Option<HashMap<[u32; 3], Linked>>,
-    /// How many hard-linked files there were so far, in all archives.
+    /// The number of hard-linked files so far, in all archives.
     count: &'a mut u64,
 }
 
-/// What the names of a file come to.
+/// A file with several names.
 #[derive(Debug, Default)]
 struct Linked {
     /// Their number for [`EntryKind::File`], from the first that was handed over on.

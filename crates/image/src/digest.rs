@@ -13,7 +13,7 @@ use crate::body::{self, Bodies};
 use crate::tree::{Content, Entry, FileBody, Kind, LinkId, Tree};
 use rdvm_hostfs::Digest;
 
-/// What the records begin with: another definition would begin otherwise.
+/// The start of the records: another definition would begin otherwise.
 const FIRST: &[u8] = b"rdvm tree 1\n";
 /// A tree without an entry for its root has the directory that the guest's kernel makes.
 const ROOT_MODE: u16 = 0o755;
@@ -24,7 +24,8 @@ const READERS: usize = 2;
 
 /// The digest of everything in `tree`; reads all contents, on two threads.
 ///
-/// Errors: a file that cannot be read or changed meanwhile, by name.
+/// # Errors
+/// A file that cannot be read or changed meanwhile, by name.
 pub fn of(tree: &Tree) -> Result<Digest, body::Error> {
     let contents = hash_contents(tree.entries())?;
     let mut records = Records {

@@ -95,7 +95,7 @@ pub(super) fn walk(
 /// One walk: what is the same for all directories, and the list of those not yet read.
 struct Walk<'a> {
     builder: EntryBuilder<'a>,
-    /// What is not even looked at.
+    /// The names to leave out unread.
     filter: Option<PathFilter<'a>>,
     dev: u64,
     list: Mutex<List>,
@@ -106,11 +106,11 @@ struct Walk<'a> {
 #[derive(Default)]
 struct List {
     waiting: Vec<Job>,
-    /// How many are being read: their subdirectories are still to come.
+    /// The number being read: their subdirectories are still to come.
     reading: usize,
     /// Number of directories seen besides the root: the next one's place.
     places: usize,
-    /// Somebody failed; the rest is not needed.
+    /// True if a thread failed; the rest is not needed.
     stopped: bool,
 }
 
@@ -125,7 +125,7 @@ struct Job {
 struct Listing {
     place: usize,
     own: Entry,
-    /// What is in it, sorted by name.
+    /// Its entries, sorted by name.
     below: Vec<Slot>,
 }
 
@@ -136,7 +136,7 @@ enum Slot {
     Listing(usize),
 }
 
-/// What one thread found.
+/// The entries that one thread found.
 #[derive(Default)]
 struct Walked {
     listings: Vec<Listing>,
@@ -310,7 +310,7 @@ fn in_order(listings: Vec<Listing>) -> Vec<Entry> {
     }
 }
 
-/// Gives names of one file one number, from 1 in the tree's order; a single name (the others are elsewhere) gets none.
+/// Assigns names of one file one number, from 1 in the tree's order; a single name (the others are elsewhere) gets none.
 pub(super) fn number_links(entries: &mut [Entry]) {
     fn names(entries: &mut [Entry]) -> impl Iterator<Item = ((u64, u64), &mut Option<LinkId>)> {
         entries
@@ -320,7 +320,7 @@ pub(super) fn number_links(entries: &mut [Entry]) {
                     content: Content::Host(file),
                     link: link @ Some(UNNUMBERED),
                     ..
-                }) => Some(((file.stamp.dev, file.stamp.ino), link)),
+                }) => Some(((file.stamp.device, file.stamp.inode), link)),
                 _ => None,
             })
     }

@@ -1,4 +1,4 @@
-//! What `docker save` writes → the one image in it that is meant, with its layers where they are.
+//! An archive of `docker save` → the one image in it that is meant, with its layers where they are.
 //!
 //! `manifest.json` lists images by the names of members: a configuration and layers, both of which older versions
 //! name in other ways and reach through symbolic links. All of them carry the layers' digests in the configuration.
@@ -36,7 +36,7 @@ impl Listed {
     }
 }
 
-/// Whether a document is such a list: a file of this name may be anything.
+/// True if a document is such a list: a file of this name may be anything.
 fn is_manifest(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Vec<Listed>>(bytes).is_ok_and(|list| !list.is_empty())
 }
@@ -48,7 +48,8 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
 
 /// The image that `spec` names, or the only one.
 ///
-/// Errors: none or several, one for another platform, or anything that does not match its digest.
+/// # Errors
+/// None or several, one for another platform, or anything that does not match its digest.
 pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<LayeredImage, ParseError> {
     if blobs.region(MANIFEST)?.is_none() && docker_v1::is_meant(blobs) {
         return docker_v1::open(blobs, spec);

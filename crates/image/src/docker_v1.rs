@@ -3,7 +3,7 @@
 //!
 //! `repositories` names the topmost layer of each image. Each layer is a directory ID/ with `json` (its configuration, and
 //! `parent` for all but the lowest) and `layer.tar`. Without `repositories`, which docker left out where images had no
-//! names, the topmost layers are those that are nobody's parent. There are no digests: IDs prove nothing. Format: docker's
+//! names, the topmost layers are those that are no other's parent. There are no digests: IDs prove nothing. Format: docker's
 //! image specification 1.0.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,8 @@ pub(super) fn is_here(blobs: &Blobs) -> bool {
 
 /// The image that `spec` names, or the only one.
 ///
-/// Errors: none or several, one for another platform, or layers that are missing or go round in a circle.
+/// # Errors
+/// None or several, one for another platform, or layers that are missing or go round in a circle.
 pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<LayeredImage, ParseError> {
     let tops = match repositories(blobs)? {
         Some(repositories) => tops_of(&repositories),
@@ -105,7 +106,7 @@ fn tops_of(repositories: &Repositories) -> BTreeMap<String, Vec<String>> {
     tops
 }
 
-/// The layers that are nobody's parent, which have no names but their IDs.
+/// Returns the layers that are no other's parent, which have no names but their IDs.
 fn tops_without_names(blobs: &Blobs) -> Result<BTreeMap<String, Vec<String>>, ParseError> {
     let ids = blobs.top();
     if ids.len() > LIMIT {

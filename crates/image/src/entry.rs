@@ -15,19 +15,20 @@ use rustix::fs::{fstat, major, makedev, minor, readlinkat, statx};
 use rustix::io::{Errno, pread};
 
 use super::fakeroot::{Pretended, SaveFile};
-use super::host::{HostDir, HostFile, Stamp, open_file};
+use super::host::{HostDir, HostFile, open_file};
 use super::tree::{Content, Entry, FileBody, Kind, LinkId, Xattrs};
 use super::xattr::{self, HostXattrs};
 use super::{Error, override_stat};
 use crate::reference::Ownership;
+use rdvm_hostfs::FileStamp;
 use rdvm_hostfs::escape::escaped;
 
 /// The largest file that is read when it is found, in bytes: its memory costs one page fault, finding it again more.
 pub(super) const SMALL: u64 = 4096;
-/// How many bytes of small files are kept at most; the rest is read when the initrd is written.
+/// The most bytes of small files that are kept; the rest is read when the initrd is written.
 const KEEP: u64 = 64 << 20;
 
-/// What `stat` said of a name, as far as it matters here.
+/// The part of `stat` that matters here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileStat {
     mode: RawMode,
@@ -93,7 +94,7 @@ pub(super) struct EntryBuilder<'a> {
     owner: &'a Ownership,
     save: Option<SaveFile>,
     kept: AtomicU64,
-    /// `None` for files whose extended attributes are nobody's business.
+    /// `None` for files whose extended attributes are not read.
     attributes: Option<xattr::XattrReader>,
 }
 
@@ -288,7 +289,7 @@ impl<'a> EntryBuilder<'a> {
 
 /// All bytes of a file of at most [`SMALL`] bytes, by one read that would also see one more: a file that has grown or
 /// shrunk since its stamp was taken is an error. The same length with other bytes is the file as it is at that moment.
-fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Arc<[u8]>, Errno> {
+fn small_file(file: &OwnedFd, stamp: &FileStamp) -> Result<Arc<[u8]>, Errno> {
     if stamp.size == 0 {
         return Ok(Arc::default());
     }
@@ -300,13 +301,13 @@ fn small_file(file: &OwnedFd, stamp: &Stamp) -> Result<Arc<[u8]>, Errno> {
     }
 }
 
-/// What links carry until all names are known, and `dir.rs` numbers them.
+/// The mark of links until all names are known, and `dir.rs` numbers them.
 pub(super) const UNNUMBERED: LinkId = LinkId(0);
 
 /// A regular file, open, and what it was then.
-pub(super) type Opened = (OwnedFd, Stamp);
+pub(super) type Opened = (OwnedFd, FileStamp);
 
-/// What is behind a name; a regular file also comes open.
+/// The state of a name; a regular file also comes open.
 pub(super) type Seen = (FileStat, Option<Opened>);
 
 /// Looks at `name` in a directory; the empty name is the directory itself. `guess` is the kind that the directory gave
@@ -322,12 +323,12 @@ pub(super) fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<Seen, E
     let file = open_file(fd, name)?;
     let stat = fstat(&file)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok((FileStat::from(&stat), Some((file, Stamp::from(&stat))))),
+        FileType::RegularFile => Ok((FileStat::from(&stat), Some((file, FileStamp::from(&stat))))),
         _ => Err(Errno::STALE),
     }
 }
 
-/// What kind of thing `name` in a directory is.
+/// Returns the kind of `name` in a directory.
 pub(super) fn kind_of(fd: &OwnedFd, name: &[u8]) -> Result<FileType, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = statx(fd, name, flags, StatxFlags::TYPE)?;
@@ -342,7 +343,7 @@ fn unmapped(dir: &HostDir, name: &[u8], (what, number): xattr::Unmapped) -> Erro
     }
 }
 
-/// What an errno means for something that was there a moment ago.
+/// Turns the errno for something that was there a moment ago into the error that it means.
 pub(super) fn failed(dir: &HostDir, name: &[u8], errno: Errno) -> Error {
     let shown = dir.shown(name);
     match errno {

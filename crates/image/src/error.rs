@@ -5,105 +5,68 @@ use std::path::PathBuf;
 
 use super::blobs::ParseError;
 use super::{cpio, fs, limit, stream, tar, tree};
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 
 /// Why an image was not read.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// There is nothing at the path.
     #[error(
         "{}: no such file or directory; give the path of a directory or an archive, or for an image of docker's: docker save NAME | rdvm run -",
         shown(path)
     )]
-    Missing {
-        /// As given.
-        path: PathBuf,
-    },
+    Missing { path: PathBuf },
     /// The image itself cannot be looked at.
     #[error(
-        "{}: the image cannot be read: {source}; run as a user who may",
-        shown(path)
+        "{}: the image cannot be read: {}; run as a user who may",
+        shown(path),
+        reason(source)
     )]
-    Image {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Image { path: PathBuf, source: io::Error },
     /// Neither a directory nor an archive.
     #[error(
         "{}: is {what}, which is no image; give a directory, or what tar, docker save, skopeo or cpio -H newc made",
         shown(path)
     )]
-    WrongKind {
-        /// As given.
-        path: PathBuf,
-        /// What it seems to be, with its article.
-        what: &'static str,
-    },
+    WrongKind { path: PathBuf, what: &'static str },
     /// An archive without members.
     #[error("{shown}: nothing is in it; fill it with a root file system first")]
-    Nothing {
-        /// The archive, escaped.
-        shown: String,
-    },
+    Nothing { shown: String },
     /// It is not what `--format` says.
     #[error("{}: is not {wanted}, as --format says; leave that out", shown(path))]
-    NotOfFormat {
-        /// As given.
-        path: PathBuf,
-        /// What was said, with its article.
-        wanted: &'static str,
-    },
+    NotOfFormat { path: PathBuf, wanted: &'static str },
     /// Compressed twice.
     #[error("{shown}: is compressed twice; compress it once")]
-    Nested {
-        /// The archive, escaped.
-        shown: String,
-    },
+    Nested { shown: String },
     /// Several images to choose from are only in archives that hold images.
     #[error(
         "{}: there is only one image in it, and it has no name; leave out --tag",
         shown(path)
     )]
-    NoTags {
-        /// As given.
-        path: PathBuf,
-    },
+    NoTags { path: PathBuf },
     /// An archive was written to while it was read.
-    #[error("{shown}: cannot be read: {source}; try again when nothing writes to it")]
-    Archive {
-        /// The archive, escaped.
-        shown: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "{shown}: cannot be read: {}; try again when nothing writes to it",
+        reason(source)
+    )]
+    Archive { shown: String, source: io::Error },
     /// An archive of images is not as it should be.
     #[error("{shown}: {flaw}")]
     Bundle {
-        /// The archive, escaped.
         shown: String,
-        /// What is wrong.
         flaw: Box<ParseError>,
     },
     /// A layer cannot be applied.
     #[error("layer {number} of {count}: {source}")]
     Layer {
-        /// Which, from 1 on.
         number: usize,
-        /// How many there are.
         count: usize,
-        /// Why.
         source: Box<Error>,
     },
     /// A member of an archive cannot be put where it says.
     #[error("{shown}: {source}")]
-    Member {
-        /// The archive, escaped.
-        shown: String,
-        /// Which member, and why.
-        source: fs::Error,
-    },
+    Member { shown: String, source: fs::Error },
     /// Compressed data cannot be unpacked.
     #[error(transparent)]
     Stream(#[from] stream::Error),
@@ -121,48 +84,29 @@ pub enum Error {
         "{}: the directory is empty; fill it with a root file system first",
         shown(path)
     )]
-    Empty {
-        /// As given.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
     /// Something inside cannot be read.
     #[error(
-        "{shown}: cannot be read: {source}; run as a user who may, or remove it from the image"
+        "{shown}: cannot be read: {}; run as a user who may, or remove it from the image",
+        reason(source)
     )]
-    Unreadable {
-        /// Its path on the host, escaped.
-        shown: String,
-        /// Why.
-        source: io::Error,
-    },
+    Unreadable { shown: String, source: io::Error },
     /// Something was renamed, removed or replaced between two looks at it.
     #[error("{shown}: changed while it was read; try again when nothing writes to the image")]
-    Changed {
-        /// Its path on the host, escaped.
-        shown: String,
-    },
+    Changed { shown: String },
     /// A file type this system does not define.
     #[error("{shown}: is of an unknown file type; remove it from the image")]
-    UnknownType {
-        /// Its path on the host, escaped.
-        shown: String,
-    },
+    UnknownType { shown: String },
     /// A character device 0:0.
     #[error(
         "{shown}: is an overlayfs whiteout (character device 0:0); mount the overlay and give the merged directory"
     )]
-    Whiteout {
-        /// Its path on the host, escaped.
-        shown: String,
-    },
+    Whiteout { shown: String },
     /// An owner that the map does not know.
     #[error("{shown}: {what} {number} is in no range of --owner; add one that has it")]
     OwnerUnmapped {
-        /// Path on the host, escaped.
         shown: String,
-        /// `user` or `group`.
         what: &'static str,
-        /// The host's number.
         number: u32,
     },
     /// A save file, and no directory that it could be about.
@@ -170,60 +114,35 @@ pub enum Error {
         "--fakeroot: {}: is no directory, and an archive says itself who owns its files; leave it out",
         shown(path)
     )]
-    FakerootOfArchive {
-        /// As given.
-        path: PathBuf,
-    },
+    FakerootOfArchive { path: PathBuf },
     /// The save file cannot be read.
     #[error(
-        "{}: the fakeroot save file cannot be read: {source}; write one with fakeroot -s FILE",
-        shown(path)
+        "{}: the fakeroot save file cannot be read: {}; write one with fakeroot -s FILE",
+        shown(path),
+        reason(source)
     )]
-    SaveFile {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    SaveFile { path: PathBuf, source: io::Error },
     /// A line of the save file is malformed or there twice.
     #[error(
         "{}: line {line} is not one that fakeroot writes, or repeats a file; write the file anew with fakeroot -s",
         shown(path)
     )]
-    SaveFileLine {
-        /// As given.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-    },
+    SaveFileLine { path: PathBuf, line: usize },
     /// The save file says of a file what cannot be.
     #[error(
         "{shown}: the fakeroot save file knows this inode as another kind of file; use the save file of this very directory"
     )]
-    SaveFileStale {
-        /// Path on the host, escaped.
-        shown: String,
-    },
+    SaveFileStale { shown: String },
     /// `user.containers.override_stat` does not read as what container engines write.
     #[error(
         "{shown}: its attribute user.containers.override_stat is \"{value}\" and not UID:GID:MODE[:KIND]; correct or remove it with setfattr"
     )]
-    OverrideStat {
-        /// Path on the host, escaped.
-        shown: String,
-        /// The value, escaped.
-        value: String,
-    },
+    OverrideStat { shown: String, value: String },
     /// `user.containers.override_stat` makes of a file what cannot be.
     #[error(
         "{shown}: its attribute user.containers.override_stat is \"{value}\", which this file cannot stand for; remove the attribute with setfattr -x"
     )]
-    OverrideStatStale {
-        /// Path on the host, escaped.
-        shown: String,
-        /// The value, escaped.
-        value: String,
-    },
+    OverrideStatStale { shown: String, value: String },
     /// The entries do not make a tree.
     #[error(transparent)]
     Tree(#[from] tree::Error),

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::Error;
 
-/// What fakeroot pretended about one file.
+/// The attributes that fakeroot pretended for one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pretended {
     /// File type and permission bits, as in `st_mode`.
@@ -59,7 +59,7 @@ impl SaveFile {
         Ok(Self { files })
     }
 
-    /// What was pretended about the file with this device and inode number.
+    /// Returns the attributes pretended for the file with this device and inode number.
     pub fn get(&self, dev: u64, ino: u64) -> Option<&Pretended> {
         self.files.get(&(dev, ino))
     }

@@ -20,7 +20,8 @@ pub type PathFilter<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
 /// Everything at and below the directory at `path` that `filter` lets through, in the order of a tree and with its root,
 /// all of it root's; and the directories that something else is mounted on, which come empty.
 ///
-/// Errors: as for an image.
+/// # Errors
+/// As for an image.
 pub fn below(path: &Path, filter: PathFilter<'_>) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
     let root = HostRoot::open(path).map_err(|errno| Error::Image {
         path: path.to_owned(),
@@ -31,7 +32,8 @@ pub fn below(path: &Path, filter: PathFilter<'_>) -> Result<(Vec<Entry>, Vec<Ima
 
 /// The regular file at `path`, as an entry without a path. Links are followed; by the time it is read none may be left.
 ///
-/// Errors: as for an image.
+/// # Errors
+/// As for an image.
 pub fn one(path: &Path) -> Result<Entry, Error> {
     let unreadable = |source| Error::Image {
         path: path.to_owned(),

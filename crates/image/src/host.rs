@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::{Errno, Result, pread};
 
+use rdvm_hostfs::FileStamp;
 use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::path;
 
 /// For every directory that is opened: never a link, never kept across an exec.
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -74,13 +76,7 @@ impl HostDir {
 
     /// The path of `name` in this directory, from the root.
     pub fn join(&self, name: &[u8]) -> Vec<u8> {
-        let mut path = Vec::with_capacity(self.path.len() + 1 + name.len());
-        if !self.path.is_empty() {
-            path.extend_from_slice(&self.path);
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-        path
+        path::join(&self.path, name)
     }
 
     /// This directory's path from the root, empty for the root.
@@ -148,17 +144,20 @@ pub struct HostFile {
     pub dir: Arc<HostDir>,
     /// Its name there.
     pub name: Box<[u8]>,
-    /// What must still be true when it is read.
-    pub stamp: Stamp,
+    /// Its state, which must be the same when it is read.
+    pub stamp: FileStamp,
 }
 
 impl HostFile {
-    /// All of its bytes. Errors: it cannot be read, or is not what it was.
+    /// Returns all of its bytes.
+    ///
+    /// # Errors
+    /// It cannot be read, or has changed since it was found.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let file = open_file(self.dir.open()?, &self.name)?;
         let mut bytes = vec![0; usize::try_from(self.stamp.size).map_err(io::Error::other)?];
         read_exact(&file, 0, &mut bytes)?;
-        match Stamp::from(&fstat(&file)?) == self.stamp {
+        match FileStamp::of(&file)? == self.stamp {
             true => Ok(bytes),
             false => Err(Errno::STALE.into()),
         }
@@ -170,40 +169,12 @@ impl HostFile {
     }
 }
 
-/// What identifies one state of one host file: any difference means that it changed while it was packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Device number.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
-    /// Length in bytes.
-    pub size: u64,
-    /// Modification time, nanoseconds since the epoch.
-    pub mtime_ns: i128,
-    /// Change time, nanoseconds since the epoch.
-    pub ctime_ns: i128,
-}
-
-impl From<&Stat> for Stamp {
-    fn from(stat: &Stat) -> Self {
-        let ns = |seconds: i64, rest: u64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-        Self {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-            size: stat.st_size as u64,
-            mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
-            ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
-        }
-    }
-}
-
 /// Opens the file `name` in an open directory for reading; never follows a link, never waits for a pipe's writer.
 ///
 /// The file's access time stays as it is where we may ask for that (our own files, or as root): to write it down costs
 /// the host more than to read a small file.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
-    /// Once somebody else's file was among them, nobody asks any more.
+    /// False once another user's file was among them.
     static MAY: AtomicBool = AtomicBool::new(true);
     if MAY.load(Ordering::Relaxed) {
         match openat(&dir, name, FILE | OFlags::NOATIME, Mode::empty()) {

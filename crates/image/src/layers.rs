@@ -1,6 +1,6 @@
 //! The layers of an image: unpacked and checked by two threads, applied in order.
 //!
-//! What is not compressed stays where it is. Knows neither docker nor OCI, only regions and what their digests have to
+//! An uncompressed layer stays where it is. Knows neither docker nor OCI, only regions and what their digests have to
 //! be.
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,19 +19,19 @@ use super::limit::{Budget, Counter};
 use super::stream::{self, Compression, RegionReader};
 use super::{Error, start_of, tar};
 use rdvm_hostfs::Digest;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 
 /// The most layers an image may have; docker's limit is 127.
 pub(super) const LIMIT: usize = 1024;
 /// Threads that unpack and check, as many as this project's machines have at least.
 const WORKERS: usize = 2;
-/// How many bytes are read and hashed at a time.
+/// Bytes that are read and hashed at a time.
 const PIECE: usize = 256 << 10;
 
 /// An image before its layers are read.
 #[derive(Debug, Clone)]
 pub(super) struct LayeredImage {
-    /// How it is to be run.
+    /// The configuration that it is run with.
     pub(super) config: Config,
     /// The manifest's digest, where there is a manifest with one.
     pub(super) manifest: Option<Digest>,
@@ -44,7 +44,7 @@ pub(super) struct LayeredImage {
 /// A layer before it is read.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
-    /// What it is called in the archive.
+    /// Its name in the archive.
     pub(super) name: String,
     /// Where it is.
     pub(super) region: Region,
@@ -54,22 +54,23 @@ pub(super) struct Layer {
     pub(super) diff_id: Option<Digest>,
 }
 
-/// What is known of a layer that was applied.
+/// A layer that was applied, for reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerFacts {
     /// The digest of what is in the archive, compressed or not, if the archive names it so.
     pub digest: Option<Digest>,
     /// The digest of the tar archive that it is.
     pub diff_id: Digest,
-    /// How many bytes it has in the archive.
+    /// Its length in the archive in bytes.
     pub size: u64,
-    /// How many members it has.
+    /// The number of its members.
     pub members: u64,
 }
 
-/// Whether a manifest's layers and a configuration's digests can belong together.
+/// True if a manifest's layers and a configuration's digests can belong together.
 ///
-/// Errors: not as many, or too many.
+/// # Errors
+/// Not as many, or too many.
 pub(super) fn check_count(layers: usize, diff_ids: usize) -> Result<(), ParseError> {
     if layers > LIMIT {
         return Err(ParseError::TooManyLayers {
@@ -87,7 +88,8 @@ pub(super) fn check_count(layers: usize, diff_ids: usize) -> Result<(), ParseErr
 ///
 /// `shown` is the archive in messages, escaped. Gives what is known of each layer, and where its members' contents are.
 ///
-/// Errors: the first layer, by order, that cannot be read, does not match its digests, or cannot be applied.
+/// # Errors
+/// The first layer, by order, that cannot be read, does not match its digests, or cannot be applied.
 pub(super) fn apply(
     layers: &[Layer],
     system: &mut FileSystem,
@@ -96,7 +98,7 @@ pub(super) fn apply(
     members: &Counter,
 ) -> Result<Vec<(LayerFacts, Region)>, Error> {
     let total = layers.iter().map(|layer| layer.region.length).sum();
-    progress::stage("reading", Some(total));
+    budget.progress.stage("reading", Some(total));
     let first = first_of_each(layers);
     let next = AtomicUsize::new(0);
     let stopped = AtomicBool::new(false);
@@ -107,7 +109,7 @@ pub(super) fn apply(
                 return;
             };
             if first[index] == index {
-                // The receiver only leaves when somebody failed.
+                // The receiver only leaves after a failure.
                 let _ = sender.send((index, load(layer, shown, budget)));
             }
         }
@@ -217,7 +219,9 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<(Region, Digest),
     let start = start_of(region).map_err(unreadable(name)).map_err(flawed)?;
     let compression = stream::compression(&start);
     if compression == Compression::None {
-        let found = hash(region).map_err(unreadable(name)).map_err(flawed)?;
+        let found = hash(region, &budget.progress)
+            .map_err(unreadable(name))
+            .map_err(flawed)?;
         if let Some(digest) = digest {
             check(name, *digest, found).map_err(flawed)?;
         }
@@ -226,7 +230,8 @@ fn load(layer: &Layer, shown: &str, budget: &Budget) -> Result<(Region, Digest),
     }
     let mut input = Hashing {
         reader: RegionReader::new(region.clone()),
-        // Nobody asks for the digest of what has none.
+        progress: &budget.progress,
+        // Without a promised digest none is computed.
         sum: digest.map(|_| Sha256::new()),
     };
     let mut sum = Sha256::new();
@@ -263,7 +268,7 @@ fn check_diff_id(name: &str, expected: Option<Digest>, found: Digest) -> Result<
 }
 
 /// The digest of a region.
-fn hash(region: &Region) -> Result<Digest, rustix::io::Errno> {
+fn hash(region: &Region, progress: &Progress) -> Result<Digest, rustix::io::Errno> {
     let mut sum = Sha256::new();
     let mut piece = vec![0; PIECE];
     let mut at = 0;
@@ -271,22 +276,23 @@ fn hash(region: &Region) -> Result<Digest, rustix::io::Errno> {
         let count = (region.length - at).min(PIECE as u64) as usize;
         region.read_exact(at, &mut piece[..count])?;
         sum.update(&piece[..count]);
-        progress::add(count as u64);
+        progress.add(count as u64);
         at += count as u64;
     }
     Ok(Digest(sum.finalize().into()))
 }
 
 /// Hashes what is read through it.
-struct Hashing<R> {
+struct Hashing<'a, R> {
     reader: R,
+    progress: &'a Progress,
     sum: Option<Sha256>,
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: Read> Read for Hashing<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.reader.read(buffer)?;
-        progress::add(count as u64);
+        self.progress.add(count as u64);
         if let Some(sum) = &mut self.sum {
             sum.update(&buffer[..count]);
         }
@@ -294,8 +300,8 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-impl<R: Read> Hashing<R> {
-    /// The digest of all there is to read, also of what nobody has read yet.
+impl<R: Read> Hashing<'_, R> {
+    /// The digest of all there is to read, also of what has not been read yet.
     fn finish(mut self) -> std::io::Result<Option<Digest>> {
         if self.sum.is_some() {
             let mut rest = vec![0; PIECE];

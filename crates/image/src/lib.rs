@@ -1,8 +1,7 @@
-//! IMAGE → [`Image`]: what kind of thing the path is, then the reader for that kind; then the layers on top.
-//!
-//! Nothing is ever unpacked or changed on the host. Knows nothing of the form the tree is written in.
+#![doc = include_str!("../README.md")]
 
 pub mod account;
+pub mod acl;
 pub mod body;
 pub mod byte_source;
 pub mod config;
@@ -15,6 +14,7 @@ pub mod fs;
 pub mod host;
 pub mod layers;
 pub mod limit;
+pub mod manifest;
 pub mod member;
 pub mod owner;
 pub mod recognise;
@@ -62,13 +62,13 @@ use tree::Tree;
 /// An image that was read: its tree, and what is known of it besides.
 #[derive(Debug)]
 pub struct Image {
-    /// What is in it, with the layers on top; file contents stay where they are until they are written.
+    /// Its entries, with the layers on top; file contents stay where they are until they are written.
     pub tree: Tree,
-    /// How it is to be run; layers on top do not say.
+    /// The configuration that it is run with; layers on top have none.
     pub config: Config,
-    /// What it was.
+    /// The form that it came in.
     pub form: Form,
-    /// How it was compressed as a whole.
+    /// The compression of the whole.
     pub compression: Compression,
     /// Its own layers, if it keeps them apart; not those on top.
     pub layers: Vec<LayerFacts>,
@@ -80,14 +80,16 @@ pub struct Image {
 
 /// Reads the image and the layers on top of it.
 ///
-/// Errors name the image or the file in it, and what to do.
+/// # Errors
+/// Anything that keeps it from being read; the message names the image or the file in it, and a way out.
 pub fn open(image: &ImageRef) -> Result<Image, Error> {
     open_from(image, &Sources::default())
 }
 
 /// The same from what `sources` has opened already, to which it adds what it opens.
 ///
-/// Errors: as above.
+/// # Errors
+/// As above.
 pub fn open_from(image: &ImageRef, sources: &Sources) -> Result<Image, Error> {
     loader::open(image, sources)
 }

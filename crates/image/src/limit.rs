@@ -1,4 +1,4 @@
-//! How much archives may come to: bytes that are unpacked, and members. Threads may share both.
+//! Bounds on what archives unpack to: bytes and members. Threads may share both.
 //!
 //! An archive of some kilobytes can unpack to terabytes, or have millions of empty members. Knows no formats.
 
@@ -9,15 +9,18 @@ use super::tree::NAME_LIMIT;
 use crate::reference::Limits;
 use rdvm_hostfs::escape::escaped;
 use rdvm_hostfs::hostmem::Memory;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
-/// How many bytes may still be unpacked.
+/// The bytes that may still be unpacked.
 #[derive(Debug)]
 pub struct Budget {
     given: Option<u64>,
     /// Found out when the first byte is unpacked.
     own: OnceLock<u64>,
     spent: AtomicU64,
+    /// The counter of bytes that are read.
+    pub progress: Progress,
 }
 
 impl Budget {
@@ -27,6 +30,7 @@ impl Budget {
             given: limits.unpacked.map(|ByteSize(bytes)| bytes),
             own: OnceLock::new(),
             spent: AtomicU64::new(0),
+            progress: Progress::default(),
         }
     }
 
@@ -39,7 +43,8 @@ impl Budget {
 
     /// Takes so many bytes, unpacked from the archive `shown`.
     ///
-    /// Errors: there are not as many left.
+    /// # Errors
+    /// There are not as many left.
     pub fn spend(&self, bytes: u64, shown: &str) -> Result<(), Error> {
         match add(&self.spent, bytes) <= self.limit() {
             true => Ok(()),
@@ -50,13 +55,13 @@ impl Budget {
         }
     }
 
-    /// How many bytes have been taken.
+    /// Returns the bytes taken so far.
     pub fn spent(&self) -> u64 {
         self.spent.load(Ordering::Relaxed)
     }
 }
 
-/// How many members there may still be.
+/// The members that there may still be.
 #[derive(Debug)]
 pub struct Counter {
     limit: u64,
@@ -64,7 +69,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// What `--max-entries` gives.
+    /// Returns a count of none, with the limit of `--max-entries`.
     pub fn new(limits: &Limits) -> Self {
         Self {
             limit: limits.entries,
@@ -74,7 +79,8 @@ impl Counter {
 
     /// Counts the member `name` of the archive `shown`.
     ///
-    /// Errors: it is one too many.
+    /// # Errors
+    /// It is one too many.
     pub fn count(&self, name: &[u8], shown: &str) -> Result<(), Error> {
         match add(&self.counted, 1) <= self.limit {
             true => Ok(()),
@@ -86,13 +92,13 @@ impl Counter {
         }
     }
 
-    /// How many have been counted.
+    /// Returns the number counted so far.
     pub fn counted(&self) -> u64 {
         self.counted.load(Ordering::Relaxed)
     }
 }
 
-/// What an archive calls something, for messages: escaped, and no more than the length of a file's name of it, since
+/// Returns an archive's name for something, for messages: escaped, and no more than the length of a file's name of it, since
 /// archives have names of megabytes.
 pub(super) fn shortened(name: &[u8]) -> String {
     match name.split_at_checked(NAME_LIMIT) {
@@ -123,23 +129,16 @@ fn memory(memory: &Memory) -> u64 {
 
 /// An archive comes to too much.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Too many bytes.
     #[error("{shown}: comes to more than {limit} unpacked; raise the limit with --max-size")]
-    Bytes {
-        /// The archive, escaped.
-        shown: String,
-        /// How many all archives may have together.
-        limit: ByteSize,
-    },
+    Bytes { shown: String, limit: ByteSize },
     /// Too many members.
     #[error("{shown}: {name} is one more than {limit} members; raise the limit with --max-entries")]
     Members {
-        /// The archive, escaped.
         shown: String,
-        /// How many all archives may have together.
         limit: u64,
-        /// The one that is too many, escaped.
         name: String,
     },
 }

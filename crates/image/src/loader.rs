@@ -22,7 +22,8 @@ use rdvm_hostfs::escape::shown;
 
 /// Reads the image that `image` names, with its layers on top.
 pub(super) fn open(image: &ImageRef, sources: &Sources) -> Result<Image, Error> {
-    let budget = Budget::new(&image.limits);
+    let mut budget = Budget::new(&image.limits);
+    budget.progress = sources.progress.clone();
     let mut paths = std::iter::once(&image.path).chain(&image.layers);
     let is_directory =
         |path: &PathBuf| matches!(sources.open(path, &budget), Ok(Source::Directory(_)));
@@ -94,7 +95,7 @@ pub(super) fn open(image: &ImageRef, sources: &Sources) -> Result<Image, Error> 
     })
 }
 
-/// What is being read.
+/// The image and its budget.
 struct Reading<'a> {
     image: &'a ImageRef,
     sources: &'a Sources,
@@ -105,13 +106,13 @@ struct Reading<'a> {
     stores: Vec<Arc<ByteSource>>,
 }
 
-/// What was found at one path.
+/// The image found at one path.
 struct Part {
     form: Form,
     compression: Compression,
     /// A directory's tree, not yet put into the file system.
     tree: Option<Tree>,
-    /// What the image's own layers were.
+    /// The image's own layers.
     layered: Option<(LayeredImage, Vec<(layers::LayerFacts, Region)>)>,
 }
 

@@ -1,4 +1,4 @@
-//! What archive formats have in common: one member as the archive has it, its name and link targets unchecked.
+//! The common form of archives' members: one member as the archive has it, its name and link targets unchecked.
 //!
 //! Readers (`tar/`, `cpio.rs`) make members in the archive's order; `fs.rs` decides what they come to.
 
@@ -20,11 +20,11 @@ pub struct Member {
     pub mtime: i64,
     /// Extended attributes.
     pub xattrs: Xattrs,
-    /// What it is.
+    /// Its kind.
     pub what: EntryKind,
 }
 
-/// What a member is.
+/// The kind of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A directory.

@@ -8,29 +8,30 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::blobs::{Blobs, Descriptor, ParseError, parse, place};
+use super::blobs::{Blobs, ParseError, parse};
 use super::config;
 use super::layers::{self, Layer, LayeredImage};
+use super::manifest::{self, Descriptor, blob_path};
 use rdvm_hostfs::Digest;
 
-/// How deep indexes may be nested; one or two are usual.
+/// The depth to which indexes may be nested; one or two are usual.
 const DEPTH: usize = 4;
 /// The most documents that are read.
 const DOCUMENTS: usize = 1024;
 
-/// What runs here.
+/// The platform of all guests.
 pub(super) const PLATFORM: &str = "linux/amd64";
 
 /// Indexes and manifests.
 const DOCUMENT_TYPES: [&str; 4] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
+    manifest::INDEX,
+    manifest::MANIFEST,
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 /// Configurations.
 const CONFIG_TYPES: [&str; 2] = [
-    "application/vnd.oci.image.config.v1+json",
+    manifest::CONFIG,
     "application/vnd.docker.container.image.v1+json",
 ];
 
@@ -69,7 +70,8 @@ impl CheckedManifest {
 
 /// The image that `spec` names, or the only one; of several in one index that are for this platform, the first.
 ///
-/// Errors: none or several, nothing for this platform, or anything that does not match its digest.
+/// # Errors
+/// None or several, nothing for this platform, or anything that does not match its digest.
 pub(super) fn open(blobs: &Blobs, spec: Option<&str>) -> Result<LayeredImage, ParseError> {
     let layout: OciLayoutFile = parse("oci-layout", &blobs.document("oci-layout")?)?;
     if !layout.image_layout_version.starts_with("1.") {
@@ -145,7 +147,7 @@ struct Search<'a> {
     /// Everything is looked for, and not only the first that fits in each index.
     is_for_all: bool,
     found: Vec<CheckedManifest>,
-    /// Platforms that there are, and nobody wants.
+    /// Platforms found that are not this one.
     others: BTreeSet<String>,
     /// The first that is no image: indexes hold signatures, charts and lists of contents as well.
     passed_over: Option<ParseError>,
@@ -167,7 +169,7 @@ impl Search<'_> {
             return Err(ParseError::TooMany { limit: DOCUMENTS });
         }
         let (digest, bytes) = self.blobs.checked(descriptor)?;
-        let name = place(&digest);
+        let name = blob_path(&digest);
         let document: Document = parse(&name, &bytes)?;
         match document {
             Document {
@@ -213,7 +215,7 @@ impl Search<'_> {
         layers: Vec<Descriptor>,
     ) -> Result<bool, ParseError> {
         if !is_known(config.media_type.as_deref(), &CONFIG_TYPES) {
-            return Ok(self.pass_over(place(&digest), kind(&config)));
+            return Ok(self.pass_over(blob_path(&digest), kind(&config)));
         }
         let (id, bytes) = self.blobs.checked(&config)?;
         let said = config::parse(&bytes)?;
@@ -246,7 +248,7 @@ fn layered(blobs: &Blobs, found: CheckedManifest) -> Result<LayeredImage, ParseE
     for (descriptor, diff_id) in found.layers.iter().zip(found.said.diff_ids) {
         let (digest, region) = blobs.blob(descriptor)?;
         layers.push(Layer {
-            name: place(&digest),
+            name: blob_path(&digest),
             region,
             digest: Some(digest),
             diff_id: Some(diff_id),
@@ -293,7 +295,7 @@ fn best_first<'a>(images: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descr
     images
 }
 
-/// What BuildKit puts beside images: not for any machine.
+/// True for what BuildKit puts beside images: not for any machine.
 fn is_attestation(descriptor: &Descriptor) -> bool {
     let unknown = descriptor
         .platform
@@ -302,13 +304,10 @@ fn is_attestation(descriptor: &Descriptor) -> bool {
     unknown || descriptor.annotation("vnd.docker.reference.type") == Some("attestation-manifest")
 }
 
-/// What an image in `index.json` is called; its digest if it has no name.
+/// Returns the names of an image in `index.json`; its digest if it has none.
 fn names(descriptor: &Descriptor) -> Vec<String> {
-    let keys = [
-        "io.containerd.image.name",
-        "org.opencontainers.image.ref.name",
-    ];
-    let names = keys.iter().filter_map(|key| descriptor.annotation(key));
+    let names = manifest::NAMES.iter();
+    let names = names.filter_map(|key| descriptor.annotation(key));
     let names: Vec<String> = names.map(str::to_owned).collect();
     match names.is_empty() {
         true => vec![descriptor.digest.clone()],
@@ -316,7 +315,7 @@ fn names(descriptor: &Descriptor) -> Vec<String> {
     }
 }
 
-/// Whether `spec` is a short form of an image's name: without registry and directories, without `:latest`.
+/// True if `spec` is a short form of an image's name: without registry and directories, without `:latest`.
 pub(super) fn means(name: &str, spec: &str) -> bool {
     let is_same = |name: &str| {
         name == spec
@@ -327,7 +326,7 @@ pub(super) fn means(name: &str, spec: &str) -> bool {
     is_same(name) || name.strip_suffix(":latest").is_some_and(is_same)
 }
 
-/// Whether `spec` is this digest, with or without `sha256:`.
+/// True if `spec` is this digest, with or without `sha256:`.
 pub(super) fn is_digest(digest: &str, spec: &str) -> bool {
     digest == spec || digest.strip_prefix("sha256:") == Some(spec)
 }

@@ -1,6 +1,6 @@
 //! Owners of an image's files in the guest: `--owner auto`, `root`, `keep` or a map of number ranges.
 //!
-//! Takes host numbers, gives guest numbers. Where the host numbers come from, and fakeroot's say in it, is not
+//! Takes host numbers, returns guest numbers. Where the host numbers come from, and fakeroot's say in it, is not
 //! decided here.
 
 use std::str::FromStr;
@@ -37,29 +37,21 @@ impl Ownership {
 
 /// Why an owner was not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParseError {
     /// Neither a word nor three numbers.
     #[error(
         "{text:?}: not an owner range; write HOST:GUEST:COUNT, as in 100000:0:65536, or root, keep, auto"
     )]
-    Shape {
-        /// What was written.
-        text: String,
-    },
+    Shape { text: String },
     /// A range of no numbers, or one that ends above the largest number a user can have.
     #[error(
         "{text:?}: the range leaves 0 to 4294967294; give a COUNT of at least 1 that stays inside"
     )]
-    Span {
-        /// What was written.
-        text: String,
-    },
+    Span { text: String },
     /// Two ranges that claim one host number.
     #[error("{text:?}: overlaps an earlier range; let each host number be in one range only")]
-    Overlap {
-        /// The later one.
-        text: String,
-    },
+    Overlap { text: String },
 }
 
 impl FromStr for OwnerRange {
@@ -111,7 +103,10 @@ impl FromStr for Ownership {
     }
 }
 
-/// Ranges `HOST:GUEST:COUNT` with commas between them. Errors: a bad range, or two that claim one host number.
+/// Ranges `HOST:GUEST:COUNT` with commas between them.
+///
+/// # Errors
+/// A bad range, or two that claim one host number.
 pub fn parse_map(text: &str) -> Result<Vec<OwnerRange>, ParseError> {
     let mut ranges: Vec<OwnerRange> = Vec::new();
     for part in text.split(',') {

@@ -1,4 +1,4 @@
-//! What kind of image something is, by its content: the first bytes of a file, the members of an archive.
+//! The form of an image, by its content: the first bytes of a file, the members of an archive.
 //!
 //! A tar archive may be a root file system or hold images. It holds images if the documents that list them are there
 //! and have the shape of such lists: a root file system may well have a file of one of these names.
@@ -20,7 +20,7 @@ pub enum Form {
     Tar,
     /// One or several newc archives.
     Cpio,
-    /// What `docker save` writes.
+    /// An archive of `docker save`.
     DockerArchive,
     /// An OCI image layout in a tar archive.
     OciArchive,
@@ -41,7 +41,7 @@ impl fmt::Display for Form {
     }
 }
 
-/// What an uncompressed archive is.
+/// The kind of an uncompressed archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// tar, whatever it holds.
@@ -60,9 +60,10 @@ const KINDS: [(&[u8], &str); 6] = [
     (b"#!", "a script"),
 ];
 
-/// An uncompressed archive's kind by its first bytes, a tar header's length of them.
+/// Returns an uncompressed archive's kind by its first bytes, a tar header's length of them.
 ///
-/// Errors: what it is instead, with its article.
+/// # Errors
+/// It is none; its probable kind, with an article.
 pub(super) fn kind(start: &[u8]) -> Result<Kind, &'static str> {
     if start.starts_with(b"07070") {
         return Ok(Kind::Cpio);
@@ -77,7 +78,7 @@ pub(super) fn kind(start: &[u8]) -> Result<Kind, &'static str> {
     }
 }
 
-/// Whether a block is a tar header by its checksum (those of the oldest kind have no magic number), or an empty
+/// True if a block is a tar header by its checksum (those of the oldest kind have no magic number), or an empty
 /// archive's end.
 fn is_tar(block: &[u8]) -> bool {
     const FIELD: std::ops::Range<usize> = 148..156;

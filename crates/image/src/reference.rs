@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use rdvm_hostfs::units::ByteSize;
 pub struct ImageRef {
     /// A directory or an archive; `-` is an archive on standard input.
     pub path: PathBuf,
-    /// What it is, where the content is not to be asked.
+    /// Its form, unless the content is to tell.
     pub format: Option<Format>,
     /// A tar archive is the lowest layer of an image: names that begin with `.wh.` are whiteouts there too, of nothing.
     pub is_layer: bool,
@@ -21,20 +22,20 @@ pub struct ImageRef {
     pub layers: Vec<PathBuf>,
     /// Which image of an archive that holds several: a name with tag, or a digest.
     pub tag: Option<String>,
-    /// Who owns a directory's files in the guest; archives say it themselves.
+    /// The owners of a directory's files in the guest; archives have their own.
     pub owner: Ownership,
     /// A save file of `fakeroot -s`, which has the last word on owners, modes and devices.
     pub fakeroot: Option<PathBuf>,
-    /// What an archive may come to.
+    /// Bounds on what archives unpack to.
     pub limits: Limits,
-    /// What its content digest has to be.
+    /// The content digest that it must have.
     pub expect: Expectation,
 }
 
 /// Which image it has to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Expectation {
-    /// What the project's `rdvm.lock` says, if there is one and it knows the image.
+    /// The digest in the project's `rdvm.lock`, if there is one and it has the image.
     #[default]
     Lock,
     /// The one with this digest.
@@ -50,7 +51,7 @@ pub enum Format {
     Dir,
     /// A tar archive of a root file system.
     Tar,
-    /// What `docker save` writes.
+    /// An archive of `docker save`.
     Docker,
     /// An OCI image layout, as a directory or in a tar archive.
     Oci,
@@ -58,12 +59,12 @@ pub enum Format {
     Cpio,
 }
 
-/// Against archives that come to more than anybody meant.
+/// Bounds on archives that unpack to more than expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The most bytes that archives may unpack to; by default half of the memory that the host has or the control group allows.
     pub unpacked: Option<ByteSize>,
-    /// How many members all archives may have together.
+    /// The most members that all archives may have together.
     pub entries: u64,
 }
 
@@ -76,7 +77,7 @@ impl Default for Limits {
     }
 }
 
-/// Who owns the image's files in the guest.
+/// The owners of the image's files in the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Ownership {
     /// As on the host for root, of the host or of a user namespace, who can give files to others; else everything is 0:0.
@@ -95,9 +96,9 @@ pub enum Ownership {
 pub struct OwnerRange {
     /// First number on the host.
     pub host: u32,
-    /// What it becomes in the guest.
+    /// The number in the guest.
     pub guest: u32,
-    /// How many follow.
+    /// The length of the range.
     pub count: u32,
 }
 
@@ -108,6 +109,33 @@ pub struct UserSpec {
     pub user: Id,
     /// Group; the user's own when not given.
     pub group: Option<Id>,
+}
+
+/// Not `USER` or `USER:GROUP`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a name or a number is missing; write USER or USER:GROUP")]
+pub struct BadUser;
+
+impl FromStr for UserSpec {
+    type Err = BadUser;
+
+    /// Reads each part that is a number as one.
+    fn from_str(text: &str) -> Result<Self, BadUser> {
+        let id = |text: &str| match text {
+            "" => Err(BadUser),
+            text => Ok(text
+                .parse()
+                .map_or_else(|_| Id::Name(text.to_owned()), Id::Number)),
+        };
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        Ok(Self {
+            user: id(user)?,
+            group: group.map(id).transpose()?,
+        })
+    }
 }
 
 impl fmt::Display for UserSpec {

@@ -1,6 +1,6 @@
-//! What the entries of a tree must be for the types to promise no more than they hold.
+//! The rules that the entries of a tree keep, so that the types hold what they promise.
 //!
-//! Takes entries in the order of a tree, gives the first broken rule. The rules are Linux's own and the kernel's
+//! Takes entries in the order of a tree, returns the first broken rule. The rules are Linux's own and the kernel's
 //! initramfs unpacker's, which skips in silence what it does not take.
 
 use std::collections::HashMap;
@@ -9,14 +9,7 @@ use super::tree::{
     Content, Entry, FileBody, ImagePath, Kind, NAME_LIMIT, PATH_LIMIT, RESERVED_NAME,
 };
 use rdvm_hostfs::escape::escaped;
-
-/// The path of the directory that holds `path`, and the name in it.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
-    }
-}
+use rdvm_hostfs::path::split;
 
 /// Every path is a plain name in a directory that came before it.
 ///
@@ -73,7 +66,7 @@ fn check_name(path: &[u8], name: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// What an entry says of itself can be true.
+/// Checks an entry against the rules for its own kind.
 pub(super) fn check_entry(entry: &Entry) -> Result<(), Error> {
     let path = || entry.path.clone();
     if entry.mode & !0o7777 != 0 {
@@ -121,56 +114,38 @@ pub(super) fn check_links(entries: &[Entry]) -> Result<(), Error> {
 
 /// Why entries do not make a tree.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// A path the kernel's unpacker would skip.
     #[error(
         "{}…: the path has {bytes} bytes, {PATH_LIMIT} is the limit; use shorter names or fewer levels",
         escaped(start)
     )]
-    PathTooLong {
-        /// Its first bytes.
-        start: ImagePath,
-        /// Its length.
-        bytes: usize,
-    },
+    PathTooLong { start: ImagePath, bytes: usize },
     /// A name no Linux file system takes.
     #[error(
         "{}: the name has {bytes} bytes, {NAME_LIMIT} is the limit; use a shorter one",
         escaped(path)
     )]
-    NameTooLong {
-        /// The whole path.
-        path: ImagePath,
-        /// Length of the last name.
-        bytes: usize,
-    },
+    NameTooLong { path: ImagePath, bytes: usize },
     /// An empty component, `.`, `..` or one with a NUL byte.
     #[error(
         "{}: not a plain path inside the image; remove the entry",
         escaped(path)
     )]
-    BadName {
-        /// The path as it came.
-        path: ImagePath,
-    },
+    BadName { path: ImagePath },
     /// The end mark of the archive as a file name.
     #[error("TRAILER!!!: the initrd format uses this name as its end mark; rename the file")]
     Reserved,
     /// A path that is there twice.
     #[error("{}: is there twice; keep one of them", escaped(path))]
-    Duplicate {
-        /// Which.
-        path: ImagePath,
-    },
+    Duplicate { path: ImagePath },
     /// An entry whose directory is missing, or not a directory.
     #[error(
         "{}: there is no directory to hold it; add the directory before it",
         escaped(path)
     )]
-    NoParent {
-        /// The entry.
-        path: ImagePath,
-    },
+    NoParent { path: ImagePath },
     /// The root is something else than a directory.
     #[error("the image's root is not a directory; use a directory that holds a root file system")]
     RootNotDirectory,
@@ -179,29 +154,16 @@ pub enum Error {
         "{}: a link target of {bytes} bytes cannot be kept, 1 to {PATH_LIMIT} without NUL can; remove the link",
         escaped(path)
     )]
-    BadTarget {
-        /// The link.
-        path: ImagePath,
-        /// Length of the target.
-        bytes: usize,
-    },
+    BadTarget { path: ImagePath, bytes: usize },
     /// More than permission bits.
     #[error("{}: {mode:o} is not a mode; keep it within 7777", escaped(path))]
-    BadMode {
-        /// Which.
-        path: ImagePath,
-        /// What it says.
-        mode: u16,
-    },
+    BadMode { path: ImagePath, mode: u16 },
     /// Names of one file, or a file and its bytes, that do not agree on the length.
     #[error(
         "{}: its length is not that of the file it is a name of; pack it again while nothing changes it",
         escaped(path)
     )]
-    LinksDiffer {
-        /// One of the names.
-        path: ImagePath,
-    },
+    LinksDiffer { path: ImagePath },
 }
 
 impl Error {

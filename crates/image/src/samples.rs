@@ -158,7 +158,7 @@ pub(crate) fn listing(tree: &Tree) -> Vec<String> {
     lines.map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// Whether a program is here; says so when it is not.
+/// True if a program is here; says so when it is not.
 pub(crate) fn is_here(program: &str) -> bool {
     let here = Command::new(program).arg("--version").output().is_ok();
     if !here {

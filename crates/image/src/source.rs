@@ -21,9 +21,9 @@ use super::tree::Tree;
 use super::{Error, cpio, start_of};
 use crate::reference::ImageRef;
 use rdvm_hostfs::escape::shown;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 
-/// What a path is.
+/// The kinds of paths.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// A directory.
@@ -37,6 +37,7 @@ pub(super) enum Source {
 #[derive(Debug, Default)]
 pub struct Sources {
     keeps: bool,
+    pub(super) progress: Progress,
     opened: RefCell<Vec<Opened>>,
     kept: RefCell<Vec<(ImageRef, Kept)>>,
 }
@@ -67,6 +68,12 @@ impl Sources {
         }
     }
 
+    /// Counts what is read.
+    pub fn with_progress(self, progress: &Progress) -> Self {
+        let progress = progress.clone();
+        Self { progress, ..self }
+    }
+
     /// The state of what was opened at `path`, before it was read; `None` when nothing was.
     pub fn metadata(&self, path: &Path) -> Option<Metadata> {
         let opened = self.opened.borrow();
@@ -76,7 +83,8 @@ impl Sources {
 
     /// Opens what is at `path`, and unpacks it if it is compressed; or returns it as it was opened before.
     ///
-    /// Errors: nothing is there, it cannot be read, is no file, or is compressed twice.
+    /// # Errors
+    /// Nothing is there, it cannot be read, is no file, or is compressed twice.
     pub(super) fn open(&self, path: &Path, budget: &Budget) -> Result<Source, Error> {
         let opened = self.opened.borrow();
         if let Some(opened) = opened.iter().find(|opened| opened.path == path) {
@@ -114,7 +122,7 @@ impl Sources {
 /// Standard input as a path.
 const STDIN: &str = "-";
 
-/// How many first bytes tell the compression.
+/// The number of first bytes that tell the compression.
 const START: u64 = 16;
 
 fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {
@@ -138,7 +146,7 @@ fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {
         let kind = facts.file_type();
         kind.is_file() || is_open && (kind.is_fifo() || kind.is_socket())
     };
-    // Any other pipe could be one that nobody writes to, and is not even opened.
+    // Any other pipe could be one without a writer, and is not even opened.
     let mut facts = match is_stdin {
         true => opened().and_then(|file| file.metadata()),
         false => std::fs::metadata(path),
@@ -195,8 +203,8 @@ fn read(mut file: File, path: &Path, is_file: bool, budget: &Budget) -> Result<S
     if at_start && compression == Compression::None {
         return Ok(Source::Archive(whole(of_file(file)?), compression, None));
     }
-    progress::stage("reading", total);
-    let mut input = Input::new(start.chain(Counted(&file)));
+    budget.progress.stage("reading", total);
+    let mut input = Input::new(start.chain(Counted(&file, &budget.progress)));
     let unpacked = stream::unpack_part(&mut input, compression, &shown, budget, &mut |_| {});
     let region = whole(unpacked?);
     if compression == Compression::None {
@@ -236,12 +244,12 @@ fn read(mut file: File, path: &Path, is_file: bool, budget: &Budget) -> Result<S
 }
 
 /// Tells how much was read.
-struct Counted<'a>(&'a File);
+struct Counted<'a>(&'a File, &'a Progress);
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.0.read(buffer)?;
-        progress::add(count as u64);
+        self.1.add(count as u64);
         Ok(count)
     }
 }

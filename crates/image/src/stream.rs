@@ -1,6 +1,6 @@
 //! A stream, compressed or not, → a [`ByteSource`] in memory: unpacked once, straight into the store's chunks.
 //!
-//! What goes in is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
+//! The input is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
 //! stream that ends early, has a wrong checksum or is followed by other bytes is an error. Only an initrd may go on behind
 //! its compressed part ([`unpack_part`]). Chunks of zeros are not
 //! kept. Knows no archive formats; the formats of compression are in the files below `stream/`.
@@ -15,6 +15,7 @@ mod zstd;
 #[cfg(test)]
 mod tests;
 
+use rdvm_hostfs::escape::reason;
 use std::io::{self, Read};
 use std::thread;
 
@@ -23,7 +24,7 @@ use super::limit::{self, Budget};
 use chunks::Chunks;
 pub use input::Input;
 
-/// How a stream is compressed.
+/// The compression of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
@@ -79,7 +80,8 @@ impl Compression {
 /// `shown` is what it is called in messages, escaped. `tap` sees all bytes that come out, in order, in pieces of one
 /// chunk, and perhaps on another thread than the caller's.
 ///
-/// Errors: the input cannot be read, ends early, is damaged, is followed by something else (zeros may follow gzip
+/// # Errors
+/// The input cannot be read, ends early, is damaged, is followed by something else (zeros may follow gzip
 /// and xz, as for the programs of these names), or comes to more than the budget.
 pub fn unpack(
     input: impl Read,
@@ -96,7 +98,8 @@ pub fn unpack(
 
 /// Makes sure that nothing follows what was unpacked.
 ///
-/// Errors: something does, or the input cannot be read.
+/// # Errors
+/// Something does, or the input cannot be read.
 pub fn finish(
     input: &mut Input<impl Read>,
     compression: Compression,
@@ -115,7 +118,8 @@ pub fn finish(
 /// Unpacks what comes next: all streams of this compression that stand directly behind one another. The input is then
 /// where something else begins, or at its end.
 ///
-/// Errors: as [`unpack`], but for what follows.
+/// # Errors
+/// As [`unpack`], but for what follows.
 pub fn unpack_part(
     input: &mut Input<impl Read>,
     compression: Compression,
@@ -253,51 +257,37 @@ impl Error {
 
 /// Why a stream was not unpacked.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The host could not read it.
-    #[error("{shown}: cannot be read: {source}; try again when the file or pipe is in order")]
-    Read {
-        /// The stream, escaped.
-        shown: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "{shown}: cannot be read: {}; try again when the file or pipe is in order",
+        reason(source)
+    )]
+    Read { shown: String, source: io::Error },
     /// It ends before the compressed data does.
     #[error("{shown}: the {name} data is cut off after {at} bytes; get the whole file")]
     Truncated {
-        /// The stream, escaped.
         shown: String,
-        /// The compression.
         name: &'static str,
-        /// How many bytes there are.
         at: u64,
     },
     /// Not what the format allows, a wrong checksum, or something behind the end.
     #[error("{shown}: the {name} data is damaged near byte {at}: {what}; get the file again")]
     Damaged {
-        /// The stream, escaped.
         shown: String,
-        /// The compression.
         name: &'static str,
-        /// How many bytes had been read.
         at: u64,
-        /// What the decoder says.
         what: String,
     },
     /// Compressed in a way that is known but not undone.
     #[error(
         "{shown}: is compressed by bzip2, which rdvm does not unpack; give the output of bzip2 -dc"
     )]
-    Unsupported {
-        /// The stream, escaped.
-        shown: String,
-    },
+    Unsupported { shown: String },
     /// The host has no memory for it.
     #[error("{shown}: no memory for what it unpacks to; run where there is more of it")]
-    NoMemory {
-        /// The stream, escaped.
-        shown: String,
-    },
+    NoMemory { shown: String },
     /// It comes to too much.
     #[error(transparent)]
     Limit(#[from] limit::Error),

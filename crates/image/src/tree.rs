@@ -1,6 +1,6 @@
 //! The in-memory file system: what an image contains, independent of the form it came in.
 //!
-//! Takes entries in any order from a reader (`dir.rs`), gives them back sorted, parents before children,
+//! Takes entries in any order from a reader (`dir.rs`), returns them sorted, parents before children,
 //! each at most once. Contents of all but small files are not held here: a file says where its bytes are, and they
 //! are read once, when the initrd is written. Knows nothing of cpio.
 
@@ -46,14 +46,14 @@ pub struct Entry {
     pub mtime: i64,
     /// Extended attributes.
     pub xattrs: Xattrs,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
 }
 
 /// Extended attributes: name with its namespace (`security.capability`) → value. Most entries have none.
 pub type Xattrs = Option<Arc<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
-/// What an entry is, with what only that kind has.
+/// The kind of an entry, with what only that kind has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -111,7 +111,10 @@ pub enum Content {
 }
 
 impl Content {
-    /// All of the bytes, `size` of them. Errors: a file that cannot be read, or is not what it was when it was found.
+    /// Returns all of the bytes, `size` of them.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or has changed since it was found.
     pub fn read(&self, size: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
         match self {
@@ -126,7 +129,8 @@ impl Content {
 
 /// Fills `buffer`, which is all zero, with a sparse file's bytes from `from` on.
 ///
-/// Errors: as [`super::byte_source::ByteSource::read_exact`].
+/// # Errors
+/// As [`super::byte_source::ByteSource::read_exact`].
 pub fn read_sparse(extents: &[Extent], from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
     let end = from + buffer.len() as u64;
     let first = extents.partition_point(|extent| extent.at + extent.length <= from);
@@ -150,7 +154,7 @@ pub struct Tree {
     stores: Stores,
 }
 
-/// What archives' contents are read from. Trees are equal whatever they came from.
+/// The sources of archives' contents. Trees are equal whatever they came from.
 #[derive(Debug, Clone, Default)]
 struct Stores(Vec<Arc<ByteSource>>);
 
@@ -193,10 +197,11 @@ impl Tree {
         self
     }
 
-    /// Whether the archives are still what they were; to be asked when all contents have been read. (Files of a
+    /// True if the archives are still what they were; to be asked when all contents have been read. (Files of a
     /// directory are looked at one by one, when they are read.)
     ///
-    /// Errors: the name of an archive that is not, for messages.
+    /// # Errors
+    /// The name of an archive that is not, for messages.
     pub fn check_unchanged(&self) -> Result<(), String> {
         let changed = |store: &&Arc<ByteSource>| store.check_unchanged().is_err();
         match self.stores.0.iter().find(changed) {
@@ -210,7 +215,7 @@ impl Tree {
         &self.entries
     }
 
-    /// All entries, in order, for whoever makes another tree of them.
+    /// Returns all entries, in order, to make another tree of them.
     pub fn into_entries(self) -> Vec<Entry> {
         self.entries
     }
@@ -257,7 +262,7 @@ impl Tree {
         found
     }
 
-    /// What was left out on purpose while the image was read.
+    /// Returns what was left out on purpose while the image was read.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -265,43 +270,30 @@ impl Tree {
 
 /// Something left out of the tree on purpose, or not known to be there, to be shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Warning {
     /// A tar archive that nothing proves to be whole.
     #[error(
         "{shown}: the archive has no end marker; should files be missing, it was cut off: get all of it"
     )]
-    NoEndMarker {
-        /// The archive, escaped.
-        shown: String,
-    },
+    NoEndMarker { shown: String },
     /// Bytes that no program reads.
     #[error(
         "{shown}: what follows the end of the archive at offset {at} is left out; if several were put one behind the other, join them with tar --concatenate"
     )]
-    BehindTheEnd {
-        /// The archive, escaped.
-        shown: String,
-        /// Where, in bytes from the archive's start.
-        at: u64,
-    },
+    BehindTheEnd { shown: String, at: u64 },
     /// Another file system is mounted on this directory.
     #[error(
         "{}: is a mount point, packed as an empty directory; copy its contents into the image if they are needed",
         escaped(path)
     )]
-    MountPoint {
-        /// Where, in the image.
-        path: ImagePath,
-    },
+    MountPoint { path: ImagePath },
     /// The owners of a directory's files were not taken over.
     #[error(
         "{shown}: read without root, so its files belong to root in the guest; --owner keep or --fakeroot FILE gives \
          others, --owner root hides this line"
     )]
-    Owners {
-        /// The directory on the host, for messages.
-        shown: String,
-    },
+    Owners { shown: String },
 }
 
 /// A path's components but `.`, each by itself.

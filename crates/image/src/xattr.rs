@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{fgetxattr, fgetxattr_query, flistxattr, flistxattr_query};
 use rustix::io::Errno;
 
+use super::acl::{self, ATTRIBUTES as LISTS};
 use super::tree::Xattrs;
 use crate::reference::Ownership;
 
 /// Where container engines without root keep a file's owner, mode and kind.
 const OVERRIDE: &[u8] = b"user.containers.override_stat";
 const CAPABILITY: &[u8] = b"security.capability";
-const LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
-/// What a file has.
+/// A file's attributes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct HostXattrs {
     /// The attributes that go to the guest, as the host has them: name → value.
@@ -39,7 +39,8 @@ pub(super) struct XattrReader {
 impl XattrReader {
     /// The attributes of an open file or directory: one system call where there are none.
     ///
-    /// Errors: `ESTALE` where they change meanwhile, else the host's.
+    /// # Errors
+    /// `ESTALE` where they change meanwhile, else the host's.
     pub(super) fn read(&self, file: &OwnedFd) -> Result<HostXattrs, Errno> {
         let mut found = HostXattrs::default();
         if self.none_here.load(Ordering::Relaxed) {
@@ -75,7 +76,7 @@ fn value(file: &OwnedFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
     Ok(value)
 }
 
-/// What was there a moment ago has gone or grown.
+/// An attribute that was there a moment ago has gone or grown.
 fn changed(errno: Errno) -> Errno {
     match errno {
         Errno::NODATA | Errno::RANGE => Errno::STALE,
@@ -83,7 +84,7 @@ fn changed(errno: Errno) -> Errno {
     }
 }
 
-/// Those of an archive's member that go to the guest: as for a file of the host, whoever wrote the archive had one.
+/// Returns those of an archive's member that go to the guest: the same as for a file of the host, where the archive was written.
 pub(super) fn of_member(mut list: Xattrs) -> Xattrs {
     let stays = |name: &Vec<u8>| !is_the_images(name);
     if let Some(shared) = &mut list
@@ -106,7 +107,10 @@ pub(super) type Unmapped = (&'static str, u32);
 /// Puts the guest's numbers of users and groups in place of the host's.
 ///
 /// A map moves the numbers in an access control list as it does owners. `--owner root` leaves them: it says who owns
-/// files, and a list names others. Errors: a number in none of the map's ranges.
+/// files, and a list names others.
+///
+/// # Errors
+/// A number in none of the map's ranges.
 pub(super) fn put_in_guest(
     name: &[u8],
     value: &mut Vec<u8>,
@@ -120,9 +124,9 @@ pub(super) fn put_in_guest(
     }
     // A version of four bytes, then entries of eight: kind, permissions, number (`linux/posix_acl_xattr.h`).
     for entry in value.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
-        let what = match entry[0] {
-            0x02 => "user",
-            0x08 => "group",
+        let what = match u16::from_le_bytes([entry[0], entry[1]]) {
+            acl::USER => "user",
+            acl::GROUP => "group",
             _ => continue,
         };
         let number = number(entry, 4);
@@ -164,7 +168,7 @@ mod tests {
         put_in_guest(name, &mut value, owner).map(|()| value)
     }
 
-    /// A list that names a user and a group, and everybody else by no number.
+    /// A list that names a user and a group; its other entries have no number.
     fn list(user: u32, group: u32) -> Vec<u8> {
         let mut list = vec![2, 0, 0, 0];
         for (kind, number) in [

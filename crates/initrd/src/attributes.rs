@@ -1,12 +1,9 @@
-//! Extended attributes, which newc cannot hold: the table that goes beside the archive, and what is said of those that
-//! are lost.
+//! Extended attributes, which newc cannot hold: the table that goes beside the archive, and the words for lost ones.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io;
 use std::sync::Arc;
 
-use rdvm_proto::{Attribute, Attributes, AttributesLost, AttributesTable};
-use serde::Serialize;
+use rdvm_proto::AttributesTable;
 
 use super::Error;
 use rdvm_hostfs::escape::escaped;
@@ -18,11 +15,11 @@ const NAME_LIMIT: usize = 255;
 const VALUE_LIMIT: usize = 65_536;
 /// The attribute that makes a program run with capabilities.
 const CAPABILITY: &[u8] = b"security.capability";
-const EOPNOTSUPP: i32 = 95;
 
-/// The table of a tree's extended attributes; `None` where it has none. Names of one file are in it once.
+/// Returns the table of a tree's extended attributes; `None` where it has none. Hard links share one entry.
 ///
-/// Errors: an attribute that Linux cannot have, by name.
+/// # Errors
+/// An attribute that Linux cannot have, by name.
 pub fn table(tree: &Tree) -> Result<Option<Arc<[u8]>>, Error> {
     let mut table = AttributesTable::default();
     for (entry, list) in with_attributes(tree) {
@@ -49,7 +46,7 @@ pub fn table(tree: &Tree) -> Result<Option<Arc<[u8]>>, Error> {
     Ok(table.finish().map(Into::into))
 }
 
-/// Entries that have attributes, with these; of a hard-linked file's names the first.
+/// Returns the entries that have attributes; of a hard-linked file's names the first.
 fn with_attributes(tree: &Tree) -> impl Iterator<Item = (&Entry, &BTreeMap<Vec<u8>, Vec<u8>>)> {
     let mut seen = HashSet::new();
     let mut is_first = move |entry: &Entry| match &entry.kind {
@@ -64,67 +61,7 @@ fn with_attributes(tree: &Tree) -> impl Iterator<Item = (&Entry, &BTreeMap<Vec<u
     })
 }
 
-/// Extended attributes that are not there in the guest, as the report has them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Loss {
-    /// How many.
-    pub attributes: u32,
-    /// Of how many files.
-    pub files: u32,
-    /// How many of them are file capabilities.
-    pub capabilities: u32,
-    /// The line for stderr: the first of them, why, and what to do.
-    pub message: String,
-}
-
-impl Loss {
-    /// The guest's numbers with the host's words. `table` is what the guest was given.
-    pub fn of(table: &[u8], lost: &AttributesLost) -> Self {
-        Self {
-            attributes: lost.attributes,
-            files: lost.files,
-            capabilities: lost.capabilities,
-            message: lost_in_guest(table, lost),
-        }
-    }
-}
-
-fn lost_in_guest(table: &[u8], lost: &AttributesLost) -> String {
-    let table = Attributes::decode(table);
-    // The guest's word: there may be no such attribute.
-    let first = table.and_then(|table| table.iter().nth(lost.first as usize));
-    let bare = |text: &'_ [u8]| text.strip_suffix(b"\0").unwrap_or(text).to_vec();
-    let which = first.map_or(String::new(), |Attribute { path, name, .. }| {
-        format!(
-            ", the first {} of {}",
-            escaped(&bare(name)),
-            shown(&bare(path))
-        )
-    });
-    let name = first.map_or(&b""[..], |attribute| attribute.name);
-    let (why, way_out) = match lost.errno {
-        EOPNOTSUPP if name.starts_with(b"user.") => (
-            "this kernel's tmpfs has none of that kind".to_owned(),
-            "use Linux 6.6 or newer",
-        ),
-        EOPNOTSUPP => (
-            "this kernel's tmpfs has none of that kind".to_owned(),
-            "use a kernel with CONFIG_TMPFS_XATTR and CONFIG_TMPFS_POSIX_ACL",
-        ),
-        errno => (
-            io::Error::from_raw_os_error(errno).to_string(),
-            "remove them from the image if they are not needed",
-        ),
-    };
-    let count = counted(
-        lost.attributes.into(),
-        lost.files.into(),
-        lost.capabilities.into(),
-    );
-    format!("{count} could not be set in the guest{which}: {why}; {way_out}")
-}
-
-/// The line about attributes that go nowhere, since `what` has no place for them; `None` where the tree has none.
+/// Returns the line about attributes that are lost, since `what` has no place for them; `None` where the tree has none.
 pub fn left_out(tree: &Tree, what: &str) -> Option<String> {
     let (mut attributes, mut files, mut capabilities) = (0, 0, 0);
     let mut which = None;
@@ -145,16 +82,16 @@ pub fn left_out(tree: &Tree, what: &str) -> Option<String> {
     ))
 }
 
-/// A path as the guest has it.
-fn shown(path: &[u8]) -> String {
+/// Returns a path of the table as one from the guest's root.
+pub fn shown(path: &[u8]) -> String {
     match path {
         b"." => "/".to_owned(),
         path => format!("/{}", escaped(path)),
     }
 }
 
-/// "3 extended attributes of 2 files (1 of them a file capability)".
-fn counted(attributes: u64, files: u64, capabilities: u64) -> String {
+/// Returns the counts in words: "3 extended attributes of 2 files (1 a file capability)".
+pub fn counted(attributes: u64, files: u64, capabilities: u64) -> String {
     let plural = |count: u64| if count == 1 { "" } else { "s" };
     let mut text = format!(
         "{attributes} extended attribute{} of {files} file{}",
@@ -173,6 +110,7 @@ fn counted(attributes: u64, files: u64, capabilities: u64) -> String {
 mod tests {
     use super::*;
     use rdvm_image::tree::{Content, LinkId};
+    use rdvm_proto::Attributes;
 
     fn entry(path: &str, kind: Kind, list: &[(&str, &[u8])]) -> Entry {
         let list = list
@@ -255,46 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told_with_its_reason_and_a_way_out() {
-        let table = table(&tree()).unwrap().unwrap();
-        let lost = |first, errno| {
-            let lost = AttributesLost {
-                attributes: 2,
-                files: 1,
-                capabilities: 1,
-                first,
-                errno,
-            };
-            Loss::of(&table, &lost).message
-        };
-        assert_eq!(
-            lost(1, EOPNOTSUPP),
-            "2 extended attributes of 1 file (1 a file capability) could not be set in the guest, \
-             the first security.capability of /a: this kernel's tmpfs has none of that kind; \
-             use a kernel with CONFIG_TMPFS_XATTR and CONFIG_TMPFS_POSIX_ACL"
-        );
-        for (first, errno, words) in [
-            (
-                0,
-                EOPNOTSUPP,
-                "the first trusted.r of /: this kernel's tmpfs has none of that kind; use a kernel with",
-            ),
-            (
-                2,
-                EOPNOTSUPP,
-                "the first user.\\u{1b} of /a: this kernel's tmpfs has none of that kind; use Linux 6.6",
-            ),
-            (1, 28, "of /a: No space left on device"),
-            // No such attribute: the guest may say what it likes.
-            (
-                u32::MAX,
-                i32::MIN,
-                "could not be set in the guest: Unknown error",
-            ),
-        ] {
-            let line = lost(first, errno);
-            assert!(line.contains(words), "{line}");
-        }
+    fn attributes_that_are_left_out_are_counted_and_the_first_is_named() {
         assert_eq!(
             left_out(&tree(), "no place").unwrap(),
             "3 extended attributes of 2 files (1 a file capability) left out, the first trusted.r of /: no place"

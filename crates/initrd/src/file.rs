@@ -11,7 +11,7 @@ use super::layout::{Layout, Places};
 use super::write::{BLOCK, Stopped};
 use super::{Epoch, Error};
 use rdvm_hostfs::atomic::AtomicFile;
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::PAGE;
 use rdvm_image::body;
 use rdvm_image::tree::Tree;
@@ -21,6 +21,7 @@ use rdvm_image::tree::Tree;
 pub struct Initrd {
     segments: Vec<Segment>,
     size: u64,
+    progress: Progress,
 }
 
 /// An archive of its own in the initrd.
@@ -33,6 +34,11 @@ enum Segment {
 }
 
 impl Initrd {
+    /// Counts what is made.
+    pub fn with_progress(self, progress: Progress) -> Self {
+        Self { progress, ..self }
+    }
+
     /// Adds a tree and its layout behind those that are there; of two entries with one path the later tree's stays.
     pub fn push(&mut self, tree: Tree, places: Places) {
         self.size += places.contents().packed_bytes;
@@ -50,8 +56,8 @@ impl Initrd {
         self.size
     }
 
-    /// What of it stands in a file at the same place: the whole pages at the start of an archive that was made before.
-    /// Gives the file and how many bytes that is.
+    /// The part of it that stands in a file at the same place: the whole pages at the start of an archive that was made before.
+    /// Returns the file and how many bytes that is.
     pub fn shared_part(&self) -> Option<(&File, u64)> {
         match self.segments.first() {
             Some(Segment::Made(file, size)) if *size >= PAGE => Some((file, size & !(PAGE - 1))),
@@ -61,21 +67,24 @@ impl Initrd {
 
     /// Makes it in `memory`, which has its length and is all zero; ends early once `stopped` says so.
     ///
-    /// Errors: a file that cannot be read or changed meanwhile, by name; [`Error::Stopped`].
+    /// # Errors
+    /// A file that cannot be read or changed meanwhile, by name; [`Error::Stopped`].
     pub fn fill(&self, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
         self.fill_from(0, stopped, memory)
     }
 
     /// As [`Self::fill`], without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
     ///
-    /// Errors: the same.
+    /// # Errors
+    /// The same.
     pub fn fill_from(
         &self,
         mut skip: u64,
         stopped: Stopped<'_>,
         mut memory: &mut [u8],
     ) -> Result<(), Error> {
-        progress::stage("loading", Some(self.size - skip));
+        self.progress.stage("loading", Some(self.size - skip));
+        let stopped = &self.counting(stopped);
         for segment in &self.segments {
             let (piece, rest) = memory.split_at_mut((segment.size() - skip) as usize);
             match segment {
@@ -94,17 +103,20 @@ impl Initrd {
     /// Makes it as a file that no name leads to: it is gone when the last process that has it open is. Ends early once
     /// `stopped` says so.
     ///
-    /// Errors: a file that cannot be read or changed meanwhile, by name; no memory; [`Error::Stopped`].
+    /// # Errors
+    /// A file that cannot be read or changed meanwhile, by name; no memory; [`Error::Stopped`].
     pub fn to_file(&self, stopped: Stopped<'_>) -> Result<File, Error> {
         self.to_file_from(0, stopped)
     }
 
     /// As [`Self::to_file`], without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
     ///
-    /// Errors: the same.
+    /// # Errors
+    /// The same.
     pub fn to_file_from(&self, mut skip: u64, stopped: Stopped<'_>) -> Result<File, Error> {
         let length = self.size - skip;
-        progress::stage("packing", Some(length));
+        self.progress.stage("packing", Some(length));
+        let stopped = &self.counting(stopped);
         let output = |source: std::io::Error| Error::Output {
             path: "memory".into(),
             source,
@@ -126,6 +138,14 @@ impl Initrd {
             skip = 0;
         }
         Ok(file)
+    }
+
+    /// Counts a block each time that its maker asks whether to stop.
+    fn counting<'a>(&'a self, stopped: Stopped<'a>) -> impl Fn() -> bool + Sync + 'a {
+        move || {
+            self.progress.add(BLOCK);
+            stopped()
+        }
     }
 }
 
@@ -150,7 +170,6 @@ fn read(file: &File, from: u64, stopped: Stopped<'_>, memory: &mut [u8]) -> Resu
             }
             file.read_exact_at(piece, from + index as u64 * BLOCK)
                 .map_err(kept)?;
-            progress::add(piece.len() as u64);
         }
         Ok(())
     };
@@ -183,12 +202,11 @@ fn copy(
         made.read_exact_at(block, start).map_err(kept)?;
         let written = out.write_all_at(block, offset + (start - range.start));
         written.map_err(|source| Error::Write { size, source })?;
-        progress::add(block.len() as u64);
     }
     Ok(())
 }
 
-/// What a read of a packed image that was kept can fail with.
+/// The error of reading a packed image that was kept.
 fn kept(source: std::io::Error) -> Error {
     let shown = "a packed image in the cache".to_owned();
     body::Error::Unreadable { shown, source }.into()
@@ -196,7 +214,8 @@ fn kept(source: std::io::Error) -> Error {
 
 /// Writes a tree as one cpio archive to `target`; `-` is standard output.
 ///
-/// Errors: those of packing and of the file system; nothing is left at `target` then, and what was there stays.
+/// # Errors
+/// Those of packing and of the file system; nothing is left at `target` then, and what was there stays.
 pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Error> {
     let layout = Layout::of(tree, epoch)?;
     let output = |source| Error::Output {
@@ -218,7 +237,7 @@ pub fn write_archive(tree: &Tree, epoch: Epoch, target: &Path) -> Result<(), Err
     draft.put_in_place().map_err(output)
 }
 
-/// Whether the archives that were read are what they were when the tree was made.
+/// True if the archives that were read are what they were when the tree was made.
 pub fn unchanged(tree: &Tree) -> Result<(), Error> {
     tree.check_unchanged()
         .map_err(|shown| body::Error::Changed { shown }.into())

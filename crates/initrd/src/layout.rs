@@ -1,6 +1,6 @@
 //! Where every record of the archive will stand, before one byte is written.
 //!
-//! Takes a tree, gives offsets, numbers and sums; refuses what newc cannot hold. Reads no files; `write.rs` does.
+//! Takes a tree, returns offsets, numbers and sums; refuses what newc cannot hold. Reads no files; `write.rs` does.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ impl Epoch {
     }
 }
 
-/// What an archive holds, summed up for the memory plan.
+/// The contents of an archive, summed up for the memory plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// Number of records without the trailer: names of any kind.
@@ -60,13 +60,13 @@ pub struct Contents {
     pub inodes: u64,
     /// Length of the archive in bytes, all padding included.
     pub packed_bytes: u64,
-    /// What the bodies take once unpacked: each file, and each link target kept apart from its inode, in whole pages
+    /// The bytes of the bodies once unpacked: each file, and each link target kept apart from its inode, in whole pages
     /// of [`PAGE`] bytes. Hard-linked files count once, holes count in full.
     pub page_rounded_bytes: u64,
 }
 
 impl Contents {
-    /// What both archives hold together.
+    /// Returns the contents of both archives together.
     pub fn and(self, other: Self) -> Self {
         Self {
             entries: self.entries + other.entries,
@@ -109,7 +109,7 @@ impl Places {
         }
     }
 
-    /// What the archive holds, summed up.
+    /// Returns the contents of the archive, summed up.
     pub fn contents(&self) -> Contents {
         self.contents
     }
@@ -137,7 +137,10 @@ struct Names {
 impl<'a> Layout<'a> {
     /// Places all records of `tree`.
     ///
-    /// Inodes are numbered from 1 in order of appearance. Errors: a file of 4 GiB or more, by name; more entries than
+    /// Inodes are numbered from 1 in order of appearance.
+    ///
+    /// # Errors
+    /// A file of 4 GiB or more, by name; more entries than
     /// 32 bits can number.
     pub fn of(tree: &'a Tree, epoch: Epoch) -> Result<Self, Error> {
         let entries = tree.entries();
@@ -211,7 +214,7 @@ impl<'a> Layout<'a> {
         self.contents.packed_bytes
     }
 
-    /// What the archive holds, summed up.
+    /// Returns the contents of the archive, summed up.
     pub fn contents(&self) -> Contents {
         self.contents
     }

@@ -24,12 +24,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::escape::{escaped, reason};
 use rdvm_image::body;
 use rdvm_image::tree::ImagePath;
 
 /// Why an initrd was not made.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// A file that the format's 32-bit size cannot hold.
     #[error(
@@ -37,12 +38,7 @@ pub enum Error {
         escaped(path),
         u32::MAX
     )]
-    FileTooLarge {
-        /// In the image.
-        path: ImagePath,
-        /// In bytes.
-        size: u64,
-    },
+    FileTooLarge { path: ImagePath, size: u64 },
     /// More than the format's 32-bit inode numbers.
     #[error(
         "the image has more than {} entries, an initrd cannot number them; use a smaller image",
@@ -51,14 +47,11 @@ pub enum Error {
     TooManyEntries,
     /// `SOURCE_DATE_EPOCH` is no time.
     #[error("SOURCE_DATE_EPOCH={}: not a number of seconds from 0 to {}; correct or unset it", escaped(value.as_encoded_bytes()), u32::MAX)]
-    Epoch {
-        /// As found in the environment.
-        value: std::ffi::OsString,
-    },
+    Epoch { value: std::ffi::OsString },
     /// A file's bytes cannot be had.
     #[error(transparent)]
     Body(#[from] body::Error),
-    /// Whoever wanted it does not want it any more.
+    /// The caller does not want it any more.
     #[error("the initrd was not finished: its making was stopped")]
     Stopped,
     /// An extended attribute that no Linux file system holds.
@@ -68,33 +61,23 @@ pub enum Error {
         escaped(name)
     )]
     BadAttribute {
-        /// In the image.
         path: ImagePath,
-        /// The attribute's name.
         name: Vec<u8>,
-        /// Length of its value.
         bytes: usize,
     },
     /// The archive cannot be written to the file or stream it is to go to.
-    #[error("the initrd cannot be written: {source}; see that there is room for {size} bytes")]
-    Write {
-        /// Length of the whole archive in bytes.
-        size: u64,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "the initrd cannot be written: {}; see that there is room for {size} bytes",
+        reason(source)
+    )]
+    Write { size: u64, source: io::Error },
     /// The file that the archive is to go to cannot be had.
-    #[error("{}: {source}; name a file in a directory that you may write to", escaped(path.as_os_str().as_bytes()))]
-    Output {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("{}: {}; name a file in a directory that you may write to", escaped(path.as_os_str().as_bytes()), reason(source))]
+    Output { path: PathBuf, source: io::Error },
 }
 
 impl Error {
-    /// Whether the reader of the archive has gone away.
+    /// True if the reader of the archive has gone away.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }

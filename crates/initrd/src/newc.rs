@@ -122,11 +122,11 @@ pub struct Record<'a> {
 pub struct ReadError {
     /// Where the bad record starts.
     pub offset: u64,
-    /// What is wrong with it.
+    /// Its flaw.
     pub what: &'static str,
 }
 
-/// Reads all records of one archive; gives them without the trailer, and the number of bytes up to the trailer's end.
+/// Reads all records of one archive; returns them without the trailer, and the number of bytes up to the trailer's end.
 ///
 /// Strict: truncation anywhere, a missing trailer, a name without NUL or with more than one, and anything but hex
 /// digits in a header are errors. What follows the trailer is not looked at.

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Error;
 use super::body::{Bodies, Piece};
 use super::layout::Layout;
-use rdvm_hostfs::progress;
 use rdvm_image::tree::Kind;
 
 /// Bytes made at a time: small enough for a core's cache between the read and the write, large enough that calls do
@@ -37,7 +36,8 @@ impl Layout<'_> {
 
     /// As [`Self::write`], but asks before every block whether it is to stop.
     ///
-    /// Errors: as for [`Self::write`]; it was stopped.
+    /// # Errors
+    /// As for [`Self::write`]; it was stopped.
     pub fn write_unless(&self, stopped: Stopped<'_>, out: &File, offset: u64) -> Result<(), Error> {
         let failed = |source| Error::Write {
             size: self.packed_size(),
@@ -59,7 +59,8 @@ impl Layout<'_> {
     /// Makes the archive in `memory`, which has its length and is all zero: files are read to where they are to stand.
     /// Asks before every block whether it is to stop.
     ///
-    /// Errors: as for [`Self::write_unless`].
+    /// # Errors
+    /// As for [`Self::write_unless`].
     pub fn fill(&self, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
         let places: Vec<_> = memory.chunks_mut(BLOCK as usize).map(Mutex::new).collect();
         self.each_block(stopped, || {
@@ -113,7 +114,6 @@ impl Layout<'_> {
                     true => Err(Error::Stopped),
                     false => worker(start),
                 };
-                progress::add(BLOCK);
                 if let Err(error) = made {
                     next.store(u64::MAX / 2, Ordering::Relaxed);
                     first_error
@@ -184,7 +184,7 @@ impl<'a> Blocks<'a> {
         Ok(made)
     }
 
-    /// What of one record lies in the block.
+    /// Returns the part of one record that lies in the block.
     fn record(&mut self, index: usize, start: u64, buffer: &mut [u8]) -> Result<Piece, Error> {
         let (entry, record) = (&self.layout.entries[index], self.layout.records[index]);
         let (data_at, length) = (record.data_at(entry), u64::from(record.data));

@@ -1,6 +1,6 @@
 //! The release of an uncompressed kernel, which no header tells: from its banner, "Linux version 6.1.0-9 (...".
 //!
-//! Takes an open file, reads all of it piece by piece, gives the word.
+//! Takes an open file, reads all of it piece by piece, returns the word.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,6 +1,6 @@
 //! The check of a bzImage's header: every field that a loader will trust.
 //!
-//! Takes the first bytes and the size of the file, gives `BzImageFacts`; does not unpack and opens nothing. Format:
+//! Takes the first bytes and the size of the file, returns `BzImageFacts`; does not unpack and opens nothing. Format:
 //! Linux `Documentation/arch/x86/boot.rst`, whose field names are used.
 
 use std::ops::Range;
@@ -18,7 +18,7 @@ const LOWEST: u64 = 1 << 20;
 const HIGHEST: u64 = 4 << 30;
 /// No kernel needs more; Debian's with everything built in takes 60 MiB.
 pub(super) const MAX_UNPACKED: u64 = 1 << 30;
-/// What every x86-64 kernel says (`COMMAND_LINE_SIZE` without the final zero). One that kept less would cut a longer
+/// The value of every x86-64 kernel (`COMMAND_LINE_SIZE` without the final zero). One that kept less would cut a longer
 /// command line without a word.
 const CMDLINE_SIZE: u64 = 2047;
 const LOADED_HIGH: u64 = 1;
@@ -26,7 +26,7 @@ const XLF_KERNEL_64: u64 = 1;
 const XLF_CAN_BE_LOADED_ABOVE_4G: u64 = 2;
 const RELEASE_MAX: usize = 128;
 
-/// What a checked bzImage says of itself. Addresses are guest-physical, sizes are bytes.
+/// The header of a checked bzImage. Addresses are guest-physical, sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BzImageFacts {
     /// The kernel's release, as `uname -r` will print it, when the header has it in printable form.
@@ -53,7 +53,7 @@ impl BzImageFacts {
     }
 }
 
-/// Whether the file claims to be a bzImage.
+/// True if the file claims to be a bzImage.
 pub fn recognise(head: &[u8]) -> bool {
     head.get(MAGIC_AT..MAGIC_AT + 4) == Some(b"HdrS")
 }

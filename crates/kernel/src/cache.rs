@@ -1,92 +1,70 @@
 //! Unpacked kernels, kept by the sha256 of the bzImage that they came from: `CACHE/vmlinux/HASH`.
 //!
 //! Reading and hashing Debian's 14 MB costs 19 ms (12 of them the hash, and that with the CPU's SHA instructions), more
-//! than everything else that is done with a kernel. So a bzImage that was hashed is remembered by its stamp (device,
-//! inode, size, times): a symbolic link `CACHE/vmlinux/at-STAMP` leads to the entry. It is trusted only when all of the
-//! stamp is the same, and made only when the file has been left alone for a while, so that a change must show in it.
+//! than everything else that is done with a kernel. So a bzImage that was hashed is also remembered by its stamp. That is
+//! trusted only if all of it is the same, and remembered only once it is settled, so that a change must show in it.
 //!
-//! Takes and gives bytes and open files; does not unpack and does not look into a kernel. A cache that cannot be used
-//! is never an error: the bytes then go into a memfd, and the caller is told why.
-//!
-//! An entry is a [`AtomicFile`] until it is complete, so that a second writer never meets half of one and a kill leaves nothing
-//! behind. There is no fsync: after a power failure an
-//! entry may be short, and one whose size is not the size that the bzImage promises is not used and is written anew.
+//! Takes and returns bytes and open files; does not unpack and does not look into a kernel. A cache that cannot be used
+//! is never an error: the bytes then go into a memfd, and the caller learns why.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
+use rdvm_hostfs::atomic::fits_limit;
+use rdvm_hostfs::cache::{CacheLimits, ContentCache};
+use rdvm_hostfs::{FileStamp, hex};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 
-use super::file::{self, Links, Stamp};
-use rdvm_hostfs::atomic::{AtomicFile, TEMPORARY, fits_limit};
+/// Unpacked kernels are some 50 MB each; comparing more than eight at a time costs 60 ms for the ninth.
+const LIMITS: CacheLimits = CacheLimits {
+    entries: 8,
+    // The same file in many places (a kernel in copies of an image) makes many.
+    links: 64,
+    ..CacheLimits::NONE
+};
 
-/// Unpacked kernels are some 50 MB each; who compares more than eight at a time can wait 60 ms for the ninth.
-const ENTRIES: usize = 8;
-/// The same file in many places (a kernel in copies of an image) makes many.
-const LINKS: usize = 64;
-const LINK: &str = "at-";
-/// A writer needs well under a second; what is older was left by one that was killed.
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The key of a bzImage: the sha256 of its bytes in hexadecimal.
+/// Returns the key of a bzImage: the sha256 of its bytes in hexadecimal.
 pub(super) fn key(bzimage: &[u8]) -> String {
-    let hash = Sha256::digest(bzimage);
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(bzimage))
 }
 
-/// The entry for `key`, open for reading, if it has exactly `bytes` bytes and nobody else could have written it.
+/// Returns the entry for `key`, open for reading, if it has exactly `bytes` bytes and only this user or root could have
+/// written it.
 pub(super) fn find(cache: &Path, key: &str, bytes: u64) -> Option<File> {
-    let file = file::open(&directory(cache).join(key), Links::Follow).ok()?;
-    let meta = file.metadata().ok()?;
-    let ours = meta.uid() == geteuid().as_raw() || meta.uid() == 0;
-    let closed = meta.mode() & 0o022 == 0;
-    (meta.len() == bytes && ours && closed).then_some(file)
+    of_length(kernels(cache).open(key)?, bytes)
 }
 
 /// The same for a bzImage that has not been read, by its stamp.
-pub(super) fn find_by_stamp(cache: &Path, stamp: &Stamp, bytes: u64) -> Option<File> {
-    find(cache, &link_name(stamp), bytes)
+pub(super) fn find_by_stamp(cache: &Path, stamp: &FileStamp, bytes: u64) -> Option<File> {
+    of_length(kernels(cache).open_by_state(&stamp.to_string())?, bytes)
 }
 
-/// Makes `find_by_stamp` find the entry for `key`. When that fails, the next run hashes again.
-pub(super) fn remember(cache: &Path, key: &str, stamp: &Stamp) {
-    let directory = directory(cache);
-    if stamp.is_settled() && symlink(key, directory.join(link_name(stamp))).is_ok() {
-        prune(&directory, key);
+/// Makes `find_by_stamp` find the entry for `key`. If that fails, the next run hashes again.
+pub(super) fn remember(cache: &Path, key: &str, stamp: &FileStamp) {
+    let kernels = kernels(cache);
+    if stamp.is_settled() && kernels.link(&stamp.to_string(), key).is_ok() {
+        prune(&kernels, key);
     }
 }
 
-/// Makes an entry, throws out what is too old or too many, and gives the entry open for reading.
+/// Makes an entry, removes those that are too old or too many, and returns the new one open for reading.
 ///
 /// # Errors
 /// Whatever keeps it from being written completely (no space, no permission, a limit); nothing is left behind then.
 pub(super) fn insert(cache: &Path, key: &str, bytes: &[u8]) -> io::Result<File> {
-    fits_limit(bytes.len() as u64)?;
-    let directory = directory(cache);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&directory)?;
-    let path = directory.join(key);
-    let draft = AtomicFile::beside(&path)?;
-    draft
-        .file()
-        .set_permissions(Permissions::from_mode(0o644))?;
-    draft.file().write_all(bytes)?;
-    draft.put_in_place()?;
-    prune(&directory, key);
+    let kernels = kernels(cache);
+    let length = bytes.len() as u64;
+    kernels.insert(key, length, 0o644, |mut file| file.write_all(bytes))?;
+    prune(&kernels, key);
     // Some file systems run out of space late.
-    let whole = find(cache, key, bytes.len() as u64);
+    let whole = find(cache, key, length);
     whole.ok_or_else(|| io::Error::other("the file is not as long as was written"))
 }
 
-/// The bytes as a file without a name, sealed against any change.
+/// Returns the bytes as a file without a name, sealed against any change.
 ///
 /// # Errors
 /// Those of making and writing it, a lack of memory for example.
@@ -103,63 +81,27 @@ pub(super) fn without_name(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-fn directory(cache: &Path) -> PathBuf {
-    cache.join("vmlinux")
+fn kernels(cache: &Path) -> ContentCache {
+    ContentCache::new(cache.join("vmlinux"), "")
+}
+
+fn of_length(file: File, bytes: u64) -> Option<File> {
+    let length = file.metadata().ok()?.len();
+    (length == bytes).then_some(file)
 }
 
 /// Keeps the newest entries and links, and `key`. What cannot be removed stays: the next call tries again.
-fn prune(directory: &Path, key: &str) {
-    let Ok(list) = fs::read_dir(directory) else {
-        return;
-    };
-    let now = SystemTime::now();
-    let (mut entries, mut links) = (Vec::new(), Vec::new());
-    for entry in list.flatten() {
-        let Ok(modified) = entry.metadata().and_then(|meta| meta.modified()) else {
-            continue;
-        };
-        let (name, path) = (entry.file_name(), entry.path());
-        if starts_with(&name, LINK) {
-            // One that leads nowhere is the oldest.
-            let target = path.exists();
-            links.push((target, modified, path));
-        } else if starts_with(&name, TEMPORARY) {
-            if now.duration_since(modified).unwrap_or_default() > STALE {
-                let _ = fs::remove_file(path);
-            }
-        } else if is_key(&name) && name != key {
-            entries.push((true, modified, path));
-        }
-    }
-    remove_oldest(entries, ENTRIES - 1);
-    remove_oldest(links, LINKS);
-}
-
-fn remove_oldest(mut files: Vec<(bool, SystemTime, PathBuf)>, keep: usize) {
-    files.sort();
-    let surplus = files.len().saturating_sub(keep);
-    for (_, _, path) in files.iter().take(surplus) {
-        let _ = fs::remove_file(path);
-    }
-}
-
-fn link_name(stamp: &Stamp) -> String {
-    format!("{LINK}{}", stamp.name())
-}
-
-fn starts_with(name: &OsStr, prefix: &str) -> bool {
-    name.as_encoded_bytes().starts_with(prefix.as_bytes())
-}
-
-/// Only what looks like one of ours is ever removed.
-fn is_key(name: &OsStr) -> bool {
-    let bytes = name.as_encoded_bytes();
-    bytes.len() == 64 && bytes.iter().all(u8::is_ascii_hexdigit)
+fn prune(kernels: &ContentCache, key: &str) {
+    let _ = kernels.prune(LIMITS, Some(key));
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::{Read, Seek};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
@@ -168,6 +110,10 @@ mod tests {
         assert_eq!(file.stream_position().unwrap(), 0);
         file.read_to_end(&mut bytes).unwrap();
         bytes
+    }
+
+    fn directory(cache: &Path) -> PathBuf {
+        kernels(cache).directory().to_owned()
     }
 
     fn names(cache: &Path) -> Vec<String> {
@@ -209,26 +155,6 @@ mod tests {
         assert!(find(cache.path(), &key, 8).is_some());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         assert!(find(cache.path(), &key, 8).is_none());
-    }
-
-    #[test]
-    fn what_a_killed_writer_left_is_not_in_the_way_and_goes_after_a_day() {
-        let cache = tempfile::tempdir().unwrap();
-        let key = key(b"");
-        insert(cache.path(), &key, b"").unwrap();
-        let fresh = format!("{TEMPORARY}{}-0", std::process::id());
-        let old = format!("{TEMPORARY}1-0");
-        for name in [&fresh, &old] {
-            fs::write(directory(cache.path()).join(name), "half").unwrap();
-        }
-        let before = SystemTime::now() - STALE - Duration::from_secs(1);
-        let old = File::options()
-            .write(true)
-            .open(directory(cache.path()).join(&old))
-            .unwrap();
-        old.set_modified(before).unwrap();
-        insert(cache.path(), &key, b"whole").unwrap();
-        assert_eq!(names(cache.path()), [fresh, key]);
     }
 
     #[test]
@@ -291,14 +217,13 @@ mod tests {
     #[test]
     fn a_bzimage_that_was_hashed_is_known_by_its_stamp_until_it_changes() {
         let cache = tempfile::tempdir().unwrap();
-        let file = File::open("/proc/self/exe").unwrap();
-        let stamp = Stamp::of(&file).unwrap();
+        // Left alone for long, unlike the other.
+        let old = FileStamp::of(File::open("/usr/bin/env").unwrap()).unwrap();
         let key = key(b"");
         insert(cache.path(), &key, b"unpacked").unwrap();
-        let young = Stamp::of(&tempfile::tempfile().unwrap()).unwrap();
+        let young = FileStamp::of(tempfile::tempfile().unwrap()).unwrap();
         remember(cache.path(), &key, &young);
         assert!(find_by_stamp(cache.path(), &young, 8).is_none());
-        let old = stamp.long_ago();
         remember(cache.path(), &key, &old);
         assert_eq!(
             content(find_by_stamp(cache.path(), &old, 8).unwrap()),
@@ -306,20 +231,5 @@ mod tests {
         );
         assert!(find_by_stamp(cache.path(), &old, 9).is_none());
         assert!(find_by_stamp(cache.path(), &young, 8).is_none());
-    }
-
-    #[test]
-    fn links_are_kept_to_a_number_and_those_that_lead_nowhere_go_first() {
-        let cache = tempfile::tempdir().unwrap();
-        let key = key(b"");
-        insert(cache.path(), &key, b"x").unwrap();
-        let at = |name: &str| directory(cache.path()).join(format!("{LINK}{name}"));
-        symlink(&key, at("first")).unwrap();
-        for number in 0..LINKS {
-            symlink("gone", at(&number.to_string())).unwrap();
-        }
-        insert(cache.path(), &key, b"x").unwrap();
-        assert_eq!(names(cache.path()).len(), LINKS + 1);
-        assert!(at("first").exists());
     }
 }

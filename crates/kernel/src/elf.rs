@@ -25,7 +25,7 @@ const PF_X: u64 = 1;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`.
 const PVH_NOTE: u64 = 18;
 
-/// What a loader has to know of a checked vmlinux. Addresses are guest-physical, sizes are bytes.
+/// The facts of a checked vmlinux that a loader needs. Addresses are guest-physical, sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ElfFacts {
     /// Where 64-bit execution begins.
@@ -36,9 +36,9 @@ pub struct ElfFacts {
     pub load_start: u64,
     /// First address above everything that the kernel occupies before it runs.
     pub load_end: u64,
-    /// What its segments occupy in RAM.
+    /// The bytes that its segments occupy in RAM.
     pub memory_bytes: u64,
-    /// What of that is read from the file.
+    /// The bytes of those that are read from the file.
     pub file_bytes: u64,
 }
 

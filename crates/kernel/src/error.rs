@@ -6,31 +6,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::field::ParseError;
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 
 /// Why `open` has no kernel.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The file that was asked for, or that the search came to, cannot be used.
     #[error("{}: {problem}; {}", shown(path), problem.remedy(path))]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: FileError,
-    },
+    File { path: PathBuf, problem: FileError },
     /// The search came to no file at all.
     #[error("kernel: none found in {places}{unusable}; {INSTALL}")]
-    None {
-        /// Where it looked, as text.
-        places: String,
-        /// What it found and could not use, as text that continues the sentence; mostly empty.
-        unusable: String,
-    },
+    None { places: String, unusable: String },
 }
 
-/// What is wrong with one file.
+/// The flaw of one file.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum FileError {
     /// There is none of that name.
     #[error("no such file")]
@@ -40,17 +32,11 @@ pub enum FileError {
     Unreadable,
     /// Not a file.
     #[error("is {kind}, not a file")]
-    NotRegular {
-        /// What it is, with an article.
-        kind: &'static str,
-    },
+    NotRegular { kind: &'static str },
     /// More than 512 MiB.
     #[error("{bytes} bytes are more than the 536870912 that are read of a bzImage")]
-    TooLarge {
-        /// Its size in bytes.
-        bytes: u64,
-    },
-    /// Somebody wrote to it while it was read.
+    TooLarge { bytes: u64 },
+    /// It was written to while it was read.
     #[error("changed while it was read")]
     Changed,
     /// Its contents are not those of a kernel that can be booted.
@@ -60,7 +46,7 @@ pub enum FileError {
     #[error("has no PVH entry (CONFIG_PVH), by which QEMU starts an uncompressed kernel")]
     NoPvh,
     /// Anything else that the system said.
-    #[error("{0}")]
+    #[error("{}", reason(.0))]
     Io(io::Error),
 }
 
@@ -80,7 +66,7 @@ impl From<io::Error> for FileError {
 }
 
 impl FileError {
-    /// What the user can do about it, when the file is `path`.
+    /// Returns the way out for the user, when the file is `path`.
     pub fn remedy(&self, path: &Path) -> String {
         match self {
             Self::Unreadable => {
@@ -97,7 +83,7 @@ impl FileError {
     }
 }
 
-/// What to do when there is no kernel at all.
+/// Returns the way out when there is no kernel at all.
 pub(super) fn install() -> &'static str {
     INSTALL
 }

@@ -6,39 +6,29 @@ use std::fmt::Display;
 
 /// Why the bytes of a file are not a kernel that can be booted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParseError {
     /// A header field has a value that it must not have.
     #[error("{field} is {got}, must be {want}")]
     Field {
-        /// The field's name in the format's own documentation.
         field: &'static str,
-        /// What the file says.
         got: String,
-        /// What would have been accepted.
         want: String,
     },
     /// The file ends before a field.
     #[error("cut short: {field} ends at byte {end}, the header has {have} bytes")]
     Short {
-        /// The field's name.
         field: &'static str,
-        /// Offset of the first byte after it.
         end: u64,
-        /// Number of header bytes there are.
         have: u64,
     },
     /// Not a kernel at all, or none for this machine.
     #[error("not an x86-64 Linux kernel but {what}")]
-    Other {
-        /// What it looks like.
-        what: &'static str,
-    },
+    Other { what: &'static str },
     /// The compressed kernel inside a bzImage cannot be unpacked.
     #[error("the {compression} payload is damaged: {what}")]
     Payload {
-        /// Name of the compression.
         compression: &'static str,
-        /// What the decoder said.
         what: String,
     },
 }

@@ -1,6 +1,6 @@
-//! Opening files that somebody else may have made: regular ones only, no waiting, one open and one read.
+//! Opening files that others may have made: regular ones only, no waiting, one open and one read.
 //!
-//! Takes paths, gives `File` at position 0 (all reading is by offset, so it stays there). Knows nothing of kernels.
+//! Takes paths, returns `File` at position 0 (all reading is by offset, so it stays there). Knows nothing of kernels.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::time::SystemTime;
 
+use rdvm_hostfs::FileStamp;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 
 use super::error::FileError;
@@ -31,7 +31,7 @@ pub enum Links {
 /// Opens a regular file for reading. A fifo is refused without waiting for its writer.
 ///
 /// # Errors
-/// What is wrong with it; `NotRegular` for anything but a file.
+/// Those of opening it; `NotRegular` for anything but a file.
 pub fn open(path: &Path, links: Links) -> Result<File, FileError> {
     let directory: OwnedFd;
     let (at, name, look, flags) = match (links, path.parent(), path.file_name()) {
@@ -78,67 +78,17 @@ pub fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// `TooLarge`; `Changed` when it was written to meanwhile; those of reading.
-pub fn read_all(file: &File) -> Result<(Vec<u8>, Stamp), FileError> {
-    let before = Stamp::of(file)?;
-    let bytes = before.bytes;
+pub fn read_all(file: &File) -> Result<(Vec<u8>, FileStamp), FileError> {
+    let before = FileStamp::of(file)?;
+    let bytes = before.size;
     if bytes > MAX_BYTES {
         return Err(FileError::TooLarge { bytes });
     }
     let read = read_at(file, 0, bytes as usize);
-    if Stamp::of(file)? != before {
+    if FileStamp::of(file)? != before {
         return Err(FileError::Changed);
     }
     Ok((read?, before))
-}
-
-/// What tells one state of one file from another without reading it. Any write changes the last part, also one that
-/// puts the time of modification back; except that the clock of file times is coarse, see `is_settled`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// That of an open file.
-    pub(super) fn of(file: &File) -> io::Result<Self> {
-        let meta = file.metadata()?;
-        Ok(Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            bytes: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        })
-    }
-
-    /// Whether the last change is so long ago that another one cannot get the same time any more. Ten seconds are
-    /// enough for FAT's two and for a server's clock that is a little off.
-    pub(super) fn is_settled(&self) -> bool {
-        let last = self.modified.0.max(self.changed.0);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        now.is_ok_and(|now| now.as_secs() as i64 > last.saturating_add(10))
-    }
-
-    /// The same with times of a minute before, for tests.
-    #[cfg(test)]
-    pub(super) fn long_ago(mut self) -> Self {
-        self.modified.0 -= 60;
-        self.changed.0 = self.modified.0;
-        self
-    }
-
-    /// All of it in letters that a file name may have.
-    pub(super) fn name(&self) -> String {
-        let (modified, changed) = (self.modified, self.changed);
-        format!(
-            "{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
-            self.device, self.inode, self.bytes, modified.0, modified.1, changed.0, changed.1
-        )
-    }
 }
 
 fn open_dir(path: &Path, links: Links) -> rustix::io::Result<OwnedFd> {
@@ -245,34 +195,5 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             assert!(noticed);
         });
-    }
-
-    #[test]
-    fn a_stamp_tells_a_rewritten_file_even_when_its_size_and_time_are_put_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        std::fs::write(&path, "one").unwrap();
-        let file = File::options().write(true).open(&path).unwrap();
-        let before = Stamp::of(&file).unwrap();
-        assert!(!before.is_settled());
-        let time = file.metadata().unwrap().modified().unwrap();
-        // Longer than the coarsest clock of a local file system ticks.
-        std::thread::sleep(std::time::Duration::from_millis(30));
-        std::fs::write(&path, "two").unwrap();
-        file.set_modified(time).unwrap();
-        let after = Stamp::of(&file).unwrap();
-        assert_ne!(before.name(), after.name());
-        assert_eq!(before.modified, after.modified);
-    }
-
-    #[test]
-    fn only_a_stamp_of_long_ago_is_settled() {
-        let mut stamp = Stamp::of(&tempfile::tempfile().unwrap()).unwrap();
-        stamp.changed.0 -= 60;
-        assert!(!stamp.is_settled());
-        stamp.modified.0 -= 60;
-        assert!(stamp.is_settled());
-        stamp.modified.0 = i64::MAX;
-        assert!(!stamp.is_settled());
     }
 }

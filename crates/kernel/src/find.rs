@@ -1,6 +1,6 @@
 //! Which files may be the kernel, in which order, and which of them it is.
 //!
-//! Takes the wish and the places (`Search`, plain data), gives paths; looks into directories, but into no file: what a
+//! Takes the wish and the places (`Search`, plain data), returns paths; looks into directories, but into no file: what a
 //! file is good for is asked of a function that the caller passes in.
 
 use std::env;
@@ -80,7 +80,7 @@ impl Candidate {
         matches!(self.origin, Origin::Asked | Origin::Environment)
     }
 
-    /// Only an image's files are somebody else's.
+    /// Only an image's files belong to others.
     pub(super) fn links(&self) -> Links {
         match self.origin {
             Origin::Image => Links::Refuse,
@@ -148,7 +148,7 @@ impl Search {
         list
     }
 
-    /// What `-k NAME` means: a path when it has a slash or is there, else a release in the host's boot directory.
+    /// Returns the file that `-k NAME` means: a path when it has a slash or is there, else a release in the host's boot directory.
     fn resolve(&self, name: &OsStr) -> PathBuf {
         let is_path = name.as_encoded_bytes().contains(&b'/') || Path::new(name).exists();
         if is_path {
@@ -170,7 +170,7 @@ impl Search {
 }
 
 /// `RDVM_CACHE`, else `rdvm` in the user's cache directory as the XDG specification finds it; and why nothing can be kept
-/// there. A home that does not exist is nobody's to make.
+/// there. A home that does not exist is not made.
 fn cache_dir(var: impl Fn(&str) -> Option<OsString>) -> (Option<PathBuf>, Option<String>) {
     if let Some(own) = var("RDVM_CACHE") {
         return (Some(own.into()), None);

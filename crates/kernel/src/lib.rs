@@ -1,6 +1,6 @@
 //! The kernel: found, checked, unpacked, open.
 //!
-//! Takes the wish and the places to look; gives open files and checked facts, so that an engine has nothing left to
+//! Takes the wish and the places to look; returns open files and checked facts, so that an engine has nothing left to
 //! verify. Boots nothing, and does not know which engine will. Steps: `find` (which file), `file` (open it safely),
 //! `probe` (what is in it), `bzimage` and `elf`
 //! (check it), `unpack`, `cache` (do so only once). Beside that path: `list`.
@@ -60,7 +60,7 @@ pub struct Kernel {
     pub origin: Origin,
     /// Its release (`uname -r`); a bare vmlinux does not say.
     pub release: Option<String>,
-    /// What to boot.
+    /// The kernel to boot.
     pub image: KernelImage,
     /// Things that went less well than they should and did not stop it, one line each.
     pub warnings: Vec<String>,
@@ -73,7 +73,7 @@ pub enum KernelImage {
     Elf {
         /// The vmlinux; maybe without a name (memfd).
         elf: File,
-        /// What was checked in it.
+        /// The facts that were checked.
         facts: ElfFacts,
         /// The bzImage that it came out of.
         bzimage: Option<(File, BzImageFacts)>,
@@ -82,7 +82,7 @@ pub enum KernelImage {
     BzImage {
         /// The bzImage.
         bzimage: File,
-        /// What was checked in it.
+        /// The facts that were checked.
         facts: BzImageFacts,
         /// Why it is not unpacked, to follow "booted as bzImage:".
         why: String,

@@ -20,7 +20,7 @@ pub struct KernelFile {
     pub origin: Origin,
     /// The kernel's release, from its header or its banner, else from the file's name.
     pub release: Option<String>,
-    /// How it is packed, when it can be used.
+    /// Its format, if it can be used.
     pub format: Option<Format>,
     /// The file's size in bytes.
     pub bytes: Option<u64>,
@@ -126,7 +126,7 @@ fn row(found: &KernelFile) -> [String; 5] {
     ]
 }
 
-/// What makes a run possible when it is not; and how the running kernel becomes readable.
+/// Returns the ways to make a run possible when it is not, and how the running kernel becomes readable.
 fn remedies(list: &[KernelFile]) -> Vec<String> {
     let usable = list.iter().any(|found| found.chosen);
     let unreadable = |found: &&KernelFile| matches!(found.problem, Some(FileError::Unreadable));

@@ -1,6 +1,6 @@
 //! One kernel file: what its contents say it is, and its way to an uncompressed kernel.
 //!
-//! Takes a candidate, gives `KernelImage`. `Probe::new` reads headers only and is what `list` and `open` share;
+//! Takes a candidate, returns `KernelImage`. `Probe::new` reads headers only and is what `list` and `open` share;
 //! `Probe::load` does the work. Leaves the choice among files to `find`.
 
 use std::fmt;
@@ -13,13 +13,14 @@ use super::bzimage::{self, BzImageFacts};
 use super::elf::{self, ElfFacts};
 use super::error::FileError;
 use super::field::ParseError;
-use super::file::{self, Stamp};
+use super::file;
 use super::find::{Candidate, Origin};
 use super::unpack::{self, Compression};
 use super::{KernelImage, cache};
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::FileStamp;
+use rdvm_hostfs::escape::{reason, shown};
 
-/// How a kernel file is packed.
+/// The format of a kernel file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// An uncompressed ELF file.
@@ -54,10 +55,10 @@ impl Probe {
     /// Opens the file and checks its headers.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// The flaw of the file.
     pub(super) fn new(candidate: &Candidate) -> Result<Self, FileError> {
         let file = match file::open(&candidate.path, candidate.links()) {
-            // A cache that is somebody else's (sudo and su may leave HOME as it was) is none.
+            // A cache that belongs to another user (sudo and su may leave HOME as it was) is none.
             Err(FileError::Unreadable) if candidate.origin == Origin::Built => {
                 return Err(FileError::Missing);
             }
@@ -95,7 +96,7 @@ impl Probe {
         }
     }
 
-    /// What kind of file it is.
+    /// Returns the format of the file.
     pub(super) fn format(&self) -> Format {
         match self.kind {
             Kind::Elf(_) => Format::Vmlinux,
@@ -124,7 +125,7 @@ impl Probe {
         let last = file::read_at(&file, facts.payload.end - 4, 4)?;
         let bytes = unpack::unpacked_size(compression, packed, &last, facts.init_size)?;
         if let Some(cache) = cache
-            && let Some(elf) = cache::find_by_stamp(cache, &Stamp::of(&file)?, bytes)
+            && let Some(elf) = cache::find_by_stamp(cache, &FileStamp::of(&file)?, bytes)
             && let Some(checked) = check_cached(&elf, bytes)
         {
             return Ok((elf_image(elf, checked, Some((file, facts))), None));
@@ -150,7 +151,11 @@ impl Probe {
         };
         let image = match elf {
             Ok(elf) => elf_image(elf, checked, Some((file, facts))),
-            Err(error) => packed_image(file, facts, format!("no room for it unpacked: {error}")),
+            Err(error) => packed_image(
+                file,
+                facts,
+                format!("no room for it unpacked: {}", reason(&error)),
+            ),
         };
         Ok((image, warning))
     }
@@ -160,7 +165,7 @@ impl Probe {
 fn keep(
     cache: &Path,
     key: &str,
-    stamp: &Stamp,
+    stamp: &FileStamp,
     unpacked: &[u8],
 ) -> (io::Result<File>, Option<String>) {
     match cache::insert(cache, key, unpacked) {
@@ -170,8 +175,9 @@ fn keep(
         }
         Err(error) => {
             let warning = format!(
-                "{}: the unpacked kernel is not kept, every run unpacks it again: {error}",
-                shown(cache)
+                "{}: the unpacked kernel is not kept, every run unpacks it again: {}",
+                shown(cache),
+                reason(&error)
             );
             (cache::without_name(unpacked), Some(warning))
         }
@@ -206,7 +212,7 @@ fn slice(bytes: &[u8], offset: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(part.to_vec())
 }
 
-/// What a file that is neither bzImage nor ELF probably is, to follow "not a kernel but".
+/// Returns the probable kind of a file that is neither bzImage nor ELF, to follow "not a kernel but".
 fn guess(head: &[u8]) -> &'static str {
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|b| b.starts_with(magic));
     match head {
@@ -464,10 +470,7 @@ mod tests {
         let entry = entry.unwrap().unwrap().path();
         let mut other = vmlinux();
         other[0x1300] = 1;
-        let name = format!(
-            "at-{}",
-            Stamp::of(&File::open(&path).unwrap()).unwrap().name()
-        );
+        let name = format!("at-{}", FileStamp::of(File::open(&path).unwrap()).unwrap());
         let elsewhere = "e".repeat(64);
         fs::write(entry.with_file_name(&elsewhere), &other).unwrap();
         std::os::unix::fs::symlink(&elsewhere, entry.with_file_name(name)).unwrap();

@@ -1,12 +1,12 @@
 //! The compressed kernel inside a bzImage: which compression, how large it will be, and its bytes.
 //!
-//! Takes the payload as a slice, gives the bytes of an ELF file that nobody has checked yet. Knows nothing of files.
+//! Takes the payload as a slice, returns the bytes of an ELF file that has not been checked yet. Knows nothing of files.
 
 use std::io::Read;
 
 use super::field::{ParseError, ensure, number};
 
-/// How the kernel inside a bzImage is packed.
+/// The compression of the kernel inside a bzImage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all: an ELF file as it is.
@@ -40,7 +40,7 @@ const MAGICS: [(&[u8], Compression); 8] = [
     (b"\x89LZO", Compression::Lzo),
 ];
 
-/// What every block but the last holds in lz4's old format, unpacked.
+/// The length of every block but the last in lz4's old format, unpacked.
 const LZ4_BLOCK: usize = 8 << 20;
 
 impl Compression {
@@ -67,7 +67,7 @@ impl Compression {
         }
     }
 
-    /// Whether `unpack` can undo it.
+    /// True if `unpack` can undo it.
     pub fn is_supported(self) -> bool {
         !matches!(self, Self::Bzip2 | Self::Lzo | Self::Unknown)
     }

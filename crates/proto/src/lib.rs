@@ -1,11 +1,4 @@
-//! The host/guest contract: every byte that crosses between rdvm and rdinit, and nothing else.
-//!
-//! Host to guest: the start record ([`Start`]) and, where the image has any, extended attributes ([`Attributes`]),
-//! files in the last cpio segment; [`HostRequest`] frames on the status port; standard input as it is, in the inbound ring
-//! or on the stdout port, never more than the guest has granted. Guest to host: [`Event`] frames on the status port;
-//! standard output as it is on the stdout port, and from [`HostRequest::CopyOut`] on [`CopyFrame`] frames, in the outbound
-//! ring or there. [`VERSION`] changes whenever a byte of one of them changes. All numbers are little-endian.
-
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,7 @@
 //! File trees: looking at them for `--copy-out`, moving them into place for `--copy-in`.
 
+use crate::arch::*;
+
 use super::{
     EINVAL, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY, Result, call, call3, close, open, path, read,
 };
@@ -64,14 +66,17 @@ impl Stat {
 pub fn stat_at(at: i32, name: &[u8]) -> Result<Stat> {
     let mut words = [0u64; 18];
     let (name, to) = (path(name)?, words.as_mut_ptr() as usize);
-    call(262, [at as usize, name, to, AT_SYMLINK_NOFOLLOW, 0, 0])?;
+    call(
+        __NR_newfstatat,
+        [at as usize, name, to, AT_SYMLINK_NOFOLLOW, 0, 0],
+    )?;
     Ok(Stat::of(words))
 }
 
 /// What `name` leads to, links followed.
 pub fn stat(name: &[u8]) -> Result<Stat> {
     let mut words = [0u64; 18];
-    call3(4, path(name)?, words.as_mut_ptr() as usize, 0)?;
+    call3(__NR_stat, path(name)?, words.as_mut_ptr() as usize, 0)?;
     Ok(Stat::of(words))
 }
 
@@ -91,7 +96,7 @@ pub struct FileSystem {
 /// The file system that `name` is on.
 pub fn stat_fs(name: &[u8]) -> Result<FileSystem> {
     let mut words = [0u64; 15];
-    call3(137, path(name)?, words.as_mut_ptr() as usize, 0)?;
+    call3(__NR_statfs, path(name)?, words.as_mut_ptr() as usize, 0)?;
     Ok(FileSystem {
         bytes: words[2].saturating_mul(words[1]),
         free_bytes: words[3].saturating_mul(words[1]),
@@ -119,7 +124,7 @@ pub fn decimal(text: &[u8]) -> u64 {
 /// Opens `name` below the open directory `at`, closed on exec.
 pub fn open_at(at: i32, name: &[u8], flags: usize) -> Result<i32> {
     let name = path(name)?;
-    call(257, [at as usize, name, flags | O_CLOEXEC, 0, 0, 0]).map(|fd| fd as i32)
+    call(__NR_openat, [at as usize, name, flags | O_CLOEXEC, 0, 0, 0]).map(|fd| fd as i32)
 }
 
 /// Opens the regular file `name` for writing, made with mode 644 where it is missing; gives its length as well. A link is
@@ -127,9 +132,9 @@ pub fn open_at(at: i32, name: &[u8], flags: usize) -> Result<i32> {
 pub fn open_to_write(name: &[u8]) -> Result<(i32, u64)> {
     const O_CREAT: usize = 0o100;
     let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
-    let fd = call3(2, path(name)?, flags, 0o644)? as i32;
+    let fd = call3(__NR_open, path(name)?, flags, 0o644)? as i32;
     let mut words = [0u64; 18];
-    let known = call3(5, fd as usize, words.as_mut_ptr() as usize, 0);
+    let known = call3(__NR_fstat, fd as usize, words.as_mut_ptr() as usize, 0);
     let stat = Stat::of(words);
     if known.is_err() || stat.mode & S_IFMT != S_IFREG {
         super::close(fd);
@@ -141,13 +146,18 @@ pub fn open_to_write(name: &[u8]) -> Result<(i32, u64)> {
 /// The target of the link `name` below the open directory `at`; gives its length, cut to the buffer's.
 pub fn read_link_at(at: i32, name: &[u8], buffer: &mut [u8]) -> Result<usize> {
     let (name, to) = (path(name)?, buffer.as_mut_ptr() as usize);
-    call(267, [at as usize, name, to, buffer.len(), 0, 0])
+    call(__NR_readlinkat, [at as usize, name, to, buffer.len(), 0, 0])
 }
 
 /// Reads names of an open directory into `buffer`; gives how many bytes of it are used, zero at the end. [`names`] takes
 /// them apart.
 pub fn read_directory(fd: i32, buffer: &mut [u8]) -> Result<usize> {
-    call3(217, fd as usize, buffer.as_mut_ptr() as usize, buffer.len())
+    call3(
+        __NR_getdents64,
+        fd as usize,
+        buffer.as_mut_ptr() as usize,
+        buffer.len(),
+    )
 }
 
 /// The first name, with its NUL, in what [`read_directory`] has read, and how many bytes it and what is with it take;
@@ -180,22 +190,22 @@ pub fn names(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Gives what is called `from` the name `to`, in the place of what had it.
 pub fn rename(from: &[u8], to: &[u8]) -> Result<()> {
-    call3(82, path(from)?, path(to)?, 0).map(drop)
+    call3(__NR_rename, path(from)?, path(to)?, 0).map(drop)
 }
 
 /// Removes an empty directory.
 pub fn remove_directory(name: &[u8]) -> Result<()> {
-    call3(84, path(name)?, 0, 0).map(drop)
+    call3(__NR_rmdir, path(name)?, 0, 0).map(drop)
 }
 
 /// Sets permissions, links followed.
 pub fn set_mode(name: &[u8], mode: u32) -> Result<()> {
-    call3(90, path(name)?, mode as usize & 0o7777, 0).map(drop)
+    call3(__NR_chmod, path(name)?, mode as usize & 0o7777, 0).map(drop)
 }
 
 /// Sets owner and group, links not followed.
 pub fn set_owner(name: &[u8], uid: u32, gid: u32) -> Result<()> {
-    call3(94, path(name)?, uid as usize, gid as usize).map(drop)
+    call3(__NR_lchown, path(name)?, uid as usize, gid as usize).map(drop)
 }
 
 /// Sets both times to one, links not followed.
@@ -207,7 +217,7 @@ pub fn set_time(name: &[u8], seconds: i64, nanoseconds: u32) -> Result<()> {
         i64::from(nanoseconds),
     ];
     let (at, name, times) = (AT_CWD as usize, path(name)?, &raw const times as usize);
-    call(280, [at, name, times, AT_SYMLINK_NOFOLLOW, 0, 0]).map(drop)
+    call(__NR_utimensat, [at, name, times, AT_SYMLINK_NOFOLLOW, 0, 0]).map(drop)
 }
 
 #[cfg(test)]

@@ -1,18 +1,26 @@
 //! Limits, free memory, signals to others, terminals and serial ports.
 
+use crate::arch::*;
+
 use super::{O_CLOEXEC, O_NOCTTY, O_RDWR, Result, call, call3, open};
 
 /// Sets a resource limit of this process and those it starts.
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
-    call3(160, resource as usize, &raw const limit as usize, 0).map(drop)
+    call3(
+        __NR_setrlimit,
+        resource as usize,
+        &raw const limit as usize,
+        0,
+    )
+    .map(drop)
 }
 
 /// RAM that nobody uses, in bytes.
 pub fn free_ram() -> u64 {
     // struct sysinfo: word 5 is freeram, in the units of word 13.
     let mut words = [0u64; 14];
-    match call3(99, words.as_mut_ptr() as usize, 0, 0) {
+    match call3(__NR_sysinfo, words.as_mut_ptr() as usize, 0, 0) {
         Ok(_) => words[5].saturating_mul(words[13] & 0xffff_ffff),
         Err(_) => 0,
     }
@@ -20,7 +28,7 @@ pub fn free_ram() -> u64 {
 
 /// Sends a signal to a process group.
 pub fn kill_group(leader: i32, signal: usize) -> Result<()> {
-    call3(62, leader.wrapping_neg() as usize, signal, 0).map(drop)
+    call3(__NR_kill, leader.wrapping_neg() as usize, signal, 0).map(drop)
 }
 
 /// A new pseudoterminal: its master side, which closes on exec, and its slave side.
@@ -29,7 +37,7 @@ pub fn pseudoterminal() -> Result<(i32, i32)> {
     let master = open(b"/dev/ptmx\0", O_RDWR | O_NOCTTY | O_CLOEXEC)?;
     let unlocked = 0i32;
     call3(
-        16,
+        __NR_ioctl,
         master as usize,
         TIOCSPTLCK,
         &raw const unlocked as usize,
@@ -41,24 +49,24 @@ pub fn pseudoterminal() -> Result<(i32, i32)> {
 pub fn open_slave(master: i32) -> Result<i32> {
     const TIOCGPTPEER: usize = 0x5441;
     let flags = O_RDWR | O_NOCTTY | O_CLOEXEC;
-    call3(16, master as usize, TIOCGPTPEER, flags).map(|slave| slave as i32)
+    call3(__NR_ioctl, master as usize, TIOCGPTPEER, flags).map(|slave| slave as i32)
 }
 
 /// Gives an open file to a user.
 pub fn give_to(fd: i32, uid: u32) -> Result<()> {
     const SAME: u32 = u32::MAX;
-    call3(93, fd as usize, uid as usize, SAME as usize).map(drop)
+    call3(__NR_fchown, fd as usize, uid as usize, SAME as usize).map(drop)
 }
 
 /// Sets the permissions of an open file.
 pub fn set_open_mode(fd: i32, mode: u32) -> Result<()> {
-    call3(91, fd as usize, mode as usize, 0).map(drop)
+    call3(__NR_fchmod, fd as usize, mode as usize, 0).map(drop)
 }
 
 /// Makes a terminal this session's own.
 pub fn take_terminal(fd: i32) -> Result<()> {
     const TIOCSCTTY: usize = 0x540e;
-    call3(16, fd as usize, TIOCSCTTY, 0).map(drop)
+    call3(__NR_ioctl, fd as usize, TIOCSCTTY, 0).map(drop)
 }
 
 /// Tells a terminal how large it is.
@@ -66,7 +74,7 @@ pub fn set_window(fd: i32, [rows, columns]: [u16; 2]) -> Result<()> {
     const TIOCSWINSZ: usize = 0x5414;
     let size = [rows, columns, 0, 0];
     call(
-        16,
+        __NR_ioctl,
         [fd as usize, TIOCSWINSZ, &raw const size as usize, 0, 0, 0],
     )
     .map(drop)
@@ -82,7 +90,7 @@ pub fn set_raw(fd: i32) -> Result<()> {
     let mut termios = Termios([0, 0, B115200_CS8_CREAD_CLOCAL, 0], [0; 20]);
     const VMIN: usize = 6;
     termios.1[1 + VMIN] = 1;
-    call3(16, fd as usize, 0x5402, &raw const termios as usize).map(drop)
+    call3(__NR_ioctl, fd as usize, 0x5402, &raw const termios as usize).map(drop)
 }
 
 /// Whether everything written to a serial port has left it. Anything that is no serial port has nothing waiting.
@@ -90,7 +98,13 @@ pub fn has_drained(fd: i32) -> bool {
     const TIOCOUTQ: usize = 0x5411;
     const TIOCSERGETLSR: usize = 0x5459;
     let (mut queued, mut line) = (0u32, 0u32);
-    let queued_known = call3(16, fd as usize, TIOCOUTQ, &raw mut queued as usize).is_ok();
-    let line_known = call3(16, fd as usize, TIOCSERGETLSR, &raw mut line as usize).is_ok();
+    let queued_known = call3(__NR_ioctl, fd as usize, TIOCOUTQ, &raw mut queued as usize).is_ok();
+    let line_known = call3(
+        __NR_ioctl,
+        fd as usize,
+        TIOCSERGETLSR,
+        &raw mut line as usize,
+    )
+    .is_ok();
     !(queued_known && queued > 0 || line_known && line & 1 == 0)
 }

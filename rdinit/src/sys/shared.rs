@@ -1,5 +1,7 @@
 //! Memory that is shared with the host.
 
+use crate::arch::*;
+
 use super::{EINVAL, O_CLOEXEC, O_RDWR, Result, call, call3, close, open};
 
 /// Physical memory that is not the kernel's, mapped for good. The other side may change it at any time.
@@ -15,7 +17,7 @@ impl Shared {
     pub fn map(physical: u64, length: u64) -> Result<Self> {
         let fd = open(b"/dev/mem\0", O_RDWR | O_CLOEXEC)?;
         let length = length as usize;
-        let address = call(9, [0, length, 3, 1, fd as usize, physical as usize]);
+        let address = call(__NR_mmap, [0, length, 3, 1, fd as usize, physical as usize]);
         close(fd);
         address.map(|address| Self { address, length })
     }
@@ -23,7 +25,9 @@ impl Shared {
     /// Writes bytes from it to a descriptor, straight: `count` from `at` on. Gives how many were taken.
     pub fn write_to(&self, fd: i32, at: usize, count: usize) -> Result<usize> {
         match at.checked_add(count) {
-            Some(end) if end <= self.length => call3(1, fd as usize, self.address + at, count),
+            Some(end) if end <= self.length => {
+                call3(__NR_write, fd as usize, self.address + at, count)
+            }
             _ => Err(EINVAL),
         }
     }

@@ -27,15 +27,15 @@ use rdvm_vmm::stop_signals::StopSignals;
 
 /// The start of the directory's name, with which it may lie in a directory that all users share.
 const PREFIX: &str = "rdvm-build-";
-/// How much of the log an error shows.
+/// The part of the log that an error shows.
 const LAST_BYTES: u64 = 4096;
 const LAST_LINES: usize = 8;
-/// How often a program's output is looked at: often enough for a line on a terminal, and nothing beside a compiler.
+/// The interval at which a program's output is looked at: often enough for a line on a terminal, and nothing beside a compiler.
 const LOOK_EVERY: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 250_000_000,
 };
-/// What programs see of our environment. Not MAKEFLAGS, ARCH and the like: `make test` runs a build too.
+/// The variables of our environment that programs see. Not MAKEFLAGS, ARCH and the like: `make test` runs a build too.
 const ENVIRONMENT: [&str; 2] = ["PATH", "HOME"];
 
 /// Lets one build at a time work in `home`, which is made where it is missing. The lock ends with the file.
@@ -271,7 +271,7 @@ impl BuildDir {
     }
 }
 
-/// What is new in the log, and who wants to know.
+/// The new part of the log, and its listener.
 struct LogReader<'a> {
     log: File,
     look: &'a mut dyn FnMut(&[u8]),
@@ -300,7 +300,7 @@ impl Drop for BuildDir {
     }
 }
 
-/// Removes the directories of builds that were killed: those that are ours and that nobody has locked any more.
+/// Removes the directories of builds that were killed: those of this user that are not locked any more.
 fn remove_leftovers(place: &Path) {
     let entries = fs::read_dir(place).into_iter().flatten().flatten();
     for entry in entries {

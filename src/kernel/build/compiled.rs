@@ -1,11 +1,11 @@
-//! How many files a running kernel build has compiled, from the lines that it writes: `  CC      init/main.o`.
+//! The number of files that a running kernel build has compiled, from the lines that it writes: `  CC      init/main.o`.
 
-/// What kbuild (`scripts/Makefile.build`) writes before each object that is made from a source file for the kernel
+/// The mark that kbuild (`scripts/Makefile.build`) writes before each object that is made from a source file for the kernel
 /// itself. Its own programs (`HOSTCC`) are a few dozen and not counted.
 const MARKS: [&[u8]; 2] = [b"  CC  ", b"  AS  "];
 const MARK_LENGTH: usize = 6;
 
-/// How many there are with Linux 6.1 and our options. Other releases have some more or less, hence "about".
+/// The number with Linux 6.1 and our options. Other releases have some more or less, hence "about".
 const ABOUT: u64 = 1200;
 
 /// A count, and the beginning of the line that is being written.
@@ -18,7 +18,7 @@ pub(super) struct Compiled {
 }
 
 impl Compiled {
-    /// Counts what is in the next part of the output; gives how many files are new.
+    /// Counts what is in the next part of the output; returns how many files are new.
     pub(super) fn read(&mut self, output: &[u8]) -> u64 {
         let before = self.files;
         for &byte in output {
@@ -33,12 +33,12 @@ impl Compiled {
         self.files - before
     }
 
-    /// How many files so far.
+    /// The files so far.
     pub(super) fn files(&self) -> u64 {
         self.files
     }
 
-    /// How many there will be, about.
+    /// The files in the end, about.
     pub(super) fn about() -> u64 {
         ABOUT
     }

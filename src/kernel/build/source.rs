@@ -15,7 +15,7 @@ const TREE: ByteSize = ByteSize::mib(2048);
 /// Objects and programs of a build, 150 MiB in Linux 6.1, with room to spare.
 const OUT: ByteSize = ByteSize::mib(512);
 
-/// How an archive's name ends, the program that unpacks it, and the package that has that.
+/// The end of an archive's name, the program that unpacks it, and the package that has that.
 pub(super) const PACKINGS: [(&str, &str, &str); 4] = [
     (".tar.xz", "xz", "xz-utils"),
     (".tar.bz2", "bzip2", "bzip2"),
@@ -37,7 +37,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// What was asked for, else the newest of the distribution's archives in `place`.
+    /// Returns the source that was asked for, else the newest of the distribution's archives in `place`.
     ///
     /// # Errors
     /// `Source` or `NoSource`.

@@ -1,4 +1,4 @@
-//! Which source and options a built kernel came from: `vmlinux.stamp` beside it, three lines of text.
+//! The source and options that a built kernel came from: `vmlinux.stamp` beside it, three lines of text.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 use super::error::Error;
 use super::source::Source;
 use super::{fragment, patches};
-use rdvm_hostfs::atomic::AtomicFile;
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::atomic::{AtomicFile, remove_if_there};
+use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::hex;
 
-/// What decides whether a kernel is the one that would be built.
+/// The identity of a build: a kernel with the same one need not be built again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BuildStamp {
     /// `None` for a directory, in which anything may have changed: always built anew.
@@ -37,10 +38,9 @@ impl BuildStamp {
         })?;
         let mut hash = Sha256::new_with_prefix(fragment::plain());
         patches::all().for_each(|patch| hash.update(patch));
-        let hash = hash.finalize();
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&hash.finalize());
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        let name = rdvm_hostfs::escape::escaped(name);
+        let name = escaped(name);
         let (bytes, modified) = (meta.len(), meta.mtime());
         Ok(Self {
             identity: Some(format!(
@@ -74,10 +74,7 @@ impl BuildStamp {
     /// # Errors
     /// Those of removing a file that is there.
     pub(super) fn remove(&self, home: &Path) -> io::Result<()> {
-        match fs::remove_file(file(home)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_if_there(&file(home))
     }
 }
 

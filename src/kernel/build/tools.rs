@@ -1,4 +1,4 @@
-//! What a kernel is built with, and which Debian and Ubuntu package has it. Only looks; installs and runs nothing.
+//! The tools that a kernel is built with, and which Debian and Ubuntu package has it. Only looks; installs and runs nothing.
 
 use std::env;
 use std::ffi::OsStr;

@@ -14,7 +14,7 @@ use rdvm_kernel::{KernelImage, Search, bzimage};
 /// Distributions' have 300 KB.
 const MAX_TEXT: u64 = 8 << 20;
 const GZIP: &[u8] = b"\x1f\x8b\x08";
-/// What stands before the compressed text in a kernel (`kernel/configs.c`).
+/// The mark before the compressed text in a kernel (`kernel/configs.c`).
 const MARK: &[u8] = b"IKCFG_ST";
 
 /// The options that are set, with their values.
@@ -26,10 +26,10 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// That of `path`, which is a configuration or a kernel. Kernels are unpacked by way of `cache`.
+    /// Reads that of `path`, which is a configuration or a kernel. Kernels are unpacked by way of `cache`.
     ///
     /// # Errors
-    /// What `path` is and is not; those of reading.
+    /// `path` is neither; those of reading.
     pub(super) fn read(path: &Path, cache: Option<&Path>) -> Result<Self, Error> {
         let failed = |problem| Error::File {
             path: path.to_owned(),

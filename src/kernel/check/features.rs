@@ -1,7 +1,7 @@
 //! Which options of a kernel each feature of rdvm needs: the table that `kernels/README.md` shows and `kernel check`
 //! goes by.
 
-/// What a feature is worth.
+/// The weight of a feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weight {
     /// Without it no image runs.
@@ -17,7 +17,7 @@ pub(super) struct Feature {
     pub(super) weight: Weight,
     /// All of these must be built in, without `CONFIG_`. `A>=3` is a number.
     pub(super) needs: &'static [&'static str],
-    /// What happens otherwise.
+    /// The consequence of its absence.
     pub(super) without: &'static str,
 }
 

@@ -1,102 +1,62 @@
-//! What can be wrong with an image archive or an OCI layout.
+//! Flaws of image archives and OCI layouts.
 
 use std::io;
 
 use crate::config;
 use rdvm_hostfs::Digest;
-use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::escape::{escaped, reason};
 
-/// What is wrong. The caller says where; each ends with the way out.
+/// A flaw, without its place; each message ends with the way out.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParseError {
     /// The host cannot read a part.
-    #[error("{}: cannot be read: {source}; try again when nothing writes to it", escaped(name.as_bytes()))]
-    Unreadable {
-        /// Which.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("{}: cannot be read: {}; try again when nothing writes to it", escaped(name.as_bytes()), reason(source))]
+    Unreadable { name: String, source: io::Error },
     /// A part is not there.
     #[error("{} is not in it; export the image again, with all its layers", escaped(name.as_bytes()))]
-    Missing {
-        /// Which.
-        name: String,
-    },
+    Missing { name: String },
     /// A layer that is to be had elsewhere only.
     #[error(
         "{digest} is a layer that may not be passed on and is not in it; export the image with all its layers"
     )]
-    Foreign {
-        /// Which.
-        digest: Digest,
-    },
+    Foreign { digest: Digest },
     /// More links from name to name than there can be a reason for.
     #[error("{}: too many links to it; export the image again", escaped(name.as_bytes()))]
-    Links {
-        /// Which.
-        name: String,
-    },
+    Links { name: String },
     /// A digest that is none. It is never used as a name.
     #[error("\"{}\" is not a digest of sha256: and 64 hexadecimal digits; export the image again", escaped(digest.as_bytes()))]
-    BadDigest {
-        /// As it stands there.
-        digest: String,
-    },
+    BadDigest { digest: String },
     /// A digest that cannot be checked.
     #[error("\"{}\": rdvm checks sha256 digests only; export the image with those", escaped(digest.as_bytes()))]
-    Algorithm {
-        /// As it stands there.
-        digest: String,
-    },
+    Algorithm { digest: String },
     /// The ID of a layer that is none. It is never used as a name.
     #[error("\"{}\" is not a layer's ID of 64 hexadecimal digits; export the image again", escaped(id.as_bytes()))]
-    BadLayerId {
-        /// As it stands there.
-        id: String,
-    },
+    BadLayerId { id: String },
     /// A layer that is above itself.
     #[error("the layer {} is its own ancestor by the parents that the layers name; export the image again", escaped(id.as_bytes()))]
-    LayerLoop {
-        /// Its ID.
-        id: String,
-    },
+    LayerLoop { id: String },
     /// JSON that is longer than it can have a reason for.
     #[error("{}: has {size} bytes, and {limit} is the limit for JSON; export the image again", escaped(name.as_bytes()))]
-    TooLarge {
-        /// Which.
-        name: String,
-        /// Its size.
-        size: u64,
-        /// What it may have.
-        limit: u64,
-    },
+    TooLarge { name: String, size: u64, limit: u64 },
     /// JSON that is none, or not what it should say.
     #[error("{}: is not what it should be: {source}; export the image again", escaped(name.as_bytes()))]
     Json {
-        /// Which.
         name: String,
-        /// Where and why.
         source: serde_json::Error,
     },
     /// Other bytes than the digest says.
     #[error("{}: its contents have the digest {found} and not {expected}; get it again from somebody you trust", escaped(name.as_bytes()))]
     Contents {
-        /// Which.
         name: String,
-        /// What is said.
         expected: Digest,
-        /// What is true.
         found: Digest,
     },
     /// More or fewer bytes than the descriptor says.
     #[error("{}: has {found} bytes and not {expected}; get it again from somebody you trust", escaped(name.as_bytes()))]
     Size {
-        /// Which.
         name: String,
-        /// What is said.
         expected: u64,
-        /// What is true.
         found: u64,
     },
     /// A layer unpacks to other bytes than the configuration says.
@@ -105,92 +65,48 @@ pub enum ParseError {
         escaped(name.as_bytes())
     )]
     DiffId {
-        /// Which.
         name: String,
-        /// What is said.
         expected: Digest,
-        /// What is true.
         found: Digest,
     },
     /// Layers and their digests do not match up.
     #[error(
         "the manifest has {layers} layers and the configuration {diff_ids} (rootfs.diff_ids); export the image again"
     )]
-    LayerCount {
-        /// How many the manifest has.
-        layers: usize,
-        /// How many the configuration has.
-        diff_ids: usize,
-    },
+    LayerCount { layers: usize, diff_ids: usize },
     /// More layers than any image has.
     #[error("it has {layers} layers, and {limit} is the limit; squash some of them")]
-    TooManyLayers {
-        /// How many.
-        layers: usize,
-        /// How many there may be.
-        limit: usize,
-    },
+    TooManyLayers { layers: usize, limit: usize },
     /// Compressed twice.
     #[error("{}: is compressed twice; compress it once", escaped(name.as_bytes()))]
-    Nested {
-        /// Which.
-        name: String,
-    },
+    Nested { name: String },
     /// Indexes in indexes in indexes.
     #[error("its indexes are nested more than {limit} deep; export the image again")]
-    TooDeep {
-        /// How deep they may be.
-        limit: usize,
-    },
-    /// More indexes and manifests than anybody looks through.
+    TooDeep { limit: usize },
+    /// More indexes and manifests than are read.
     #[error("it has more than {limit} indexes and manifests to look through; name one with --tag")]
-    TooMany {
-        /// How many are looked at.
-        limit: usize,
-    },
+    TooMany { limit: usize },
     /// One document that can be read in two ways.
     #[error("{}: is an index and a manifest at once; export the image again", escaped(name.as_bytes()))]
-    Ambiguous {
-        /// Which.
-        name: String,
-    },
+    Ambiguous { name: String },
     /// Something else that is kept in the same form: a chart, a signature.
     #[error("{}: is not a container image but {}; name another with --tag", escaped(name.as_bytes()), escaped(kind.as_bytes()))]
-    NotAnImage {
-        /// Which.
-        name: String,
-        /// Its media type.
-        kind: String,
-    },
+    NotAnImage { name: String, kind: String },
     /// A version of the layout that is not known.
     #[error("oci-layout: version \"{}\" is not known, 1.0.0 is; export the image again", escaped(version.as_bytes()))]
-    Version {
-        /// As it stands there.
-        version: String,
-    },
+    Version { version: String },
     /// No image that can run here.
     #[error(
         "there is no image for linux/amd64 in it, only for {}; export that platform",
         list(found)
     )]
-    NoPlatform {
-        /// The platforms that there are.
-        found: Vec<String>,
-    },
+    NoPlatform { found: Vec<String> },
     /// It is not said which image.
     #[error("there are several images in it: {}; name one with --tag", list(names))]
-    Several {
-        /// Their names, or digests.
-        names: Vec<String>,
-    },
+    Several { names: Vec<String> },
     /// No image of that name.
     #[error("there is no image \"{}\" in it, only {}; name one of those with --tag", escaped(spec.as_bytes()), list(names))]
-    NoSuchImage {
-        /// The name wanted.
-        spec: String,
-        /// Those that there are.
-        names: Vec<String>,
-    },
+    NoSuchImage { spec: String, names: Vec<String> },
     /// No image at all.
     #[error("there is no image in it; export the image again")]
     NoImage,
@@ -199,7 +115,7 @@ pub enum ParseError {
     Config(#[from] config::Error),
 }
 
-/// How many names a message shows.
+/// The most names that a message shows.
 const SHOWN: usize = 12;
 
 fn list(names: &[String]) -> String {
@@ -217,7 +133,7 @@ fn list(names: &[String]) -> String {
 }
 
 impl ParseError {
-    /// Whether it means that something is not there, rather than that it is wrong.
+    /// True if it means that something is not there, rather than that it is wrong.
     pub(crate) fn is_gap(&self) -> bool {
         matches!(
             self,

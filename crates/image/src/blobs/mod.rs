@@ -8,7 +8,6 @@ mod error;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -16,7 +15,6 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
@@ -26,6 +24,7 @@ use super::byte_source::{ByteSource, Region};
 use super::fs::FileSystem;
 use super::host::{HostDir, HostRoot, open_file};
 use super::limit::Budget;
+use super::manifest::{Descriptor, blob_path};
 use super::member::Extent;
 use super::stream::{self, Compression};
 use super::tree::{Content, FileBody, read_sparse};
@@ -54,37 +53,11 @@ pub(super) enum Blobs<'a> {
     },
 }
 
-/// What says which part is meant, in indexes and manifests.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
-    #[serde(default)]
-    pub(super) media_type: Option<String>,
-    pub(super) digest: String,
-    pub(super) size: u64,
-    #[serde(default)]
-    pub(super) platform: Option<Platform>,
-    #[serde(default)]
-    pub(super) annotations: Option<BTreeMap<String, String>>,
-}
-
-/// What a manifest in an index is for.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Platform {
-    #[serde(default)]
-    pub(super) architecture: String,
-    #[serde(default)]
-    pub(super) os: String,
-    #[serde(default)]
-    pub(super) variant: Option<String>,
-    #[serde(default, rename = "os.features")]
-    pub(super) os_features: Option<Vec<String>>,
-}
-
 impl Descriptor {
-    /// Its digest.
+    /// Returns the digest of the blob.
     ///
-    /// Errors: it is none, or of another kind than sha256.
+    /// # Errors
+    /// It is no digest, or of another algorithm than sha256.
     pub(super) fn digest(&self) -> Result<Digest, ParseError> {
         let digest = self.digest.clone();
         match digest.parse() {
@@ -95,22 +68,13 @@ impl Descriptor {
             Err(_) => Err(ParseError::BadDigest { digest }),
         }
     }
-
-    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
-        self.annotations.as_ref()?.get(name).map(String::as_str)
-    }
-}
-
-/// Where a part with this digest is kept.
-pub(super) fn place(digest: &Digest) -> String {
-    let text = digest.to_string();
-    format!("blobs/{}", text.replace(':', "/"))
 }
 
 impl Blobs<'_> {
     /// The layout in the directory `root`; `None` where it is none.
     ///
-    /// Errors: it cannot be read.
+    /// # Errors
+    /// It cannot be read.
     pub(super) fn of_directory(root: &Arc<HostRoot>) -> io::Result<Option<Self>> {
         let path = root.path();
         let root = Arc::new(HostDir::of_root(root.clone()));
@@ -130,7 +94,8 @@ impl Blobs<'_> {
 
     /// Where the bytes of the part `name` are; `None` when there is none.
     ///
-    /// Errors: it cannot be read, or is behind too many links.
+    /// # Errors
+    /// It cannot be read, or is behind too many links.
     pub(super) fn region(&self, name: &str) -> Result<Option<Region>, ParseError> {
         match self {
             Self::Archive { system, budget } => {
@@ -163,7 +128,8 @@ impl Blobs<'_> {
 
     /// The bytes of a JSON document.
     ///
-    /// Errors: it is not there, too large, or cannot be read.
+    /// # Errors
+    /// It is not there, too large, or cannot be read.
     pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, ParseError> {
         let region = self.region(name)?.ok_or_else(|| ParseError::Missing {
             name: name.to_owned(),
@@ -184,10 +150,11 @@ impl Blobs<'_> {
     /// Where the bytes of the part that `descriptor` means are, as many as it says; whether they are the right ones is
     /// for the reader to find out.
     ///
-    /// Errors: no digest, no such part, another length.
+    /// # Errors
+    /// No digest, no such part, another length.
     pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<(Digest, Region), ParseError> {
         let digest = descriptor.digest()?;
-        let name = place(&digest);
+        let name = blob_path(&digest);
         let Some(region) = self.region(&name)? else {
             let kind = descriptor.media_type.as_deref().unwrap_or_default();
             return Err(
@@ -209,17 +176,18 @@ impl Blobs<'_> {
 
     /// The bytes of the JSON document that `descriptor` means.
     ///
-    /// Errors: as [`Self::blob`] and [`Self::document`], and when they are not those of the digest.
+    /// # Errors
+    /// As [`Self::blob`] and [`Self::document`], and when they are not those of the digest.
     pub(super) fn checked(&self, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>), ParseError> {
         let (expected, _) = self.blob(descriptor)?;
-        let name = place(&expected);
+        let name = blob_path(&expected);
         let bytes = self.document(&name)?;
         check(&name, expected, Digest(Sha256::digest(&bytes).into()))?;
         Ok((expected, bytes))
     }
 }
 
-/// Whether the digest of the part `name` is what it should be.
+/// True if the digest of the part `name` is what it should be.
 pub(super) fn check(name: &str, expected: Digest, found: Digest) -> Result<(), ParseError> {
     match expected == found {
         true => Ok(()),
@@ -233,7 +201,8 @@ pub(super) fn check(name: &str, expected: Digest, found: Digest) -> Result<(), P
 
 /// Reads a JSON document.
 ///
-/// Errors: it is none, or does not say what it has to.
+/// # Errors
+/// It is none, or does not say what it has to.
 pub(super) fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ParseError> {
     serde_json::from_slice(bytes).map_err(|source| ParseError::Json {
         name: name.to_owned(),

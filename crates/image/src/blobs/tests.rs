@@ -57,11 +57,11 @@ impl Parts {
         assert_ne!(count, self.0.len(), "{name}");
     }
 
-    /// Adds a part by its digest; gives a descriptor of it.
+    /// Adds a part by its digest; returns a descriptor of it.
     fn blob(&mut self, kind: &str, bytes: impl AsRef<[u8]>) -> Value {
         let bytes = bytes.as_ref();
         let digest = sha(bytes);
-        self.file(place(&digest.parse().unwrap()), bytes);
+        self.file(blob_path(&digest.parse().unwrap()), bytes);
         json!({ "mediaType": kind, "digest": digest, "size": bytes.len() })
     }
 
@@ -139,7 +139,7 @@ fn config(layers: &[&[u8]]) -> Value {
     })
 }
 
-/// A manifest of the two layers, the second one compressed; gives its descriptor.
+/// A manifest of the two layers, the second one compressed; returns its descriptor.
 fn image(parts: &mut Parts, config: &Value) -> Value {
     let layers = [
         parts.blob(LAYER, lower()),
@@ -521,7 +521,7 @@ fn lists_that_lead_elsewhere_or_nowhere_are_refused() {
         };
         let layer = parts.blob(kind, bytes.as_deref().unwrap_or_default());
         if bytes.is_none() {
-            parts.remove(&place(&sha(b"").parse().unwrap()));
+            parts.remove(&blob_path(&sha(b"").parse().unwrap()));
         }
         let settings = parts.blob(CONFIG, config(&[&plain]).to_string());
         let manifest = json!({ "config": settings, "layers": [layer] });
@@ -1186,8 +1186,9 @@ fn an_archive_with_both_lists_is_read_by_the_one_that_leads_somewhere() {
     let mut second = config(&[&lower()]);
     second["config"]["Cmd"] = json!(["by docker"]);
     let id = parts.blob(CONFIG, second.to_string());
-    let path = |descriptor: &Value| place(&descriptor["digest"].as_str().unwrap().parse().unwrap());
-    let layer = place(&sha(&lower()).parse().unwrap());
+    let path =
+        |descriptor: &Value| blob_path(&descriptor["digest"].as_str().unwrap().parse().unwrap());
+    let layer = blob_path(&sha(&lower()).parse().unwrap());
     let list = json!([{ "Config": path(&id), "RepoTags": ["app:v1"], "Layers": [layer] }]);
     parts.json("manifest.json", &list);
     let image = bench.open(&parts).unwrap();

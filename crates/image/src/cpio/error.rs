@@ -6,39 +6,30 @@ use crate::byte_source::Region;
 use crate::limit::{self, shortened};
 use crate::stream;
 
-/// What kept an archive from being read. A flaw's text ends with the way out.
+/// An archive that cannot be read. A flaw's text ends with the way out.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The host could not read it.
     #[error("{shown}: cannot be read at offset {offset}: {}; try again when nothing writes to it", std::io::Error::from(*errno))]
     Read {
-        /// The archive, escaped.
         shown: String,
-        /// Where, in bytes from the archive's start.
         offset: u64,
-        /// Why.
         errno: Errno,
     },
     /// Something is wrong between members, or with a header whose name is not known.
     #[error("{shown}: at offset {offset}: {flaw}")]
     Archive {
-        /// The archive, escaped.
         shown: String,
-        /// Where, in bytes from the archive's start.
         offset: u64,
-        /// What.
         flaw: ParseError,
     },
     /// Something is wrong with a member.
     #[error("{shown}: {name} (header at offset {offset}): {flaw}")]
     Member {
-        /// The archive, escaped.
         shown: String,
-        /// The member, escaped.
         name: String,
-        /// Where its header is, in bytes from the archive's start.
         offset: u64,
-        /// What.
         flaw: ParseError,
     },
     /// The compressed part was not unpacked.
@@ -49,8 +40,9 @@ pub enum Error {
     Limit(#[from] limit::Error),
 }
 
-/// What is wrong.
+/// A flaw.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParseError {
     /// No archive at all.
     #[error("there is no cpio archive in it; give another file")]
@@ -83,22 +75,12 @@ pub enum ParseError {
     Type(u32),
     /// Data for which the kernel ignores the record.
     #[error("a {what} with {bytes} bytes of data; write the archive anew")]
-    Data {
-        /// What it is.
-        what: &'static str,
-        /// How many bytes it says it has.
-        bytes: u64,
-    },
+    Data { what: &'static str, bytes: u64 },
     /// The checksum of the data.
     #[error(
         "its data have the checksum {found:08x}, the header says {promised:08x}; get the archive again"
     )]
-    Checksum {
-        /// In the header.
-        promised: u32,
-        /// Of the data.
-        found: u32,
-    },
+    Checksum { promised: u32, found: u32 },
     /// Names of one file with data of different lengths.
     #[error("another name of the same file has {0} bytes of data; write the archive anew")]
     LinksDiffer(u64),
@@ -131,7 +113,7 @@ impl ParseError {
     }
 }
 
-/// What the host says when it cannot read.
+/// The error for an archive that the host cannot read.
 pub(super) fn unreadable(region: &Region, offset: u64, errno: Errno) -> Error {
     Error::Read {
         shown: region.store.shown().to_owned(),

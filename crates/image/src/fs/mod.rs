@@ -24,7 +24,7 @@ use super::xattr;
 use names::{Inode, Names, Node, ROOT};
 use whiteout::RESERVED;
 
-/// What the names in a layer mean.
+/// The meaning of names in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rules {
     /// GNU tar's: every name is what it says.
@@ -63,11 +63,11 @@ impl Metadata {
 pub struct FileSystem {
     names: Names,
     inodes: Vec<Metadata>,
-    /// How many names may be made besides the root, and how many inodes.
+    /// The most names besides the root, and the most inodes.
     limit: u64,
     rules: Rules,
     layer: u32,
-    /// What the layer's own link numbers stand for.
+    /// The inodes of the layer's own link numbers.
     links: HashMap<u64, Inode>,
     /// Names that only this layer sees: those that aufs kept for itself.
     hidden: Vec<Node>,
@@ -97,7 +97,7 @@ impl FileSystem {
         }
     }
 
-    /// What comes from now on belongs to a new layer on top.
+    /// Begins a new layer on top.
     pub fn begin_layer(&mut self, rules: Rules) {
         self.end_layer();
         self.rules = rules;
@@ -171,7 +171,8 @@ impl FileSystem {
 
     /// Applies all entries of a tree, as one layer has them.
     ///
-    /// Errors: as [`Self::put`].
+    /// # Errors
+    /// As [`Self::put`].
     pub fn put_tree(&mut self, tree: Tree) -> Result<(), Error> {
         self.warnings.extend_from_slice(tree.warnings());
         for entry in tree.into_entries() {
@@ -367,7 +368,8 @@ impl FileSystem {
 
     /// All that is left, as a tree: its root described even where no member did.
     ///
-    /// Errors: a name or link target that Linux cannot hold.
+    /// # Errors
+    /// A name or link target that Linux cannot hold.
     pub fn into_tree(mut self) -> Result<Tree, tree::Error> {
         self.end_layer();
         let Self {

@@ -68,7 +68,7 @@ impl Names {
         }
     }
 
-    /// How many names were ever made.
+    /// The number of names ever made.
     pub(super) fn made(&self) -> u64 {
         self.slots.len() as u64
     }
@@ -188,7 +188,7 @@ impl Names {
         self.slots[node as usize].parent = NONE;
     }
 
-    /// Whether the name is still there.
+    /// True if the name is still there.
     pub(super) fn is_there(&self, node: Node) -> bool {
         self.slot(node).parent != NONE
     }
@@ -198,7 +198,7 @@ impl Names {
         self.slot(node).parent
     }
 
-    /// What it is a name of.
+    /// Returns the inode that it names.
     pub(super) fn inode(&self, node: Node) -> Inode {
         self.slot(node).inode
     }
@@ -303,7 +303,7 @@ fn name_of<'a>(slot: &Slot, bytes: &'a [u8]) -> &'a [u8] {
     &bytes[slot.at as usize..][..usize::from(slot.length)]
 }
 
-/// Keyed anew in every process: nobody can make names that all fall together.
+/// Keyed anew in every process: so no archive can have names that all collide.
 fn hash(hasher: &RandomState, parent: Node, name: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     state.write_u32(parent);

@@ -14,13 +14,13 @@ struct Walk<'a> {
     at: Node,
     /// The path, or a link's target and what was left behind it.
     path: Cow<'a, [u8]>,
-    /// How much of it is done.
+    /// The length of the part that is done.
     done: usize,
-    /// How much of it is the targets of links.
+    /// The length of the part that comes from links' targets.
     targets: usize,
     /// The last link that was followed.
     link: Node,
-    /// How many more links may be followed.
+    /// The links that may still be followed.
     hops: usize,
 }
 
@@ -53,7 +53,8 @@ impl FileSystem {
     /// The directory that a member belongs in, with what is missing on the way made, and its name there; `None` for the
     /// root itself.
     ///
-    /// Errors: `..` in the name, no way to its directory, or one name too many.
+    /// # Errors
+    /// `..` in the name, no way to its directory, or one name too many.
     pub(super) fn place<'a>(&mut self, name: &'a [u8]) -> Result<Option<(Node, &'a [u8])>, Error> {
         let Some((above, last)) = split(name)? else {
             return Ok(None);
@@ -86,7 +87,8 @@ impl FileSystem {
 
     /// The node at `name` (which is not followed if it is a link itself), for the member `member`.
     ///
-    /// Errors: `..` in the name, or too many links.
+    /// # Errors
+    /// `..` in the name, or too many links.
     pub(super) fn find(&self, name: &[u8], member: &[u8]) -> Result<Option<Node>, Error> {
         let Some((above, last)) = split(name)? else {
             return Ok(Some(ROOT));
@@ -101,7 +103,8 @@ impl FileSystem {
 
     /// The regular file at `path`, through at most `hops` symbolic links.
     ///
-    /// Errors: more links than that.
+    /// # Errors
+    /// More links than that.
     pub fn file(&self, path: &[u8], hops: usize) -> Result<Option<&FileBody>, Error> {
         let mut walk = Walk::new(path, hops);
         match self.advance(&mut walk) {
@@ -169,7 +172,7 @@ impl FileSystem {
     }
 }
 
-/// How many bytes of links' targets are followed for all names of an image together: as many as four million names through a
+/// The most bytes of links' targets that are followed for all names of an image together: as many as four million names through a
 /// link of 64 bytes each.
 const FOLLOWED: u64 = 256 << 20;
 
@@ -201,7 +204,8 @@ type Split<'a> = (&'a [u8], &'a [u8]);
 
 /// A name without its last component, and that; `None` if it has none.
 ///
-/// Errors: `..` anywhere, or a NUL byte.
+/// # Errors
+/// `..` anywhere, or a NUL byte.
 fn split(name: &[u8]) -> Result<Option<Split<'_>>, Error> {
     if name.contains(&0) {
         let path = name.to_vec();

@@ -75,7 +75,7 @@ impl FileSystem {
         }
     }
 
-    /// A directory that only lower layers described becomes one that nobody did.
+    /// Turns a directory that only lower layers described into one that none did.
     fn forget_lower(&mut self, node: Node) {
         if self.names.layer(node) != self.layer {
             let inode = self.names.inode(node);

@@ -14,10 +14,10 @@ use super::Error;
 use crate::byte_source::{ByteSource, CHUNK};
 use crate::limit::Budget;
 
-/// How many empty chunks the second thread has ready.
+/// The empty chunks that the second thread has ready.
 const AHEAD: usize = 2;
 
-/// What becomes of full chunks.
+/// The destination of full chunks.
 struct Keeper<'a> {
     shown: &'a str,
     budget: &'a Budget,
@@ -42,9 +42,9 @@ impl Keeper<'_> {
         Ok(None)
     }
 
-    /// What the second thread does: full chunks come in, empty ones go out, one for one.
+    /// The work of the second thread: full chunks come in, empty ones go out, one for one.
     fn work(mut self, full: Receiver<Vec<u8>>, empty: SyncSender<Vec<u8>>) -> Result<Self, Error> {
-        // Nobody takes the last empty ones: that they cannot be sent is no failure.
+        // The last empty ones have no receiver: that they cannot be sent is no failure.
         for _ in 0..AHEAD {
             empty.send(fresh(self.shown)?).ok();
         }
@@ -82,9 +82,9 @@ fn no_memory(shown: &str) -> Error {
 pub(super) struct Chunks<'scope, 'env, 'a: 'scope> {
     scope: &'scope Scope<'scope, 'env>,
     shown: &'a str,
-    /// What is being filled: nothing at all, or one chunk.
+    /// The chunk that is being filled, if any.
     current: Vec<u8>,
-    /// How much of it is.
+    /// The part of it that is filled.
     filled: usize,
     /// Until there is a second thread, which gets it.
     keeper: Option<Keeper<'a>>,
@@ -126,7 +126,8 @@ impl<'scope, 'env, 'a: 'scope> Chunks<'scope, 'env, 'a> {
 
     /// Where the next bytes go; at least one. What is there already means nothing.
     ///
-    /// Errors: [`Self::finish`] says what they are; what is given here only ends the decoder's work.
+    /// # Errors
+    /// [`Self::finish`] says what they are; what is given here only ends the decoder's work.
     pub(super) fn room(&mut self) -> io::Result<&mut [u8]> {
         if self.current.is_empty() {
             // The first one; many streams need no more.
@@ -143,7 +144,7 @@ impl<'scope, 'env, 'a: 'scope> Chunks<'scope, 'env, 'a> {
         self.filled += count;
     }
 
-    /// Gives the full chunk away for an empty one.
+    /// Exchanges the full chunk for an empty one.
     fn exchange(&mut self) -> io::Result<()> {
         let second = match self.second.take() {
             Some(second) => second,
@@ -182,7 +183,8 @@ impl<'scope, 'env, 'a: 'scope> Chunks<'scope, 'env, 'a> {
 
     /// Puts the last chunk away and gives the store.
     ///
-    /// Errors: the budget is spent, or the host has no memory, now or when a decoder asked for room.
+    /// # Errors
+    /// The budget is spent, or the host has no memory, now or when a decoder asked for room.
     pub(super) fn finish(mut self) -> Result<ByteSource, Error> {
         if let Some(error) = self.failure.take() {
             return Err(error);
@@ -225,7 +227,7 @@ impl<'scope, 'a: 'scope> Write for Chunks<'scope, '_, 'a> {
     }
 }
 
-/// Whether all bytes are zero; found out at the first piece with another one, and by vector instructions until then.
+/// True if all bytes are zero; found out at the first piece with another one, and by vector instructions until then.
 fn is_zero(bytes: &[u8]) -> bool {
     bytes
         .chunks(256)

@@ -1,4 +1,4 @@
-//! What compressed bytes come from: a buffered reader that remembers how far it was read and how it failed.
+//! The source of compressed bytes: a buffered reader that remembers how far it was read and how it failed.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -30,12 +30,12 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// How many bytes have been consumed.
+    /// Returns the number of bytes consumed.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Whether somebody asked for more than there is.
+    /// True if a read went beyond the end.
     pub(super) fn is_at_end(&self) -> bool {
         self.at_end
     }
@@ -98,7 +98,7 @@ impl<R: Read> Input<R> {
         Ok(bytes)
     }
 
-    /// Reads some bytes without a buffer between, if there are as many; gives their number, 0 at the end.
+    /// Reads some bytes without a buffer between, if there are as many; returns their number, 0 at the end.
     pub(super) fn read_directly(&mut self, room: &mut [u8]) -> io::Result<usize> {
         if !self.held.is_empty() {
             return self.read(room);

@@ -16,9 +16,9 @@ const OLD_FRAME: u32 = 0x184c_2102;
 /// Frames of the user's own.
 const SKIPPED_FIRST: u32 = 0x184d_2a50;
 const SKIPPED_LAST: u32 = 0x184d_2a5f;
-/// What a block of the old format holds at the most, unpacked.
+/// The most that a block of the old format unpacks to.
 const OLD_BLOCK: usize = 8 << 20;
-/// How far a match reaches back, which is what blocks that depend on each other have to keep.
+/// The reach of a match, which is what blocks that depend on each other have to keep.
 const WINDOW: usize = 64 << 10;
 
 pub(super) fn unpack(
@@ -48,7 +48,7 @@ fn is_frame(magic: &[u8]) -> bool {
     matches!(magic, Ok(FRAME | OLD_FRAME | SKIPPED_FIRST..=SKIPPED_LAST))
 }
 
-/// What a frame's header says.
+/// A frame's header.
 struct Header {
     linked: bool,
     block_sums: bool,

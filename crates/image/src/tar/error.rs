@@ -4,39 +4,30 @@ use rustix::io::Errno;
 
 use crate::limit;
 
-/// What kept an archive from being read. A flaw's text ends with the way out.
+/// An archive that cannot be read. A flaw's text ends with the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// The host could not read it.
     #[error("{shown}: cannot be read at offset {offset}: {}; try again when nothing writes to it", std::io::Error::from(*errno))]
     Read {
-        /// The archive, escaped.
         shown: String,
-        /// Where, in bytes from the archive's start.
         offset: u64,
-        /// Why.
         errno: Errno,
     },
     /// Something is wrong between members, or with a header whose name is not known.
     #[error("{shown}: at offset {offset}: {flaw}")]
     Archive {
-        /// The archive, escaped.
         shown: String,
-        /// Where, in bytes from the archive's start.
         offset: u64,
-        /// What.
         flaw: ParseError,
     },
     /// Something is wrong with a member.
     #[error("{shown}: {name} (header at offset {offset}): {flaw}")]
     Member {
-        /// The archive, escaped.
         shown: String,
-        /// The member, escaped.
         name: String,
-        /// Where its header is, in bytes from the archive's start.
         offset: u64,
-        /// What.
         flaw: ParseError,
     },
     /// Too many members.
@@ -44,8 +35,9 @@ pub enum Error {
     Limit(#[from] limit::Error),
 }
 
-/// What is wrong.
+/// A flaw.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParseError {
     /// No header where one has to be.
     #[error("this is no tar header, its checksum is wrong; the archive is damaged, get it again")]
@@ -55,10 +47,7 @@ pub enum ParseError {
     Magic,
     /// The archive ends within something.
     #[error("the archive ends within {what}; it is cut off, get all of it")]
-    Cut {
-        /// Within what.
-        what: &'static str,
-    },
+    Cut { what: &'static str },
     /// A block of zeros alone, then more.
     #[error(
         "something follows a single zero block, which ends the archive for some programs and damages it for others; write it anew"
@@ -66,50 +55,30 @@ pub enum ParseError {
     LoneZeroBlock,
     /// A numeric field with something else in it.
     #[error("the {what} is not a number; the archive is damaged or badly written, make it anew")]
-    Number {
-        /// Which.
-        what: &'static str,
-    },
+    Number { what: &'static str },
     /// A number of more than 64 bits.
     #[error("the {what} is too large for 64 bits; write the archive anew with GNU tar")]
-    TooLarge {
-        /// Which.
-        what: &'static str,
-    },
+    TooLarge { what: &'static str },
     /// A number that Linux cannot hold.
     #[error("the {what} is {value}, which Linux cannot hold; change it and write the archive anew")]
-    OutOfRange {
-        /// Which.
-        what: &'static str,
-        /// As it is.
-        value: i128,
-    },
+    OutOfRange { what: &'static str, value: i128 },
     /// A long name, or a PAX header, of more than what is reasonable.
     #[error(
         "a {what} of {bytes} bytes, {limit} are the most that is read; the archive is damaged or hostile"
     )]
     Record {
-        /// What.
         what: &'static str,
-        /// Its length.
         bytes: u64,
-        /// The longest allowed.
         limit: u64,
     },
     /// A PAX header that is not one.
     #[error("its PAX header is malformed: {what}; write the archive anew")]
-    Pax {
-        /// What is wrong.
-        what: String,
-    },
+    Pax { what: String },
     /// Two headers that say the same and belong to one member.
     #[error(
         "its {what} is given twice, and programs differ in which one counts; write the archive anew"
     )]
-    Twice {
-        /// What.
-        what: &'static str,
-    },
+    Twice { what: &'static str },
     /// A header for the next member, and none comes.
     #[error("headers for a further member are there, but no member; the archive is damaged")]
     NoMember,
@@ -117,18 +86,10 @@ pub enum ParseError {
     #[error(
         "a {what} with {bytes} bytes of data, which some programs skip and some do not; write the archive anew with GNU tar"
     )]
-    Data {
-        /// What it is.
-        what: &'static str,
-        /// How many bytes it says it has.
-        bytes: u64,
-    },
+    Data { what: &'static str, bytes: u64 },
     /// A sparse file that is not one.
     #[error("its list of data and holes is wrong: {what}; write the archive anew without --sparse")]
-    Sparse {
-        /// What is wrong.
-        what: &'static str,
-    },
+    Sparse { what: &'static str },
     /// A part of an archive of several volumes.
     #[error(
         "belongs to an archive of several volumes; put the file together with GNU tar and archive it again"
@@ -136,10 +97,7 @@ pub enum ParseError {
     Volumes,
     /// A type that some programs give a meaning that is not known here.
     #[error("is of type {shown}, which rdvm does not know; write the archive anew with GNU tar")]
-    Type {
-        /// The letter, escaped.
-        shown: String,
-    },
+    Type { shown: String },
 }
 
 impl ParseError {

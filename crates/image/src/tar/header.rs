@@ -4,9 +4,10 @@
 //! GNU tar 1.34 does, and what it complains about is an error.
 
 use super::error::ParseError;
-
-/// Everything in a tar archive comes in blocks of so many bytes.
-pub(super) const BLOCK: usize = 512;
+pub(super) use super::field::BLOCK;
+use super::field::{
+    CHECKSUM, GID, LINK, MAGIC, MAJOR, MINOR, MODE, MTIME, NAME, PREFIX, SIZE, TYPE, UID,
+};
 
 /// Which dialect a header is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,23 +20,6 @@ pub(super) enum Dialect {
     Gnu,
 }
 
-/// A field's place in the block.
-type Field = std::ops::Range<usize>;
-
-const NAME: Field = 0..100;
-const MODE: Field = 100..108;
-const UID: Field = 108..116;
-const GID: Field = 116..124;
-const SIZE: Field = 124..136;
-const MTIME: Field = 136..148;
-const CHECKSUM: Field = 148..156;
-const TYPE: usize = 156;
-const LINK: Field = 157..257;
-const MAGIC: Field = 257..265;
-const MAJOR: Field = 329..337;
-const MINOR: Field = 337..345;
-const PREFIX: Field = 345..500;
-
 /// A block whose checksum is right.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header<'a>(pub(super) &'a [u8]);
@@ -43,7 +27,8 @@ pub(super) struct Header<'a>(pub(super) &'a [u8]);
 impl<'a> Header<'a> {
     /// Takes a whole block that is not all zero.
     ///
-    /// Errors: the checksum is wrong, or the magic number is of no dialect and it matters which one it is.
+    /// # Errors
+    /// The checksum is wrong, or the magic number is of no dialect and it matters which one it is.
     pub(super) fn new(block: &'a [u8]) -> Result<Self, ParseError> {
         let header = Self(block);
         if !header.has_its_checksum() {

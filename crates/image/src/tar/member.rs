@@ -75,7 +75,7 @@ impl TarReader<'_> {
         })
     }
 
-    /// What the member is, and where its data end.
+    /// Returns the member's kind and the end of its data.
     fn what(&mut self, head: &mut Head<'_>) -> Result<EntryKind, Stop> {
         let header = head.header;
         let plain = header.size()?;
@@ -141,7 +141,7 @@ impl TarReader<'_> {
         })
     }
 
-    /// How many bytes of data a hard link has. PAX allows them (they are those of the file, and not needed); before it
+    /// Returns the length of a hard link's data. PAX allows them (they are those of the file, and not needed); before it
     /// programs wrote the file's size and no data, so a size without a PAX header is none to GNU tar. bsdtar looks
     /// at the archive's other headers, so here both must come to the same.
     fn link_data(&self, head: &Head<'_>) -> Result<u64, ParseError> {
@@ -229,7 +229,7 @@ fn sparse_flaw(what: &'static str) -> ParseError {
     ParseError::Sparse { what }
 }
 
-/// What a PAX record and a header of GNU tar's own say; they may both be there if they agree.
+/// Returns the value of a PAX record and of a header of GNU tar's own; both may be there if they agree.
 fn one_of(
     pax: Option<Vec<u8>>,
     gnu: Option<Vec<u8>>,

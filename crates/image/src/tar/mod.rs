@@ -5,7 +5,8 @@
 //! reads the archive (`docs/images.md` has the list). What members come to (links, whiteouts, names with `..`) is for others to decide. Knows no
 //! compression.
 
-mod acl;
+pub mod field;
+
 mod error;
 mod header;
 mod member;
@@ -20,6 +21,7 @@ use rustix::io::Errno;
 pub use error::{Error, ParseError};
 use header::{BLOCK, Header, text};
 use pax::Records;
+pub(crate) use pax::decimal;
 
 use super::buffered_region::BufferedRegion;
 use super::byte_source::Region;
@@ -30,7 +32,7 @@ use super::tree::Warning;
 /// The longest PAX header or long name in bytes.
 pub const RECORD_LIMIT: u64 = 1 << 20;
 
-/// How an archive ends. Readers agree on its members in each case.
+/// The end of an archive. Readers agree on its members in each case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// With a zero block, and with nothing but zeros behind it.
@@ -83,13 +85,13 @@ struct TarReader<'a> {
     /// Where the next header is.
     at: u64,
     end: End,
-    /// What global PAX headers said so far.
+    /// The values of global PAX headers so far.
     globals: Records,
-    /// Whether there was any PAX header.
+    /// True if there was any PAX header.
     has_pax: bool,
 }
 
-/// What headers say of the member that follows them.
+/// The values of the headers in front of a member.
 #[derive(Default)]
 struct Pending {
     name: Option<Vec<u8>>,

@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::acl;
 use super::error::ParseError;
 use super::sparse::Map;
+use crate::acl;
 use crate::limit::shortened;
 
-/// What the records of one member come to, with those of global headers below them.
+/// The values of one member's records, with those of global headers below them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Records {
     pub(super) path: Option<Vec<u8>>,
@@ -43,7 +43,7 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
-    /// Whether any of them was there.
+    /// True if any of them was there.
     pub(super) fn is_there(&self) -> bool {
         self.map.is_some() || self.version != (0, 0) || self.size.is_some() || self.name.is_some()
     }
@@ -93,7 +93,7 @@ impl Records {
         Ok(())
     }
 
-    /// Gives whether the keyword matters.
+    /// Takes one record; returns true if the keyword matters.
     fn set(&mut self, keyword: &[u8], value: &[u8]) -> Result<bool, ParseError> {
         match keyword {
             b"path" => self.path = Some(name(keyword, value)?),
@@ -184,7 +184,7 @@ impl Records {
     }
 }
 
-/// Whether it makes no sense for all members at once.
+/// True if it makes no sense for all members at once.
 fn is_of_one(keyword: &[u8]) -> bool {
     const STARTS: [&[u8]; 5] = [
         b"GNU.sparse.",
@@ -228,7 +228,7 @@ fn name(keyword: &[u8], value: &[u8]) -> Result<Vec<u8>, ParseError> {
 }
 
 /// Digits and nothing else.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

@@ -69,7 +69,7 @@ fn flaw(what: &'static str) -> ParseError {
     ParseError::Sparse { what }
 }
 
-/// What goes wrong with a map that is read from the archive.
+/// Faults of a map that is read from the archive.
 pub(super) enum Stop {
     ParseError(ParseError),
     Read(u64, Errno),
@@ -83,7 +83,7 @@ impl From<ParseError> for Stop {
 
 /// The old format: four parts in the header `block` at `offset`, 21 more in each block that follows it.
 ///
-/// Gives the map, the file's size, and how many blocks follow the header.
+/// Returns the map, the file's size, and how many blocks follow the header.
 pub(super) fn old(
     block: &[u8],
     offset: u64,
@@ -105,7 +105,7 @@ pub(super) fn old(
     Ok((map, size, blocks))
 }
 
-/// Gives whether all places for entries were used: one without a length ends the list.
+/// Returns true if all places for entries were used: one without a length ends the list.
 fn add_entries(map: &mut Map, entries: &[u8]) -> Result<bool, ParseError> {
     for entry in entries.chunks_exact(24) {
         if entry[12] == 0 {

@@ -50,12 +50,12 @@ pub(super) enum Event {
         files_are_here: bool,
     },
     /// Time has passed.
-    Tick(Progress),
+    Tick(StreamState),
 }
 
 /// The state of the streams.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct StreamState {
     /// More was printed than is allowed.
     pub(super) is_flooded: bool,
     /// Some of the output that is allowed is not written yet.
@@ -109,8 +109,8 @@ struct Stop {
 
 impl Stop {
     /// True while output that is allowed waits for its reader, who may be slow. Nothing else is owed to them.
-    fn owes_output(&self, progress: Progress) -> bool {
-        progress.has_output && self.why == Ending::OutputLimit
+    fn owes_output(&self, streams: StreamState) -> bool {
+        streams.has_output && self.why == Ending::OutputLimit
     }
 }
 
@@ -152,12 +152,12 @@ impl Lifecycle {
                 None
             }
             Event::Drained { files_are_here } => self.drained(files_are_here, now),
-            Event::Tick(progress) => match self.state {
-                State::Copying { .. } => self.tick_copying(progress, now),
+            Event::Tick(streams) => match self.state {
+                State::Copying { .. } => self.tick_copying(streams, now),
                 State::Stopping(_) | State::Ended { stop: Some(_), .. } => {
-                    self.tick_stopping(progress, now)
+                    self.tick_stopping(streams, now)
                 }
-                _ => self.tick_running(progress, now),
+                _ => self.tick_running(streams, now),
             },
         }
     }
@@ -191,9 +191,9 @@ impl Lifecycle {
         Some(Action::Send(HostRequest::CopyOut))
     }
 
-    fn tick_running(&mut self, progress: Progress, now: Instant) -> Option<Action> {
+    fn tick_running(&mut self, streams: StreamState, now: Instant) -> Option<Action> {
         let started = self.has_started();
-        let why = match progress.is_flooded {
+        let why = match streams.is_flooded {
             true => Ending::OutputLimit,
             false if self.rules.is_time_up(now) => Ending::TimedOut { started },
             false => return None,
@@ -219,11 +219,11 @@ impl Lifecycle {
         }
     }
 
-    fn tick_stopping(&mut self, progress: Progress, now: Instant) -> Option<Action> {
+    fn tick_stopping(&mut self, streams: StreamState, now: Instant) -> Option<Action> {
         let (copies_out, has_ended) = (self.rules.copies_out, self.has_ended());
         let is_time_up = self.rules.is_time_up(now);
         let stop = self.stop_mut()?;
-        if stop.until > now || (stop.owes_output(progress) && !is_time_up) {
+        if stop.until > now || (stop.owes_output(streams) && !is_time_up) {
             return None;
         }
         // After the guest's last event it is the reader of the output that is waited for.
@@ -235,10 +235,8 @@ impl Lifecycle {
         Some(Action::Send(HostRequest::Signal(SIGKILL as u8)))
     }
 
-    fn tick_copying(&mut self, progress: Progress, now: Instant) -> Option<Action> {
-        let is_over = self
-            .next_tick(progress, now)
-            .is_some_and(|time| time <= now);
+    fn tick_copying(&mut self, streams: StreamState, now: Instant) -> Option<Action> {
+        let is_over = self.next_tick(streams, now).is_some_and(|time| time <= now);
         self.outcome().filter(|_| is_over).map(Action::End)
     }
 
@@ -256,10 +254,10 @@ impl Lifecycle {
     }
 
     /// Returns the time of the next [`Event::Tick`] that can change anything; `None` if none can.
-    pub(super) fn next_tick(&self, progress: Progress, now: Instant) -> Option<Instant> {
+    pub(super) fn next_tick(&self, streams: StreamState, now: Instant) -> Option<Instant> {
         match &self.state {
             State::Copying { since, .. } => {
-                let earned = Duration::from_secs(progress.copied / COPY_RATE);
+                let earned = Duration::from_secs(streams.copied / COPY_RATE);
                 let earned = after(*since, COPY_TIME + earned);
                 let latest = self.rules.timeout.map(|timeout| timeout.max(COPY_LEAST));
                 Some(latest.map_or(earned, |latest| earned.min(after(*since, latest))))
@@ -267,7 +265,7 @@ impl Lifecycle {
             State::Stopping(stop)
             | State::Ended {
                 stop: Some(stop), ..
-            } if stop.until > now || !stop.owes_output(progress) => Some(stop.until),
+            } if stop.until > now || !stop.owes_output(streams) => Some(stop.until),
             _ => self.rules.deadline,
         }
     }
@@ -344,11 +342,11 @@ mod tests {
     }
 
     fn quiet() -> Event {
-        Event::Tick(Progress::default())
+        Event::Tick(StreamState::default())
     }
 
     fn flooded(has_output: bool) -> Event {
-        Event::Tick(Progress {
+        Event::Tick(StreamState {
             is_flooded: true,
             has_output,
             copied: 0,
@@ -493,9 +491,9 @@ mod tests {
     fn files_have_time_as_long_as_they_come_and_no_longer_than_the_run() {
         let began = Instant::now();
         let tick = |copied| {
-            Event::Tick(Progress {
+            Event::Tick(StreamState {
                 copied,
-                ..Progress::default()
+                ..StreamState::default()
             })
         };
         let copying = |timeout: Option<Duration>| {
@@ -547,12 +545,12 @@ mod tests {
             &[(99, flooded(true), None), (100, flooded(true), flood())],
         );
         // What is waited for meanwhile is the end of that time, since nothing else comes by itself.
-        let progress = Progress {
+        let streams = StreamState {
             is_flooded: true,
             has_output: true,
             copied: 0,
         };
-        let next = |at: u32| run.next_tick(progress, began + at * SECOND);
+        let next = |at: u32| run.next_tick(streams, began + at * SECOND);
         assert_eq!(next(11), Some(began + 12 * SECOND));
         assert_eq!(next(12), Some(began + 100 * SECOND));
     }
@@ -581,7 +579,7 @@ mod tests {
             drained(true),
         ];
         for bits in 0..8 {
-            events.push(Event::Tick(Progress {
+            events.push(Event::Tick(StreamState {
                 is_flooded: bits & 1 != 0,
                 has_output: bits & 2 != 0,
                 copied: if bits & 4 != 0 { 5 * COPY_RATE } else { 0 },
@@ -687,9 +685,9 @@ mod tests {
             None => {}
         }
         // A tick that is due does something, or what it waits for is not the time.
-        if let Event::Tick(progress) = event
+        if let Event::Tick(streams) = event
             && action.is_none()
-            && after.next_tick(*progress, now).is_some_and(|at| at <= now)
+            && after.next_tick(*streams, now).is_some_and(|at| at <= now)
         {
             assert_eq!(stop(before), None, "{}", context());
             assert!(stop(after).is_some(), "{}", context());

@@ -1,6 +1,6 @@
 //! Output of the guest: the command's streams and the console, their limit, and the place of the progress bar.
 
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
 use super::console::Console;
@@ -26,6 +26,7 @@ pub(super) struct OutputPump {
 /// The part of the terminal that a bar may be drawn on.
 #[derive(Debug, Default)]
 struct Bar {
+    progress: Progress,
     /// There may be one.
     is_on: bool,
     /// The guest has begun a line and not ended it: there is no place for a bar.
@@ -108,6 +109,16 @@ impl OutputPump {
         }
     }
 
+    /// Sets the counter that the bar shows.
+    pub(super) fn set_progress(&mut self, progress: Progress) {
+        self.bar.progress = progress;
+    }
+
+    /// Returns the counter that the bar shows.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.bar.progress
+    }
+
     /// Allows a progress bar until the guest prints something.
     pub(super) fn allow_bar(&mut self) {
         self.bar.is_on = true;
@@ -136,7 +147,7 @@ impl Bar {
 
     fn take_away(&mut self) {
         if std::mem::take(&mut self.is_on) {
-            progress::pause();
+            self.progress.pause();
         }
     }
 }

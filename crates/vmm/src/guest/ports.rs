@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::after;
 use rdvm_proto::AttributesLost;
 
@@ -72,6 +72,12 @@ impl GuestPorts {
         self
     }
 
+    /// Shows the boot and what is copied out on the bar of `progress`.
+    pub fn with_progress(mut self, progress: Progress) -> Self {
+        self.output.set_progress(progress);
+        self
+    }
+
     /// Ends the run when it has taken this long, counted from now.
     pub fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
         let rules = &mut self.lifecycle.rules;
@@ -92,7 +98,7 @@ impl GuestPorts {
             Port::Stdout => match self.copying() {
                 // With rings nothing of the files comes this way.
                 Some(_) if self.has_mapped_rings() => {}
-                Some(copy_out) => push(copy_out.as_ref(), bytes),
+                Some(copy_out) => push(copy_out.as_ref(), self.output.progress(), bytes),
                 None => self.output.print(bytes),
             },
             Port::Console if self.timestamps.started.is_some() => self.output.print_error(bytes),
@@ -206,7 +212,7 @@ impl GuestPorts {
     pub(crate) fn machine_starts(&mut self) {
         self.timestamps.machine_start = Some(Instant::now());
         // The terminal is the guest's as soon as it prints something.
-        progress::stage_of_time("booting");
+        self.output.progress().stage_of_time("booting");
         self.output.allow_bar();
     }
 
@@ -239,7 +245,7 @@ impl GuestPorts {
     }
 }
 
-fn push(copy_out: &dyn CopySink, bytes: &[u8]) {
+fn push(copy_out: &dyn CopySink, progress: &Progress, bytes: &[u8]) {
     copy_out.push(bytes);
-    progress::add(bytes.len() as u64);
+    progress.add(bytes.len() as u64);
 }

@@ -5,6 +5,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rdvm_hostfs::civil::Date;
+
 /// Register select; its top bit masks the NMI and is no part of the number.
 pub(super) const INDEX: u16 = 0x70;
 pub(super) const DATA: u16 = 0x71;
@@ -37,16 +39,16 @@ impl Cmos {
 /// One register at a time in seconds since 1970, in UTC: binary-coded decimal, 24 hours.
 fn register(index: u8, seconds: u64) -> u8 {
     let (days, second) = (seconds / 86400, seconds % 86400);
-    let (year, month, day) = date(days);
+    let Date { year, month, day } = Date::of_unix(seconds as i64);
     let decimal = match index {
         0 => second % 60,
         2 => second / 60 % 60,
         4 => second / 3600,
         6 => (days + 4) % 7 + 1, // 1970 began on a Thursday, and Sunday is 1
-        7 => day,
-        8 => month,
-        9 => year % 100,
-        0x32 => year / 100,
+        7 => day as u64,
+        8 => month as u64,
+        9 => year as u64 % 100,
+        0x32 => year as u64 / 100,
         // Register A: oscillator on, no update in progress. B: 24 hours. D: the battery is good.
         0xa => return 0x26,
         0xb => return 0x02,
@@ -54,24 +56,6 @@ fn register(index: u8, seconds: u64) -> u8 {
         _ => return 0,
     };
     (decimal / 10 * 16 + decimal % 10) as u8
-}
-
-/// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar: years begin in March, so that
-/// the leap day is the last.
-fn date(days: u64) -> (u64, u64, u64) {
-    const CYCLE: u64 = 146_097; // days in 400 years
-    let days = days + 719_468; // since 0000-03-01
-    let in_cycle = days % CYCLE;
-    let year = (in_cycle - in_cycle / 1460 + in_cycle / 36524 - in_cycle / 146_096) / 365;
-    let in_year = in_cycle - (365 * year + year / 4 - year / 100);
-    let month = (5 * in_year + 2) / 153; // from March
-    let day = in_year - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    (days / CYCLE * 400 + year + next, month, day)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::probe::KvmState;
-use rdvm_hostfs::escape::shown;
+use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::units::ByteSize;
 
 /// An error of the KVM engine.
@@ -22,7 +22,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A call to KVM failed.
-    #[error("kvm engine: {what}: {source}; {}", remedy(source))]
+    #[error("kvm engine: {what}: {}; {}", reason(source), remedy(source))]
     Call {
         /// The operation.
         what: &'static str,
@@ -30,7 +30,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The host refused something else.
-    #[error("kvm engine: {what}: {source}; {}", remedy(source))]
+    #[error("kvm engine: {what}: {}; {}", reason(source), remedy(source))]
     Host {
         /// The operation.
         what: &'static str,
@@ -39,7 +39,8 @@ pub enum Error {
     },
     /// The host has no address space for the guest's RAM.
     #[error(
-        "kvm engine: {memory} of guest RAM cannot be mapped: {source}; raise ulimit -v, or give the guest less with -m"
+        "kvm engine: {memory} of guest RAM cannot be mapped: {}; raise ulimit -v, or give the guest less with -m",
+        reason(source)
     )]
     Memory {
         /// The size.

@@ -3,6 +3,7 @@
 //! A free function of (exit, bus), so that tests can invent exits. Getting exits out of KVM is `vcpu.rs`.
 
 use super::bus::{Bus, Reply};
+use rdvm_hostfs::escape::reason;
 
 /// An exit that a guest or KVM has caused.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub(super) fn handle(exit: Exit<'_>, bus: &mut Bus) -> Step {
         Exit::Other(what) => stop(format!("made an exit that is not known here: {what}")),
         Exit::Failed(errno) => stop(format!(
             "could not be run: KVM_RUN: {}",
-            std::io::Error::from_raw_os_error(errno)
+            reason(&std::io::Error::from_raw_os_error(errno))
         )),
     }
 }

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal};
 
 use super::packages::as_root;
 use super::{Error, Packages};
-use rdvm_hostfs::escape::escaped;
+use rdvm_hostfs::escape::{escaped, reason};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// An answer takes 15 ms here; a cold disk or a loaded machine may take seconds.
@@ -137,10 +137,10 @@ fn ask(path: &Path, arguments: &[&str], patience: Duration) -> Result<String, St
         .stderr(Stdio::null())
         .process_group(0) // so that a wrapper script's children end with it
         .spawn()
-        .map_err(|error| format!("cannot be run: {error}"))?;
+        .map_err(|error| format!("cannot be run: {}", reason(&error)))?;
     let asked = arguments.join(" ");
     let status = wait(&mut child, patience)
-        .map_err(|error| error.to_string())?
+        .map_err(|error| reason(&error))?
         .ok_or_else(|| format!("{asked}: no answer within {} s", patience.as_secs()))?;
     if !status.success() {
         return Err(format!("{asked}: {status}"));
@@ -148,7 +148,7 @@ fn ask(path: &Path, arguments: &[&str], patience: Duration) -> Result<String, St
     let output = child.stdout.take().map(read_what_is_there);
     output
         .unwrap_or(Ok(String::new()))
-        .map_err(|error| error.to_string())
+        .map_err(|error| reason(&error))
 }
 
 /// Waits for the end of the child; kills it and returns `None` when that takes too long.

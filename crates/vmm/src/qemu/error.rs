@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::probe;
+use rdvm_hostfs::escape::reason;
 
 /// An error of the QEMU engine.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum Error {
     #[error("--share: {0}, and QEMU has no other way; leave it out, or use --engine kvm")]
     Share(&'static str),
     /// QEMU could not be started.
-    #[error("{}: cannot be started: {source}; see rdvm doctor", program.display())]
+    #[error("{}: cannot be started: {}; see rdvm doctor", program.display(), reason(source))]
     Start {
         /// The program.
         program: PathBuf,
@@ -29,7 +30,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The host failed.
-    #[error("qemu engine: {what}: {source}; see rdvm doctor")]
+    #[error("qemu engine: {what}: {}; see rdvm doctor", reason(source))]
     Host {
         /// The operation.
         what: &'static str,

@@ -79,7 +79,9 @@ impl GuestPorts {
             && rings.has_more()
         {
             let room = copy_out.room(RING as usize) as u64;
-            if let Some(total) = rings.take(room, |bytes| push(copy_out.as_ref(), bytes)) {
+            let progress = self.output.progress();
+            if let Some(total) = rings.take(room, |bytes| push(copy_out.as_ref(), progress, bytes))
+            {
                 self.input.request(HostRequest::Consumed(total));
             }
         }

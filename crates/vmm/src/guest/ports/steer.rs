@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use rdvm_hostfs::progress;
 use rdvm_proto::HostRequest;
 
 use super::GuestPorts;
 use crate::guest::ending::Ending;
-use crate::guest::lifecycle::{self, Action, Progress};
+use crate::guest::lifecycle::{self, Action, StreamState};
 use crate::stop_signals::StopSignals;
 
 /// Time between attempts to write what the copy of the console has not taken.
@@ -30,7 +29,7 @@ impl GuestPorts {
         if let Some(ending) = self.failure() {
             return Some(ending);
         }
-        self.advance(lifecycle::Event::Tick(self.progress()))
+        self.advance(lifecycle::Event::Tick(self.streams()))
     }
 
     /// Returns the ending by a stream that has failed, or by a kernel that has.
@@ -52,9 +51,9 @@ impl GuestPorts {
         })
     }
 
-    fn progress(&self) -> Progress {
+    fn streams(&self) -> StreamState {
         let copied = self.copying().map(|copy_out| copy_out.progress());
-        Progress {
+        StreamState {
             is_flooded: self.output.is_flooded(),
             has_output: !self.output.is_empty(),
             copied: copied.unwrap_or_default(),
@@ -72,7 +71,7 @@ impl GuestPorts {
             Action::Send(request) => {
                 if request == HostRequest::CopyOut && self.output.has_place_for_bar() {
                     self.output.allow_bar();
-                    progress::stage("copying out", None);
+                    self.output.progress().stage("copying out", None);
                 }
                 self.input.request(request);
             }
@@ -84,7 +83,7 @@ impl GuestPorts {
     pub(crate) fn time_left(&self) -> Option<Duration> {
         let now = Instant::now();
         let console = &self.output.console;
-        let next = self.lifecycle.next_tick(self.progress(), now);
+        let next = self.lifecycle.next_tick(self.streams(), now);
         let silent = console.silent_at().filter(|_| !self.lifecycle.is_copying());
         let left = next.into_iter().chain(silent).min();
         let left = left.map(|time| time.saturating_duration_since(now));

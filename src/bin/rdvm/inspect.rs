@@ -1,0 +1,52 @@
+//! `rdvm inspect`.
+
+mod page;
+
+use rdvm::cli::InspectArgs;
+use rdvm::{pipeline, trust};
+use rdvm_hostfs::escape::shown;
+
+use self::page::Inspected;
+use crate::Result;
+use crate::print::{print, say, show_bar};
+
+/// Prints what is in an image and the RAM that it needs, or records its digest in rdvm.lock.
+pub(crate) fn inspect(args: InspectArgs) -> Result<u8> {
+    let (lock, json) = (args.lock, args.json);
+    let (image, kernel, cpus) = args.into_parts()?;
+    let bar = show_bar();
+    let (prepared, machine) = pipeline::look(&image, &kernel, cpus, &bar.progress)?;
+    let (info, Some(read)) = (prepared.info(), prepared.image()) else {
+        return Err(format!("{}: was not read", shown(&image.path)).into());
+    };
+    let digest = match info.digest {
+        Some(digest) => digest,
+        None => rdvm_image::digest::of(&read.tree)?,
+    };
+    drop(bar);
+    info.warnings.iter().for_each(|warning| say(warning));
+    if lock {
+        if !image.layers.is_empty() {
+            return Err("--lock: an image with layers on top cannot be kept in rdvm.lock; lock each by itself".into());
+        }
+        trust::lock::keep(&image.path, digest)?;
+    }
+    let machine = match &machine {
+        Ok((kernel, memory)) => {
+            kernel.warnings.iter().for_each(|warning| say(warning));
+            Ok((kernel, memory.clone()))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    let inspected = Inspected {
+        image: &image,
+        read,
+        info,
+        digest,
+        machine,
+    };
+    print(&match json {
+        true => inspected.to_json(),
+        false => inspected.to_string(),
+    })
+}

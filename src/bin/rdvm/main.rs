@@ -1,0 +1,54 @@
+//! The `rdvm` command: parses the command line, runs a verb and prints the one line that says what went wrong.
+
+mod cache;
+mod doctor;
+mod inspect;
+mod kernel;
+mod notice;
+mod pack;
+mod print;
+mod refuse;
+mod run;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::CommandFactory;
+use rdvm::cli::{Cli, Verb};
+use rdvm::report::FAILED;
+use signal_hook::consts::SIGXFSZ;
+
+/// The exit code of a verb, or its one line of what went wrong.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let cli = match rdvm::cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(refused) => return ExitCode::from(refuse::refuse(&refused)),
+    };
+    // A file that reaches `ulimit -f` is an error of the write, and does not kill rdvm.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    let code = act(cli.verb, began).unwrap_or_else(|error| {
+        print::say(&error.to_string());
+        FAILED
+    });
+    ExitCode::from(code)
+}
+
+fn act(verb: Verb, began: Instant) -> Result<u8> {
+    match verb {
+        Verb::Run(args) => run::run(*args, began),
+        Verb::Pack(args) => pack::pack(*args),
+        Verb::Cache(verb) => cache::cache(verb),
+        Verb::Inspect(args) => inspect::inspect(args),
+        Verb::Kernel(verb) => kernel::kernel(verb),
+        Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rdvm", &mut script);
+            print::print(&String::from_utf8_lossy(&script))
+        }
+    }
+}

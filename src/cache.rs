@@ -1,0 +1,200 @@
+//! Packed images, kept from one run for the next: `CACHE/images/KEY.initrd`, with what else is known of the image behind
+//! the archive.
+//!
+//! An entry's key is a digest of its contents; its state is that of the files that it was made from, with the options that
+//! it was made with. An entry that is not as long as it says does not count. Knows no images: takes and returns bytes.
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, Metadata};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use sha2::{Digest as _, Sha256};
+
+use rdvm_hostfs::cache::{CacheLimits, ContentCache};
+use rdvm_hostfs::units::ByteSize;
+use rdvm_hostfs::{Digest, FileStamp, hex};
+
+pub use rdvm_hostfs::cache::{Entry, Pruned};
+
+/// The last bytes of an entry, behind the length of the facts; another form of entry would end otherwise.
+const END: [u8; 8] = *b"rdvmimg1";
+/// Facts are names, numbers and some account files.
+const FACTS_LIMIT: u64 = 64 << 20;
+
+/// The bytes that are kept unless `cache prune` asks for fewer.
+pub const DEFAULT_LIMIT: ByteSize = ByteSize(8 << 30);
+
+/// The directory of packed images.
+#[derive(Debug, Clone)]
+pub struct Cache(ContentCache);
+
+/// A packed image, open.
+#[derive(Debug)]
+pub struct Packed {
+    /// The file; the archive is at its start.
+    pub file: File,
+    /// Length of the archive in bytes.
+    pub size: u64,
+    /// The facts kept with it.
+    pub facts: Vec<u8>,
+}
+
+/// The state of everything that an entry is made from.
+#[derive(Debug, Clone)]
+pub struct CacheInputs {
+    hash: Sha256,
+    is_settled: bool,
+}
+
+impl CacheInputs {
+    /// Returns the state of no files; `options` is everything besides files that the archive depends on.
+    pub fn new(options: &str) -> Self {
+        let mut hash = Sha256::new_with_prefix(END);
+        hash.update(options.as_bytes());
+        hash.update([0]);
+        Self {
+            hash,
+            is_settled: true,
+        }
+    }
+
+    /// Adds the state of a file and its role.
+    ///
+    /// # Errors
+    /// It is not a regular file, so that its times say nothing of its contents.
+    pub fn file(&mut self, role: &str, meta: &Metadata) -> io::Result<()> {
+        if !meta.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let stamp = FileStamp::from(meta);
+        self.hash.update(format!("{role}\0{stamp}\0").as_bytes());
+        self.is_settled &= stamp.is_settled();
+        Ok(())
+    }
+
+    /// True if a further change of any file must show in its times. Without that an entry cannot be found again.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    fn state(&self) -> String {
+        hex::encode(&self.hash.clone().finalize())
+    }
+}
+
+impl Cache {
+    /// Returns the one below `cache`, rdvm's directory for everything that can be made again.
+    pub fn below(cache: &Path) -> Self {
+        Self(ContentCache::new(cache.join("images"), ".initrd"))
+    }
+
+    /// Returns the image that was packed from these inputs, if it is still there and complete, and only this user or root
+    /// could have written it.
+    pub fn find(&self, inputs: &CacheInputs) -> Option<Packed> {
+        used(self.0.open_by_state(&inputs.state())?)
+    }
+
+    /// Returns the image that was kept under this key, on the same conditions.
+    pub fn get(&self, key: &Digest) -> Option<Packed> {
+        used(self.0.open(&hex::encode(&key.0))?)
+    }
+
+    /// Keeps an archive of `size` bytes, which `write` writes to an empty file before it returns the facts, under its key
+    /// and its inputs, if it has any, and returns it open. Then removes what has not been used for longest until at most
+    /// `limit` bytes are kept.
+    ///
+    /// # Errors
+    /// Those of `write` and of the file system; nothing is left behind then.
+    pub fn insert<E: From<io::Error>>(
+        &self,
+        inputs: Option<&CacheInputs>,
+        key: &Digest,
+        size: u64,
+        limit: ByteSize,
+        write: impl FnOnce(&File) -> Result<Vec<u8>, E>,
+    ) -> Result<Packed, E> {
+        let key = hex::encode(&key.0);
+        // The end is small beside the facts.
+        let most = size.saturating_add(FACTS_LIMIT);
+        self.0
+            .insert(&key, most, 0o600, |mut file| -> Result<(), E> {
+                file.set_len(size)?;
+                let facts = write(file)?;
+                file.seek(io::SeekFrom::Start(size))?;
+                file.write_all(&facts)?;
+                file.write_all(&(facts.len() as u64).to_le_bytes())?;
+                Ok(file.write_all(&END)?)
+            })?;
+        if let Some(inputs) = inputs.filter(|inputs| inputs.is_settled()) {
+            // Without a link the next run packs again.
+            let _ = self.0.link(&inputs.state(), &key);
+        }
+        let file = self.0.open(&key);
+        self.0.prune(limits(limit), Some(&key))?;
+        let packed = file.and_then(read).filter(|packed| packed.size == size);
+        Ok(packed.ok_or_else(|| io::Error::other("the file is not what was written"))?)
+    }
+
+    /// Returns the directory of the entries.
+    pub fn directory(&self) -> &Path {
+        self.0.directory()
+    }
+
+    /// Returns all entries, the one used last first; none where there is no directory yet.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> io::Result<Vec<Entry>> {
+        self.0.list()
+    }
+
+    /// Returns an entry's facts, if it is still there and complete; it does not count as used for that.
+    pub fn facts(&self, entry: &Entry) -> Option<Vec<u8>> {
+        Some(read(self.0.open_entry(entry)?)?.facts)
+    }
+
+    /// Removes what has not been used for longest until at most `limit` bytes are kept, links that lead nowhere, and what a
+    /// killed run left.
+    ///
+    /// # Errors
+    /// The directory cannot be read; an entry cannot be removed.
+    pub fn prune(&self, limit: ByteSize) -> io::Result<Pruned> {
+        self.0.prune(limits(limit), None)
+    }
+}
+
+fn limits(limit: ByteSize) -> CacheLimits {
+    CacheLimits {
+        bytes: limit.0,
+        ..CacheLimits::NONE
+    }
+}
+
+/// Returns an entry's parts, and marks it as used: pruning begins with what is not.
+fn used(file: File) -> Option<Packed> {
+    let packed = read(file)?;
+    // Where that is not allowed it only looks older.
+    let _ = packed.file.set_modified(SystemTime::now());
+    Some(packed)
+}
+
+/// Returns an entry's parts, if it is complete.
+fn read(file: File) -> Option<Packed> {
+    let mut end = [0; 16];
+    let end_at = file.metadata().ok()?.len().checked_sub(end.len() as u64)?;
+    file.read_exact_at(&mut end, end_at).ok()?;
+    let (length, magic) = end.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().ok()?);
+    if magic != END || length > FACTS_LIMIT {
+        return None;
+    }
+    let size = end_at.checked_sub(length)?;
+    let mut facts = vec![0; length as usize];
+    file.read_exact_at(&mut facts, size).ok()?;
+    Some(Packed { file, size, facts })
+}
