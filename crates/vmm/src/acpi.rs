@@ -18,7 +18,7 @@ pub(super) const PM1_CONTROL: u16 = PM1_EVENT + 4;
 /// The reset register, and what resets when written there.
 pub(super) const RESET: u16 = 0xcf9;
 const RESET_VALUE: u8 = 6;
-/// What the tables call the sleep state "off"; PM1 control takes it with the bit that enters it.
+/// The number of the sleep state "off" in the tables; PM1 control takes it with the bit that enters it.
 pub(super) const OFF: u8 = 5;
 
 const OEM: &[u8] = b"RDVM  RDVM    ";
@@ -38,7 +38,7 @@ const WITH_8259: u32 = 1;
 const ENABLED: u32 = 1;
 const ALL_CPUS: u8 = 0xff;
 
-/// The tables for `cpus` CPUs, whose local APICs have the numbers from 0 on, to be placed at `ACPI`. The first of them
+/// Returns the tables for `cpus` CPUs, whose local APICs have the numbers from 0 on, to be placed at `ACPI`. The first of them
 /// is the RSDP. The timer's interrupt, line 0, is at the pin `timer` of the IO-APIC.
 pub(super) fn tables(cpus: u8, timer: u8) -> Vec<u8> {
     let mut memory = vec![0; 64]; // the RSDP, once it is known where the rest is
@@ -56,7 +56,7 @@ pub(super) fn tables(cpus: u8, timer: u8) -> Vec<u8> {
     memory
 }
 
-/// Appends a table; gives its address.
+/// Appends a table; returns its address.
 fn place(memory: &mut Vec<u8>, table: &[u8]) -> u64 {
     memory.resize(memory.len().next_multiple_of(64), 0);
     let at = ACPI + memory.len() as u64;
@@ -147,7 +147,7 @@ fn off() -> Vec<u8> {
     [&b"\x08_S5_\x12\x07\x04\x0a"[..], &[OFF, 0, 0, 0]].concat()
 }
 
-/// What makes the sum of all bytes zero.
+/// Returns the byte that makes the sum of all bytes zero.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte))
 }

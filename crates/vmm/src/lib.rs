@@ -1,6 +1,37 @@
-//! `Machine` + `GuestPorts` → `Ending`.
+//! Virtual machines with three serial ports, a clock, reset registers and regions of memory, on KVM in this process or in a QEMU
+//! child.
 //!
-//! An engine knows no images, flags or exit codes. There are two, so they are an enum and not a trait.
+//! A [`Machine`] is data: kernel, initrd, command line, RAM, CPUs. [`GuestPorts`] are the streams of its ports. An [`Engine`]
+//! takes both, runs the machine and returns its [`Ending`]. An engine knows no images, flags or exit codes. There are two, so
+//! they are an enum and not a trait.
+//!
+//! ```no_run
+//! use std::fs::File;
+//! use std::time::Duration;
+//!
+//! use rdvm_vmm::guest::console::Console;
+//! use rdvm_vmm::guest::control::Control;
+//! use rdvm_vmm::guest::output_stream::OutputStream;
+//! use rdvm_vmm::guest::{GuestPorts, ending::Ending};
+//! use rdvm_vmm::machine::Machine;
+//! use rdvm_vmm::stop_signals::StopSignals;
+//! use rdvm_vmm::{Engine, EngineChoice};
+//!
+//! /// Runs a machine for at most a minute, its console in one file and its output in another.
+//! fn run(machine: Machine) -> Result<Ending, Box<dyn std::error::Error>> {
+//!     let stream = |path| File::create(path).map(|file| OutputStream::new(file.into()));
+//!     let console = Console::new(stream("console")?, None, true);
+//!     let guest = GuestPorts::new(stream("output")?, console, Control::text())
+//!         .with_timeout(Some(Duration::from_secs(60)));
+//!     let (engine, _) = Engine::choose(EngineChoice::Auto)?;
+//!     let (ending, _) = engine.boot(machine, guest, &StopSignals::new()?)?;
+//!     Ok(ending)
+//! }
+//! ```
+//!
+//! There are no other devices: no virtio, no queues, nothing that parses descriptors from a guest. No signal handler is
+//! installed unless the caller asks for it ([`StopSignals::catch`]), apart from the one of SIGRTMIN, by which vCPUs are made to
+//! leave the guest while machines run on KVM.
 
 #![deny(unsafe_code)]
 
@@ -16,14 +47,13 @@ pub mod terminal;
 
 use std::fmt;
 
-use self::probe::KvmState;
 use crate::guest::GuestPorts;
 use crate::guest::ending::Ending;
 use crate::machine::Machine;
-
+use crate::probe::KvmState;
 use crate::stop_signals::StopSignals;
 
-/// Which engine runs the machine.
+/// The choice of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineChoice {
     /// KVM where it can run an unmodified kernel, else QEMU.
@@ -34,7 +64,7 @@ pub enum EngineChoice {
     Qemu,
 }
 
-/// What runs a machine.
+/// An engine, which runs machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Engine {
     /// A machine in this process, on the CPU's own virtualisation.
@@ -43,7 +73,7 @@ pub enum Engine {
     Qemu(qemu::Qemu),
 }
 
-/// Why no engine, or not this one.
+/// An error of choosing an engine, or of an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The machine is not valid.
@@ -61,9 +91,11 @@ pub enum Error {
 }
 
 impl Engine {
-    /// Picks what the user wished or, for `auto`, what works; with it, for `auto`, why that is not KVM.
+    /// Returns the engine that was chosen or, for `Auto`, the one that works, and a line on why that is not KVM.
     ///
-    /// Errors: the wish cannot be met, with the reason and the remedy.
+    /// # Errors
+    ///
+    /// The choice cannot be met, with the reason and the remedy.
     pub fn choose(spec: EngineChoice) -> Result<(Self, Option<String>), Error> {
         let qemu = || qemu::Qemu::find().map(Self::Qemu);
         match spec {
@@ -82,8 +114,8 @@ impl Engine {
         }
     }
 
-    /// What the machine with so many `cpus` must be told on the kernel command line; `rings` is where memory for streams is
-    /// to be, `share` whether other machines have the initrd too.
+    /// Returns words for the kernel command line of a machine with so many `cpus`; `rings` is the address of memory for
+    /// streams, and with `share` other machines have the initrd too.
     pub fn cmdline(&self, cpus: u8, rings: Option<u64>, share: bool) -> String {
         let mut words = match self {
             Self::Kvm => kvm::cmdline(cpus),
@@ -96,7 +128,7 @@ impl Engine {
         words
     }
 
-    /// The guest-physical address of memory that is shared with the guest.
+    /// Returns the guest-physical address of memory that is shared with the guest.
     pub fn rings_at(&self) -> u64 {
         match self {
             Self::Kvm => kvm::RINGS_AT,
@@ -104,9 +136,11 @@ impl Engine {
         }
     }
 
-    /// Runs the machine to its end. Everything it started is gone when this returns; the guest comes back.
+    /// Runs the machine to its end, and returns the ports. Everything it started is gone then. `signals` stop it.
     ///
-    /// Errors: it is no machine that could run ([`Machine::check`]); the engine itself failed. The guest's failures are
+    /// # Errors
+    ///
+    /// No engine could run the machine ([`Machine::check`]); the engine itself failed. The guest's failures are
     /// endings.
     pub fn boot(
         &self,

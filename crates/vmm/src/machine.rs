@@ -9,7 +9,7 @@ pub const CPUS_MAX: u8 = 16;
 /// The longest command line in bytes, without its NUL (`COMMAND_LINE_SIZE` on x86).
 pub const CMDLINE_MAX: usize = 2047;
 
-/// What boots. Knows neither images nor flags.
+/// A machine to boot.
 #[derive(Debug)]
 pub struct Machine {
     /// The kernel, checked.
@@ -22,13 +22,13 @@ pub struct Machine {
     pub memory: ByteSize,
     /// Number of vCPUs, 1 to 16.
     pub cpus: u8,
-    /// Whether memory is shared with the guest (`guest::rings`), at the place that the engine says.
+    /// Memory is shared with the guest (`guest::rings`), at [`Engine::rings_at`](crate::Engine::rings_at).
     pub rings: bool,
-    /// Whether what of the initrd can be shared with other machines ([`Initrd::shared_part`]) is mapped and not copied.
+    /// The part of the initrd that can be shared with other machines ([`Initrd::shared_part`]) is mapped and not copied.
     pub share: bool,
 }
 
-/// Why a machine is none that an engine can run.
+/// A machine that no engine can run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -47,7 +47,7 @@ pub enum Error {
 }
 
 impl Machine {
-    /// Checks what no type keeps from being wrong. Engines do so before they run it.
+    /// Checks what the types do not. Engines do so before they run it.
     ///
     /// # Errors
     ///

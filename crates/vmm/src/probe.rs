@@ -1,5 +1,4 @@
-//! What this host offers the engines: whether /dev/kvm is usable and if not exactly why, and where
-//! QEMU is.
+//! The engines that this host has: the state of /dev/kvm, and the place of QEMU.
 //!
 //! [`kvm()`] and [`qemu_path`] are cheap enough for every run: they start no process and make no
 //! ioctl. [`qemu()`] asks the program itself and is for `rdvm doctor`. Leaves to others: choosing an
@@ -18,7 +17,7 @@ pub use qemu::{QemuState, qemu, qemu_path};
 pub use kvm::group_entry;
 pub use packages::as_root;
 
-/// Why an engine cannot run here.
+/// An engine that cannot run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// `--engine kvm` on a host whose KVM cannot be used; the state says why, and the way out.
@@ -32,7 +31,7 @@ pub enum Error {
     QemuMissing {
         /// The name that was looked for, escaped.
         program: String,
-        /// What to do: a command to type.
+        /// The way out: a command to type.
         remedy: String,
     },
     /// `RDVM_QEMU` names a path where there is no program.
@@ -43,7 +42,7 @@ pub enum Error {
     },
 }
 
-/// What `--engine kvm` asks for: `Ok` only when `state` is usable.
+/// Checks that `state` is usable.
 pub fn require_kvm(state: &KvmState) -> Result<(), Error> {
     match state {
         KvmState::Usable => Ok(()),

@@ -65,9 +65,10 @@ impl StopSignals {
     /// # Errors
     ///
     /// As [`Self::catch`].
-    pub fn with_window_changes(self) -> io::Result<Self> {
-        let window = Some(self.catcher(&[SIGWINCH])?);
-        Ok(Self { window, ..self })
+    pub fn catch_with_window() -> io::Result<Self> {
+        let signals = Self::catch()?;
+        let window = Some(signals.catcher(&[SIGWINCH])?);
+        Ok(Self { window, ..signals })
     }
 
     fn catcher(&self, signals: &[i32]) -> io::Result<Catcher> {
@@ -158,8 +159,7 @@ mod tests {
 
     #[test]
     fn nothing_stays_open_when_signals_are_caught_no_more() {
-        let signals = StopSignals::catch().unwrap();
-        let signals = signals.with_window_changes().unwrap();
+        let signals = StopSignals::catch_with_window().unwrap();
         let waker = signals.waker().unwrap();
         waker.wake();
         let ours = [fstat(&signals.wake), fstat(&signals.notify)];

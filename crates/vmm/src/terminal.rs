@@ -39,7 +39,7 @@ impl Terminal {
         })
     }
 
-    /// Returns the settings to restore, for the hook of a panic that ends the process without unwinding it.
+    /// Returns the settings to restore, for a panic that ends the process without unwinding it.
     pub fn settings(&self) -> Settings {
         self.before.clone()
     }
@@ -93,6 +93,15 @@ impl Settings {
         if let Some((fd, before)) = self.lock().take() {
             let _ = tcsetattr(fd, OptionalActions::Now, &before);
         }
+    }
+
+    /// Restores them in the hook of panics, before the hook that is installed now. For a program of one machine.
+    pub fn restore_on_panic(self) {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            self.restore();
+            hook(panic);
+        }));
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<(OwnedFd, Termios)>> {

@@ -11,7 +11,6 @@ use rdvm::report::{Report, ReportFile};
 use rdvm::request::Request;
 use rdvm_hostfs::escape::reason;
 use rdvm_kernel::Search;
-use rdvm_vmm::terminal::Settings;
 
 use crate::print::{say, show_bar};
 use crate::{Result, notice};
@@ -94,24 +93,14 @@ fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Fi
     let streams = Streams::inherited()
         .map_err(|error| format!("standard output and error: {}", reason(&error)))?;
     let terminal = pipeline::terminal(&request)?;
-    if let Some(terminal) = &terminal {
-        restore_on_panic(terminal.settings());
-    }
-    let has_window = terminal.is_some();
-    let catch = || match (StopSignals::catch()?, has_window) {
-        (signals, true) => signals.with_window_changes(),
-        (signals, false) => Ok(signals),
+    let catch = match &terminal {
+        Some(terminal) => {
+            terminal.settings().restore_on_panic();
+            StopSignals::catch_with_window
+        }
+        None => StopSignals::catch,
     };
     Ok(pipeline::boot(&request, ready, streams, terminal, catch)?)
-}
-
-/// Gives the terminal back before a panic aborts the process, which unwinds nothing.
-fn restore_on_panic(settings: Settings) {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        settings.restore();
-        hook(panic);
-    }));
 }
 
 fn show_plan(request: &Request) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A descriptor that a thread of its own writes to, since its writes may wait.
 //!
-//! One piece at a time is on its way. A thread that waits for ever is left behind: it holds no lock, and a process that ends
+//! One piece at a time is on its way. A thread that waits forever is left behind: it holds no lock, and a process that ends
 //! does not ask it.
 
 use std::io;
@@ -66,7 +66,7 @@ impl Background {
         }
     }
 
-    /// Has a piece written. Call it only when the one before has its result.
+    /// Writes a piece. Call it only when the one before has its result.
     pub(super) fn put(&self, piece: Vec<u8>) {
         let _ = rustix::io::write(&self.shared.idle, &FULL.to_ne_bytes());
         self.shared.work().piece = Some(piece);
@@ -121,7 +121,7 @@ pub(super) fn write_all(fd: &OwnedFd, mut piece: &[u8]) -> Result<(), Errno> {
         match rustix::io::write(fd, piece) {
             Ok(count) => piece = &piece[count..],
             Err(Errno::INTR) => {}
-            // Somebody else has set it not to wait.
+            // Another process has set it not to wait.
             Err(Errno::AGAIN) => {
                 let mut set = [rustix::event::PollFd::new(
                     fd,

@@ -12,16 +12,16 @@ use serde::Serialize;
 use super::output_stream::OutputStream;
 use crate::stop_signals::StopSignals;
 
-/// How much of the console is kept for the day something goes wrong.
+/// Bytes of the console that are kept, to be shown when the machine dies.
 const KEPT: usize = 16 << 10;
 
-/// How a kernel begins its very last line, when it stays where it panicked instead of resetting the machine.
+/// The beginning of a kernel's very last line, when it stays where it panicked instead of resetting the machine.
 const LAST_WORDS: &str = "---[ end Kernel panic - not syncing: ";
 /// Silence after which these words are believed.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Bytes of the copy that wait for a reader slower than the guest. More are left out.
 const HELD: usize = 64 << 10;
-/// How long the copy's reader may take none of the rest when the machine is gone.
+/// Time in which the copy's reader may take none of the rest when the machine is gone.
 const REST: Duration = Duration::from_secs(1);
 
 /// The part of the console that its copy lacks.
@@ -29,7 +29,7 @@ const REST: Duration = Duration::from_secs(1);
 pub struct Gaps {
     /// Number of bytes.
     pub bytes: u64,
-    /// Why, as on stderr.
+    /// The message, as on stderr.
     pub message: String,
 }
 
@@ -95,7 +95,7 @@ impl Copy {
     }
 }
 
-/// Where the console's bytes go.
+/// The destinations of the console's bytes.
 #[derive(Debug)]
 pub struct Console {
     stderr: OutputStream,
@@ -104,7 +104,7 @@ pub struct Console {
     runs: bool,
     tail: Vec<u8>,
     bytes: u64,
-    /// When the last words are to be looked at, if nothing comes until then and the command does not run.
+    /// The time to look at the last words, if nothing comes until then and the command does not run.
     silent: Option<Instant>,
 }
 
@@ -150,13 +150,13 @@ impl Console {
         }
     }
 
-    /// From now on the bytes are the command's.
+    /// Notes that the bytes from now on are the command's.
     pub(super) fn command_runs(&mut self) {
         self.runs = true;
         self.silent = None;
     }
 
-    /// Writes of the copy what can be written. True if some of it still waits for its reader.
+    /// Writes of the copy what can be written. Returns true if some of it still waits for its reader.
     pub(super) fn flush_copy(&mut self) -> bool {
         self.copy.as_mut().is_some_and(|copy| {
             copy.to.flush();
@@ -169,7 +169,7 @@ impl Console {
         self.copy.as_ref().is_some_and(|copy| !copy.to.is_empty())
     }
 
-    /// Ends the copy when the machine is gone; tells what it lacks.
+    /// Ends the copy when the machine is gone; returns what it lacks.
     pub fn finish_copy(&mut self, signals: &StopSignals) -> Option<Gaps> {
         let mut copy = self.copy.take()?;
         copy.finish(signals);
@@ -191,7 +191,7 @@ impl Console {
         &self.stderr
     }
 
-    /// The last lines, made safe for a terminal: at most `count`, control characters escaped, blank ones left out.
+    /// Returns the last lines, made safe for a terminal: at most `count`, control characters escaped, blank ones left out.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         let lines = self.tail.split(|&byte| byte == b'\n');
         let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -203,7 +203,7 @@ impl Console {
         lines
     }
 
-    /// The kernel's own words about its panic, if it panicked.
+    /// Returns the kernel's message about its panic, if it panicked.
     pub fn panic(&self) -> Option<String> {
         const MARK: &str = "Kernel panic - not syncing: ";
         let lines = self.last_lines(usize::MAX);
@@ -214,12 +214,12 @@ impl Console {
             .map(|(_, reason)| reason.strip_suffix(" ]---").unwrap_or(reason).to_owned())
     }
 
-    /// When [`Self::stays_panicked`] is to be asked.
+    /// Returns the time to call [`Self::stays_panicked`].
     pub(super) fn silent_at(&self) -> Option<Instant> {
         self.silent
     }
 
-    /// The words about a panic of a kernel that stays there (`panic=0`) before the command runs.
+    /// Returns the message about a panic of a kernel that stays there (`panic=0`) before the command runs.
     pub(super) fn stays_panicked(&mut self) -> Option<String> {
         self.silent.take_if(|at| *at <= Instant::now())?;
         let last = self.last_lines(1).pop()?;
@@ -231,7 +231,7 @@ impl Console {
         self.runs || self.show_boot
     }
 
-    /// Whether any of this was already shown to the user.
+    /// True if boot messages were shown to the user.
     pub fn was_shown(&self) -> bool {
         self.show_boot
     }

@@ -18,7 +18,7 @@ pub struct Control {
 const LINE_MAX: usize = 16;
 
 impl Control {
-    /// For rdinit's frames.
+    /// A decoder of rdinit's frames.
     pub fn frames() -> Self {
         Self {
             pending: Vec::new(),
@@ -28,7 +28,7 @@ impl Control {
         }
     }
 
-    /// For a user's own init that writes the exit code as text.
+    /// A decoder for a user's own init that writes the exit code as text.
     pub fn text() -> Self {
         Self {
             text: true,
@@ -41,7 +41,7 @@ impl Control {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// The next whole event, if the bytes so far have one.
+    /// Returns the next whole event, if the bytes so far have one.
     pub fn next_event(&mut self) -> Option<Event> {
         if self.text {
             self.next_line()
@@ -50,12 +50,12 @@ impl Control {
         }
     }
 
-    /// Bytes that were part of no event.
+    /// Returns the number of bytes that were part of no event.
     pub fn noise(&self) -> u64 {
         self.noise
     }
 
-    /// The version of the first frame that was of another version than ours.
+    /// Returns the version of the first frame that was of another version than ours.
     pub fn foreign_version(&self) -> Option<u8> {
         self.foreign_version
     }

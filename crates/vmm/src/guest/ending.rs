@@ -1,29 +1,29 @@
-//! How a machine's life ended, whichever engine ran it.
+//! The endings of a machine, whichever engine ran it.
 
 use rdvm_proto::{Event, Stage, Totals};
 
 use rdvm_hostfs::hostmem::Bound;
 
-/// Every way there is.
+/// The ending of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// The command called exit.
     Exited {
-        /// Its code.
+        /// Its exit code.
         code: u8,
-        /// What it sent and used.
+        /// The bytes that it sent and the resources that it used.
         totals: Totals,
     },
     /// A signal killed the command.
     Killed {
         /// Its number.
         signal: u8,
-        /// What it sent and used.
+        /// The bytes that it sent and the resources that it used.
         totals: Totals,
     },
     /// PID 1 could not start the command.
     NotStarted {
-        /// What it was doing.
+        /// The step that failed.
         stage: Stage,
         /// The guest kernel's answer.
         errno: i32,
@@ -32,41 +32,41 @@ pub enum Ending {
     },
     /// The machine stopped and no well-formed exit event had come.
     Died {
-        /// Whether the command ran.
+        /// True if the command ran.
         started: bool,
-        /// What the kernel said of its panic.
+        /// The kernel's message about its panic.
         panic: Option<String>,
-        /// What the engine knows of it, to follow "the machine".
+        /// The engine's description, to follow "the machine".
         how: Option<String>,
     },
     /// The host's kernel killed the machine for want of memory.
     Starved {
         /// True if the command ran.
         started: bool,
-        /// The limit of its memory, where the host tells one.
+        /// The limit of its memory, if the host has one.
         bound: Option<Bound>,
     },
     /// It ran longer than it was allowed to.
     TimedOut {
-        /// Whether the command ran.
+        /// True if the command ran.
         started: bool,
     },
     /// It printed more than it was allowed to.
     OutputLimit,
     /// The user left the machine's terminal.
     Left,
-    /// We were told to stop by this signal.
+    /// This signal came.
     Interrupted(i32),
-    /// Nobody reads our standard output any more.
+    /// The reader of standard output is gone.
     OutputClosed,
-    /// Our standard output could not be written: the errno.
+    /// Standard output could not be written: the errno.
     OutputFailed(i32),
-    /// Our standard input could not be read to its end: the errno.
+    /// Standard input could not be read to its end: the errno.
     InputFailed(i32),
 }
 
 impl Ending {
-    /// What a guest's last event says; `None` for an event that is none.
+    /// Returns the ending by a guest's last event; `None` for any other event.
     pub fn of(event: Event) -> Option<Self> {
         match event {
             Event::Exited(code, totals) => Some(Self::Exited { code, totals }),

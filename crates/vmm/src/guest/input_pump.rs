@@ -332,7 +332,7 @@ mod tests {
         let (read, write) = rustix::pipe::pipe().unwrap();
         let mut rings = Rings::new(vm_memory::MmapRegion::new(RINGS as usize).unwrap());
         let mut input = InputPump::new(Some(read));
-        // More than any ring holds, and for ever.
+        // More than any ring holds, and forever.
         input.granted(u64::MAX);
         let mut taken = 0;
         for _ in 0..REQUESTS_ENOUGH {

@@ -50,12 +50,12 @@ pub(super) enum Event {
         files_are_here: bool,
     },
     /// Time has passed.
-    Tick(Progress),
+    Tick(StreamState),
 }
 
 /// The state of the streams.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct StreamState {
     /// More was printed than is allowed.
     pub(super) is_flooded: bool,
     /// Some of the output that is allowed is not written yet.
@@ -109,8 +109,8 @@ struct Stop {
 
 impl Stop {
     /// True while output that is allowed waits for its reader, who may be slow. Nothing else is owed to them.
-    fn owes_output(&self, progress: Progress) -> bool {
-        progress.has_output && self.why == Ending::OutputLimit
+    fn owes_output(&self, streams: StreamState) -> bool {
+        streams.has_output && self.why == Ending::OutputLimit
     }
 }
 
@@ -152,12 +152,12 @@ impl Lifecycle {
                 None
             }
             Event::Drained { files_are_here } => self.drained(files_are_here, now),
-            Event::Tick(progress) => match self.state {
-                State::Copying { .. } => self.tick_copying(progress, now),
+            Event::Tick(streams) => match self.state {
+                State::Copying { .. } => self.tick_copying(streams, now),
                 State::Stopping(_) | State::Ended { stop: Some(_), .. } => {
-                    self.tick_stopping(progress, now)
+                    self.tick_stopping(streams, now)
                 }
-                _ => self.tick_running(progress, now),
+                _ => self.tick_running(streams, now),
             },
         }
     }
@@ -191,9 +191,9 @@ impl Lifecycle {
         Some(Action::Send(HostRequest::CopyOut))
     }
 
-    fn tick_running(&mut self, progress: Progress, now: Instant) -> Option<Action> {
+    fn tick_running(&mut self, streams: StreamState, now: Instant) -> Option<Action> {
         let started = self.has_started();
-        let why = match progress.is_flooded {
+        let why = match streams.is_flooded {
             true => Ending::OutputLimit,
             false if self.rules.is_time_up(now) => Ending::TimedOut { started },
             false => return None,
@@ -219,11 +219,11 @@ impl Lifecycle {
         }
     }
 
-    fn tick_stopping(&mut self, progress: Progress, now: Instant) -> Option<Action> {
+    fn tick_stopping(&mut self, streams: StreamState, now: Instant) -> Option<Action> {
         let (copies_out, has_ended) = (self.rules.copies_out, self.has_ended());
         let is_time_up = self.rules.is_time_up(now);
         let stop = self.stop_mut()?;
-        if stop.until > now || (stop.owes_output(progress) && !is_time_up) {
+        if stop.until > now || (stop.owes_output(streams) && !is_time_up) {
             return None;
         }
         // After the guest's last event it is the reader of the output that is waited for.
@@ -235,10 +235,8 @@ impl Lifecycle {
         Some(Action::Send(HostRequest::Signal(SIGKILL as u8)))
     }
 
-    fn tick_copying(&mut self, progress: Progress, now: Instant) -> Option<Action> {
-        let is_over = self
-            .next_tick(progress, now)
-            .is_some_and(|time| time <= now);
+    fn tick_copying(&mut self, streams: StreamState, now: Instant) -> Option<Action> {
+        let is_over = self.next_tick(streams, now).is_some_and(|time| time <= now);
         self.outcome().filter(|_| is_over).map(Action::End)
     }
 
@@ -256,10 +254,10 @@ impl Lifecycle {
     }
 
     /// Returns the time of the next [`Event::Tick`] that can change anything; `None` if none can.
-    pub(super) fn next_tick(&self, progress: Progress, now: Instant) -> Option<Instant> {
+    pub(super) fn next_tick(&self, streams: StreamState, now: Instant) -> Option<Instant> {
         match &self.state {
             State::Copying { since, .. } => {
-                let earned = Duration::from_secs(progress.copied / COPY_RATE);
+                let earned = Duration::from_secs(streams.copied / COPY_RATE);
                 let earned = after(*since, COPY_TIME + earned);
                 let latest = self.rules.timeout.map(|timeout| timeout.max(COPY_LEAST));
                 Some(latest.map_or(earned, |latest| earned.min(after(*since, latest))))
@@ -267,7 +265,7 @@ impl Lifecycle {
             State::Stopping(stop)
             | State::Ended {
                 stop: Some(stop), ..
-            } if stop.until > now || !stop.owes_output(progress) => Some(stop.until),
+            } if stop.until > now || !stop.owes_output(streams) => Some(stop.until),
             _ => self.rules.deadline,
         }
     }
@@ -288,6 +286,411 @@ impl Lifecycle {
             State::Running | State::Stopping(_) => true,
             State::Ended { ran, .. } => ran,
             State::Copying { .. } => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use rdvm_proto::{Stage, Totals};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const STOP: Duration = Duration::from_secs(10);
+
+    fn exited() -> Ending {
+        Ending::Exited {
+            code: 3,
+            totals: Totals::default(),
+        }
+    }
+
+    fn not_started() -> Ending {
+        Ending::NotStarted {
+            stage: Stage::Fork,
+            errno: 12,
+            which: 0,
+        }
+    }
+
+    fn term() -> Option<Action> {
+        Some(Action::Send(HostRequest::Signal(SIGTERM as u8)))
+    }
+
+    fn kill() -> Option<Action> {
+        Some(Action::Send(HostRequest::Signal(SIGKILL as u8)))
+    }
+
+    fn end(ending: Ending) -> Option<Action> {
+        Some(Action::End(ending))
+    }
+
+    /// A run of 100 seconds from `began` on, whose command has ten to stop.
+    fn limited(began: Instant, copies_out: bool) -> Lifecycle {
+        Lifecycle {
+            rules: Rules {
+                stop_timeout: Some(STOP),
+                timeout: Some(100 * SECOND),
+                deadline: Some(began + 100 * SECOND),
+                copies_out,
+            },
+            state: State::Booting,
+        }
+    }
+
+    fn quiet() -> Event {
+        Event::Tick(StreamState::default())
+    }
+
+    fn flooded(has_output: bool) -> Event {
+        Event::Tick(StreamState {
+            is_flooded: true,
+            has_output,
+            copied: 0,
+        })
+    }
+
+    fn drained(files_are_here: bool) -> Event {
+        Event::Drained { files_are_here }
+    }
+
+    /// What comes of events, each a number of seconds after the beginning.
+    #[track_caller]
+    fn steps(lifecycle: &mut Lifecycle, began: Instant, steps: &[(u32, Event, Option<Action>)]) {
+        for (at, event, action) in steps {
+            let done = lifecycle.on(event.clone(), began + *at * SECOND);
+            assert_eq!(done, *action, "{event:?} at {at}: {lifecycle:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_ends_by_itself_ends_the_run_when_its_output_is_written() {
+        let began = Instant::now();
+        for mut run in [Lifecycle::default(), limited(began, false)] {
+            let plan = [
+                (0, drained(true), None),
+                (1, Event::Started, None),
+                (2, drained(true), None),
+                (3, quiet(), None),
+                (4, Event::Ended(exited()), None),
+                // The first one stands.
+                (5, Event::Ended(not_started()), None),
+                (6, quiet(), None),
+                (7, drained(true), end(exited())),
+            ];
+            steps(&mut run, began, &plan);
+        }
+    }
+
+    #[test]
+    fn before_a_command_runs_there_is_nothing_to_tell_and_the_machine_goes_at_once() {
+        let began = Instant::now();
+        let up = end(Ending::TimedOut { started: false });
+        steps(
+            &mut limited(began, true),
+            began,
+            &[(99, quiet(), None), (100, quiet(), up)],
+        );
+        let flood = end(Ending::OutputLimit);
+        steps(
+            &mut limited(began, true),
+            began,
+            &[(1, flooded(true), flood.clone())],
+        );
+        // Nor where nothing can be told.
+        let mut untold = limited(began, false);
+        untold.rules.stop_timeout = None;
+        let up = end(Ending::TimedOut { started: true });
+        let plan = [(1, Event::Started, None), (100, quiet(), up)];
+        steps(&mut untold, began, &plan);
+    }
+
+    #[test]
+    fn a_command_whose_time_is_up_is_told_and_has_its_time_to_stop() {
+        let began = Instant::now();
+        let why = Ending::TimedOut { started: true };
+        let mut run = limited(began, false);
+        let plan = [
+            (1, Event::Started, None),
+            (100, quiet(), term()),
+            (101, quiet(), None),
+            (109, flooded(true), None),
+            // Output is owed only where it was too much of it.
+            (110, flooded(true), end(why.clone())),
+        ];
+        steps(&mut run, began, &plan);
+        assert_eq!(run.outcome(), Some(why.clone()));
+        // A verdict that comes meanwhile changes nothing of why.
+        let mut run = limited(began, false);
+        let plan = [
+            (1, Event::Started, None),
+            (100, quiet(), term()),
+            (105, Event::Ended(exited()), None),
+            (106, quiet(), None),
+            (106, drained(true), end(why)),
+        ];
+        steps(&mut run, began, &plan);
+    }
+
+    #[test]
+    fn files_that_are_wanted_are_asked_for_after_the_command_was_killed() {
+        let began = Instant::now();
+        let why = Ending::TimedOut { started: true };
+        let stopped = [
+            (1, Event::Started, None),
+            (100, quiet(), term()),
+            (110, quiet(), kill()),
+            (139, quiet(), None),
+        ];
+        let mut run = limited(began, true);
+        steps(&mut run, began, &stopped);
+        steps(&mut run, began, &[(140, quiet(), end(why.clone()))]);
+        let mut run = limited(began, true);
+        steps(&mut run, began, &stopped);
+        let plan = [
+            (139, Event::Ended(exited()), None),
+            (
+                139,
+                drained(false),
+                Some(Action::Send(HostRequest::CopyOut)),
+            ),
+            (139, drained(false), None),
+            (140, flooded(true), None),
+            (168, quiet(), None),
+            (169, quiet(), end(why)),
+        ];
+        steps(&mut run, began, &plan);
+    }
+
+    #[test]
+    fn only_a_command_that_ran_has_files() {
+        let began = Instant::now();
+        for (ending, files) in [(exited(), true), (not_started(), false)] {
+            let mut run = limited(began, true);
+            steps(&mut run, began, &[(1, Event::Ended(ending.clone()), None)]);
+            assert_eq!(run.awaits_files(), files);
+            let action = match files {
+                true => Some(Action::Send(HostRequest::CopyOut)),
+                false => end(ending),
+            };
+            steps(&mut run, began, &[(2, drained(false), action)]);
+        }
+        // Where they are here before they were asked for, there are none to come.
+        let mut run = limited(began, true);
+        let plan = [
+            (1, Event::Ended(exited()), None),
+            (2, drained(true), end(exited())),
+        ];
+        steps(&mut run, began, &plan);
+    }
+
+    #[test]
+    fn files_have_time_as_long_as_they_come_and_no_longer_than_the_run() {
+        let began = Instant::now();
+        let tick = |copied| {
+            Event::Tick(StreamState {
+                copied,
+                ..StreamState::default()
+            })
+        };
+        let copying = |timeout: Option<Duration>| {
+            let mut run = limited(began, true);
+            run.rules.timeout = timeout;
+            let plan = [
+                (1, Event::Started, None),
+                (2, Event::Ended(exited()), None),
+                (10, drained(false), Some(Action::Send(HostRequest::CopyOut))),
+            ];
+            steps(&mut run, began, &plan);
+            assert!(run.is_copying());
+            run
+        };
+        let mut run = copying(Some(100 * SECOND));
+        steps(
+            &mut run,
+            began,
+            &[(39, tick(0), None), (40, tick(COPY_RATE), None)],
+        );
+        steps(&mut run, began, &[(41, tick(COPY_RATE), end(exited()))]);
+        for (timeout, last) in [(Some(SECOND), 70), (Some(100 * SECOND), 110), (None, 5000)] {
+            let mut run = copying(timeout);
+            let plan = [(last - 1, tick(1 << 40), None)];
+            steps(&mut run, began, &plan);
+            let action = timeout.and_then(|_| end(exited()));
+            steps(&mut run, began, &[(last, tick(1 << 40), action)]);
+            steps(&mut run, began, &[(last, drained(true), end(exited()))]);
+        }
+    }
+
+    #[test]
+    fn output_below_the_limit_is_owed_until_the_time_of_the_run_is_up() {
+        let began = Instant::now();
+        let flood = || end(Ending::OutputLimit);
+        let told = [(1, Event::Started, None), (2, flooded(true), term())];
+        let mut run = limited(began, false);
+        steps(&mut run, began, &told);
+        steps(
+            &mut run,
+            began,
+            &[(13, flooded(true), None), (13, flooded(false), flood())],
+        );
+        let mut run = limited(began, false);
+        steps(&mut run, began, &told);
+        steps(
+            &mut run,
+            began,
+            &[(99, flooded(true), None), (100, flooded(true), flood())],
+        );
+        // What is waited for meanwhile is the end of that time, since nothing else comes by itself.
+        let streams = StreamState {
+            is_flooded: true,
+            has_output: true,
+            copied: 0,
+        };
+        let next = |at: u32| run.next_tick(streams, began + at * SECOND);
+        assert_eq!(next(11), Some(began + 12 * SECOND));
+        assert_eq!(next(12), Some(began + 100 * SECOND));
+    }
+
+    #[test]
+    fn a_reader_that_is_slow_after_the_verdict_has_the_time_to_stop_and_nobody_is_told() {
+        let began = Instant::now();
+        let mut run = limited(began, true);
+        let plan = [
+            (1, Event::Started, None),
+            (99, Event::Ended(exited()), None),
+            (100, quiet(), None),
+            (109, quiet(), None),
+            (110, quiet(), end(Ending::TimedOut { started: true })),
+        ];
+        steps(&mut run, began, &plan);
+    }
+
+    /// The alphabet of all events that differ.
+    fn events() -> Vec<Event> {
+        let mut events = vec![
+            Event::Started,
+            Event::Ended(exited()),
+            Event::Ended(not_started()),
+            drained(false),
+            drained(true),
+        ];
+        for bits in 0..8 {
+            events.push(Event::Tick(StreamState {
+                is_flooded: bits & 1 != 0,
+                has_output: bits & 2 != 0,
+                copied: if bits & 4 != 0 { 5 * COPY_RATE } else { 0 },
+            }));
+        }
+        events
+    }
+
+    /// All rules that differ.
+    fn rules(began: Instant) -> Vec<Rules> {
+        let mut all = Vec::new();
+        for bits in 0..8 {
+            all.push(Rules {
+                stop_timeout: (bits & 1 != 0).then_some(STOP),
+                timeout: (bits & 2 != 0).then_some(20 * SECOND),
+                deadline: (bits & 2 != 0).then_some(began + 20 * SECOND),
+                copies_out: bits & 4 != 0,
+            });
+        }
+        all
+    }
+
+    /// Every state that can be reached within five events, whatever time passes between them.
+    #[test]
+    fn in_every_state_every_event_keeps_what_holds_for_all() {
+        let began = Instant::now();
+        let events = events();
+        let mut count = 0;
+        for rules in rules(began) {
+            let first = Lifecycle {
+                rules,
+                state: State::Booting,
+            };
+            let mut seen = HashSet::new();
+            let mut reached = vec![(first, 0)];
+            for _ in 0..5 {
+                let mut next = Vec::new();
+                for (before, at) in reached {
+                    for pause in [0, 10, 30, 60] {
+                        for event in &events {
+                            let now = began + (at + pause) * SECOND;
+                            let mut after = before.clone();
+                            let action = after.on(event.clone(), now);
+                            count += 1;
+                            holds(&before, event, action.as_ref(), &after, now);
+                            if seen.insert(format!("{after:?} {}", at + pause)) {
+                                next.push((after, at + pause));
+                            }
+                        }
+                    }
+                }
+                reached = next;
+            }
+        }
+        assert!(count > 10_000, "{count}");
+    }
+
+    fn stop(lifecycle: &Lifecycle) -> Option<&Stop> {
+        match &lifecycle.state {
+            State::Stopping(stop) => Some(stop),
+            State::Ended { stop, .. } => stop.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn holds(
+        before: &Lifecycle,
+        event: &Event,
+        action: Option<&Action>,
+        after: &Lifecycle,
+        now: Instant,
+    ) {
+        let context = || format!("{before:?} {event:?} {action:?} {after:?}");
+        // The last event stands, and what is known does not become unknown.
+        assert!(!before.has_ended() || after.has_ended(), "{}", context());
+        assert!(!before.is_copying() || after == before, "{}", context());
+        if let Some(known) = before.outcome() {
+            let is_late_stop = stop(after).is_some() && stop(before).is_none();
+            assert!(
+                after.outcome() == Some(known) || is_late_stop,
+                "{}",
+                context()
+            );
+        }
+        match action {
+            Some(Action::Send(HostRequest::Signal(signal))) => {
+                assert!(before.has_started() && !before.has_ended(), "{}", context());
+                assert!(before.rules.stop_timeout.is_some());
+                let killed = i32::from(*signal) == SIGKILL;
+                assert_eq!(killed, stop(before).is_some(), "{}", context());
+                assert!(!killed || before.rules.copies_out, "{}", context());
+            }
+            Some(Action::Send(HostRequest::CopyOut)) => {
+                assert!(!before.is_copying() && after.is_copying(), "{}", context());
+                assert!(before.rules.copies_out && before.has_ended());
+            }
+            Some(Action::Send(other)) => panic!("{other:?}"),
+            // Nothing ends a run but its verdict, its time and its limit.
+            Some(Action::End(ending)) => match ending {
+                Ending::OutputLimit | Ending::TimedOut { .. } => {}
+                said => assert_eq!(before.outcome().as_ref(), Some(said), "{}", context()),
+            },
+            None => {}
+        }
+        // A tick that is due does something, or what it waits for is not the time.
+        if let Event::Tick(streams) = event
+            && action.is_none()
+            && after.next_tick(*streams, now).is_some_and(|at| at <= now)
+        {
+            assert_eq!(stop(before), None, "{}", context());
+            assert!(stop(after).is_some(), "{}", context());
         }
     }
 }

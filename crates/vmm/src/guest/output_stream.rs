@@ -1,9 +1,9 @@
-//! One output stream of ours: a descriptor, and what was taken but not yet written.
+//! One output stream: a descriptor, and the bytes that were taken but not yet written.
 //!
 //! Never blocks, whatever the descriptor is: pipes and terminals are opened anew for ourselves alone, sockets have a flag
 //! for it, and what has no such way (another user's pipe or terminal, a file on a network's or a program's file system, a
-//! device) is written to by a thread of its own. The descriptor's flags are left alone, since it is shared with whoever
-//! started us.
+//! device) is written to by a thread of its own. The descriptor's flags are left alone, since it is shared with the
+//! program that started us.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -52,14 +52,14 @@ pub struct OutputStream {
     dropped: u64,
 }
 
-/// How bytes get into a descriptor.
+/// The way of bytes into a descriptor.
 #[derive(Debug)]
 enum Way {
     /// It does not wait by itself.
     Ready(OwnedFd),
     /// A socket.
     Socket(OwnedFd),
-    /// By a thread, and whether a piece is on its way.
+    /// By a thread; true while a piece is on its way.
     Background(Background, bool),
     /// It may wait, and there is no thread to be had: only on a poll's word, and little at once.
     Careful(OwnedFd),
@@ -102,7 +102,7 @@ impl OutputStream {
         }
     }
 
-    /// Whether everything taken was written (or the stream is closed).
+    /// True if everything taken was written (or the stream is closed).
     pub fn is_empty(&self) -> bool {
         let on_its_way = matches!(self.way, Way::Background(_, true));
         self.written == self.pending.len() && !on_its_way
@@ -128,7 +128,7 @@ impl OutputStream {
         self.dropped
     }
 
-    /// The descriptor, to be polled for writing while the outlet is not empty.
+    /// Returns the descriptor to poll for writing while the stream is not empty.
     pub fn fd(&self) -> BorrowedFd<'_> {
         match &self.way {
             Way::Ready(fd) | Way::Socket(fd) | Way::Careful(fd) => fd.as_fd(),
@@ -136,17 +136,17 @@ impl OutputStream {
         }
     }
 
-    /// Whether the reader has gone away.
+    /// True if the reader has gone away.
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
 
-    /// When something was written last.
+    /// Returns the time of the last write.
     pub fn last_write(&self) -> Option<Instant> {
         self.last_write
     }
 
-    /// Why writing failed, other than by the reader going away.
+    /// Returns the error of a write that failed, other than by the reader going away.
     pub fn failure(&self) -> Option<Errno> {
         match self.state {
             State::Failed(errno) => Some(errno),
@@ -183,7 +183,7 @@ impl OutputStream {
         self.written = 0;
     }
 
-    /// Gives the thread what there is, if it has written what it had.
+    /// Hands the thread what there is, if it has written what it had.
     fn hand_over(&mut self) {
         let Way::Background(thread, busy) = &mut self.way else {
             return;
@@ -259,8 +259,8 @@ mod tests {
     use super::*;
 
     /// Waits until it can be written to, as the engines do.
-    fn wait(outlet: &OutputStream) {
-        let fd = outlet.fd();
+    fn wait(stream: &OutputStream) {
+        let fd = stream.fd();
         let long = Timespec {
             tv_sec: 60,
             tv_nsec: 0,
@@ -270,10 +270,10 @@ mod tests {
     }
 
     fn pushed(fd: impl Into<OwnedFd>, bytes: &[u8]) -> OutputStream {
-        let mut outlet = OutputStream::new(fd.into());
-        outlet.push(bytes);
-        outlet.flush();
-        outlet
+        let mut stream = OutputStream::new(fd.into());
+        stream.push(bytes);
+        stream.flush();
+        stream
     }
 
     /// An output that cannot be reopened, like another user's pipe.
@@ -288,21 +288,21 @@ mod tests {
     #[test]
     fn a_full_pipe_keeps_the_rest_and_a_closed_one_drops_it() {
         let (read, write) = pipe().unwrap();
-        let mut outlet = pushed(write, &vec![7; 1 << 20]);
-        assert!(!outlet.is_empty(), "a pipe holds less than a mebibyte");
+        let mut stream = pushed(write, &vec![7; 1 << 20]);
+        assert!(!stream.is_empty(), "a pipe holds less than a mebibyte");
         let mut buffer = vec![0; 1 << 16];
         let mut seen = 0;
         while seen < 1 << 20 {
             seen += rustix::io::read(&read, &mut buffer[..]).unwrap();
-            outlet.flush();
+            stream.flush();
         }
-        assert!(outlet.is_empty() && !outlet.is_closed());
+        assert!(stream.is_empty() && !stream.is_closed());
         drop(read);
-        outlet.push(b"more");
-        outlet.flush();
-        assert!(outlet.is_empty() && outlet.is_closed());
-        outlet.push(b"and more");
-        assert_eq!(outlet.dropped(), 12);
+        stream.push(b"more");
+        stream.flush();
+        assert!(stream.is_empty() && stream.is_closed());
+        stream.push(b"and more");
+        assert_eq!(stream.dropped(), 12);
     }
 
     /// Between a poll and a write it could be filled: then the write must not wait. Its flags stay what they were.
@@ -314,8 +314,8 @@ mod tests {
         }];
         for (read, write) in kinds {
             let theirs = write.try_clone().unwrap();
-            let mut outlet = OutputStream::new(write);
-            match &outlet.way {
+            let mut stream = OutputStream::new(write);
+            match &stream.way {
                 Way::Ready(own) => {
                     let flags = rustix::fs::fcntl_getfl(own).unwrap();
                     assert!(flags.contains(OFlags::NONBLOCK));
@@ -327,21 +327,21 @@ mod tests {
             assert!(!flags.contains(OFlags::NONBLOCK), "it is not ours alone");
             // Full to the last byte, though nothing asked whether it is.
             let mut other = pushed(theirs, &vec![1; 1 << 20]);
-            outlet.push(b"ours");
-            outlet.flush();
-            assert!(!outlet.is_empty() && outlet.failure().is_none());
+            stream.push(b"ours");
+            stream.flush();
+            assert!(!stream.is_empty() && stream.failure().is_none());
             let mut all = Vec::new();
             let reader = std::thread::spawn(move || {
                 File::from(read).read_to_end(&mut all).unwrap();
                 all
             });
-            for outlet in [&mut other, &mut outlet] {
-                while !outlet.is_empty() {
-                    wait(outlet);
-                    outlet.flush();
+            for stream in [&mut other, &mut stream] {
+                while !stream.is_empty() {
+                    wait(stream);
+                    stream.flush();
                 }
             }
-            drop((other, outlet));
+            drop((other, stream));
             let all = reader.join().unwrap();
             assert_eq!(all.len(), (1 << 20) + 4);
             assert!(all.ends_with(b"ours"));
@@ -351,12 +351,12 @@ mod tests {
     #[test]
     fn what_can_only_be_waited_for_is_waited_for_by_a_thread() {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let mut outlet = by_thread(write);
+        let mut stream = by_thread(write);
         let bytes: Vec<u8> = (0..300_000u32).map(|n| (n >> 3) as u8).collect();
         for piece in bytes.chunks(100_000) {
-            outlet.push(piece);
-            outlet.flush();
-            assert!(!outlet.is_empty());
+            stream.push(piece);
+            stream.flush();
+            assert!(!stream.is_empty());
         }
         let reader = std::thread::spawn(move || {
             let mut all = vec![0; 300_000];
@@ -364,19 +364,19 @@ mod tests {
             read.read_exact(&mut all).unwrap();
             (all, read)
         });
-        while !outlet.is_empty() {
-            wait(&outlet);
-            outlet.flush();
+        while !stream.is_empty() {
+            wait(&stream);
+            stream.flush();
         }
         let (all, read) = reader.join().unwrap();
         assert!(all == bytes);
-        assert!(outlet.last_write().is_some());
+        assert!(stream.last_write().is_some());
         drop(read);
-        outlet.push(b"x");
-        while !outlet.is_empty() {
-            outlet.flush();
+        stream.push(b"x");
+        while !stream.is_empty() {
+            stream.flush();
         }
-        assert!(outlet.is_closed());
+        assert!(stream.is_closed());
     }
 
     #[test]

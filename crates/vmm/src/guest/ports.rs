@@ -1,27 +1,25 @@
 //! The dispatcher between the ports and what is behind them.
 
+mod events;
+mod steer;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdvm_hostfs::progress;
+use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::after;
-use rdvm_proto::{AttributesLost, Event, HostRequest, RING};
+use rdvm_proto::AttributesLost;
 
 use super::console::Console;
 use super::control::Control;
-use super::ending::Ending;
 use super::input_pump::InputPump;
-use super::lifecycle::{self, Action, Lifecycle, Progress};
+use super::lifecycle::Lifecycle;
 use super::output_pump::OutputPump;
 use super::output_stream::OutputStream;
 use super::rings::Rings;
-use super::{BootClock, CopySink, Counts, Limits, Port, Timestamps};
+use super::{CopySink, Counts, Limits, Port, Timestamps};
 use crate::event_loop::Wanted;
-use crate::stop_signals::StopSignals;
-
-/// Time between attempts to write what the copy of the console has not taken.
-const COPY_LOOK: Duration = Duration::from_millis(50);
 
 /// Everything behind the three ports of one machine.
 #[derive(Debug)]
@@ -75,7 +73,7 @@ impl GuestPorts {
     }
 
     /// Shows the boot and what is copied out on the bar of `progress`.
-    pub fn with_progress(mut self, progress: progress::Progress) -> Self {
+    pub fn with_progress(mut self, progress: Progress) -> Self {
         self.output.set_progress(progress);
         self
     }
@@ -245,185 +243,9 @@ impl GuestPorts {
     pub fn console(&mut self) -> &mut Console {
         &mut self.output.console
     }
-
-    /// Returns the ending, where one is asked for from outside: by a signal, the deadline, a reader that is gone, a limit.
-    /// A command that can still be told is told first, and the ending follows when it has had its time.
-    pub(crate) fn steer(&mut self, signals: &StopSignals) -> Option<Ending> {
-        signals.seen();
-        self.output.console.flush_copy();
-        self.take_files();
-        if let Some(signal) = signals.signal() {
-            return Some(Ending::Interrupted(signal));
-        }
-        if self.input.is_left() {
-            return Some(Ending::Left);
-        }
-        self.input.resize(signals);
-        if let Some(ending) = self.failure() {
-            return Some(ending);
-        }
-        self.advance(lifecycle::Event::Tick(self.progress()))
-    }
-
-    /// Returns the ending by a stream that has failed, or by a kernel that has.
-    fn failure(&mut self) -> Option<Ending> {
-        let stdout = &self.output.stdout;
-        match stdout.failure() {
-            Some(errno) => return Some(Ending::OutputFailed(errno.raw_os_error())),
-            None if stdout.is_closed() => return Some(Ending::OutputClosed),
-            None => {}
-        }
-        if let Some(errno) = self.input.failure().filter(|_| !self.has_verdict()) {
-            return Some(Ending::InputFailed(errno.raw_os_error()));
-        }
-        let panic = self.output.console.stays_panicked()?;
-        Some(Ending::Died {
-            started: false,
-            panic: Some(panic),
-            how: None,
-        })
-    }
-
-    fn progress(&self) -> Progress {
-        let copied = self.copying().map(|copy_out| copy_out.progress());
-        Progress {
-            is_flooded: self.output.is_flooded(),
-            has_output: !self.output.is_empty(),
-            copied: copied.unwrap_or_default(),
-        }
-    }
-
-    fn files_are_here(&self) -> bool {
-        let is_over = self.copy_out.as_ref().map(|copy_out| copy_out.is_over());
-        is_over.unwrap_or(true)
-    }
-
-    fn advance(&mut self, event: lifecycle::Event) -> Option<Ending> {
-        match self.lifecycle.on(event, Instant::now())? {
-            Action::End(ending) => return Some(ending),
-            Action::Send(request) => {
-                if request == HostRequest::CopyOut && self.output.has_place_for_bar() {
-                    self.output.allow_bar();
-                    self.output.progress().stage("copying out", None);
-                }
-                self.input.request(request);
-            }
-        }
-        None
-    }
-
-    /// Returns how long [`Self::steer`] need not be called, if nothing comes.
-    pub(crate) fn time_left(&self) -> Option<Duration> {
-        let now = Instant::now();
-        let console = &self.output.console;
-        let next = self.lifecycle.next_tick(self.progress(), now);
-        let silent = console.silent_at().filter(|_| !self.lifecycle.is_copying());
-        let left = next.into_iter().chain(silent).min();
-        let left = left.map(|time| time.saturating_duration_since(now));
-        let look = console.copy_waits().then_some(COPY_LOOK);
-        left.into_iter().chain(look).min()
-    }
-
-    /// True if a signal came or the time of the run is up.
-    pub(crate) fn is_over(&self, signals: &StopSignals) -> bool {
-        signals.signal().is_some() || self.lifecycle.rules.is_time_up(Instant::now())
-    }
-
-    /// True if nothing that the guest may still send counts.
-    pub(crate) fn is_done(&self) -> bool {
-        self.has_verdict() && (!self.lifecycle.awaits_files() || self.files_are_here())
-    }
-
-    /// Returns the ending by the guest's last event. Call it only when everything that it sent has been received and
-    /// written: files that are to be copied out are asked for then, and the ending follows when they are here.
-    pub(crate) fn conclude(&mut self) -> Option<Ending> {
-        let files_are_here = self.files_are_here();
-        self.advance(lifecycle::Event::Drained { files_are_here })
-    }
-
-    /// Returns how the run ended, with or without its files, if nothing more can come.
-    pub(crate) fn outcome(&self) -> Option<Ending> {
-        self.lifecycle.outcome()
-    }
-
-    fn note(&mut self, event: Event) {
-        if let (Event::Produced(total), true) = (event, self.lifecycle.is_copying())
-            && let Some(rings) = &mut self.rings
-        {
-            rings.announce(total);
-            self.take_files();
-        }
-        // The first verdict stands: nothing that a guest sends after that is believed.
-        if self.has_verdict() {
-            return;
-        }
-        let now = Instant::now();
-        match event {
-            Event::Ready {
-                init,
-                unpack_begin,
-                unpack_end,
-            } => {
-                self.timestamps.ready = Some(now);
-                self.timestamps.boot = Some(BootClock {
-                    init,
-                    unpack_begin,
-                    unpack_end,
-                    started: 0,
-                });
-            }
-            // Later they are no news, and earlier nothing can have been sent by the port instead.
-            Event::Mapped => {
-                if let Some(rings) = &mut self.rings {
-                    rings.mapped |= self.timestamps.started.is_none();
-                }
-            }
-            Event::Produced(_) => {}
-            Event::Credit(total) => self.input.granted(total),
-            Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
-            // Once: a second one is not PID 1's.
-            Event::Started(_) if self.timestamps.started.is_some() => {}
-            Event::Started(clock) => self.command_runs(clock, now),
-            Event::Exited(..) | Event::Killed(..) | Event::Failed { .. } => {
-                self.output.remove_bar();
-                self.timestamps.ended = Some(now);
-                if let Some(ending) = Ending::of(event) {
-                    self.lifecycle.on(lifecycle::Event::Ended(ending), now);
-                }
-            }
-        }
-    }
-
-    fn command_runs(&mut self, clock: u64, now: Instant) {
-        self.output.remove_bar();
-        self.timestamps.started = Some(now);
-        if let Some(boot) = &mut self.timestamps.boot {
-            boot.started = clock;
-        }
-        self.output.console.command_runs();
-        self.input.command_runs();
-        self.lifecycle.on(lifecycle::Event::Started, now);
-    }
-
-    /// Takes as much of what PID 1 has put into the ring as there is room for, while files are received. The rest stays
-    /// there, which stops PID 1.
-    fn take_files(&mut self) {
-        if let (true, Some(copy_out), Some(rings)) =
-            (self.lifecycle.is_copying(), &self.copy_out, &mut self.rings)
-            && rings.mapped
-            && rings.has_more()
-        {
-            let room = copy_out.room(RING as usize) as u64;
-            let progress = self.output.progress();
-            if let Some(total) = rings.take(room, |bytes| push(copy_out.as_ref(), progress, bytes))
-            {
-                self.input.request(HostRequest::Consumed(total));
-            }
-        }
-    }
 }
 
-fn push(copy_out: &dyn CopySink, progress: &progress::Progress, bytes: &[u8]) {
+fn push(copy_out: &dyn CopySink, progress: &Progress, bytes: &[u8]) {
     copy_out.push(bytes);
     progress.add(bytes.len() as u64);
 }

@@ -1,7 +1,7 @@
 //! Memory that we share with the guest for what is too much for a serial port: standard input, and copied files.
 //!
-//! Two rings of bytes, and nothing but bytes: how far each side is, it says on the status port in checked frames. What the
-//! guest does to the memory meanwhile is its own affair: bytes are copied out before anybody looks at them.
+//! Two rings of bytes, and nothing but bytes: each side reports its position on the status port in checked frames. What the
+//! guest does to the memory meanwhile has no effect: bytes are copied out before they are looked at.
 
 use rdvm_proto::RING;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
@@ -39,7 +39,7 @@ impl Rings {
         self.copy_in(0, tail);
     }
 
-    /// Notes that the guest says it has put in `total` bytes. What cannot be is not believed.
+    /// Notes that the guest has put in `total` bytes. Impossible numbers are ignored.
     pub(super) fn announce(&mut self, total: u64) {
         if total > self.announced && total - self.taken <= RING {
             self.announced = total;
@@ -51,7 +51,7 @@ impl Rings {
         self.taken < self.announced
     }
 
-    /// Takes out at most `room` bytes of what is there, and hands them on piece by piece; gives how many have been taken
+    /// Takes out at most `room` bytes of what is there, and hands them on piece by piece; returns how many have been taken
     /// out in all, `None` where there were no more.
     pub(super) fn take(&mut self, room: u64, mut to: impl FnMut(&[u8])) -> Option<u64> {
         let before = self.taken;

@@ -1,7 +1,7 @@
 //! The ports and what answers at them: one table.
 //!
 //! Splits accesses of any width and any number into bytes, as an ISA bus does. Moves no output and raises no interrupt:
-//! the devices are asked for both by whoever owns the bus.
+//! the owner of the bus asks the devices for both.
 
 use super::cmos::{self, Cmos};
 use super::serial::Serial;
@@ -43,7 +43,7 @@ pub(super) struct Bus {
     strays: u64,
 }
 
-/// What an access asks for beside its data.
+/// The request of an access beside its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
     Done,
@@ -114,12 +114,12 @@ impl Bus {
         }
     }
 
-    /// Takes note of an access to memory where nothing is; it reads as all ones.
+    /// Counts an access to memory where nothing is; it reads as all ones.
     pub(super) fn stray(&mut self) {
         self.strays += 1;
     }
 
-    /// Bytes read from or written to where nothing is.
+    /// Returns the number of bytes read from or written to where nothing is.
     pub(super) fn strays(&self) -> u64 {
         self.strays
     }
@@ -139,7 +139,7 @@ fn device(port: u16) -> Device {
     })
 }
 
-/// What a single byte written to a port resets.
+/// Returns the device that a single byte written to a port makes reset the machine.
 fn reset(port: u16, value: u8) -> Option<&'static str> {
     match port {
         I8042_COMMAND if value == I8042_RESET => Some("the keyboard controller"),

@@ -26,7 +26,7 @@ impl Cmos {
         }
     }
 
-    /// Gives the register that was selected.
+    /// Returns the register that was selected.
     pub(super) fn read(&self, port: u16) -> u8 {
         if port == INDEX {
             return 0xff;

@@ -107,16 +107,16 @@ pub(super) fn local_apic(after_reset: kvm_lapic_state) -> kvm_lapic_state {
     apic
 }
 
-/// What the guest's CPUs have in common.
+/// The properties that the guest's CPUs have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Package {
-    /// How many there are; each is a core of one package.
+    /// Number of CPUs; each is a core of one package.
     pub(super) cpus: u8,
     /// `KVM_CAP_TSC_DEADLINE_TIMER`: a timer that needs no calibration.
     pub(super) deadline_timer: bool,
 }
 
-/// What CPU number `cpu` says of itself: what KVM supports here, with its number and the package's shape, without what
+/// Returns the CPUID of CPU number `cpu`: what KVM supports here, with its number and the package's shape, without what
 /// this machine does not have (nested virtualisation, performance counters, power states).
 pub(super) fn cpuid(
     supported: &[kvm_cpuid_entry2],
@@ -167,7 +167,7 @@ fn adapt(entry: &mut kvm_cpuid_entry2, package: Package, cpu: u32, amd: bool) {
             entry.edx &= !(1 << 28);
             entry.edx |= u32::from(cores > 1) << 28; // EBX counts CPUs
         }
-        // Caches: the last level is everybody's, the others are a core's own.
+        // Caches: the last level is shared by all, the others are a core's own.
         4 if entry.eax & 0x1f != 0 => {
             let shared = if entry.eax >> 5 & 7 >= 3 {
                 cores - 1

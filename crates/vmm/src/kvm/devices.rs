@@ -1,7 +1,7 @@
-//! What the vCPUs share: the bus, the way out for its output, the interrupt lines.
+//! The state that the vCPUs share: the bus, the way out for its output, the interrupt lines.
 //!
 //! Output leaves on the vCPU's own thread while the reader keeps up; the engine's thread (`session.rs`) is woken when
-//! that has to wait for somebody. Never blocks.
+//! that has to wait. Never blocks.
 
 use kvm_ioctls::VmFd;
 
@@ -18,7 +18,7 @@ const STATUS_FIRST: [usize; 3] = [2, 1, 0];
 pub(super) struct Devices {
     pub(super) bus: Bus,
     pub(super) guest: GuestPorts,
-    /// Why the machine is over, once it is.
+    /// The reason why the machine is over, once it is.
     pub(super) over: Option<String>,
     /// Exits so far.
     pub(super) exits: u64,
@@ -62,12 +62,12 @@ impl Devices {
         self.feed();
     }
 
-    /// What the engine's thread acts on: whether there is a verdict, and whether the guest wants input.
+    /// Returns the facts that the engine's thread acts on: there is a verdict, and the guest wants input.
     fn known(&self) -> (bool, bool) {
         (self.guest.has_verdict(), self.guest.wants_input())
     }
 
-    /// Gives the guest what is there for it and interrupts it where that is due.
+    /// Hands the guest what is there for it and interrupts it where that is due.
     pub(super) fn feed(&mut self) {
         for index in STATUS_FIRST {
             let (port, serial) = (PORTS[index].0, &mut self.bus.serial[index]);
@@ -98,7 +98,7 @@ impl Devices {
         self.guest.flush();
     }
 
-    /// Whether the guest has nothing more to say that counts: it has given its verdict and its files, or the machine is over.
+    /// True if nothing counts that the guest may still send: its verdict and its files are here, or the machine is over.
     pub(super) fn is_done(&self) -> bool {
         self.over.is_some() || self.guest.is_done()
     }
@@ -120,13 +120,13 @@ impl Devices {
         self.interrupt();
     }
 
-    /// Whether there is output that has not been written.
+    /// True if some output has not been written.
     pub(super) fn has_output(&self) -> bool {
         let mut ports = self.bus.serial.iter();
         !self.guest.is_flushed() || ports.any(|port| !port.output().is_empty())
     }
 
-    /// What there was to count.
+    /// Returns the counts of the run.
     fn counts(&self) -> Counts {
         Counts {
             exits: self.exits,
@@ -141,7 +141,7 @@ impl Devices {
         self.wake = true;
     }
 
-    /// What is left when the vCPUs have gone: the guest, with what was counted. Of the machine nothing is.
+    /// Ends the machine, when the vCPUs have gone; returns the guest's ports with the counts.
     pub(super) fn into_guest(mut self) -> GuestPorts {
         let counts = self.counts();
         self.guest.counted(counts);
@@ -149,7 +149,7 @@ impl Devices {
         self.guest
     }
 
-    /// Whether the engine's thread is to have a look; asking takes it back.
+    /// True if the engine's thread is to have a look. Asking takes it back.
     pub(super) fn take_wake(&mut self) -> bool {
         std::mem::take(&mut self.wake)
     }

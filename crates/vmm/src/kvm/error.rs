@@ -1,4 +1,4 @@
-//! What keeps KVM from running a machine, each with its way out.
+//! Errors of the KVM engine, each with its way out.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::probe::KvmState;
 use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::units::ByteSize;
 
-/// Why KVM could not run the machine.
+/// An error of the KVM engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// /dev/kvm is not, or not any more, what it was found to be.
@@ -18,23 +18,23 @@ pub enum Error {
     /// This KVM lacks something.
     #[error("/dev/kvm: offers no {what}; boot a newer host kernel, or use --engine qemu")]
     Unsupported {
-        /// What.
+        /// The thing that is missing.
         what: &'static str,
     },
     /// A call to KVM failed.
     #[error("kvm engine: {what}: {}; {}", reason(source), remedy(source))]
     Call {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// The host refused something else.
     #[error("kvm engine: {what}: {}; {}", reason(source), remedy(source))]
     Host {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// The host has no address space for the guest's RAM.
@@ -43,9 +43,9 @@ pub enum Error {
         reason(source)
     )]
     Memory {
-        /// How much.
+        /// The size.
         memory: ByteSize,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// The kernel does not fit.
@@ -69,7 +69,7 @@ pub enum Error {
     Kernel {
         /// Its file.
         kernel: PathBuf,
-        /// Why.
+        /// The reason.
         source: linux_loader::loader::Error,
     },
     /// There is no place for the initrd.
@@ -93,7 +93,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Wraps an error of the host's with what was being done.
+    /// Wraps an error of the host with the operation.
     pub(super) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Host {
             what,
@@ -102,7 +102,7 @@ impl Error {
     }
 }
 
-/// The way out of what the host refused.
+/// Returns the way out of an error of the host.
 fn remedy(source: &io::Error) -> &'static str {
     match Errno::from_io_error(source) {
         Some(Errno::MFILE) => "raise ulimit -n, or take fewer --cpus",

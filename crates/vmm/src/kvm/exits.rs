@@ -1,4 +1,4 @@
-//! Why a vCPU came out of the guest, and what is to be done.
+//! The reasons why a vCPU leaves the guest, and what is to be done.
 //!
 //! A free function of (exit, bus), so that tests can invent exits. Getting exits out of KVM is `vcpu.rs`.
 
@@ -44,7 +44,7 @@ pub(super) enum Exit<'a> {
     Failed(i32),
 }
 
-/// What follows from an exit.
+/// The next step after an exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// Back into the guest.

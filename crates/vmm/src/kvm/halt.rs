@@ -1,10 +1,10 @@
-//! Whether a machine has halted for good, which KVM does not tell.
+//! The detection of a machine that has halted for good, which KVM does not tell.
 
 use std::time::{Duration, Instant};
 
 use super::threads::{Shared, Threads};
 
-/// How long a machine may say nothing before it is asked whether it still lives.
+/// Time without an exit before a machine is asked whether it still lives.
 const QUIET: Duration = Duration::from_secs(1);
 /// Time for a vCPU to answer.
 const ANSWER: Duration = Duration::from_millis(20);
@@ -12,20 +12,20 @@ const ANSWER: Duration = Duration::from_millis(20);
 /// Finds out whether a machine that says nothing has halted for good: asks all vCPUs, and asks again before it believes
 /// it, since one that still ran when it was asked could have started another one meanwhile.
 pub(super) struct HaltDetector {
-    everybody: u32,
+    all_cpus: u32,
     exits: u64,
     next: Instant,
-    /// How often it has asked in a row, and until when answers are waited for.
+    /// The number of times that it has asked in a row, and the end of the time for answers.
     round: u32,
     until: Instant,
 }
 
 impl HaltDetector {
-    /// For a machine with this many CPUs, from now on.
+    /// A detector for a machine with this many CPUs, from now on.
     pub(super) fn new(cpus: usize) -> Self {
         let now = Instant::now();
         Self {
-            everybody: (1 << cpus) - 1,
+            all_cpus: (1 << cpus) - 1,
             exits: 0,
             next: now + QUIET,
             round: 0,
@@ -33,14 +33,14 @@ impl HaltDetector {
         }
     }
 
-    /// Does what is due; gives the time until something is due again.
+    /// Does what is due; returns the time until something is due again.
     pub(super) fn check(&mut self, exits: u64, shared: &Shared, threads: &Threads) -> Duration {
         let now = Instant::now();
         if now >= self.next {
             let quiet = exits == self.exits;
             self.exits = exits;
             let (answered, asleep) = shared.answers();
-            let (answered, asleep) = (answered == self.everybody, asleep == self.everybody);
+            let (answered, asleep) = (answered == self.all_cpus, asleep == self.all_cpus);
             match self.round {
                 0 if quiet => {
                     shared.devices().remind();

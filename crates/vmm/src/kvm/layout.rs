@@ -1,4 +1,4 @@
-//! Where things stand in the guest's physical memory: fixed addresses, RAM ranges, the place of the initrd.
+//! The layout of the guest's physical memory: fixed addresses, RAM ranges, the place of the initrd.
 //!
 //! Pure arithmetic; nothing is mapped or written here. Sources: the PC's memory map as Linux expects it
 //! (`Documentation/arch/x86/boot.rst`), the ACPI Specification for the tables' place, KVM's `api.rst` for the two areas
@@ -24,7 +24,7 @@ pub(super) const CMDLINE: u64 = 0x2_0000;
 pub(super) const CMDLINE_MAX: u64 = 0x800;
 /// The end of RAM below video memory.
 pub(super) const LOW_RAM_END: u64 = 0xa_0000;
-/// Where RAM goes on, above video memory and ROMs.
+/// The address at which RAM goes on, above video memory and ROMs.
 pub(super) const HIGH_RAM: u64 = 0x10_0000;
 
 /// Below 4 GiB the last GiB belongs to devices: IO-APIC, local APICs, KVM's own.
@@ -39,7 +39,7 @@ pub(super) const TSS: u64 = 0xfffb_d000;
 pub(crate) const RINGS: u64 = 0xd000_0000;
 
 const PAGE: u64 = 4096;
-/// What a page directory's entry maps, and what the host backs RAM with where it can.
+/// The size that a page directory's entry maps, and that the host backs RAM with where it can.
 pub(super) const HUGE_PAGE: u64 = 2 << 20;
 
 const _: () = assert!(GDT + 4 * 8 <= ZERO_PAGE, "the GDT runs into the zero page");
@@ -69,21 +69,21 @@ const _: () = assert!(
     "KVM's pages lie on the local APIC"
 );
 
-/// The guest's RAM of `total` bytes: from 0 up to the hole, and what is left from 4 GiB on.
+/// Returns the ranges of the guest's RAM of `total` bytes: from 0 up to the hole, and what is left from 4 GiB on.
 pub(super) fn ram(total: u64) -> (Range<u64>, Option<Range<u64>>) {
     let low = total.min(HOLE.start);
     let high = HOLE.end..HOLE.end.saturating_add(total - low);
     (0..low, (!high.is_empty()).then_some(high))
 }
 
-/// What the guest is told that it may use: RAM without video memory, ACPI tables and ROMs.
+/// Returns the ranges that the guest is told it may use: RAM without video memory, ACPI tables and ROMs.
 pub(super) fn usable(total: u64) -> Vec<Range<u64>> {
     let (low, high) = ram(total);
     let below = [0..LOW_RAM_END, HIGH_RAM..low.end];
     below.into_iter().chain(high).collect()
 }
 
-/// Where an initrd of `size` bytes begins: as high as possible below `limit`, page-aligned, above the kernel; above
+/// Returns the address of an initrd of `size` bytes: as high as possible below `limit`, page-aligned, above the kernel; above
 /// 4 GiB only where it fits nowhere else and `limit` allows that. `None` when there is no such place.
 pub(super) fn initrd(total: u64, size: u64, kernel_end: u64, limit: u64) -> Option<u64> {
     let size = size.next_multiple_of(PAGE);

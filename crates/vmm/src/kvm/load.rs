@@ -1,6 +1,6 @@
 //! A machine's parts into its RAM: kernel, initrd, command line, tables, zero page.
 //!
-//! Takes parts that were checked, gives where execution begins; knows no KVM. Kernel and initrd are read from their files
+//! Takes parts that were checked, returns where execution begins; knows no KVM. Kernel and initrd are read from their files
 //! straight to their place. Source: `Documentation/arch/x86/boot.rst`, the 64-bit boot protocol.
 
 use linux_loader::configurator::linux::LinuxBootConfigurator;
@@ -18,7 +18,7 @@ use crate::machine::Machine;
 use rdvm_initrd::Stopped;
 use rdvm_kernel::{Kernel, KernelImage};
 
-/// Where the 64-bit entry of a bzImage's own code is.
+/// The offset of the 64-bit entry in a bzImage's own code.
 const BZIMAGE_ENTRY: u64 = 0x200;
 /// KVM's routes lead every interrupt line to the pin of the same number, the timer's too.
 const TIMER: u8 = 0;
@@ -30,7 +30,7 @@ const E820_RAM: u32 = 1;
 const PRESENT_WRITABLE: u64 = 3;
 const HUGE: u64 = 1 << 7;
 
-/// Where a machine begins: for the boot CPU's registers.
+/// The entry point of a machine, for the boot CPU's registers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Start {
     pub(super) entry: u64,
@@ -48,9 +48,11 @@ struct Placed {
     initrd_limit: u64,
 }
 
-/// Puts everything into `ram`; ends early once `stopped` says so.
+/// Puts everything into `ram`; ends early once `stopped` returns true.
 ///
-/// Errors: kernel or initrd do not fit; a file cannot be read; it was stopped.
+/// # Errors
+///
+/// Kernel or initrd do not fit; a file cannot be read; it was stopped.
 pub(super) fn load(
     ram: &mut Ram,
     machine: &mut Machine,

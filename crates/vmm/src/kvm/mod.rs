@@ -48,22 +48,22 @@ use crate::machine::Machine;
 use crate::probe::KvmState;
 use crate::stop_signals::StopSignals;
 
-/// What the guest's kernel is to be told: there is no PCI bus to look for. Pages are not cleared before they are
+/// Words for the guest's kernel: there is no PCI bus to look for. Pages are not cleared before they are
 /// overwritten, as most of a large image's are. Per-CPU areas are made of the pages that they need: a huge page each is what
 /// they would take else (2.0 of 41 ms to user space in counted time, 1.8 MB of the host's memory).
 const CMDLINE: &str = "pci=off init_on_alloc=0 percpu_alloc=page";
 
-/// For a guest with one CPU, which needs no I/O APIC to spread interrupts: to set one up takes 550 exits, each of which KVM
+/// Words for a guest with one CPU, which needs no I/O APIC to spread interrupts: to set one up takes 550 exits, each of which KVM
 /// must decode an instruction for. What is left is the PC's first interrupt controller, whose lines 3 and 4 are ours.
 const ONE_CPU: &str = " noapic";
 
-/// What the kernel of a guest with so many CPUs is to be told.
+/// Returns words for the kernel of a guest with so many CPUs.
 pub(super) fn cmdline(cpus: u8) -> String {
     let alone = if cpus == 1 { ONE_CPU } else { "" };
     format!("{CMDLINE}{alone}")
 }
 
-/// Where the memory is that is shared with the guest.
+/// The address of the memory that is shared with the guest.
 pub(super) const RINGS_AT: u64 = layout::RINGS;
 
 /// Tries of a call that a signal interrupted or that KVM asks to repeat.
@@ -117,7 +117,7 @@ pub(super) fn boot(
     session.run(signals)
 }
 
-/// Opens /dev/kvm and sees that it can do what is needed.
+/// Opens /dev/kvm and checks that it can do what is needed.
 fn open() -> Result<Kvm, Error> {
     let kvm_fd = Kvm::new();
     let kvm_fd = kvm_fd.map_err(|error| Error::Unusable(KvmState::of_open_error(errno(error))))?;
@@ -147,7 +147,7 @@ fn open() -> Result<Kvm, Error> {
     Ok(kvm_fd)
 }
 
-/// What KVM says of a capability: 0 when it does not have it.
+/// Returns KVM's answer for a capability: 0 when it does not have it.
 fn offers(ask: impl Fn(c_ulong) -> i32, cap: c_ulong) -> Result<i32, Error> {
     kvm("asking what it offers", || match ask(cap) {
         -1 => Err(kvm_ioctls::Error::last()),
@@ -155,7 +155,7 @@ fn offers(ask: impl Fn(c_ulong) -> i32, cap: c_ulong) -> Result<i32, Error> {
     })
 }
 
-/// A machine with interrupt controllers and a timer, and without CPUs and RAM.
+/// Makes a machine with interrupt controllers and a timer, and without CPUs and RAM.
 fn new_machine(kvm_fd: &Kvm) -> Result<VmFd, Error> {
     let vm = kvm("making a machine", || kvm_fd.create_vm())?;
     // Of AMD's counters CPUID cannot say that they are not there.
@@ -185,8 +185,8 @@ fn new_machine(kvm_fd: &Kvm) -> Result<VmFd, Error> {
     Ok(vm)
 }
 
-/// Has KVM keep what is written to the data ports of stdout and status until the next exit: a byte then costs half. Tells
-/// whether it can.
+/// Has KVM keep what is written to the data ports of stdout and status until the next exit: a byte then costs half.
+/// Returns false where it cannot.
 ///
 /// Their driver always comes to a read soon. The console has a second one that waits for each byte.
 fn coalesce(vm: &VmFd) -> Result<bool, Error> {
@@ -207,7 +207,9 @@ fn coalesce(vm: &VmFd) -> Result<bool, Error> {
 
 /// Calls KVM, again where it was interrupted or asks for that.
 ///
-/// Errors: what it says otherwise, with what was being done.
+/// # Errors
+///
+/// Any other error, with the operation.
 fn kvm<T>(
     what: &'static str,
     mut call: impl FnMut() -> Result<T, kvm_ioctls::Error>,

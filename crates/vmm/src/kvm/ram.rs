@@ -1,6 +1,6 @@
 //! The guest's RAM: mapped once, huge pages where they are worth it and the host has them, registered with KVM.
 //!
-//! Nothing is touched that nobody asks for: the host pays for what the guest uses. What is read from files goes straight
+//! Nothing is touched before it is used: the host pays for what the guest uses. Bytes that are read from files go straight
 //! into it (`load.rs`).
 
 use std::fs::File;
@@ -39,7 +39,9 @@ pub(super) struct Ram {
 impl Ram {
     /// Maps `total` bytes, a multiple of a page, in the ranges of `layout::ram`.
     ///
-    /// Errors: the host has not so much address space, or does not give it to us (`ulimit -v`).
+    /// # Errors
+    ///
+    /// The host has not so much address space, or does not give it to us (`ulimit -v`).
     pub(super) fn map(total: u64) -> io::Result<Self> {
         let out_of_range = || io::Error::from(io::ErrorKind::OutOfMemory);
         if total > MOST {
@@ -80,7 +82,7 @@ impl Ram {
         })
     }
 
-    /// For those who write at guest-physical addresses.
+    /// Returns the memory, to be written at guest-physical addresses.
     pub(super) fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
@@ -109,11 +111,13 @@ impl Ram {
         }
     }
 
-    /// Puts the first bytes of a file in the place of RAM, so that machines which do so have one copy between them. What the
+    /// Maps the first bytes of a file privately over RAM, so that machines share its page cache. What the
     /// guest writes there becomes its own, page by page, and never reaches the file. Both the range and what is mapped of the
     /// file are whole pages.
     ///
-    /// Errors: the range is not all RAM; the host has no more mappings for us.
+    /// # Errors
+    ///
+    /// The range is not all RAM; the host has no more mappings for us.
     pub(super) fn map_file(&mut self, range: Range<u64>, file: &File) -> io::Result<()> {
         let place = self.slice(range).filter(|place| {
             let starts = place.as_ptr() as usize;
@@ -121,9 +125,9 @@ impl Ram {
         });
         let place = place.ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the range is part of our own mapping, as `slice` has checked, and stays mapped in the same way: private,
-        // readable and writable, unmapped with the reservation. `self` is borrowed mutably, so nobody reads or writes it
-        // meanwhile. Others may change the file only by our user's rights; its bytes are a guest's, so that whoever reads
-        // them trusts nothing in them.
+        // readable and writable, unmapped with the reservation. `self` is borrowed mutably, so nothing reads or writes it
+        // meanwhile. Others may change the file only by our user's rights; its bytes are a guest's, so that no reader trusts
+        // anything in them.
         let mapped = unsafe {
             rustix::mm::mmap(
                 place.as_mut_ptr().cast(),
@@ -138,9 +142,11 @@ impl Ram {
         Ok(())
     }
 
-    /// Gives the memory to a machine. From now on the guest may change it at any time.
+    /// Registers the memory with a machine. From now on the guest may change it at any time.
     ///
-    /// Errors: those of KVM.
+    /// # Errors
+    ///
+    /// Those of KVM.
     pub(super) fn register(self, vm: &VmFd) -> Result<Registered, Error> {
         for (slot, region) in (0..).zip(self.memory.iter()) {
             let region = kvm_userspace_memory_region {
@@ -151,7 +157,7 @@ impl Ram {
                 userspace_addr: region.as_ptr() as u64,
             };
             kvm("registering the guest's RAM", || {
-                // SAFETY: the range is mapped and belongs to nobody else, and each has a slot and addresses of its own.
+                // SAFETY: the range is mapped and belongs to nothing else, and each has a slot and addresses of its own.
                 // `Registered` keeps it mapped until `boot` drops it. No vCPU is left then: `Session` ends their threads
                 // before it is gone itself, whether `boot` returns or unwinds.
                 unsafe { vm.set_user_memory_region(region) }
@@ -163,7 +169,9 @@ impl Ram {
 
 /// Memory in a slot of its own that the guest and we both use. It must not go before the last vCPU has.
 ///
-/// Errors: no memory; those of KVM.
+/// # Errors
+///
+/// No memory; those of KVM.
 pub(super) fn share(vm: &VmFd) -> Result<Rings, Error> {
     let region = MmapRegion::new(RINGS as usize);
     let region = region.map_err(|error| Error::host("sharing memory")(io::Error::other(error)))?;
@@ -175,9 +183,9 @@ pub(super) fn share(vm: &VmFd) -> Result<Rings, Error> {
         userspace_addr: region.as_ptr() as u64,
     };
     kvm("registering shared memory", || {
-        // SAFETY: the range is mapped and belongs to nobody else, and its slot and addresses are its own: RAM leaves them
-        // free (`layout::ram`). It is unmapped when the `Rings` are dropped, which `boot` gives to the listener; that is in
-        // the hands of the session, and leaves them only when the vCPUs' threads have ended, also when unwound.
+        // SAFETY: the range is mapped and belongs to nothing else, and its slot and addresses are its own: RAM leaves them
+        // free (`layout::ram`). It is unmapped when the `Rings` are dropped, which `boot` gives to the guest's ports; they are
+        // in the hands of the session, and leave them only when the vCPUs' threads have ended, also when unwound.
         unsafe { vm.set_user_memory_region(slot) }
     })?;
     Ok(Rings::new(region))
@@ -231,8 +239,8 @@ fn all_of(total: u64) -> Advice {
     }
 }
 
-/// Whether a range has huge pages, and whether it is in a core dump of ours: that is for our bugs and not for the guest's
-/// gigabytes.
+/// Advises the kernel on huge pages for a range, and keeps it out of our core dumps, which are for our bugs and not for the
+/// guest's gigabytes.
 fn advise(start: usize, length: usize, advice: Advice) {
     // SAFETY: none of the advices that are given here changes the contents of memory.
     let _ = unsafe { madvise(start as *mut _, length, advice) };

@@ -1,10 +1,10 @@
 //! A 16550A serial port as a state machine: register accesses in, bytes and interrupts out.
 //!
-//! Does no I/O and knows no port numbers: who owns it moves the bytes and raises the interrupts (`bus.rs`). The line is
+//! Does no I/O and knows no port numbers: its owner moves the bytes and raises the interrupts (`bus.rs`). The line is
 //! endlessly fast, so a byte written is a byte sent, as long as there is room for it. Registers: National Semiconductor
 //! PC16550D data sheet, whose names are used.
 //!
-//! What it costs is exits, and a driver needs several for every interrupt. So an interrupt is raised only when the
+//! The cost is exits, and a driver needs several for every interrupt. So an interrupt is raised only when the
 //! driver is not already at work: having read in IIR that there is a reason, it goes on until it reads that there is
 //! none, and finds whatever comes up meanwhile without being interrupted again.
 
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 const FIFO: usize = 16;
 /// Output that is kept until it is taken: from then on the transmitter is busy and the guest's driver waits.
 const ROOM: usize = 8 << 10;
-/// What a guest that writes to a busy transmitter can add to that; the rest is lost, as on a real line.
+/// Bytes that a guest which writes to a busy transmitter can add to that; the rest is lost, as on a real line.
 const OVERRUN: usize = 4 << 10;
 /// Output worth handing on while more is coming.
 const ENOUGH: usize = 4 << 10;
@@ -44,7 +44,7 @@ const LCR_DIVISOR: u8 = 0x80;
 const MCR_LOOP: u8 = 0x10;
 const LSR_READY: u8 = 1;
 const LSR_EMPTY: u8 = 0x60; // holding register and shift register
-/// Carrier, other side ready, clear to send: somebody listens.
+/// Carrier, other side ready, clear to send: the other side listens.
 const MSR_CONNECTED: u8 = 0xb0;
 
 /// One port.
@@ -108,7 +108,7 @@ impl Serial {
         }
     }
 
-    /// Gives the register at `offset`.
+    /// Returns the register at `offset`.
     pub(super) fn read(&mut self, offset: u16) -> u8 {
         match offset {
             DATA | IER if self.lcr & LCR_DIVISOR != 0 => self.divisor[usize::from(offset)],
@@ -132,7 +132,7 @@ impl Serial {
         }
     }
 
-    /// Puts bytes into the receiver; gives how many it had room for.
+    /// Puts bytes into the receiver; returns how many it had room for.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(FIFO - self.input.len());
         self.input.extend(&bytes[..count]);
@@ -140,7 +140,7 @@ impl Serial {
         count
     }
 
-    /// Whether an interrupt is to be raised; asking takes it back.
+    /// True if an interrupt is to be raised. Asking takes it back.
     pub(super) fn take_interrupt(&mut self) -> bool {
         std::mem::take(&mut self.interrupt)
     }
@@ -152,22 +152,22 @@ impl Serial {
         self.raise();
     }
 
-    /// Whether the output should be handed on now.
+    /// True if the output should be handed on now.
     pub(super) fn wants_flush(&self) -> bool {
         self.hand_on
     }
 
-    /// Whether the driver works without interrupts from the transmitter.
+    /// True if the driver works without interrupts from the transmitter.
     pub(super) fn is_polled(&self) -> bool {
         self.ier & IER_EMPTY == 0
     }
 
-    /// Output that nobody has taken yet.
+    /// Returns the output that has not been handed on yet.
     pub(super) fn output(&self) -> &[u8] {
         &self.output
     }
 
-    /// Takes note that the output was handed on.
+    /// Notes that the output was handed on.
     pub(super) fn flushed(&mut self) {
         let was_busy = !self.has_room();
         self.output.clear();
@@ -177,7 +177,7 @@ impl Serial {
         }
     }
 
-    /// Bytes that came while the transmitter was busy for too long.
+    /// Returns the number of bytes that came while the transmitter was busy for too long.
     pub(super) fn lost(&self) -> u64 {
         self.lost
     }
@@ -197,7 +197,7 @@ impl Serial {
         self.interrupt |= self.in_a_row == 0 && self.reason() != IIR_NONE;
     }
 
-    /// Why there is an interrupt, most urgent first.
+    /// Returns the reason for an interrupt, the most urgent one.
     fn reason(&self) -> u8 {
         if self.ier & IER_RECEIVED != 0 && !self.input.is_empty() {
             IIR_RECEIVED
@@ -208,7 +208,7 @@ impl Serial {
         }
     }
 
-    /// What reading IIR gives and does.
+    /// Returns what reading IIR gives, and does what it does.
     fn identify(&mut self) -> u8 {
         let mut reason = self.reason();
         if reason == IIR_NONE {
@@ -236,7 +236,7 @@ impl Serial {
 mod tests {
     use super::*;
 
-    /// What a driver reads as reason.
+    /// Reads the reason as a driver does.
     fn reason(port: &mut Serial) -> u8 {
         port.read(IIR) & 0xf
     }

@@ -1,7 +1,7 @@
-//! The vCPUs' threads: what they do, what they share, how they are asked something and ended.
+//! The vCPUs' threads: their work, the state that they share, and how they are interrupted and ended.
 //!
-//! A thread is made to leave the guest by a signal, which does nothing else. What the machine's end is, the engine's
-//! own thread decides (`session.rs`).
+//! A thread is made to leave the guest by a signal, which does nothing else. The engine's own thread decides how the machine
+//! ends (`session.rs`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +22,7 @@ use crate::stop_signals::Catcher;
 /// Time between a signal and the next where one has come too early.
 const RESEND: Duration = Duration::from_millis(2);
 
-/// What the threads share.
+/// The state that the threads share.
 #[derive(Debug)]
 pub(super) struct Shared {
     devices: Mutex<Devices>,
@@ -35,9 +35,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// What it takes to share `devices`.
+    /// Shares `devices`.
     ///
-    /// Errors: the host gives no descriptors.
+    /// # Errors
+    ///
+    /// No descriptors left.
     pub(super) fn new(devices: Devices) -> Result<Self, Error> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self {
@@ -49,29 +51,29 @@ impl Shared {
         })
     }
 
-    /// What they share, for as long as the guard is held.
+    /// Locks the devices.
     pub(super) fn devices(&self) -> MutexGuard<'_, Devices> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What they shared, once they are gone.
+    /// Returns the devices, once the threads are gone.
     pub(super) fn into_devices(self) -> Devices {
         let devices = self.devices.into_inner();
         devices.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be polled for reading by the engine's thread: somebody has called [`Self::wake`].
+    /// Returns the descriptor that the engine's thread polls for reading: it is readable after [`Self::wake`].
     pub(super) fn woken(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
-    /// Takes back that somebody has.
+    /// Makes the descriptor wait for the next call.
     pub(super) fn unwake(&self) {
         // Empty when something else woke the engine's thread: it does not block.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
-    /// A bit for every vCPU that has answered since [`Threads::ask`], and for each of those that sleeps for good.
+    /// Returns a bit for every vCPU that has answered since [`Threads::ask`], and for each of those that sleeps for good.
     pub(super) fn answers(&self) -> (u32, u32) {
         let answered = self.answered.load(Ordering::Acquire);
         (answered, self.asleep.load(Ordering::Relaxed))
@@ -89,7 +91,7 @@ impl Shared {
 pub(super) struct Threads {
     list: Vec<Thread>,
     shared: Arc<Shared>,
-    /// The signal would kill us if it came when nobody catches it: it is the last to go.
+    /// The signal would kill us if it came uncaught: the catcher is the last to go.
     _signal: Catcher,
 }
 
@@ -104,7 +106,9 @@ struct Thread {
 impl Threads {
     /// Starts a thread for every vCPU.
     ///
-    /// Errors: the host gives no threads; those that were started are gone then.
+    /// # Errors
+    ///
+    /// No threads left; those that were started are gone then.
     pub(super) fn start(shared: &Arc<Shared>, vcpus: Vec<Vcpu>) -> Result<Self, Error> {
         let signal = Catcher::new(&[SIGRTMIN()], None);
         let mut threads = Self {
@@ -119,12 +123,12 @@ impl Threads {
         Ok(threads)
     }
 
-    /// How many there are.
+    /// Returns the number of threads.
     pub(super) fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// Has all of them leave the guest and say whether they sleep for good: see [`Shared::answers`].
+    /// Makes all of them leave the guest and note whether they sleep for good: see [`Shared::answers`].
     pub(super) fn ask(&self) {
         self.shared.asleep.store(0, Ordering::Relaxed);
         self.shared.answered.store(0, Ordering::Release);
@@ -143,7 +147,7 @@ impl Threads {
         let handle = std::thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || {
-                // Whoever starts us may have it blocked.
+                // The program may have been started with the signal blocked.
                 let _ = unblock_signal(SIGRTMIN());
                 run(vcpu, id, &last_words.shared);
             })?;
@@ -170,7 +174,7 @@ impl Drop for Threads {
     }
 }
 
-/// Said when a vCPU's thread ends, also when it panics.
+/// Reports that a vCPU's thread ends, also when it panics.
 struct LastWords {
     shared: Arc<Shared>,
     ends: Arc<AtomicBool>,
@@ -189,7 +193,7 @@ impl Drop for LastWords {
     }
 }
 
-/// What a vCPU's thread does.
+/// The work of a vCPU's thread.
 fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
     while !shared.stop.load(Ordering::Relaxed) {
         let reason = vcpu.run();
@@ -205,7 +209,7 @@ fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
             return;
         }
         let step = serve(&mut vcpu, reason, &mut devices);
-        // Whoever is woken wants the lock first thing.
+        // The thread that is woken takes the lock first thing.
         let wake = devices.take_wake();
         drop(devices);
         if wake {

@@ -23,11 +23,11 @@ use rdvm_hostfs::units::PAGE;
 pub(super) struct Vcpu {
     fd: VcpuFd,
     coalesces: bool,
-    /// Since when KVM has answered nothing but "again".
+    /// The time since which KVM has answered nothing but "again".
     again: Option<Instant>,
 }
 
-/// How long KVM may say "again": it does once for a vCPU that another one starts.
+/// Time for which KVM may answer "again": it does once for a vCPU that another one starts.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Writes that KVM keeps at most: what fits into the ring's page (`KVM_COALESCED_MMIO_MAX` in
@@ -36,12 +36,12 @@ const RING: usize =
     (PAGE as usize - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>();
 
 /// As many writes as the ring holds. All vCPUs write to one ring, and go on doing so while it is read: with an end to that
-/// one vCPU cannot keep the lock on the devices for ever, and what was kept before an exit still comes before it.
+/// one vCPU cannot keep the lock on the devices forever, and what was kept before an exit still comes before it.
 fn one_ring<T>(reads: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
     reads.take(RING)
 }
 
-/// Why `Vcpu::run` returned.
+/// The reason why `Vcpu::run` returned.
 #[derive(Debug)]
 pub(super) enum Reason {
     /// A signal.
@@ -58,7 +58,9 @@ pub(super) enum Reason {
 impl Vcpu {
     /// Makes vCPU number `id`; the first one starts at `start`, the others wait until the guest starts them.
     ///
-    /// Errors: those of KVM, with what was being done.
+    /// # Errors
+    ///
+    /// Those of KVM, with what was being done.
     pub(super) fn new(
         vm: &VmFd,
         id: u8,
@@ -134,7 +136,7 @@ impl Vcpu {
         }
     }
 
-    /// Gives every port write that KVM has kept by now, oldest first: port, value of one byte.
+    /// Hands over every port write that KVM has kept by now, oldest first: port, value of one byte.
     pub(super) fn drain(&mut self, mut take: impl FnMut(u16, u8)) {
         if self.coalesces {
             let reads = std::iter::from_fn(|| self.fd.coalesced_mmio_read().ok().flatten());
@@ -144,7 +146,7 @@ impl Vcpu {
         }
     }
 
-    /// The exit with its data, which KVM takes from where it stands when the vCPU runs again. `reason` is what `run`
+    /// Returns the exit with its data, which KVM takes from where it stands when the vCPU runs again. `reason` is what `run`
     /// just gave.
     pub(super) fn exit(&mut self, reason: Reason) -> Option<Exit<'_>> {
         match reason {
@@ -163,7 +165,7 @@ impl Vcpu {
         let length = usize::from(io.size) * io.count as usize;
         let start = std::ptr::from_mut::<kvm_run>(run).cast::<u8>();
         // SAFETY: KVM puts the data at that offset of the mapping that `run` begins, all of it within the mapping
-        // (api.rst, "KVM_EXIT_IO"). The mapping belongs to `self.fd`, which the result keeps borrowed, so nobody else
+        // (api.rst, "KVM_EXIT_IO"). The mapping belongs to `self.fd`, which the result keeps borrowed, so nothing else
         // reaches it, and KVM only does so when the vCPU runs.
         let data =
             unsafe { std::slice::from_raw_parts_mut(start.add(io.data_offset as usize), length) };
@@ -196,7 +198,7 @@ impl Vcpu {
         }
     }
 
-    /// Whether it has halted with interrupts off, or was never started: then only another vCPU could wake it.
+    /// True if it has halted with interrupts off, or was never started: then only another vCPU could wake it.
     pub(super) fn sleeps_for_good(&self) -> bool {
         const INTERRUPTS: u64 = 1 << 9;
         let state = self.fd.get_mp_state().map(|state| state.mp_state);

@@ -1,4 +1,4 @@
-//! The processor as /proc/cpuinfo describes it: who made it, and whether it can run machines.
+//! The processor as /proc/cpuinfo describes it: its maker, and its virtualisation.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,7 +16,7 @@ pub enum Extension {
     Svm,
 }
 
-/// What /proc/cpuinfo says of the first processor.
+/// The first processor in /proc/cpuinfo.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cpu {
     /// `GenuineIntel`, `AuthenticAMD`, …; empty when not told.
@@ -25,7 +25,7 @@ pub struct Cpu {
     pub model: String,
     /// `vmx` or `svm`, when the kernel shows one of them.
     pub extension: Option<Extension>,
-    /// Whether this host is itself a virtual machine.
+    /// True if this host is itself a virtual machine.
     pub hypervisor: bool,
 }
 

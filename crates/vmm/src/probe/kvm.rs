@@ -1,4 +1,4 @@
-//! Whether /dev/kvm is usable, and if not, exactly why.
+//! The state of /dev/kvm: usable, or the exact reason why not.
 //!
 //! Facts ([`KvmFacts::gather`]) apart from judgement ([`KvmFacts::judge`]). KVM's API version needs
 //! an ioctl and is left to the KVM engine.
@@ -14,12 +14,12 @@ use rustix::io::Errno;
 const NODE: &str = "/dev/kvm";
 /// `MISC_MAJOR` and `KVM_MINOR` of Linux, fixed numbers both.
 const NUMBER: (u32, u32) = (10, 232);
-/// What /dev/kvm is worth. `Display` gives one line, "/dev/kvm: what; way out".
+/// The state of /dev/kvm. `Display` prints one line, "/dev/kvm: what; way out".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KvmState {
     /// There is no /dev/kvm.
     Missing {
-        /// What the CPU could do if the kernel's module were loaded.
+        /// The CPU's virtualisation, which the kernel's module would make usable.
         extension: Option<Extension>,
     },
     /// A file or a directory; docker leaves an empty directory where it was told to mount what is not there.
@@ -42,7 +42,7 @@ pub enum KvmState {
     },
     /// Another API than 12. Never found here, but reported by the KVM engine.
     OldApi {
-        /// The version that KVM gave.
+        /// The version that KVM reports.
         version: i32,
     },
     /// KVM without a CPU that can do it (PVM): it opens, but would interpret an unmodified kernel, a
@@ -52,18 +52,18 @@ pub enum KvmState {
     Usable,
 }
 
-/// What was seen of KVM, without any judgement.
+/// Facts about KVM, without any judgement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KvmFacts {
-    /// What is at /dev/kvm.
+    /// The file at /dev/kvm.
     pub node: KvmNode,
-    /// What the CPU offers.
+    /// The CPU's virtualisation.
     pub extension: Option<Extension>,
     /// The kernel has the PVM module and neither Intel's nor AMD's.
     pub pvm_only: bool,
 }
 
-/// What is at /dev/kvm.
+/// The file at /dev/kvm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KvmNode {
     /// Nothing.
@@ -78,12 +78,12 @@ pub enum KvmNode {
         group: String,
         /// Permission bits.
         mode: u32,
-        /// What came of opening it for reading and writing; `Ok` and not tried when the number is not KVM's.
+        /// The result of opening it for reading and writing; `Ok` and not tried when the number is not KVM's.
         open: Result<(), Errno>,
     },
 }
 
-/// Says what /dev/kvm is worth. Starts no process, makes no ioctl.
+/// Returns the state of /dev/kvm. Starts no process, makes no ioctl.
 pub fn kvm() -> KvmState {
     KvmFacts::gather().judge()
 }
@@ -99,7 +99,7 @@ impl KvmFacts {
         }
     }
 
-    /// What the facts amount to. A CPU that cannot do it outweighs a permission: asking for that
+    /// Judges the facts. A CPU that cannot do it outweighs a permission: asking for that
     /// would be a walk for nothing.
     pub fn judge(&self) -> KvmState {
         let KvmNode::Device {
@@ -159,7 +159,7 @@ impl KvmNode {
 }
 
 impl KvmState {
-    /// What is the matter, without the path and without the way out.
+    /// Returns the problem, without the path and without the way out.
     pub fn what(&self) -> String {
         match self {
             Self::Missing { extension: Some(_) } => "no such file".into(),
@@ -179,12 +179,12 @@ impl KvmState {
         }
     }
 
-    /// What is the matter, with the path.
+    /// Returns the problem, with the path.
     pub fn reason(&self) -> String {
         format!("{NODE}: {}", self.what())
     }
 
-    /// What it means that opening the device failed after all.
+    /// Returns the state of a device that could not be opened after all.
     pub fn of_open_error(errno: Errno) -> Self {
         let mut facts = KvmFacts::gather();
         if let KvmNode::Device { open, .. } = &mut facts.node {
@@ -193,7 +193,7 @@ impl KvmState {
         facts.judge()
     }
 
-    /// The way out, a command where there is one; `None` for [`KvmState::Usable`].
+    /// Returns the way out, a command where there is one; `None` for [`KvmState::Usable`].
     pub fn remedy(&self) -> Option<String> {
         Some(match self {
             Self::Missing { extension: Some(extension) } => format!(
@@ -226,7 +226,7 @@ impl fmt::Display for KvmState {
     }
 }
 
-/// The least that opens the device: joining its group where that has access and a name.
+/// Returns the least that opens the device: joining its group where that has access and a name.
 fn access_remedy(group: &str, mode: u32) -> String {
     let group_may = mode & 0o060 == 0o060;
     match group.parse::<u32>() {
@@ -238,7 +238,7 @@ fn access_remedy(group: &str, mode: u32) -> String {
     }
 }
 
-/// The name of a group, or its number where /etc/group has none for it.
+/// Returns the name of a group, or its number where /etc/group has none for it.
 fn group_name(gid: u32) -> String {
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     groups
@@ -248,7 +248,7 @@ fn group_name(gid: u32) -> String {
         .map_or(gid.to_string(), |(name, _, _)| name.into())
 }
 
-/// One line of /etc/group as name, number and the members' names with commas; `None` for a malformed line.
+/// Splits one line of /etc/group into name, number and the members' names with commas; `None` for a malformed line.
 pub fn group_entry(line: &str) -> Option<(&str, u32, &str)> {
     let mut fields = line.split(':');
     let name = fields.next()?;

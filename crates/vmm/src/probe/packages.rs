@@ -2,7 +2,7 @@
 //!
 //! Takes the text of /etc/os-release. A family that is not in the table gets words instead of a command.
 
-/// How this distribution installs what rdvm needs: whole commands, without `sudo`.
+/// The commands by which this distribution installs QEMU and a kernel, without `sudo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packages {
     /// Installs `qemu-system-x86_64`.
@@ -43,7 +43,7 @@ const FAMILIES: [(&str, &str, &str); 7] = [
 ];
 
 impl Packages {
-    /// The commands of the distribution that `os_release` describes, by its ID, else by the first
+    /// Returns the commands of the distribution that `os_release` describes, by its ID, else by the first
     /// known one of ID_LIKE. `None` for an unknown family.
     pub fn of(os_release: &str) -> Option<Self> {
         let value = |key: &str| {
@@ -56,13 +56,13 @@ impl Packages {
         Some(Self { qemu, kernel })
     }
 
-    /// The commands for this host.
+    /// Returns the commands for this host.
     pub fn here() -> Option<Self> {
         Self::of(&std::fs::read_to_string("/etc/os-release").unwrap_or_default())
     }
 }
 
-/// The command as this user types it: with `sudo` for anyone but root.
+/// Returns the command as this user types it: with `sudo` for anyone but root.
 pub fn as_root(root: bool, command: &str) -> String {
     let sudo = if root { "" } else { "sudo " };
     format!("{sudo}{command}")

@@ -1,4 +1,4 @@
-//! Where QEMU is, and what it says of itself.
+//! The search for QEMU, and its answers about itself.
 //!
 //! [`qemu_path`] only looks; [`qemu`] runs the program, without a shell and with a time limit.
 
@@ -24,7 +24,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What there is to know of QEMU.
+/// The state of QEMU on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QemuState {
     /// Not there; the error says what to do.
@@ -33,7 +33,7 @@ pub enum QemuState {
     Broken {
         /// The program.
         path: PathBuf,
-        /// What it did instead.
+        /// What it did instead of answering.
         why: String,
     },
     /// There.
@@ -42,7 +42,7 @@ pub enum QemuState {
         path: PathBuf,
         /// As in `7.2.22`.
         version: String,
-        /// Whether it knows `-M microvm`.
+        /// True if it has `-M microvm`.
         microvm: bool,
     },
 }
@@ -127,8 +127,8 @@ fn is_program(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
 }
 
-/// Runs the program and gives what it wrote to its standard output, at most what a pipe holds. The
-/// error says what went wrong, without the path.
+/// Runs the program and returns its standard output, at most what a pipe holds. The
+/// error is the problem, without the path.
 fn ask(path: &Path, arguments: &[&str], patience: Duration) -> Result<String, String> {
     let mut child = Command::new(path)
         .args(arguments)
@@ -151,7 +151,7 @@ fn ask(path: &Path, arguments: &[&str], patience: Duration) -> Result<String, St
         .map_err(|error| reason(&error))
 }
 
-/// Waits for the end of the child; kills it and gives `None` when that takes too long.
+/// Waits for the end of the child; kills it and returns `None` when that takes too long.
 fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
     let start = Instant::now();
     while start.elapsed() < patience {

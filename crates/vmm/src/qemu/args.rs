@@ -19,7 +19,7 @@ pub(super) struct Fds {
     pub(super) ram: Option<RawFd>,
 }
 
-/// How the initrd gets into the guest.
+/// The way of the initrd into the guest.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Initrd {
     /// QEMU reads it from a file.
@@ -39,18 +39,18 @@ pub(super) struct Mapped {
     pub(super) above: RawFd,
 }
 
-/// What is at the other end of a serial port.
+/// The other end of a serial port.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Line {
     /// The write end of a pipe.
     Out(RawFd),
     /// QEMU's own standard input and output. Nothing else of it takes two pipes; its sockets cost twice as much a byte.
     Stdio,
-    /// One end of a pair of sockets: for a port on which little is said.
+    /// One end of a pair of sockets: for a port on which little is sent.
     Socket(RawFd),
 }
 
-/// What the machine is, beside its files.
+/// The machine, beside its files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings<'a> {
     pub(super) cmdline: &'a str,
@@ -69,7 +69,7 @@ const CPU: &str = "max,-erms,-fsrm";
 const MACHINE: &str =
     "microvm,acpi=off,auto-kernel-cmdline=off,rtc=on,pit=on,pic=on,isa-serial=off";
 
-/// Where ACPI's tables have the register that switches off: QEMU ends when something is written there.
+/// The device at the register by which ACPI's tables switch off: QEMU ends when something is written there.
 const OFF_SWITCH: &str = "isa-debug-exit,iosize=2,iobase";
 
 /// By the names of its threads it is seen which of them are CPUs (`halt.rs`).
@@ -78,7 +78,48 @@ const NAME: &str = "rdvm,debug-threads=on";
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// The arguments.
+/// Returns the arguments for `total` bytes of RAM where some of that is shared.
+fn memory(total: u64, fds: &Fds) -> Vec<String> {
+    let mut args = Vec::new();
+    let backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
+        let size = bytes >> 10;
+        let backend = match file {
+            Some((fd, how)) => {
+                format!(
+                    "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
+                )
+            }
+            None => format!("memory-backend-ram,id={id},size={size}k"),
+        };
+        ["-object".to_owned(), backend]
+    };
+    let own = fds.ram.map(|fd| (fd, "share=on"));
+    match fds.initrd {
+        Initrd::Read(_) if fds.ram.is_none() => {}
+        Initrd::Read(_) => args.extend(backend("ram", total, own)),
+        Initrd::Mapped(Mapped {
+            below,
+            shared: (image, length),
+            above,
+        }) => {
+            let rest = total.saturating_sub(below + length);
+            args.extend(backend("ram", below, own));
+            args.extend(backend(
+                "image",
+                length,
+                Some((image, "share=off,readonly=on")),
+            ));
+            args.extend(backend("rest", rest, Some((above, "share=on"))));
+            // Nodes are what QEMU takes more than one piece of RAM for. Its tables do not mention them on this machine.
+            for id in ["ram", "image", "rest"] {
+                args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
+            }
+        }
+    }
+    args
+}
+
+/// Returns the arguments.
 ///
 /// `microvm` has no firmware to speak of and starts an uncompressed kernel at its PVH entry.
 pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
@@ -99,41 +140,7 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-smp".into(),
         machine.cpus.to_string(),
     ];
-    let backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
-        let size = bytes >> 10;
-        let backend = match file {
-            Some((fd, how)) => {
-                format!(
-                    "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
-                )
-            }
-            None => format!("memory-backend-ram,id={id},size={size}k"),
-        };
-        ["-object".to_owned(), backend]
-    };
-    let own = fds.ram.map(|fd| (fd, "share=on"));
-    match fds.initrd {
-        Initrd::Read(_) if fds.ram.is_none() => {}
-        Initrd::Read(_) => args.extend(backend("ram", machine.memory.0, own)),
-        Initrd::Mapped(Mapped {
-            below,
-            shared: (image, length),
-            above,
-        }) => {
-            let rest = machine.memory.0.saturating_sub(below + length);
-            args.extend(backend("ram", below, own));
-            args.extend(backend(
-                "image",
-                length,
-                Some((image, "share=off,readonly=on")),
-            ));
-            args.extend(backend("rest", rest, Some((above, "share=on"))));
-            // Nodes are what QEMU takes more than one piece of RAM for. Its tables say nothing of them on this machine.
-            for id in ["ram", "image", "rest"] {
-                args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
-            }
-        }
-    }
+    args.extend(memory(machine.memory.0, fds));
     let fixed = [
         "-nodefaults",
         "-no-user-config",

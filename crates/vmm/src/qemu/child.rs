@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal};
 
-/// How much of what QEMU says is kept.
+/// Bytes that are kept of QEMU's standard error.
 const SAID_MAX: u64 = 16 << 10;
 
 /// A running QEMU. Killed and reaped on drop.
@@ -24,7 +24,9 @@ impl Process {
     /// Starts `program`, handing it `inherit` under their own numbers, `stdio` as its standard input and output, and
     /// nothing else.
     ///
-    /// Errors: those of fork and exec.
+    /// # Errors
+    ///
+    /// Those of fork and exec.
     pub(super) fn start(
         program: &Path,
         args: &[OsString],
@@ -52,12 +54,12 @@ impl Process {
         Ok(Self { child, stderr })
     }
 
-    /// Its number.
+    /// Returns its process number.
     pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Ends it now, if it has not ended; gives its status and what it said on its standard error.
+    /// Ends it now, if it has not ended; returns its status and its standard error.
     pub(super) fn finish(mut self) -> (Option<ExitStatus>, String) {
         let ended = self.child.try_wait().ok().flatten();
         self.stop();
@@ -69,7 +71,7 @@ impl Process {
         (ended, String::from_utf8_lossy(&said).trim().to_owned())
     }
 
-    /// Waits for it to end by itself, now that its ports are closed; the signal that killed it, if one did.
+    /// Waits for it to end by itself, now that its ports are closed; returns the signal that killed it, if one did.
     pub(super) fn wait(&mut self) -> Option<i32> {
         self.child.wait().ok().and_then(|status| status.signal())
     }
@@ -89,7 +91,7 @@ impl Drop for Process {
 /// In the child, before exec.
 fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have died before that call; then nobody would ever tell us.
+    // The parent may have died before that call; then no signal would ever come.
     if rustix::process::getppid() != Some(parent) {
         return Err(io::ErrorKind::BrokenPipe.into());
     }

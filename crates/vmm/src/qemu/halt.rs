@@ -23,11 +23,11 @@ pub(super) struct HaltDetector {
     still: u32,
 }
 
-/// How often a thread went to sleep, by the thread's number.
+/// A thread's number, and how often it went to sleep.
 type Naps = (u32, u64);
 
 impl HaltDetector {
-    /// For a QEMU with this process number and that many CPUs, each with a thread of its own.
+    /// A detector for a QEMU with this process number and that many CPUs, each with a thread of its own.
     pub(super) fn new(process: u32, cpus: u8) -> Self {
         Self {
             process,
@@ -38,18 +38,18 @@ impl HaltDetector {
         }
     }
 
-    /// Takes note that the machine lives.
+    /// Notes that the machine lives.
     pub(super) fn beats(&mut self) {
         (self.last, self.still) = (None, 0);
         self.next = Instant::now() + TICK;
     }
 
-    /// Time until the next look.
+    /// Returns the time until the next look.
     pub(super) fn time_left(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
-    /// Has a look if it is time; true once the machine has stopped for good.
+    /// Looks at the machine if it is time; returns true once the machine has stopped for good.
     pub(super) fn has_stopped(&mut self) -> bool {
         if !self.time_left().is_zero() {
             return false;
@@ -62,7 +62,7 @@ impl HaltDetector {
         self.still >= LOOKS
     }
 
-    /// The CPUs' threads, if all of them and QEMU's first thread, which makes their interrupts, sleep.
+    /// Returns the CPUs' threads, if all of them and QEMU's first thread, which makes their interrupts, sleep.
     fn look(&self) -> Option<Vec<Naps>> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.process));
         let mut cpus = Vec::with_capacity(self.cpus);

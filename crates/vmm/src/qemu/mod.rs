@@ -50,15 +50,15 @@ use rdvm_hostfs::units::ByteSize;
 const CMDLINE: &str =
     "pci=off noreplace-smp init_on_alloc=0 clearcpuid=141 nolapic_timer tsc=reliable";
 
-/// For a guest with one CPU, as in the KVM engine: the PC's first interrupt controller is enough.
+/// Words for a guest with one CPU, as in the KVM engine: the PC's first interrupt controller is enough.
 const ONE_CPU: &str = " noapic";
-/// For one with several, that the timer's interrupt arrives is known; on a busy host the test of it fails.
+/// Words for a guest with several: the timer's interrupt is known to arrive, and on a busy host the test of it fails.
 const SEVERAL_CPUS: &str = " no_timer_check";
 
 /// The pin of QEMU's IO-APIC that the timer is at.
 const TIMER: u8 = 2;
 
-/// Where shared memory is: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
+/// The address of shared memory: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
 /// initrd, which the guest would have to move out of the way of it.
 pub(super) const RINGS_AT: u64 = 8 << 20;
 

@@ -23,19 +23,19 @@ const KERNEL_MAX: u64 = 1 << 30;
 const NOTE_NAME: &[u8] = b"\x04\0\0\0";
 const NOTE_TYPE: &[u8] = b"\x12\0\0\0Xen\0";
 
-/// Where the parts of such an initrd lie in the guest's RAM.
+/// The place of the parts of such an initrd in the guest's RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     /// The first byte, directly above the kernel.
     pub(super) at: u64,
-    /// How many bytes from there on are of the shared file, whole pages.
+    /// Number of bytes from there on that are of the shared file, whole pages.
     pub(super) shared: u64,
     /// Length of the initrd in bytes, with what follows those.
     size: u64,
 }
 
 impl Place {
-    /// For an initrd of `size` bytes, `shared` of which are of the file; `None` when there is no place for it in RAM of
+    /// The place of an initrd of `size` bytes, `shared` of which are of the file; `None` when there is no place for it in RAM of
     /// `memory` bytes.
     pub(super) fn new(kernel_end: u64, shared: u64, size: u64, memory: ByteSize) -> Option<Self> {
         let at = kernel_end.checked_next_multiple_of(PAGE)?;
@@ -43,20 +43,22 @@ impl Place {
         (place.code().checked_add(PAGE)? <= memory.0.min(LOW_RAM)).then_some(place)
     }
 
-    /// How much of `memory` is above the shared file.
+    /// Returns how much of `memory` is above the shared file.
     pub(super) fn above(&self, memory: ByteSize) -> u64 {
         memory.0.saturating_sub(self.at + self.shared)
     }
 
-    /// Where our instructions are: in the first whole page behind the initrd.
+    /// Returns the address of our instructions: the first whole page behind the initrd.
     fn code(&self) -> u64 {
         (self.at + self.size).next_multiple_of(PAGE)
     }
 
-    /// Writes our instructions to `above`, the file of the RAM above the shared one, which goes on to `entry`; gives a copy of
+    /// Writes our instructions to `above`, the file of the RAM above the shared one, which go on to `entry`; returns a copy of
     /// the kernel that starts with them.
     ///
-    /// Errors: no memory; the kernel has no such entry.
+    /// # Errors
+    ///
+    /// No memory; the kernel has no such entry.
     pub(super) fn hand_over(&self, kernel: &File, entry: u64, above: &File) -> io::Result<File> {
         let entry = u32::try_from(entry).map_err(Error::other)?;
         let code = self.code();
@@ -75,9 +77,9 @@ impl Place {
         Ok(copy)
     }
 
-    /// 32-bit instructions, then the list of one module that they name. `ebx` has the address of `hvm_start_info`.
+    /// Returns 32-bit instructions, then the list of one module that they name. `ebx` has the address of `hvm_start_info`.
     fn instructions(&self, entry: u32) -> io::Result<Vec<u8>> {
-        /// Where the list begins.
+        /// The offset of the list.
         const LIST: u64 = 32;
         let list = u32::try_from(self.code() + LIST).map_err(Error::other)?;
         let mut code = Vec::new();
@@ -99,7 +101,7 @@ impl Place {
     }
 }
 
-/// Where in a kernel's bytes its PVH entry is noted.
+/// Returns the offset in a kernel's bytes at which its PVH entry is noted.
 fn entry_in(kernel: &[u8], entry: u32) -> Option<usize> {
     let value = entry.to_le_bytes();
     let is_type = |at: &usize| kernel[*at..].starts_with(NOTE_TYPE);

@@ -47,7 +47,7 @@ impl Sample {
 
 fn ticks() -> u64 {
     // SAFETY: rdtsc reads a register and has no other effect; every x86-64 CPU has it, and where a kernel forbids it
-    // to user space (PR_SET_TSC) nobody has asked for that in this process.
+    // to user space (PR_SET_TSC) nothing has asked for that in this process.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 

@@ -1,4 +1,4 @@
-//! Signal handlers that are taken back: what a process did with a signal before a run it does again after it.
+//! Signal handlers that are taken back: a process does with a signal after a run what it did before it.
 //!
 //! One handler serves all catchers of a process. It writes to a table of atomics and to sockets, both of which are
 //! async-signal-safe (signal-safety(7)), and then calls the handler that was there before. signal-hook has no way to
@@ -103,7 +103,7 @@ impl Catcher {
         Ok(catcher)
     }
 
-    /// The signal that came last.
+    /// Returns the signal that came last.
     pub(crate) fn last(&self) -> Option<c_int> {
         match SLOTS[self.slot].last.load(Ordering::SeqCst) {
             0 => None,
@@ -170,8 +170,8 @@ fn catch(
     Ok(())
 }
 
-/// Puts back what was in force before, when nobody catches the signal any more. A handler that somebody else has put in the
-/// place of ours since stays.
+/// Restores what was in force before, when no catcher of the signal is left. A handler that has been put in the place of ours
+/// since stays.
 fn release(caught: &mut [Option<(usize, libc::sigaction)>; SIGNALS], signal: c_int) {
     let entry = &mut caught[signal as usize];
     match entry {
