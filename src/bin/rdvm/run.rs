@@ -16,7 +16,7 @@ use rdvm_vmm::terminal::Settings;
 use crate::print::{say, show_bar};
 use crate::{Result, notice};
 
-/// What rdvm prints besides errors.
+/// The lines that rdvm prints besides errors.
 #[derive(Debug, Clone, Copy)]
 struct Verbosity {
     quiet: bool,
