@@ -38,7 +38,7 @@ pub use run::RunArgs;
 but cannot run; 127 not found; 128+n killed by signal n."
 )]
 pub struct Cli {
-    /// What to do.
+    /// The verb.
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -55,44 +55,44 @@ pub enum Verb {
     /// Show what is in an image and the RAM it needs
     #[command(after_help = help::examples(help::INSPECT))]
     Inspect(InspectArgs),
-    /// The packed images that --cache keeps
+    /// List or remove the packed images that --cache keeps
     #[command(subcommand, after_help = help::examples(help::CACHE))]
     Cache(CacheVerb),
-    /// The kernels that can boot
+    /// List, build and check kernels
     #[command(subcommand, after_help = help::examples(help::KERNEL))]
     Kernel(KernelVerb),
-    /// Check what works here; each problem comes with its remedy
+    /// Check what works on this host, and print a remedy for each problem
     #[command(after_help = help::examples(help::DOCTOR))]
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions {
-        /// Which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
 }
 
-/// What can be done with kernels.
+/// The verbs of `kernel`.
 #[derive(Debug, Subcommand)]
 pub enum KernelVerb {
-    /// List the kernels found, and which one would be used and why
+    /// List the kernels found, and mark the one that a run uses
     List {
-        /// Also look into this image's own /boot
+        /// Also search this image's /boot
         #[arg(value_hint = ValueHint::DirPath)]
         image: Option<PathBuf>,
     },
-    /// Build the small kernel from the distribution's source package, for all later runs
+    /// Build the small kernel from the distribution's source package; later runs use it
     Build(BuildArgs),
-    /// Check a kernel's options against what rdvm makes use of; exit code 1 when images cannot run
+    /// Compare a kernel's options with those that rdvm uses; exit with 1 if images cannot run
     Check(CheckArgs),
 }
 
 /// Arguments of `kernel check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// A kernel, or its configuration: a .config, /boot/config-RELEASE, config.gz
+    /// Kernel, or its configuration: a .config, /boot/config-RELEASE, config.gz
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
 }
@@ -100,10 +100,10 @@ pub struct CheckArgs {
 /// Arguments of `kernel build`.
 #[derive(Debug, Args)]
 pub struct BuildArgs {
-    /// The kernel's source: an archive or a directory; without it, the newest /usr/src/linux-source-*
+    /// Kernel source: an archive or a directory (default: the newest /usr/src/linux-source-*)
     #[arg(long, value_name = "FILE|DIR", value_hint = ValueHint::AnyPath)]
     source: Option<PathBuf>,
-    /// Build it also when it is up to date
+    /// Build even if the kernel is up to date
     #[arg(long)]
     force: bool,
 }
@@ -113,31 +113,31 @@ pub struct BuildArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     image: StackArgs,
-    /// As JSON, for programs (docs/images.md lists the fields)
+    /// Print JSON (docs/images.md lists the fields)
     #[arg(long, help_heading = None::<&'static str>)]
     pub json: bool,
-    /// Write the image's digest into rdvm.lock, the nearest above or a new one here
+    /// Write the image's digest to the nearest rdvm.lock above, or a new one here
     #[arg(long, help_heading = None::<&'static str>)]
     pub lock: bool,
-    /// Kernel that the RAM is planned for: a file, or a release found in /boot
+    /// Kernel to plan the RAM for: a file, or a release found in /boot
     #[arg(short, long, value_name = "PATH|NAME", value_hint = ValueHint::FilePath, help_heading = None::<&'static str>)]
     kernel: Option<OsString>,
-    /// Number of CPUs that the RAM is planned for
+    /// Number of CPUs to plan the RAM for
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = None::<&'static str>)]
     pub cpus: u8,
-    /// A directory, an archive, or - for one on standard input
+    /// A directory, an archive, or - for an archive on standard input
     #[arg(value_hint = ValueHint::AnyPath, help_heading = None::<&'static str>)]
     path: PathBuf,
 }
 
-/// What can be done with the packed images that are kept.
+/// The verbs of `cache`.
 #[derive(Debug, Subcommand)]
 pub enum CacheVerb {
-    /// List them, the one used last first
+    /// List packed images, the last used one first
     List,
-    /// Remove those that have not been used for longest
+    /// Remove the least recently used packed images
     Prune {
-        /// Until no more than so much is kept; everything goes when not given
+        /// Size to keep (default: nothing)
         #[arg(long, value_name = "SIZE", default_value = "0")]
         to: ByteSize,
     },
@@ -146,93 +146,92 @@ pub enum CacheVerb {
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// What the command line says that cannot be used.
+/// A command line that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// A variable.
+    /// A variable cannot be used.
     #[error(transparent)]
     Environment(#[from] environment::Error),
-    /// Nothing where an image should be.
+    /// IMAGE is empty.
     #[error("IMAGE: is empty; name a directory or an archive")]
     Image,
-    /// An image that is in no file.
+    /// The image is in a registry or another store.
     #[error(
         "{}: rdvm reads files and directories; {command} makes a file of it, then name {file}",
         shown(word)
     )]
     Transport {
-        /// As given.
+        /// The argument.
         word: PathBuf,
         /// The command that fetches it.
         command: String,
-        /// The result of that.
+        /// The file that it makes.
         file: String,
     },
-    /// `-` for an image and the command.
+    /// Standard input is both an image and the command's input.
     #[error("--interactive: standard input is the image already; write that to a file")]
     StdinTaken,
-    /// Options that rdinit carries out.
+    /// The option is carried out by rdinit.
     #[error(
-        "{option}: goes not with --rdinit, whose program is told nothing; leave one of them out"
+        "{option}: cannot be used with --rdinit: a custom init receives no instructions; leave one of them out"
     )]
     OwnInit {
-        /// Its name.
+        /// The option.
         option: &'static str,
     },
-    /// A profile.
+    /// The profile cannot be used.
     #[error(transparent)]
     Profile(#[from] profile::Error),
-    /// No image anywhere.
+    /// Neither the command line nor the profile names an image.
     #[error(
         "IMAGE: neither the profile nor the command line names one; add image = \"PATH\" to the profile"
     )]
     NoImageInProfile,
-    /// `-` for two images.
+    /// Standard input is two images.
     #[error("-: standard input can be one image only; write the other to a file")]
     StdinTwice,
-    /// A variable that JSON cannot hold.
-    #[error("--env: \"{}\" is no UTF-8, and an image's configuration is; write other text", escaped(entry.as_bytes()))]
+    /// JSON cannot hold the variable.
+    #[error("--env: \"{}\" is not UTF-8, as an image's configuration must be; write other text", escaped(entry.as_bytes()))]
     EnvText {
-        /// What was written, or is in the environment.
+        /// The variable.
         entry: OsString,
     },
-    /// An option for images, and no image is written.
-    #[error(
-        "{option}: cpio and tar archives have no place for it; add --format docker or --format oci"
-    )]
+    /// The option applies to images only.
+    #[error("{option}: cpio and tar archives cannot hold it; add --format docker or --format oci")]
     NoImage {
-        /// Its name.
+        /// The option.
         option: &'static str,
     },
-    /// `--base` for cpio.
-    #[error("--base: a cpio archive cannot say what is gone; add --format tar")]
+    /// `--base` with cpio.
+    #[error("--base: a cpio archive cannot record removed files; add --format tar")]
     CpioLayer,
-    /// A compression that nothing reads layers in.
+    /// Layers cannot be compressed so.
     #[error("--compress lz4: {}", output::Error::Lz4Layer)]
     Lz4Layer,
-    /// An image to be named as if it were compressed as a whole.
+    /// The file's name promises compression of the whole image.
     #[error(
-        "{}: an image's archive is not compressed as a whole; name it .tar, and compress its layers with --compress",
+        "{}: an image archive is not compressed as a whole; name it .tar, and compress its layers with --compress",
         shown(path)
     )]
     CompressedName {
-        /// As given.
+        /// The argument.
         path: PathBuf,
     },
 }
 
-/// What is to be said of a command line that is none.
+/// A command line that was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
-    /// By clap, among them `--help` and `--version`.
+    /// clap rejected it, or printed `--help` or `--version`.
     #[error(transparent)]
     Line(Box<clap::Error>),
-    /// What it refers to.
+    /// A file, variable or image that it names cannot be used.
     #[error(transparent)]
     Cannot(#[from] Error),
 }
@@ -245,7 +244,8 @@ impl From<clap::Error> for UsageError {
 
 /// Parses the command line, with the options of the profile that it names before its own.
 ///
-/// Errors: [`UsageError`].
+/// # Errors
+/// The command line or the profile cannot be used.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError> {
     let mut words: Vec<OsString> = words.into_iter().collect();
     let mut cli = Cli::try_parse_from(&words).map_err(|error| with_tip(error, &words))?;
@@ -274,7 +274,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageErro
     Ok(cli)
 }
 
-/// Verbs of docker's and podman's, and what takes their place.
+/// Verbs of docker and podman, and their equivalents.
 const ELSEWHERE: [(&[&str], &str); 4] = [
     (
         &["build", "commit", "save", "export", "push", "tag"],
@@ -296,7 +296,7 @@ const ELSEWHERE: [(&[&str], &str); 4] = [
     ),
 ];
 
-/// The first mistake of many is an image, or a verb of docker's, in the place of the verb: says what to type.
+/// Adds what to type instead, when the verb is an image, or a verb of docker's.
 fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
         return error;
@@ -327,7 +327,7 @@ fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
     error
 }
 
-/// The profile of a file, or of the nearest.
+/// Reads the profile of `file`, or of the nearest rdvm.toml.
 fn profile(name: &str, file: Option<&Path>) -> Result<Profile, Error> {
     let path = match file {
         Some(path) => path.to_owned(),
@@ -373,9 +373,10 @@ fn is_option(word: &OsStr) -> bool {
 }
 
 impl InspectArgs {
-    /// The image, the kernel and the number of CPUs.
+    /// Returns the image, the kernel and the number of CPUs.
     ///
-    /// Errors: [`Error::Image`].
+    /// # Errors
+    /// The image's name cannot be used.
     pub fn into_parts(self) -> Result<(ImageRef, KernelSpec, u8), Error> {
         Ok((
             self.image.into_ref(self.path)?,
@@ -386,7 +387,7 @@ impl InspectArgs {
 }
 
 impl BuildArgs {
-    /// What is to be built.
+    /// Returns the options of the build.
     pub fn into_options(self) -> BuildOptions {
         BuildOptions {
             source: self.source,

@@ -19,26 +19,26 @@ const TALKATIVE: &str = "loglevel=7";
 /// The file system that the image is unpacked into: one with limits, which PID 1 sets. The other choice, a ramfs, has none.
 const ROOT: &str = "rootfstype=tmpfs";
 
-/// What the command line says.
+/// The parts of the command line.
 #[derive(Debug, Clone)]
 pub(crate) struct Parts<'a> {
     /// Path of PID 1 in the guest.
     pub(crate) init: &'a str,
-    /// Whether the kernel may speak.
+    /// True if the kernel prints its messages.
     pub(crate) show_boot: bool,
-    /// What the engine's machine needs to be told.
+    /// The words that the engine's machine needs.
     pub(crate) engine: &'a str,
     /// The user's own words; they come last, so they win.
     pub(crate) append: Option<&'a str>,
 }
 
-/// Why a command line cannot be used.
+/// A kernel command line that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Longer than kernels take.
     #[error("--append: the kernel command line would have {length} bytes and kernels cut it at {LENGTH_LIMIT}; shorten it by {}", length - LENGTH_LIMIT)]
     TooLong {
-        /// What it would have.
+        /// Its length.
         length: usize,
     },
     /// A character that does not belong there.
@@ -46,7 +46,7 @@ pub enum Error {
         "--append: character {character:?} cannot stand in a kernel command line; use printable ASCII"
     )]
     Character {
-        /// Which.
+        /// The character.
         character: char,
     },
     /// ` -- ` would hand the rest to PID 1 as arguments.

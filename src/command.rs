@@ -1,4 +1,4 @@
-//! What runs, and as whom: the options over what the image says of itself, by docker's rules.
+//! The command: the options over the image's configuration, by docker's rules.
 
 mod lookup;
 

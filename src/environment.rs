@@ -6,31 +6,31 @@ use std::path::PathBuf;
 
 use rdvm_hostfs::escape::{escaped, reason, shown};
 
-/// What cannot be used.
+/// A variable or file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file that cannot be read.
     #[error("--env-file: {}: {}", shown(path), reason(source))]
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A line of a file.
     #[error("{}:{line}: {why}", shown(path))]
     Line {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// From 1 on.
         line: usize,
-        /// What is wrong, and what to write.
+        /// The error and the way out.
         why: &'static str,
     },
     /// A variable without a name.
     #[error("--env: \"{entry}\" has no name before the \"=\"; write NAME=VALUE")]
     Name {
-        /// What was written.
+        /// The entry.
         entry: String,
     },
 }
@@ -87,7 +87,7 @@ pub(crate) fn collect(files: &[PathBuf], flags: &[OsString]) -> Result<Vec<OsStr
     Ok(variables)
 }
 
-/// Whether a file's line is a variable.
+/// Checks that a file's line is a variable.
 fn check(line: &[u8]) -> Result<(), &'static str> {
     let end = line.iter().position(|&byte| byte == b'=');
     let name = &line[..end.unwrap_or(line.len())];

@@ -1,10 +1,10 @@
-//! How bad a finding is: `rdvm doctor` and `rdvm kernel check` say it in the same words.
+//! The levels of findings, shared by `rdvm doctor` and `rdvm kernel check`.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How bad a finding is.
+/// The level of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {

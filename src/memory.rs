@@ -1,4 +1,4 @@
-//! How much RAM an image needs. Pure arithmetic: sizes in, a plan with its sum out.
+//! The RAM that an image needs. Pure arithmetic: sizes in, a plan with its sum out.
 //!
 //! The kernel keeps the initrd until it has unpacked it, so the first peak is initrd + unpacked tree; afterwards the
 //! initrd is free again and the command may use its place. Whichever is larger counts. Meanwhile the root, a tmpfs, may
@@ -44,10 +44,10 @@ const ZONE_RESERVE_SHARE: u64 = 256;
 /// Page-cache trees: a node of 576 bytes for 64 pages, rounded up.
 const TREE_SHARE: u64 = 256;
 
-/// What no formula says (fragments, per-CPU lists of free pages), of the sum.
+/// The share of the sum that no formula has (fragments, per-CPU lists of free pages).
 const MARGIN_SHARE: u64 = 100;
 
-/// What a distribution's kernel allocates for itself before PID 1 runs, beyond its image: slabs, per-CPU areas, hash
+/// Memory that a distribution's kernel allocates for itself before PID 1 runs, beyond its image: slabs, per-CPU areas, hash
 /// tables, page tables, and the low memory it leaves alone.
 const KERNEL_OWN: ByteSize = ByteSize::mib(20);
 
@@ -57,7 +57,7 @@ const SMALL_KERNEL_OWN: ByteSize = ByteSize::mib(2);
 /// A further CPU's stacks, per-CPU area and run queues.
 const PER_CPU: ByteSize = ByteSize::mib(1);
 
-/// What QEMU leaves free between the initrd and the end of the RAM (ACPI tables on the PC).
+/// The gap that QEMU leaves between the initrd and the end of the RAM (ACPI tables on the PC).
 const QEMU_KEEPS: u64 = 256 << 10;
 
 /// Both engines have RAM above 4 GiB in a machine of more than this. Then the kernel sets aside `swiotlb`, buffers for
@@ -68,12 +68,12 @@ const BOUNCE: u64 = 64 << 20;
 /// An inode, its directory entry and their page-cache bookkeeping.
 const PER_ENTRY: u64 = 1200;
 
-/// What a plan is made from.
+/// The input of a plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs {
-    /// What the initrd holds.
+    /// The contents of the initrd.
     pub contents: Contents,
-    /// What the loaded kernel occupies, from its first to its last byte including bss.
+    /// The size of the loaded kernel, from its first to its last byte including bss.
     pub kernel: ByteSize,
     /// The address behind its last byte: the initrd stands above that.
     pub kernel_end: u64,
@@ -87,12 +87,12 @@ pub struct Needs {
     pub root_keeps_its_half: bool,
 }
 
-/// How much RAM, and why.
+/// The RAM and its terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// What the guest gets.
+    /// The RAM of the guest.
     pub total: ByteSize,
-    /// What it needs at least.
+    /// The least RAM that works.
     pub need: ByteSize,
     /// The parts that the need is the sum of.
     pub terms: Vec<(&'static str, ByteSize)>,
@@ -104,9 +104,9 @@ pub struct MemoryPlan {
     "--memory: the image needs {need} of guest RAM, {given} were given; raise it to {need} or leave it out ({sum})"
 )]
 pub struct TooLittle {
-    /// What is needed.
+    /// The least RAM that works.
     pub need: ByteSize,
-    /// What was asked for.
+    /// The RAM that was given.
     pub given: ByteSize,
     /// The need as a sum.
     pub sum: String,
@@ -208,7 +208,7 @@ fn with_overhead(used: u64, initrd: ByteSize, unpacked: ByteSize) -> ByteSize {
     ByteSize(total).mib_round_up()
 }
 
-/// What of `total` the kernel gives out to nobody.
+/// Returns the part of `total` that the kernel keeps in reserve.
 fn kept(total: u64, initrd: ByteSize) -> u64 {
     let reserve = (total.saturating_sub(initrd.0) / RESERVE_SHARE).min(RESERVE.0);
     reserve + total / ZONE_RESERVE_SHARE + total / MARGIN_SHARE

@@ -1,4 +1,4 @@
-//! What rdvm adds to an image: PID 1, the start record and the extended attributes, in a cpio segment of their own behind
+//! The segment that rdvm adds to an image: PID 1, the start record and the extended attributes, in a cpio archive behind
 //! the image's.
 //!
 //! The only file that knows where rdinit's bytes are. The image's own entries are never touched: the names added are ones
@@ -21,7 +21,7 @@ use rdvm_image::tree::{Content, Entry, FileBody, Kind, Tree};
 /// rdinit: a static ELF for x86-64 Linux.
 pub const RDINIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rdinit"));
 
-/// What runs when no command is given.
+/// The command when none is given.
 pub const DEFAULT_COMMAND: &str = "/init";
 
 /// The guest's devices for console, stdout and status.
@@ -63,10 +63,10 @@ pub fn name(image: &Tree) -> String {
     names.find(free).unwrap_or_default()
 }
 
-/// What PID 1 has to know besides the request.
+/// The facts for PID 1 besides the request.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
-    /// What runs, the image's word counted.
+    /// The command, with the image's configuration.
     pub command: &'a Command,
     /// As whom.
     pub account: &'a Account,
@@ -110,7 +110,7 @@ pub fn copy_in_directory(name: &str) -> String {
     format!("{name}{COPY_IN_SUFFIX}")
 }
 
-/// Where in the guest the copy of `host` lands that is number `index`, from the root directory: below `below`, under its
+/// Returns the path in the guest of copy number `index`, of `host`, from the root directory: below `below`, under its
 /// own name if it has one. (`..` has none.)
 pub fn landing(below: &str, index: usize, host: &Path) -> Vec<u8> {
     let mut path = format!("{below}/{index}/").into_bytes();
@@ -139,7 +139,7 @@ fn from_root(guest: &[u8], workdir: &[u8]) -> Vec<u8> {
     path
 }
 
-/// Where a copy goes. What has no name cannot be put into a directory under it: then a slash at the end says nothing.
+/// Returns a copy's destination. A copy without a name cannot go into a directory, so a slash at the end has no meaning then.
 fn target(copy: &CopyIn, workdir: &[u8]) -> Vec<u8> {
     let mut path = from_root(copy.guest.as_bytes(), workdir);
     if own_name(&copy.host).is_none() && path.ends_with(b"/") {

@@ -30,7 +30,7 @@ use rdvm_vmm::guest::{GuestPorts, Limits};
 pub use rdvm_vmm::stop_signals::StopSignals;
 pub use rdvm_vmm::terminal::Terminal;
 
-/// Where the guest's input comes from, and where its output goes.
+/// The source of the guest's input, and the destinations of its output.
 #[derive(Debug)]
 pub struct Streams {
     /// The command's standard input, where it is to have any.
@@ -54,10 +54,10 @@ impl Streams {
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Finished {
-    /// What happened.
+    /// The report.
     pub report: Report,
     /// The console's last lines, where the machine died before the command ran and nobody saw them.
     pub last_lines: Vec<String>,

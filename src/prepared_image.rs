@@ -46,7 +46,7 @@ pub enum PreparedImage {
     },
 }
 
-/// What is known of an image besides its packed bytes.
+/// Facts about an image besides its packed bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageInfo {
     /// The sizes of the archive and what is in it.
@@ -63,7 +63,7 @@ pub struct ImageInfo {
     pub digest: Option<Digest>,
     /// The sha256 of the packed archive, in cache entries.
     pub packed: Option<Digest>,
-    /// What was left out while it was read, one line each.
+    /// The entries that were left out while it was read, one line each.
     pub warnings: Vec<String>,
     /// The absolute path of the image that was packed, escaped, in cache entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -57,7 +57,7 @@ pub enum Error {
         path: PathBuf,
         /// The line's number, from 1 on.
         line: usize,
-        /// What is wrong and what to do.
+        /// The error and the way out.
         text: String,
     },
     /// The file has no profile of that name.

@@ -1,4 +1,4 @@
-//! What happened, in the three forms people need it: an exit code, one line on stderr, a JSON file.
+//! The result of a run in three forms: an exit code, one line on stderr, a JSON file.
 //!
 //! The table of exit codes is [`exit_code`] and nowhere else; it and the messages are in `report/explain.rs`.
 
@@ -33,9 +33,9 @@ pub const SCHEMA: u32 = 1;
 pub struct Report {
     /// Version of this schema.
     pub schema: u32,
-    /// What happened, one word of a fixed set.
+    /// The outcome, one word of a fixed set.
     pub outcome: Outcome,
-    /// What rdvm exits with.
+    /// rdvm's exit code.
     pub exit_code: u8,
     /// The command's own code, where it exited.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,10 +43,10 @@ pub struct Report {
     /// The signal that killed the command, or that stopped rdvm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// What went wrong, as on stderr; absent when the command ended by itself.
+    /// The error as on stderr; absent when the command ended by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What the command sent and used, as the guest says; a user's own init says nothing of that.
+    /// The command's output and resources, as the guest reports them; a user's own init reports none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
     /// Extended attributes of the image that the guest's kernel would not have, if there are any.
@@ -55,16 +55,16 @@ pub struct Report {
     /// The part of the console that its copy lacks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console_lost: Option<Gaps>,
-    /// What was copied out, one for each wish in its order.
+    /// The copies, one for each `--copy-out` in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copied: Vec<Copied>,
     /// The machine, where one was planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineFacts>,
-    /// Where the time went, in milliseconds.
+    /// The time of each phase, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
-    /// When what happened, in milliseconds since rdvm started.
+    /// The times of events, in milliseconds since rdvm started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
 }
@@ -95,7 +95,7 @@ pub enum Outcome {
     OutputLimit,
     /// rdvm was told to stop by a signal, or the user left the machine's terminal.
     Interrupted,
-    /// Nobody read standard output any more.
+    /// Standard output has no reader any more.
     OutputClosed,
     /// Standard output could not be written.
     OutputFailed,
@@ -103,7 +103,7 @@ pub enum Outcome {
     Error,
 }
 
-/// What the guest says of its command.
+/// The command's output and resources, as the guest reports them.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Guest {
     /// Bytes of standard output.
@@ -126,7 +126,7 @@ pub struct Guest {
     pub root_full: bool,
 }
 
-/// What the machine was.
+/// The machine.
 #[derive(Debug, Clone, Serialize)]
 pub struct MachineFacts {
     /// `kvm` or `qemu`.
@@ -135,7 +135,7 @@ pub struct MachineFacts {
     pub kernel: String,
     /// Guest RAM in bytes.
     pub memory: u64,
-    /// What the image needed of it.
+    /// The part of it that the image needed.
     pub memory_needed: u64,
     /// vCPUs.
     pub cpus: u8,
@@ -143,7 +143,7 @@ pub struct MachineFacts {
     pub entries: u64,
     /// Size of the initrd in bytes.
     pub initrd: u64,
-    /// What the engine counted, where it does.
+    /// The engine's counters, if it has any.
     #[serde(flatten)]
     pub counts: Option<Counts>,
 }

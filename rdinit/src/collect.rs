@@ -1,4 +1,4 @@
-//! What `--copy-out` asks for: file trees → frames for the way out (`outlet.rs`), when the command and all it left
+//! The files of `--copy-out`: file trees → frames for the way out, when the command and all it left
 //! behind are gone.
 //!
 //! Nothing changes under the walk, since nobody else runs. All the same it opens everything by directory and name and
@@ -64,10 +64,10 @@ fn send_all(out: &mut Frames<'_, '_>, copies: &[u8], count: usize) -> Result<(),
 /// The port takes no more.
 struct Disconnected;
 
-/// Why a copy ends before its end.
+/// The reason why a copy ends early.
 enum SendError {
     Disconnected,
-    /// What the path leads to, or its directory, cannot be looked at.
+    /// The file at the path, or its directory, cannot be read.
     Unread(Errno),
 }
 
@@ -165,7 +165,7 @@ struct Level {
     device: u64,
     /// Length of its path.
     path: usize,
-    /// Which bytes of its part of the names are still to be looked at.
+    /// The bytes of its part of the names that are still to be read.
     at: usize,
     filled: usize,
 }
@@ -294,7 +294,7 @@ impl Path {
         Ok(())
     }
 
-    /// What follows the first `above` bytes, without the slash and with the NUL.
+    /// Returns the path behind the first `above` bytes, without the slash and with the NUL.
     fn last(&self, above: usize) -> &[u8] {
         &self.bytes[above + usize::from(above > 0)..=self.length]
     }
@@ -315,7 +315,7 @@ impl Frames<'_, '_> {
         Ok(())
     }
 
-    /// Where the next [`Self::put_data`] expects its bytes.
+    /// Returns the buffer in which the next [`Self::put_data`] expects its bytes.
     fn room(&mut self) -> Result<&mut [u8], Disconnected> {
         self.make_room()?;
         Ok(&mut self.buffer[self.used + COPY_HEAD..][..COPY_PAYLOAD])

@@ -1,4 +1,4 @@
-//! What the host sends while the command runs: orders on the status port, standard input in the inbound ring or on the
+//! Input from the host while the command runs: requests on the status port, standard input in the inbound ring or on the
 //! stdout port.
 //!
 //! A serial port drops what nobody reads, so the host sends no more of standard input than was granted, and no more is
@@ -7,10 +7,10 @@
 use crate::sys::{self, PollFd, Shared};
 use rdvm_proto::{Event, FrameError, HOST_REQUEST_MAX, HostRequest, RING};
 
-/// What is granted of a port beyond what the command has been given; of the ring it is all of it.
+/// The credit of a port beyond what the command has received; of the ring it is all of it.
 const WINDOW: u64 = 16 << 10;
 const BUFFER: usize = 4 << 10;
-/// What ends the input of a terminal: `VEOF` of `struct termios`, as every terminal starts out with it. Twice, since behind
+/// The end of a terminal's input: `VEOF` of `struct termios`, as every terminal starts out with it. Twice, since behind
 /// a line without an end the first one ends that.
 const END_OF_TRANSMISSION: [u8; 2] = [4; 2];
 
@@ -31,7 +31,7 @@ impl HostRequests {
         }
     }
 
-    /// What to wait for.
+    /// The `poll` entry to wait for.
     pub(crate) fn wants(&self) -> PollFd {
         PollFd::new(self.port, sys::POLLIN)
     }
@@ -75,19 +75,19 @@ pub(crate) struct Stdin<'a> {
     to: i32,
     terminal: bool,
     source: Source<'a>,
-    /// How many bytes have come, and how many of them the command was given.
+    /// The bytes received, and those of them that the command was given.
     received: u64,
     given: u64,
-    /// Where in a port's buffer the rest stands.
+    /// The position of the rest in a port's buffer.
     at: usize,
     granted: u64,
-    /// How many bytes there are in all, once the host has said so.
+    /// The bytes in all, once the host has sent the number.
     total: Option<u64>,
-    /// How much of [`END_OF_TRANSMISSION`] was said.
+    /// The bytes of [`END_OF_TRANSMISSION`] that were written.
     ended: usize,
 }
 
-/// Where it comes from.
+/// The source of the input.
 enum Source<'a> {
     /// The inbound ring.
     Ring(&'a Shared),
@@ -120,7 +120,7 @@ impl<'a> Stdin<'a> {
         }
     }
 
-    /// What the host is to be told it may send, where that is news: when half of a grant is used.
+    /// Returns the host's new credit, when half of the last one is used.
     pub(crate) fn grant(&mut self) -> Option<Event> {
         let window = match self.source {
             Source::Ring(_) => RING,
@@ -147,7 +147,7 @@ impl<'a> Stdin<'a> {
         self.close_at_end();
     }
 
-    /// What to wait for.
+    /// The `poll` entry to wait for.
     pub(crate) fn wants(&self) -> PollFd {
         match self.source {
             _ if self.to < 0 => PollFd::new(-1, 0),

@@ -1,4 +1,4 @@
-//! What every container finds in place: kernel file systems, device names, temporary directories. A table.
+//! The mounts of every container: kernel file systems, device names, temporary directories. A table.
 //!
 //! Nothing here can fail the start: an image whose `/tmp` is a file still runs, without a usable `/tmp`. The
 //! three mount points that the kernel's file systems need are made even where the image has something else

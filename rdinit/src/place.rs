@@ -81,7 +81,7 @@ fn leads_to_directory(path: &Path) -> sys::Result<bool> {
     }
 }
 
-/// Whether a directory must be merged into one at `to`, instead of getting that name.
+/// True if a directory must be merged into one at `to`, instead of getting that name.
 fn meets_directory(to: &Path) -> sys::Result<bool> {
     match sys::stat(to.with_nul()) {
         Ok(there) if there.is_directory() => Ok(true),

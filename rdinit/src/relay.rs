@@ -9,15 +9,15 @@ use crate::streams::Child;
 use crate::sys::{self, PollFd, Shared, Usage};
 use rdvm_proto::{Event, HostRequest};
 
-/// How many of the dead are collected before the ports are looked at again.
+/// The number of dead processes that are reaped before the ports are served again.
 const AT_ONCE: u32 = 256;
 const BUFFER: usize = 1 << 16;
 
-/// How the command ended.
+/// The end of the command.
 pub(crate) struct End {
     /// Its wait status.
     pub(crate) status: i32,
-    /// What it and its children used.
+    /// The resources that it and its children used.
     pub(crate) usage: Usage,
     /// Bytes sent to the stdout port.
     pub(crate) stdout: u64,
@@ -31,12 +31,12 @@ pub(crate) struct Ports {
     pub(crate) stdout: i32,
     /// Memory for what is too much for a port.
     pub(crate) rings: Option<Shared>,
-    /// What comes in on the status port, where the host has orders to give.
+    /// The input of the status port, where the host sends requests.
     pub(crate) requests: Option<HostRequests>,
 }
 
 /// Carries output and input and reaps until the command and all that it left behind are gone and everything is sent.
-/// What the host must know meanwhile goes to `tell`.
+/// Events meanwhile go to `tell`.
 pub(crate) fn until_the_end(
     child: &Child,
     children: i32,

@@ -34,7 +34,7 @@ pub(crate) fn set_limits() {
     let _ = sys::mount(b"rootfs\0", b"/\0", REMOUNT, data.with_nul());
 }
 
-/// How full the root is.
+/// Returns how full the root is.
 pub(crate) fn in_use() -> RootUse {
     let root = sys::stat_fs(b"/\0").unwrap_or_default();
     RootUse {

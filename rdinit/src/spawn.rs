@@ -11,11 +11,11 @@ const PATH_MAX: usize = 4096;
 /// Bytes by which a child says why it did not become the command: stage, errno, which.
 const VERDICT: usize = 9;
 
-/// What could not be done before the command ran.
+/// A step that failed before the command ran.
 pub(crate) struct Failure {
     pub(crate) stage: Stage,
     pub(crate) errno: Errno,
-    /// Which of several, where there are several.
+    /// The index, where there are several.
     pub(crate) which: u32,
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// What `start` asks for, and our ends of it.
+    /// The streams that `start` asks for, and rdinit's ends of them.
     pub(crate) fn make(start: &Start<'_>) -> Result<(Self, Child), Failure> {
         let has_stdin = start.flags & HAS_STDIN != 0;
         if start.flags & HAS_TERMINAL != 0 {

@@ -35,7 +35,7 @@ pub const ENOTDIR: Errno = Errno(20);
 /// Invalid argument.
 pub const EINVAL: Errno = Errno(22);
 
-/// What a system call gives.
+/// The result of a system call.
 pub type Result<T> = core::result::Result<T, Errno>;
 
 /// Open for reading.
@@ -66,9 +66,9 @@ pub const POLLOUT: i16 = 4;
 pub struct PollFd {
     /// Descriptor; negative elements are passed over.
     pub fd: i32,
-    /// What is waited for.
+    /// The events to wait for.
     pub events: i16,
-    /// What happened.
+    /// The report.
     pub revents: i16,
 }
 

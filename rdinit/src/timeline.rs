@@ -1,4 +1,4 @@
-//! When the kernel unpacked the initrd, read from the time stamps of its own log.
+//! The time at which the kernel unpacked the initrd, read from the time stamps of its own log.
 //!
 //! The messages are those of `init/initramfs.c` and `mm/page_alloc.c`; a kernel that words them differently, keeps
 //! no log or prints no times gives zero, which means "not known".

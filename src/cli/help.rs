@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// A command line, and what it does.
+/// A command line and its description.
 pub type Example = (&'static str, &'static str);
 
 /// Examples of `run`.
@@ -25,7 +25,7 @@ pub const RUN: &[Example] = &[
     ),
     (
         "rdvm run --timeout 10s --report r.json -u nobody box ./program",
-        "Run untrusted code, and keep a report.",
+        "Run untrusted code, and write a report.",
     ),
 ];
 
@@ -57,23 +57,20 @@ pub const INSPECT: &[Example] = &[
     ),
     (
         "rdvm inspect --lock debian.tar",
-        "Agree on this image: later runs refuse another one.",
+        "Lock the image: later runs reject another digest.",
     ),
 ];
 
 /// Examples of `kernel`.
 pub const KERNEL: &[Example] = &[
-    (
-        "rdvm kernel list",
-        "Show which kernel a run takes, and why.",
-    ),
+    ("rdvm kernel list", "Show which kernel a run uses, and why."),
     (
         "rdvm kernel build",
         "Build the small kernel, for all later runs.",
     ),
     (
         "rdvm kernel check /boot/config-6.1.0",
-        "Tell which features of rdvm a kernel supports.",
+        "Show which features of rdvm a kernel supports.",
     ),
 ];
 
@@ -105,7 +102,7 @@ pub const CACHE: &[Example] = &[
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "RDVM_KERNEL",
-        "The kernel to boot, as for --kernel, which has precedence.",
+        "The kernel to boot; --kernel takes precedence.",
     ),
     (
         "RDVM_QEMU",
@@ -121,11 +118,11 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "TMPDIR",
-        "The directory for temporary files, /tmp when not set.",
+        "The directory for temporary files (default: /tmp).",
     ),
     (
         "SOURCE_DATE_EPOCH",
-        "The latest modification time that packed files get, in seconds since 1970.",
+        "The latest modification time of packed files, in seconds since 1970.",
     ),
 ];
 
@@ -135,7 +132,7 @@ pub const RUN_STATUS: &[(&str, &str)] = &[
     ("124", "--timeout passed."),
     (
         "125",
-        "rdvm or the machine failed, or the command line was wrong. --report tells it from a command's own 125.",
+        "rdvm or the machine failed, or the command line was wrong; --report distinguishes it from a command's own 125.",
     ),
     ("126", "The command was found but cannot be run."),
     ("127", "The command was not found."),

@@ -1,4 +1,4 @@
-//! Options that say how an image is read.
+//! Options for reading images.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -11,44 +11,44 @@ use crate::request::{Expectation, Format, ImageRef, Limits, Ownership};
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::units::ByteSize;
 
-/// What all verbs that read images have.
+/// Options of all verbs that read images.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Image")]
 pub struct ImageArgs {
     /// Owner of a directory's files in the guest: keep (as on the host), root, ranges HOST:GUEST:COUNT[,...], or auto: keep
-    /// when rdvm runs as root, else root
+    /// if rdvm runs as root, else root
     #[arg(long, value_name = "auto|root|keep|MAP", default_value = "auto")]
     owner: Ownership,
-    /// Owners, modes and devices from a save file of fakeroot -s
+    /// Read owners, modes and devices from a save file of fakeroot -s
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     fakeroot: Option<PathBuf>,
-    /// Refuse an archive that unpacks to more; half of the memory that rdvm can have when not given
+    /// Reject an archive that unpacks to more (default: half of the available memory)
     #[arg(long, value_name = "SIZE")]
     max_size: Option<ByteSize>,
-    /// Refuse archives with more members
+    /// Reject an archive with more members
     #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
     max_entries: u64,
-    /// Refuse any image but the one with this content digest, which inspect prints
+    /// Reject an image with another content digest (see rdvm inspect)
     #[arg(long, value_name = "DIGEST")]
     expect: Option<Digest>,
-    /// Take any image, whatever --expect and rdvm.lock say
+    /// Accept any digest, ignoring --expect and rdvm.lock
     #[arg(long)]
     no_expect: bool,
 }
 
-/// What verbs have that read one image as it stands.
+/// Options of verbs that read one image as it is.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Image")]
 pub struct StackArgs {
     #[command(flatten)]
     image: ImageArgs,
-    /// What IMAGE is, where its content is not to be asked
+    /// Format of IMAGE (default: detected)
     #[arg(long, value_enum, value_name = "FORM")]
     format: Option<FormatArg>,
-    /// Put another image on top, a directory or an archive; repeatable, and its whiteouts count
+    /// Add another image on top, a directory or an archive, with its whiteouts; repeatable
     #[arg(long = "layer", value_name = "IMAGE", value_hint = ValueHint::AnyPath)]
     layers: Vec<PathBuf>,
-    /// Which image of an archive that holds several: its name, or its manifest's digest
+    /// Choose an image of an archive that holds several: its name, or its manifest's digest
     #[arg(long, value_name = "NAME")]
     tag: Option<String>,
 }
@@ -56,22 +56,23 @@ pub struct StackArgs {
 /// `--format` of images that are read.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum FormatArg {
-    /// A directory that holds a root file system
+    /// Directory with a root file system
     Dir,
-    /// A tar archive of one
+    /// tar archive of a root file system
     Tar,
-    /// What docker save writes
+    /// Archive written by docker save
     Docker,
-    /// An OCI image layout, as a directory or in a tar archive
+    /// OCI image layout, as a directory or in a tar archive
     Oci,
-    /// A newc archive, as initrds are
+    /// newc archive, such as an initrd
     Cpio,
 }
 
 impl ImageArgs {
-    /// The image at `path`, by itself.
+    /// Returns the image at `path`, without layers.
     ///
-    /// Errors: [`Error::Image`].
+    /// # Errors
+    /// The name is empty, or that of a store.
     pub(super) fn to_ref(&self, path: PathBuf) -> Result<ImageRef, Error> {
         let Named { path, format, tag } = transport::named(path)?;
         if path.as_os_str().is_empty() {
@@ -98,9 +99,10 @@ impl ImageArgs {
 }
 
 impl StackArgs {
-    /// The image at `path` with its layers, and what it has to be.
+    /// Returns the image at `path` with its layers.
     ///
-    /// Errors: [`Error::Image`]; standard input more than once.
+    /// # Errors
+    /// A name is empty, or that of a store; standard input is used twice.
     pub(super) fn into_ref(self, path: PathBuf) -> Result<ImageRef, Error> {
         stdin_once(std::iter::once(&path).chain(&self.layers))?;
         transport::check(&self.layers)?;
@@ -126,9 +128,10 @@ impl From<FormatArg> for Format {
     }
 }
 
-/// Whether standard input is one image at most.
+/// Checks that standard input is one image at most.
 ///
-/// Errors: it is more.
+/// # Errors
+/// It is two.
 pub(super) fn stdin_once<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<(), Error> {
     let stdin = paths.filter(|path| path.as_os_str() == OsStr::new("-"));
     match stdin.count() {
@@ -137,7 +140,7 @@ pub(super) fn stdin_once<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result
     }
 }
 
-/// The first of the words that end `run`'s command line, and the rest without one `--`.
+/// Splits the last words of `run`'s command line into IMAGE and command, and removes one `--`.
 pub(super) fn image_and_command(words: Vec<OsString>) -> (PathBuf, Vec<OsString>) {
     let mut words = words.into_iter();
     // clap has seen to it that there is one.

@@ -1,6 +1,4 @@
-//! `rdvm pack`: its arguments, and what they come to.
-//!
-//! Which images are read, and what is written of them, is decided here, before anything is opened.
+//! `rdvm pack`: its arguments, and the images and the archive that they name. Opens nothing.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,17 +18,17 @@ use crate::request::{Expectation, ImageRef};
 pub struct PackArgs {
     #[command(flatten)]
     image: ImageArgs,
-    /// What to write; without it, what FILE's name says (.tar, .tar.gz, .cpio.zst), else cpio
+    /// Format to write (default: by FILE's name, as .tar, .tar.gz, .cpio.zst; else cpio)
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Archive")]
     format: Option<FormArg>,
-    /// Compress it: all of a cpio or tar archive, each layer of a docker or OCI image
+    /// Compression of a cpio or tar archive, or of each layer of a docker or OCI image
     #[arg(long, value_enum, value_name = "HOW", help_heading = "Archive")]
     compress: Option<CompressArg>,
-    /// Write only what differs from this image: as a tar layer with whiteouts, or as a layer on top of it in a docker or
-    /// OCI image
+    /// Write only the difference from this image: a tar layer with whiteouts, or a layer on top of it in a docker or OCI
+    /// image
     #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath, help_heading = "Archive")]
     base: Option<PathBuf>,
-    /// Put this on top, in a docker or OCI image as a layer of its own; repeatable
+    /// Add an image on top, in a docker or OCI image as a separate layer; repeatable
     #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath, help_heading = "Archive")]
     layer: Vec<PathBuf>,
     /// Name of the docker or OCI image; repeatable
@@ -39,10 +37,10 @@ pub struct PackArgs {
     /// Program that the image runs: words, or a JSON array of strings
     #[arg(long, value_name = "WORDS|JSON", value_parser = parse_words, help_heading = "Image configuration")]
     entrypoint: Option<Words>,
-    /// What it runs by default, or gives to its entry point: words, or a JSON array of strings
+    /// Default command, or arguments of the entry point: words, or a JSON array of strings
     #[arg(long, value_name = "WORDS|JSON", value_parser = parse_words, help_heading = "Image configuration")]
     cmd: Option<Words>,
-    /// Set a variable in the image, or pass on the one of this name; repeatable
+    /// Set a variable in the image, or pass on the variable NAME of the environment; repeatable
     #[arg(
         short,
         long,
@@ -53,7 +51,7 @@ pub struct PackArgs {
     /// Working directory of the image
     #[arg(short, long, value_name = "DIR", value_parser = parse_workdir, help_heading = "Image configuration")]
     workdir: Option<String>,
-    /// Who runs the image's program: numbers, or names of the image
+    /// User and group of the image's program: numbers, or names of the image
     #[arg(
         short,
         long,
@@ -67,7 +65,7 @@ pub struct PackArgs {
     /// File to write; - is standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Archive")]
     output: PathBuf,
-    /// A directory, an archive, or - for one on standard input; without it the first --layer is the lowest
+    /// A directory, an archive, or - for an archive on standard input (default: the first --layer)
     #[arg(required_unless_present = "layer", value_hint = ValueHint::AnyPath, help_heading = None::<&'static str>)]
     path: Option<PathBuf>,
 }
@@ -75,45 +73,46 @@ pub struct PackArgs {
 /// `--format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FormArg {
-    /// An initrd
+    /// initrd
     Cpio,
-    /// A root file system, or with --base a layer
+    /// Root file system, or with --base a layer
     Tar,
-    /// What docker load reads
+    /// Archive for docker load
     Docker,
-    /// An OCI image layout in a tar archive
+    /// OCI image layout in a tar archive
     Oci,
 }
 
 /// `--compress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum CompressArg {
-    /// Not at all
+    /// No compression
     None,
-    /// gzip, of which rsync finds what did not change
+    /// gzip, cut so that rsync finds unchanged parts
     Gzip,
     /// zstd
     Zstd,
-    /// lz4; of cpio in the old format that kernels read
+    /// lz4; for cpio the legacy format that kernels read
     Lz4,
 }
 
 /// An argument of several words, kept apart from [`Vec`] so that clap takes it for one value.
 type Words = Vec<String>;
 
-/// What `pack` is to do.
+/// The work of `pack`.
 #[derive(Debug)]
 pub struct Packing {
-    /// The images to read, in order; each has more than the one before.
+    /// The images to read, in order; each has more layers than the one before.
     pub steps: Vec<ImageRef>,
-    /// What to write of them.
+    /// The archive to write.
     pub options: PackOptions,
 }
 
 impl PackArgs {
-    /// What is to be done.
+    /// Returns the images to read and the archive to write.
     ///
-    /// Errors: options that do not go together; an image or a variable that cannot be used.
+    /// # Errors
+    /// Options that exclude each other; an image or a variable that cannot be used.
     pub fn into_packing(self) -> Result<Packing, Error> {
         let (named_form, named_compression) = by_name(&self.output);
         let form = self.format.or(named_form).unwrap_or(FormArg::Cpio);
@@ -152,7 +151,7 @@ impl PackArgs {
         Ok(Packing { steps, options })
     }
 
-    /// The first option that only an image has a place for.
+    /// Returns the first option that applies to images only.
     fn image_option(&self) -> Option<&'static str> {
         let options = [
             ("--tag", self.tag.is_empty()),
@@ -167,8 +166,8 @@ impl PackArgs {
         given.map(|(option, _)| *option)
     }
 
-    /// What is below, then the image; for an image of layers each layer on it by itself, else all at once. What has to
-    /// be a certain image is the whole stack, and what the project has agreed on below it.
+    /// Returns the base, then the image; for an image of layers once more with each layer, else with all at once. The digest
+    /// of `--expect` is that of the whole stack, and rdvm.lock's that of the base.
     fn steps(&self, is_image: bool) -> Result<Vec<ImageRef>, Error> {
         let mut steps = Vec::new();
         if let Some(base) = &self.base {
@@ -231,7 +230,7 @@ impl PackArgs {
     }
 }
 
-/// What a file's name says of its form and compression; only names that can mean nothing else.
+/// Returns the form and compression that a file's name implies.
 fn by_name(path: &Path) -> (Option<FormArg>, Option<CompressArg>) {
     let name = path.as_os_str().as_bytes();
     let endings: [(&[u8], Option<CompressArg>); 4] = [
@@ -256,7 +255,7 @@ fn by_name(path: &Path) -> (Option<FormArg>, Option<CompressArg>) {
     }
 }
 
-/// Words between blanks, or a JSON array. A shell's quotes are refused, not misread.
+/// Splits words at blanks, or reads a JSON array. Rejects a shell's quotes.
 fn parse_words(text: &str) -> Result<Words, String> {
     if text.trim_start().starts_with('[') {
         return serde_json::from_str(text)

@@ -1,4 +1,4 @@
-//! `rdvm run`: its options, and the request they come to.
+//! `rdvm run`: its options, and the request that they make.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -26,37 +26,37 @@ use rdvm_hostfs::units::{ByteSize, parse_span};
 pub struct RunArgs {
     #[command(flatten)]
     image: StackArgs,
-    /// Take options, and IMAGE and CMD where they are not given, from [profile.NAME] of the nearest rdvm.toml
+    /// Read options, and IMAGE and CMD if not given, from [profile.NAME] of the nearest rdvm.toml
     #[arg(long, value_name = "NAME", help_heading = "Profile")]
     pub(super) profile: Option<String>,
-    /// Take the profile from this file
+    /// Read the profile from this file
     #[arg(long, value_name = "FILE", requires = "profile", value_hint = ValueHint::FilePath, help_heading = "Profile")]
     pub(super) config: Option<PathBuf>,
-    /// What the profile came to.
+    /// The profile's options as words.
     #[arg(skip)]
     pub from_profile: Option<String>,
-    /// Keep an archive's packed image for later runs, and take it from there (rdvm cache)
+    /// Keep an archive's packed image for later runs (see rdvm cache)
     #[arg(long, help_heading = "Image")]
     cache: bool,
-    /// Keep the packed image in one file, which all machines of it have mapped: less memory for each, a later start
+    /// Share one packed copy of the image between machines: less memory each, slower start
     #[arg(long, help_heading = "Image")]
     share: bool,
-    /// RAM of the guest, as in 512m; auto is what the image needs
+    /// Guest RAM, as in 512m; auto is as much as the image needs
     #[arg(short, long, alias = "mem", value_name = "SIZE|auto", default_value = "auto", value_parser = parse_memory, help_heading = "Machine")]
     memory: Memory,
     /// Number of CPUs, 1 to 16
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Machine")]
     cpus: u8,
-    /// Set a variable, or pass on the one of this name; repeatable
+    /// Set a variable, or pass on the variable NAME of the environment; repeatable
     #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Command")]
     env: Vec<OsString>,
-    /// Variables from a file, one NAME[=VALUE] a line; repeatable
+    /// Read variables from a file, one NAME[=VALUE] per line; repeatable
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Command")]
     env_file: Vec<PathBuf>,
-    /// Working directory in the guest; made where it is missing
+    /// Working directory in the guest; created if missing
     #[arg(short, long, value_name = "DIR", help_heading = "Command")]
     workdir: Option<OsString>,
-    /// Who runs the command: numbers, or names of the image
+    /// User and group of the command: numbers, or names of the image
     #[arg(short, long, value_name = "USER[:GROUP]", value_parser = str::parse::<UserSpec>, help_heading = "Command")]
     user: Option<UserSpec>,
     /// Program to run; CMD and ARGs become its arguments
@@ -65,19 +65,19 @@ pub struct RunArgs {
     /// Host name in the guest
     #[arg(long, value_name = "NAME", help_heading = "Command")]
     hostname: Option<OsString>,
-    /// A resource limit of the command, as in nofile=1024 or core=0:unlimited; repeatable
+    /// Set a resource limit, as in nofile=1024 or core=0:unlimited; repeatable
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", value_parser = parse_ulimit, help_heading = "Command")]
     ulimits: Vec<Ulimit>,
-    /// Give the command our standard input, byte by byte to its end; without it it has none
+    /// Forward standard input to the command (default: empty)
     #[arg(short, long, help_heading = "Command")]
     interactive: bool,
-    /// Give the command a terminal; with -i ours is its. Three Ctrl-] within a second leave it
+    /// Allocate a terminal; with -i, attach to it. Press Ctrl-] three times within a second to leave
     #[arg(short, long, help_heading = "Command")]
     tty: bool,
-    /// Copy a file or directory in before the command runs; repeatable
+    /// Copy a file or directory into the guest before the command runs; repeatable
     #[arg(long, value_name = "HOST:GUEST", value_parser = parse_copy_in(), help_heading = "Files")]
     copy_in: Vec<CopyIn>,
-    /// What stays out of --copy-in, as a line of a .gitignore; repeatable, after the lines of HOST/.rdvmignore
+    /// Exclude files from --copy-in, by a pattern of .gitignore; repeatable, and added to HOST/.rdvmignore
     #[arg(
         long,
         value_name = "PATTERN",
@@ -85,10 +85,10 @@ pub struct RunArgs {
         help_heading = "Files"
     )]
     copy_in_exclude: Vec<String>,
-    /// Copy a file or directory out when the command has ended, also when it failed; repeatable
+    /// Copy a file or directory out of the guest after the command, even if it failed; repeatable
     #[arg(long, value_name = "GUEST:HOST", value_parser = parse_copy_out(), help_heading = "Files")]
     copy_out: Vec<CopyOut>,
-    /// How much --copy-out may bring back in all
+    /// Largest total size of --copy-out
     #[arg(
         long,
         value_name = "SIZE",
@@ -96,43 +96,43 @@ pub struct RunArgs {
         help_heading = "Files"
     )]
     copy_out_limit: ByteSize,
-    /// Which symbolic links --copy-out brings back
+    /// Symbolic links that --copy-out copies
     #[arg(long, value_enum, value_name = "WHICH", default_value_t = LinksArg::Inside)]
     copy_links: LinksArg,
-    /// Network of the guest: only none so far
+    /// Network of the guest; only none is available
     #[arg(long, alias = "net", value_name = "none", default_value = "none", value_parser = ["none"], hide_possible_values = true, help_heading = "Machine")]
     network: String,
-    /// Accepted for docker's sake; names nothing
+    /// Accepted for compatibility with docker; no effect
     #[arg(long, value_name = "NAME", hide = true)]
     name: Option<String>,
-    /// Accepted for docker's sake; a machine never outlives its command
+    /// Accepted for compatibility with docker; a machine never outlives its command
     #[arg(long, hide = true)]
     rm: bool,
-    /// Docker's way to share a directory: not here.
+    /// docker's option to share a directory; rejected.
     #[arg(short, long, alias = "mount", hide = true, value_parser = Elsewhere("nothing is shared with the guest; --copy-in HOST:GUEST brings files in, --copy-out GUEST:HOST brings them back"))]
     volume: Option<String>,
-    /// Docker's way to open a port: not here.
+    /// docker's option to open a port; rejected.
     #[arg(short, long, hide = true, value_parser = Elsewhere("the guest has no network, so no port to open"))]
     publish: Option<String>,
-    /// Docker's ways to give a container more or less of the host: not here.
+    /// docker's options to give a container more or less of the host; rejected.
     #[arg(long, aliases = ["cap-add", "cap-drop", "security-opt", "read-only"], hide = true, num_args = 0..=1, default_missing_value = "", require_equals = true, value_parser = Elsewhere("the command is root in a machine of its own, which has nothing of the host's; leave it out"))]
     privileged: Option<String>,
-    /// Docker's way to hand on a device: not here.
+    /// docker's option to pass a device; rejected.
     #[arg(long, alias = "gpus", hide = true, value_parser = Elsewhere("the machine has none but its serial ports; leave it out"))]
     device: Option<String>,
-    /// Docker's way to have a PID 1 that reaps: always here.
+    /// docker's option for a PID 1 that reaps; rejected, since there always is one.
     #[arg(long, hide = true, num_args = 0, default_missing_value = "", value_parser = Elsewhere("PID 1 is rdvm's own and reaps; leave it out, or name your own with --rdinit FILE"))]
     init: Option<String>,
-    /// Docker's way to fetch an image: not here.
+    /// docker's option to fetch an image; rejected.
     #[arg(long, hide = true, value_parser = Elsewhere("images are files; skopeo copy docker://NAME docker-archive:NAME.tar makes one"))]
     pull: Option<String>,
-    /// Docker's way to run in the background: not here.
+    /// docker's option to run in the background; rejected.
     #[arg(short, long, hide = true, num_args = 0, default_missing_value = "", value_parser = Elsewhere("a machine runs in the foreground; start it with & or from systemd-run"))]
     detach: Option<String>,
     /// Kernel to boot: a file, or a release found in /boot
     #[arg(short, long, value_name = "PATH|NAME", value_hint = ValueHint::FilePath, help_heading = "Machine")]
     kernel: Option<OsString>,
-    /// Words for the end of the kernel command line
+    /// Append words to the kernel command line
     #[arg(
         long,
         value_name = "CMDLINE",
@@ -140,44 +140,44 @@ pub struct RunArgs {
         help_heading = "Machine"
     )]
     append: Option<String>,
-    /// What runs the machine
+    /// Engine that runs the machine
     #[arg(long, value_enum, default_value_t = EngineArg::Auto, help_heading = "Machine")]
     engine: EngineArg,
-    /// PID 1 of your own instead of rdvm's; it prints the exit code on /dev/ttyS2
+    /// Custom PID 1 instead of rdvm's; it prints the exit code on /dev/ttyS2
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Machine")]
     rdinit: Option<PathBuf>,
-    /// Stop the command after so long (90s, 10m, 2h) and exit with 124
+    /// Stop the command after this time (90s, 10m, 2h) and exit with 124
     #[arg(long, value_name = "TIME", value_parser = parse_span, help_heading = "Limits")]
     timeout: Option<Duration>,
-    /// How long the command has to end after its SIGTERM, before the machine goes
+    /// Time between SIGTERM to the command and the end of the machine
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "2s", help_heading = "Limits")]
     stop_timeout: Duration,
-    /// Stop the command when it has printed more, on standard output or on standard error
+    /// Stop the command if it prints more than this on standard output or standard error
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     max_output: Option<ByteSize>,
-    /// Write what happened to this file, as JSON
+    /// Write a JSON report to this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     pub report: Option<PathBuf>,
-    /// Say on stderr where the time went
+    /// Print on stderr how long each phase took
     #[arg(long, help_heading = "Output")]
     pub timings: bool,
-    /// Also write everything on the console to this file
+    /// Also write the console to this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     console: Option<PathBuf>,
-    /// Let the kernel speak, and show it on stderr
+    /// Show the kernel's messages on stderr
     #[arg(long, help_heading = "Output")]
     show_boot: bool,
-    /// Show the plan and boot nothing
+    /// Print the plan without booting
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
-    /// Nothing of rdvm's own on stderr but errors
+    /// Print only errors on stderr
     #[arg(short, long, overrides_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
-    /// Say on stderr what was chosen
+    /// Print engine, kernel and RAM on stderr
     #[arg(long, overrides_with = "quiet", help_heading = "Output")]
     pub verbose: bool,
-    /// A directory, an archive or - for one on standard input; and the command with its arguments. Without CMD, what
-    /// the image says, or /init
+    /// A directory, an archive or - for an archive on standard input; then the command and its arguments (default: the
+    /// image's command, or /init)
     #[arg(
         required_unless_present = "profile",
         trailing_var_arg = true,
@@ -193,18 +193,18 @@ pub struct RunArgs {
 enum EngineArg {
     /// KVM where it works, else QEMU
     Auto,
-    /// KVM, in process
+    /// KVM, in rdvm's process
     Kvm,
-    /// QEMU, in software
+    /// QEMU, software emulation
     Qemu,
 }
 
 /// `--copy-links`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LinksArg {
-    /// Those that lead to what is copied along; others are left out, and named
+    /// Links to copied files; others are skipped and reported
     Inside,
-    /// All, as they are
+    /// All links, unchanged
     Keep,
 }
 
@@ -212,9 +212,10 @@ enum LinksArg {
 type Memory = MemorySpec;
 
 impl RunArgs {
-    /// The typed request.
+    /// Returns the typed request.
     ///
-    /// Errors: [`Error`], for what only shows when files and the environment are looked at.
+    /// # Errors
+    /// Options that exclude each other; an environment file or an image name that cannot be used.
     pub fn into_request(self) -> Result<Request, Error> {
         self.check_own_init()?;
         let (path, argv) = image_and_command(self.rest);
@@ -273,7 +274,7 @@ impl RunArgs {
         })
     }
 
-    /// PID 1 of the user's own is told nothing, so nothing that PID 1 does can be asked for.
+    /// Rejects options that rdinit carries out, with another PID 1.
     fn check_own_init(&self) -> Result<(), Error> {
         let asked = [
             ("--share", self.share),
@@ -290,10 +291,11 @@ impl RunArgs {
         }
     }
 
-    /// Puts a profile's IMAGE and command where none are given. `dashed`: what is given stands behind `--`, so that it is a
-    /// command if the profile has an image.
+    /// Fills in a profile's IMAGE and command where none are given. With `dashed` the words follow a `--`, and are a command
+    /// if the profile has an image.
     ///
-    /// Errors: there is no IMAGE.
+    /// # Errors
+    /// There is no IMAGE.
     pub(super) fn complete(&mut self, profile: Profile, dashed: bool) -> Result<(), Error> {
         let is_command = dashed && profile.image.is_some();
         let given = std::mem::take(&mut self.rest);

@@ -15,7 +15,7 @@ use rdvm_image::tree::{Entry, Kind, Tree};
 const HOPS: usize = 40;
 const NAME_MAX: usize = 255;
 const PATH_MAX: usize = 4096;
-/// Where PID 1 mounts file systems of the guest's kernel.
+/// The directories on which PID 1 mounts file systems of the guest's kernel.
 const MOUNTED: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
 /// The outcome of execve(2) for a path.

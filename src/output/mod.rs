@@ -249,7 +249,7 @@ pub enum Error {
     )]
     WhiteoutName { path: ImagePath },
     /// A compression that nothing reads layers in.
-    #[error("images have no layers in lz4; take gzip or zstd")]
+    #[error("OCI layers cannot be lz4-compressed; use gzip or zstd")]
     Lz4Layer,
     /// The bytes cannot be written.
     #[error(

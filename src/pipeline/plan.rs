@@ -29,7 +29,7 @@ use rdvm_vmm::guest::ending::Ending;
 /// The least that is counted for a command's words and variables, so that a plan does not change with each.
 const FEW_WORDS: u64 = 64 << 10;
 
-/// What a run needs, before anything is booted.
+/// The needs of a run, computed without booting.
 #[derive(Debug)]
 pub struct Plan {
     /// The image.

@@ -27,12 +27,12 @@ pub(super) const ENOENT: i32 = 2;
 const SIGINT: i32 = 2;
 const SIGPIPE: i32 = 13;
 const SIGXFSZ: i32 = 25;
-/// What a command exits with whose reader has gone away.
+/// The exit code of a command whose reader has gone away.
 pub const BY_SIGPIPE: u8 = BY_SIGNAL + SIGPIPE as u8;
 
 const SIGKILL: u8 = 9;
 
-/// What rdvm exits with: the one table.
+/// Returns rdvm's exit code: the one table.
 pub fn exit_code(ending: &Ending) -> u8 {
     match *ending {
         Ending::Exited { code, .. } => code,
@@ -64,14 +64,14 @@ fn by_signal(signal: i32) -> u8 {
     u8::try_from(signal).map_or(FAILED, |signal| BY_SIGNAL.saturating_add(signal))
 }
 
-/// What the messages name.
+/// The names in the messages.
 #[derive(Debug, Clone, Copy)]
 pub struct Subjects<'a> {
     /// The command as the user knows it.
     pub command: &'a str,
     /// The machine's RAM.
     pub memory: &'a str,
-    /// What was to be copied in, in the order in which the guest counts them.
+    /// The copies, in the order in which the guest counts them.
     pub copies: &'a [CopyIn],
 }
 

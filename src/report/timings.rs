@@ -1,4 +1,4 @@
-//! Where a run's time went: by phase, and as points on one line.
+//! The time of a run: by phase, and as points on one line.
 //!
 //! The host sees when its own things happen, and when a word of PID 1's arrives. What happened inside before that is told
 //! on the guest's clock, and put on the host's by an event that both saw.
@@ -84,7 +84,7 @@ impl Timings {
     }
 }
 
-/// When what happened, in milliseconds since rdvm started; absent where it did not happen or nobody said.
+/// The times of a run's events, in milliseconds since rdvm started; absent where unknown.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Timeline {
     /// Kernel and initrd were where the machine finds them.

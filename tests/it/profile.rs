@@ -321,21 +321,24 @@ fn options_that_exclude_each_other_are_refused_or_the_last_counts() {
         ),
         (
             &["--rdinit", "f", "-i", "img"],
-            "rdvm: --interactive: goes not with --rdinit",
+            "rdvm: --interactive: cannot be used with --rdinit",
         ),
         (
             &["--rdinit", "f", "--copy-in", "a:b", "img"],
-            "rdvm: --copy-in: goes not with",
+            "rdvm: --copy-in: cannot be used with",
         ),
         (
             &["--rdinit", "f", "--copy-out", "a:b", "img"],
-            "rdvm: --copy-out: goes not",
+            "rdvm: --copy-out: cannot be used",
         ),
         (
             &["--rdinit", "f", "--ulimit", "core=0", "img"],
-            "rdvm: --ulimit: goes not",
+            "rdvm: --ulimit: cannot be used",
         ),
-        (&["--rdinit", "f", "-t", "img"], "rdvm: --tty: goes not"),
+        (
+            &["--rdinit", "f", "-t", "img"],
+            "rdvm: --tty: cannot be used",
+        ),
         (
             &["-q", "--verbose", "-q", "none"],
             "rdvm: none: no such file",

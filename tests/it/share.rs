@@ -206,7 +206,7 @@ fn a_change_of_the_directory_is_seen() {
 fn what_cannot_be_shared_is_refused() {
     let run = Rdvm::verb("run").option("--share").option("--rdinit");
     let run = run.option("/bin/true").image(busybox().path()).run();
-    run.exits(125).says("--share: goes not with --rdinit");
+    run.exits(125).says("--share: cannot be used with --rdinit");
     let place = Place::new();
     let cache = place.cache.path().join("images");
     fs::write(&cache, "not a directory").unwrap();

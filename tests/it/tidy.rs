@@ -346,3 +346,108 @@ fn documents_refer_to_documents_of_this_repository() {
     }
     assert!(seen > 20, "only {seen} references were found");
 }
+
+/// Phrases of a text that reads as if it were translated.
+const ODD_PHRASES: [&str; 11] = [
+    "for ever",
+    "is none",
+    "are none",
+    "nobody",
+    "somebody",
+    "goes not",
+    "of ours",
+    "comes to",
+    "the day something",
+    "bluntly",
+    "told nothing",
+];
+
+/// True if `text` has the phrase between other characters than letters. Quotations and code have their own words.
+fn has_phrase(text: &str, phrase: &str) -> bool {
+    text.match_indices(phrase).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let behind = text[at + phrase.len()..].chars().next();
+        let is_letter =
+            |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || "`_-".contains(c));
+        !is_letter(before) && !is_letter(behind)
+    })
+}
+
+#[test]
+fn documents_and_help_are_written_in_plain_english() {
+    use clap::CommandFactory;
+    fn help(command: &clap::Command, texts: &mut Vec<(String, String)>) {
+        let text = command.clone().render_long_help().to_string();
+        texts.push((format!("{} --help", command.get_name()), text));
+        let verbs = command.get_subcommands();
+        verbs.for_each(|verb| help(verb, texts));
+    }
+    let mut texts = Vec::new();
+    help(&rdvm::cli::Cli::command(), &mut texts);
+    assert!(texts.len() > 10, "{} verbs", texts.len());
+    let documents = fs::read_dir("docs").unwrap().flatten();
+    let documents = documents.map(|entry| entry.path());
+    for path in documents.chain([PathBuf::from("README.md")]) {
+        if path.extension().is_some_and(|extension| extension == "md") {
+            texts.push((
+                path.display().to_string(),
+                fs::read_to_string(path).unwrap(),
+            ));
+        }
+    }
+    for (name, text) in &texts {
+        for (at, line) in text.lines().enumerate() {
+            // The name of a user of every system, and of tests.
+            let line = line
+                .to_lowercase()
+                .replace("-u nobody", "")
+                .replace("::", "_");
+            for phrase in ODD_PHRASES {
+                assert!(!has_phrase(&line, phrase), "{name}:{}: {phrase:?}", at + 1);
+            }
+        }
+    }
+}
+
+/// Whole directories that hold to it; more join as they are rewritten.
+#[test]
+fn doc_comments_begin_with_a_noun_or_a_verb() {
+    let rewritten = [
+        "src/bin",
+        "src/cli",
+        "src/pipeline",
+        "src/report",
+        "src/request",
+        "rdinit",
+    ];
+    for (path, text) in sources() {
+        if !rewritten
+            .iter()
+            .any(|directory| path.starts_with(directory))
+        {
+            continue;
+        }
+        for (at, line) in text.lines().enumerate() {
+            let line = line.trim_start();
+            let start = ["/// ", "//! "]
+                .iter()
+                .find_map(|mark| line.strip_prefix(mark));
+            let word = start.and_then(|text| text.split(' ').next());
+            // Only the first line of a comment begins it.
+            let begins = at == 0
+                || !text
+                    .lines()
+                    .nth(at - 1)
+                    .unwrap()
+                    .trim_start()
+                    .starts_with("//");
+            let is_odd = |word| ["What", "Whether", "Who", "Nobody", "Somebody"].contains(&word);
+            assert!(
+                !(begins && word.is_some_and(is_odd)),
+                "{}:{}",
+                path.display(),
+                at + 1
+            );
+        }
+    }
+}

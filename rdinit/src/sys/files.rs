@@ -24,7 +24,7 @@ pub const S_IFREG: u32 = 0o100000;
 /// A symbolic link's.
 pub const S_IFLNK: u32 = 0o120000;
 
-/// What is asked of `struct stat`.
+/// The fields of `struct stat` that are used.
 #[derive(Debug, Clone, Copy)]
 pub struct Stat {
     /// The file system that it is on.
@@ -56,13 +56,13 @@ impl Stat {
         }
     }
 
-    /// Whether it is a directory.
+    /// True if it is a directory.
     pub fn is_directory(&self) -> bool {
         self.mode & S_IFMT == S_IFDIR
     }
 }
 
-/// What `name` below the open directory `at` is, links not followed.
+/// Returns the status of `name` below the open directory `at`, links not followed.
 pub fn stat_at(at: i32, name: &[u8]) -> Result<Stat> {
     let mut words = [0u64; 18];
     let (name, to) = (path(name)?, words.as_mut_ptr() as usize);
@@ -73,7 +73,7 @@ pub fn stat_at(at: i32, name: &[u8]) -> Result<Stat> {
     Ok(Stat::of(words))
 }
 
-/// What `name` leads to, links followed.
+/// Returns the status of `name`, links followed.
 pub fn stat(name: &[u8]) -> Result<Stat> {
     let mut words = [0u64; 18];
     call3(__NR_stat, path(name)?, words.as_mut_ptr() as usize, 0)?;

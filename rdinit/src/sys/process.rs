@@ -93,7 +93,7 @@ pub fn set_raw(fd: i32) -> Result<()> {
     call3(__NR_ioctl, fd as usize, 0x5402, &raw const termios as usize).map(drop)
 }
 
-/// Whether everything written to a serial port has left it. Anything that is no serial port has nothing waiting.
+/// True if everything written to a serial port has left it, or `fd` is not a serial port.
 pub fn has_drained(fd: i32) -> bool {
     const TIOCOUTQ: usize = 0x5411;
     const TIOCSERGETLSR: usize = 0x5459;

@@ -15,7 +15,7 @@ use rdvm_kernel::Search;
 use crate::print::{say, show_bar};
 use crate::{Result, notice};
 
-/// What rdvm prints besides errors.
+/// The lines that rdvm prints besides errors.
 #[derive(Debug, Clone, Copy)]
 struct Verbosity {
     quiet: bool,

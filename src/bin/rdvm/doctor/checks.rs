@@ -31,7 +31,7 @@ pub(super) fn cpu(facts: &HostFacts) -> Vec<Finding> {
     vec![Finding::new("cpu", level, text, None)]
 }
 
-/// Whether `auto` takes the KVM engine.
+/// True if `auto` chooses the KVM engine.
 pub(super) fn runs_on_kvm(facts: &HostFacts) -> bool {
     facts.kvm == KvmState::Usable
 }
@@ -48,7 +48,7 @@ pub(super) fn kvm(facts: &HostFacts) -> Vec<Finding> {
     vec![Finding::new("kvm", level, text, remedy)]
 }
 
-/// What helps against a denial, given the groups that the user has already.
+/// Returns the remedy for a denial, given the groups that the user has already.
 fn access(facts: &HostFacts, group: &String) -> Option<String> {
     if facts.user.groups.contains(group) {
         return Some(format!(

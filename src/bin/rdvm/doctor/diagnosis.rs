@@ -14,9 +14,9 @@ use super::{checks, limits, memory};
 pub(crate) struct KernelFinding {
     /// The file.
     pub(crate) path: PathBuf,
-    /// Whether it can boot; else why not, as "what went wrong" or "what went wrong; way out", escaped.
+    /// The error if it cannot boot, as "what went wrong" or "what went wrong; way out", escaped.
     pub(crate) usable: Result<(), String>,
-    /// Whether a run would take it.
+    /// True if a run would use it.
     pub(crate) chosen: bool,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct KernelFinding {
 pub(crate) struct Diagnosis {
     can_run: bool,
     verdict: String,
-    /// What was found, grouped by area.
+    /// The findings, grouped by area.
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -34,11 +34,11 @@ pub(crate) struct Diagnosis {
 pub(crate) struct Finding {
     /// `cpu`, `kvm`, `qemu`, `kernel`, `memory`, `limits`, `files` or `sandbox`.
     pub(crate) area: &'static str,
-    /// How bad it is.
+    /// The level.
     pub(crate) level: Level,
     /// One line, control characters escaped.
     pub(crate) text: String,
-    /// What helps, a command where there is one.
+    /// The remedy, a command if there is one.
     pub(crate) remedy: Option<String>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn examine(facts: &HostFacts, kernels: &[KernelFinding]) -> Diagnosis
 }
 
 impl Diagnosis {
-    /// Whether a run can work here; the exit code of `rdvm doctor` is 0 then.
+    /// True if a run can work here; the exit code of `rdvm doctor` is 0 then.
     pub(crate) fn can_run(&self) -> bool {
         self.can_run
     }

@@ -1,4 +1,4 @@
-//! What is true of this host, gathered without judging it.
+//! Facts about this host, gathered without judging it.
 //!
 //! [`HostFacts::gather`] is the only place where the doctor reads files, asks the system or starts a
 //! program; every reader of a text is a pure function beside it.
@@ -25,28 +25,28 @@ pub(crate) struct HostFacts {
     pub(crate) cpu: Cpu,
     /// Processors that this process may use.
     pub(crate) cores: usize,
-    /// What /dev/kvm is worth.
+    /// The state of /dev/kvm.
     pub(crate) kvm: KvmState,
-    /// Who asks.
+    /// The user who runs rdvm.
     pub(crate) user: User,
     /// QEMU and its answers.
     pub(crate) qemu: QemuState,
-    /// How this distribution installs things, if it is a known one.
+    /// The package manager, if the distribution is a known one.
     pub(crate) packages: Option<Packages>,
-    /// How much memory there is.
+    /// Memory of the host and its control group.
     pub(crate) memory: Memory,
     /// Resource limits of this process.
     pub(crate) limits: Limits,
     /// Places for files.
     pub(crate) files: Files,
-    /// What could be used to fence processes in.
+    /// The kernel's means of confining processes.
     pub(crate) fences: SandboxLimits,
 }
 
-/// Who runs rdvm.
+/// The user who runs rdvm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct User {
-    /// Whether the effective user is root.
+    /// True if the effective user is root.
     pub(crate) root: bool,
     /// Groups that this session has, by name where they have one.
     pub(crate) groups: Vec<String>,
@@ -57,29 +57,29 @@ pub(crate) struct User {
 /// Places for files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Files {
-    /// Whether a file in memory can be made; the system's words when not.
+    /// The error, in the system's words, if a file in memory cannot be made.
     pub(crate) memfd: Result<(), String>,
-    /// Where temporary files go.
+    /// The directory of temporary files.
     pub(crate) temporary: Folder,
-    /// Where prepared kernels are kept; `None` when no variable names a place.
+    /// The directory of prepared kernels; `None` if no variable names one.
     pub(crate) cache: Option<Folder>,
 }
 
 /// A folder to write in, which need not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Folder {
-    /// Where.
+    /// The path.
     pub(crate) path: PathBuf,
-    /// Whether files can be made there; the system's words when not.
+    /// The error, in the system's words, if files cannot be made there.
     pub(crate) writable: Result<(), String>,
 }
 
-/// What could be used to fence processes in.
+/// The kernel's means of confining processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SandboxLimits {
-    /// Whether the kernel has seccomp filters.
+    /// True if the kernel has seccomp filters.
     pub(crate) seccomp: bool,
-    /// Whether this user can make a user namespace; else the command that allows it.
+    /// The command that allows user namespaces, if this user cannot make one.
     pub(crate) user_namespaces: Result<(), &'static str>,
 }
 

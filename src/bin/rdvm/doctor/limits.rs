@@ -26,13 +26,13 @@ pub(crate) struct Limits {
 /// One resource limit; `None` is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Limit {
-    /// What counts now.
+    /// The current limit.
     pub(crate) soft: Option<u64>,
-    /// How far it can be raised without root.
+    /// The most that it can be raised to without root.
     pub(crate) hard: Option<u64>,
 }
 
-/// How one limit is judged.
+/// The rule for one limit.
 struct Rule {
     what: &'static str,
     limit: Limit,
@@ -41,7 +41,7 @@ struct Rule {
     /// Below this a note is due.
     good: u64,
     shown: fn(u64) -> String,
-    /// What the remedy sets; `None` is unlimited.
+    /// The value that the remedy sets; `None` is unlimited.
     spec: Option<u64>,
     /// Its letter for the shell's `ulimit` and its name for prlimit(1).
     names: (char, &'static str),

@@ -1,4 +1,4 @@
-//! What `rdvm inspect` prints.
+//! The output of `rdvm inspect`.
 
 use std::fmt::{Display, Write};
 
@@ -20,7 +20,7 @@ use rdvm_kernel::Kernel;
 pub(crate) struct Inspected<'a> {
     /// As it was named.
     pub(crate) image: &'a ImageRef,
-    /// What was read.
+    /// The image.
     pub(crate) read: &'a Image,
     pub(crate) info: &'a ImageInfo,
     /// Its content digest.
