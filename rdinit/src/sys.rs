@@ -3,6 +3,7 @@
 //! Numbers: `arch/x86_64.rs`. Structures: `include/uapi/` of the Linux source.
 //! Every path argument is a byte string that ends in NUL; `path` checks that once.
 
+mod constants;
 mod files;
 mod process;
 #[allow(unsafe_code)]
@@ -12,53 +13,17 @@ use core::arch::asm;
 
 use crate::arch::*;
 
+pub use constants::*;
 pub use files::*;
 pub use process::*;
 pub use shared::*;
 
-/// A system call's refusal: the errno.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Errno(pub i32);
-
-/// No such file or directory.
-pub const ENOENT: Errno = Errno(2);
-/// Interrupted by a signal.
-pub const EINTR: Errno = Errno(4);
-/// Input or output error; of a terminal's master side, no slave side is open.
-pub const EIO: Errno = Errno(5);
-/// Try again.
-pub const EAGAIN: Errno = Errno(11);
-/// Permission denied.
-pub const EACCES: Errno = Errno(13);
-/// A path component is not a directory.
-pub const ENOTDIR: Errno = Errno(20);
-/// Invalid argument.
-pub const EINVAL: Errno = Errno(22);
-
 /// The result of a system call.
 pub type Result<T> = core::result::Result<T, Errno>;
 
-/// Open for reading.
-pub const O_RDONLY: usize = 0;
-/// Open for writing.
-pub const O_WRONLY: usize = 1;
-/// Open for both.
-pub const O_RDWR: usize = 2;
-/// Do not make it the controlling terminal.
-pub const O_NOCTTY: usize = 0o400;
-/// Do not block.
-pub const O_NONBLOCK: usize = 0o4000;
-/// Close on exec.
-pub const O_CLOEXEC: usize = 0o2000000;
-
-/// `SIGKILL`.
-pub const SIGKILL: usize = 9;
-const SIGCHLD: u64 = 17;
-
-/// `poll`: there is something to read.
-pub const POLLIN: i16 = 1;
-/// `poll`: writing will not block.
-pub const POLLOUT: i16 = 4;
+/// A system call's refusal: the errno.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
 
 /// An element of a `poll` set.
 #[repr(C)]
@@ -342,38 +307,6 @@ pub fn reap() -> Result<Option<(i32, i32, Usage)>> {
 /// Sends a signal to every process but this one.
 pub fn kill_all_others(signal: usize) {
     let _ = call3(__NR_kill, usize::MAX, signal, 0);
-}
-
-/// Changes the working directory.
-pub fn chdir(name: &[u8]) -> Result<()> {
-    call3(__NR_chdir, path(name)?, 0, 0).map(drop)
-}
-
-/// Changes the root directory.
-pub fn chroot(name: &[u8]) -> Result<()> {
-    call3(__NR_chroot, path(name)?, 0, 0).map(drop)
-}
-
-/// Makes a directory and gives it exactly this mode.
-pub fn mkdir(name: &[u8], mode: usize) -> Result<()> {
-    call3(__NR_mkdir, path(name)?, mode, 0)?;
-    call3(__NR_chmod, path(name)?, mode, 0).map(drop)
-}
-
-/// Removes a name that is not a directory.
-pub fn unlink(name: &[u8]) -> Result<()> {
-    call3(__NR_unlink, path(name)?, 0, 0).map(drop)
-}
-
-/// Makes a symbolic link.
-pub fn symlink(target: &[u8], name: &[u8]) -> Result<()> {
-    call3(__NR_symlink, path(target)?, path(name)?, 0).map(drop)
-}
-
-/// Makes a character device.
-pub fn mknod_char(name: &[u8], mode: usize, major: usize, minor: usize) -> Result<()> {
-    call3(__NR_mknod, path(name)?, 0o020000 | mode, major << 8 | minor)?;
-    call3(__NR_chmod, path(name)?, mode, 0).map(drop)
 }
 
 /// Mounts; `kind` and `data` end in NUL like the paths.

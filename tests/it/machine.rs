@@ -76,6 +76,7 @@ fn an_initrd_of_two_gibibytes_is_unpacked_whole() {
 
 #[test]
 fn kvm_that_cannot_be_used_is_refused_with_the_reason_and_auto_says_why_it_takes_qemu() {
+    let has_qemu = engines().contains(&"qemu");
     let state = probe::kvm();
     if state == KvmState::Usable {
         left_out("KVM can be used here");
@@ -86,7 +87,7 @@ fn kvm_that_cannot_be_used_is_refused_with_the_reason_and_auto_says_why_it_takes
     run.exits(125)
         .prints("")
         .says_only(&format!("rdvm: {state}, or use --engine qemu\n"));
-    if engines().contains(&"qemu") {
+    if has_qemu {
         let home = tempfile::tempdir().unwrap();
         let auto = |option: &[&str]| {
             let run = option.iter().fold(Rdvm::verb("run"), Rdvm::option);

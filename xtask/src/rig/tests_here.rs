@@ -15,7 +15,7 @@ use crate::process::{self, last_lines, read_lossy};
 use crate::project::Project;
 
 /// Beginnings of the names of scenarios that are not for the rig, and why. Each has a test on the host's engines.
-const NOT_HERE: [(&str, &str); 11] = [
+const NOT_HERE: [(&str, &str); 12] = [
     ("pack::", "GNU cpio, bsdcpio and tar are not inside"),
     ("readme::", "it needs the tools of a whole system"),
     ("guide::", "it needs the tools of a whole system"),
@@ -32,6 +32,7 @@ const NOT_HERE: [(&str, &str); 11] = [
         "hostile::without_a_terminal",
         "it ends before a machine is made",
     ),
+    ("machine::kvm_that_cannot_be_used", "KVM can be used there"),
     ("support::", "they test the plumbing"),
 ];
 
