@@ -220,6 +220,38 @@ pub fn set_time(name: &[u8], seconds: i64, nanoseconds: u32) -> Result<()> {
     call(__NR_utimensat, [at, name, times, AT_SYMLINK_NOFOLLOW, 0, 0]).map(drop)
 }
 
+/// Changes the working directory.
+pub fn chdir(name: &[u8]) -> Result<()> {
+    call3(__NR_chdir, path(name)?, 0, 0).map(drop)
+}
+
+/// Changes the root directory.
+pub fn chroot(name: &[u8]) -> Result<()> {
+    call3(__NR_chroot, path(name)?, 0, 0).map(drop)
+}
+
+/// Makes a directory and gives it exactly this mode.
+pub fn mkdir(name: &[u8], mode: usize) -> Result<()> {
+    call3(__NR_mkdir, path(name)?, mode, 0)?;
+    call3(__NR_chmod, path(name)?, mode, 0).map(drop)
+}
+
+/// Removes a name that is not a directory.
+pub fn unlink(name: &[u8]) -> Result<()> {
+    call3(__NR_unlink, path(name)?, 0, 0).map(drop)
+}
+
+/// Makes a symbolic link.
+pub fn symlink(target: &[u8], name: &[u8]) -> Result<()> {
+    call3(__NR_symlink, path(target)?, path(name)?, 0).map(drop)
+}
+
+/// Makes a character device.
+pub fn mknod_char(name: &[u8], mode: usize, major: usize, minor: usize) -> Result<()> {
+    call3(__NR_mknod, path(name)?, 0o020000 | mode, major << 8 | minor)?;
+    call3(__NR_chmod, path(name)?, mode, 0).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,36 +295,4 @@ mod tests {
         assert_eq!(seen.device, stat(b"src\0").unwrap().device);
         super::super::close(fd);
     }
-}
-
-/// Changes the working directory.
-pub fn chdir(name: &[u8]) -> Result<()> {
-    call3(__NR_chdir, path(name)?, 0, 0).map(drop)
-}
-
-/// Changes the root directory.
-pub fn chroot(name: &[u8]) -> Result<()> {
-    call3(__NR_chroot, path(name)?, 0, 0).map(drop)
-}
-
-/// Makes a directory and gives it exactly this mode.
-pub fn mkdir(name: &[u8], mode: usize) -> Result<()> {
-    call3(__NR_mkdir, path(name)?, mode, 0)?;
-    call3(__NR_chmod, path(name)?, mode, 0).map(drop)
-}
-
-/// Removes a name that is not a directory.
-pub fn unlink(name: &[u8]) -> Result<()> {
-    call3(__NR_unlink, path(name)?, 0, 0).map(drop)
-}
-
-/// Makes a symbolic link.
-pub fn symlink(target: &[u8], name: &[u8]) -> Result<()> {
-    call3(__NR_symlink, path(target)?, path(name)?, 0).map(drop)
-}
-
-/// Makes a character device.
-pub fn mknod_char(name: &[u8], mode: usize, major: usize, minor: usize) -> Result<()> {
-    call3(__NR_mknod, path(name)?, 0o020000 | mode, major << 8 | minor)?;
-    call3(__NR_chmod, path(name)?, mode, 0).map(drop)
 }
