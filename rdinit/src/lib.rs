@@ -43,4 +43,6 @@ pub mod collect;
 mod timeline;
 
 #[allow(unsafe_code)]
-pub mod sys;
+mod sys;
+
+pub use sys::exit;

@@ -34,7 +34,7 @@ extern "C" fn enter(name: *const u8) -> ! {
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // PID 1 that ends makes the kernel panic, which resets the machine: the host sees an end without an exit event.
-    rdinit::sys::exit(125)
+    rdinit::exit(125)
 }
 
 /// `memcpy(3)`.

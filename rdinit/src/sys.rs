@@ -13,22 +13,22 @@ use core::arch::asm;
 
 use crate::arch::*;
 
-pub use constants::*;
-pub use files::*;
-pub use process::*;
-pub use shared::*;
+pub(crate) use constants::*;
+pub(crate) use files::*;
+pub(crate) use process::*;
+pub(crate) use shared::*;
 
 /// The result of a system call.
-pub type Result<T> = core::result::Result<T, Errno>;
+pub(crate) type Result<T> = core::result::Result<T, Errno>;
 
 /// A system call's refusal: the errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Errno(pub i32);
+pub(crate) struct Errno(pub i32);
 
 /// An element of a `poll` set.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct PollFd {
+pub(crate) struct PollFd {
     /// Descriptor; negative elements are passed over.
     pub fd: i32,
     /// The events to wait for.
@@ -39,7 +39,7 @@ pub struct PollFd {
 
 impl PollFd {
     /// Waits for `events` on `fd`.
-    pub fn new(fd: i32, events: i16) -> Self {
+    pub(crate) fn new(fd: i32, events: i16) -> Self {
         Self {
             fd,
             events,
@@ -50,7 +50,7 @@ impl PollFd {
 
 /// The parts of `struct rusage` that are reported.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// User time, microseconds.
     pub user_us: u64,
     /// System time, microseconds.
@@ -87,7 +87,7 @@ fn path(bytes: &[u8]) -> Result<usize> {
 }
 
 /// Reads; gives the number of bytes, zero at the end of the file.
-pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+pub(crate) fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
     call3(
         __NR_read,
         fd as usize,
@@ -97,7 +97,7 @@ pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
 }
 
 /// Writes; gives the number of bytes taken.
-pub fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
+pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
     call3(
         __NR_write,
         fd as usize,
@@ -107,23 +107,18 @@ pub fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
 }
 
 /// Opens `name`.
-pub fn open(name: &[u8], flags: usize) -> Result<i32> {
+pub(crate) fn open(name: &[u8], flags: usize) -> Result<i32> {
     call3(__NR_open, path(name)?, flags, 0).map(|fd| fd as i32)
 }
 
 /// Closes a descriptor; there is nothing to be done about an error.
-pub fn close(fd: i32) {
+pub(crate) fn close(fd: i32) {
     let _ = call3(__NR_close, fd as usize, 0, 0);
 }
 
 /// `st_mode` of what `name` is, links not followed.
-pub fn lstat_mode(name: &[u8]) -> Result<u32> {
+pub(crate) fn lstat_mode(name: &[u8]) -> Result<u32> {
     stat_mode(__NR_lstat, name)
-}
-
-/// `st_mode` of what `name` leads to.
-pub fn follow_mode(name: &[u8]) -> Result<u32> {
-    stat_mode(__NR_stat, name)
 }
 
 fn stat_mode(number: usize, name: &[u8]) -> Result<u32> {
@@ -133,14 +128,14 @@ fn stat_mode(number: usize, name: &[u8]) -> Result<u32> {
 }
 
 /// The length of an open file.
-pub fn file_size(fd: i32) -> Result<usize> {
+pub(crate) fn file_size(fd: i32) -> Result<usize> {
     let mut stat = [0u64; 18];
     call3(__NR_fstat, fd as usize, stat.as_mut_ptr() as usize, 0)?;
     Ok(stat[6] as usize)
 }
 
 /// Waits until something in the set happens or `timeout_ms` have passed (negative: for ever).
-pub fn poll(set: &mut [PollFd], timeout_ms: i32) -> Result<usize> {
+pub(crate) fn poll(set: &mut [PollFd], timeout_ms: i32) -> Result<usize> {
     call3(
         __NR_poll,
         set.as_mut_ptr() as usize,
@@ -150,7 +145,7 @@ pub fn poll(set: &mut [PollFd], timeout_ms: i32) -> Result<usize> {
 }
 
 /// Fresh zeroed memory, never given back.
-pub fn allocate(length: usize) -> Result<&'static mut [u8]> {
+pub(crate) fn allocate(length: usize) -> Result<&'static mut [u8]> {
     let address = call(__NR_mmap, [0, length, 3, 0x22, usize::MAX, 0])?;
     // SAFETY: the kernel has just made this private anonymous mapping of `length` bytes at `address`; nobody else
     // knows it and it is never unmapped, so a unique reference for ever is right.
@@ -158,14 +153,14 @@ pub fn allocate(length: usize) -> Result<&'static mut [u8]> {
 }
 
 /// Fresh memory for `length` pointers, all null, never given back.
-pub fn allocate_pointers(length: usize) -> Result<&'static mut [usize]> {
+pub(crate) fn allocate_pointers(length: usize) -> Result<&'static mut [usize]> {
     let address = call(__NR_mmap, [0, length.max(1) * 8, 3, 0x22, usize::MAX, 0])?;
     // SAFETY: as in `allocate`; the mapping is page-aligned, zeroed, and `length * 8` bytes long at least.
     Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut usize, length) })
 }
 
 /// The contents of an open file as a private mapping, never given back. Empty files are `EINVAL`.
-pub fn map_file(fd: i32) -> Result<&'static [u8]> {
+pub(crate) fn map_file(fd: i32) -> Result<&'static [u8]> {
     let length = file_size(fd)?;
     let address = call(__NR_mmap, [0, length, 3, 0x02, fd as usize, 0])?;
     // SAFETY: a private mapping of `length` bytes that is never unmapped; PID 1 is the only process when it is made
@@ -174,7 +169,7 @@ pub fn map_file(fd: i32) -> Result<&'static [u8]> {
 }
 
 /// Looks at the contents of an open file through a mapping that is gone again afterwards. Empty files are `EINVAL`.
-pub fn with_mapped_file<T>(fd: i32, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+pub(crate) fn with_mapped_file<T>(fd: i32, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
     let length = file_size(fd)?;
     let address = call(__NR_mmap, [0, length, 1, 0x02, fd as usize, 0])?;
     // SAFETY: a private mapping of `length` bytes which nobody else knows, and which stays until `look` is done with it:
@@ -186,7 +181,7 @@ pub fn with_mapped_file<T>(fd: i32, look: impl FnOnce(&[u8]) -> T) -> Result<T> 
 }
 
 /// Sets an extended attribute of what `name` is, links not followed. `attribute` ends in NUL like the path.
-pub fn set_attribute(name: &[u8], attribute: &[u8], value: &[u8]) -> Result<()> {
+pub(crate) fn set_attribute(name: &[u8], attribute: &[u8], value: &[u8]) -> Result<()> {
     let (name, attribute) = (path(name)?, path(attribute)?);
     call(
         __NR_lsetxattr,
@@ -196,7 +191,7 @@ pub fn set_attribute(name: &[u8], attribute: &[u8], value: &[u8]) -> Result<()> 
 }
 
 /// Blocks every signal.
-pub fn block_signals() -> Result<()> {
+pub(crate) fn block_signals() -> Result<()> {
     let all = u64::MAX;
     call(
         __NR_rt_sigprocmask,
@@ -206,7 +201,7 @@ pub fn block_signals() -> Result<()> {
 }
 
 /// Lets every signal through again.
-pub fn unblock_signals() -> Result<()> {
+pub(crate) fn unblock_signals() -> Result<()> {
     let none = 0u64;
     call(
         __NR_rt_sigprocmask,
@@ -216,7 +211,7 @@ pub fn unblock_signals() -> Result<()> {
 }
 
 /// Gives every signal its default meaning again; ignored ones would stay so over exec.
-pub fn default_signals() {
+pub(crate) fn default_signals() {
     // struct sigaction of the kernel: handler (SIG_DFL is null), flags, restorer, mask.
     let default = [0u64; 4];
     for signal in 1..=64 {
@@ -228,7 +223,7 @@ pub fn default_signals() {
 }
 
 /// A descriptor that is readable when a child has changed state.
-pub fn child_signal_fd() -> Result<i32> {
+pub(crate) fn child_signal_fd() -> Result<i32> {
     let mask = 1u64 << (SIGCHLD - 1);
     let flags = O_NONBLOCK | O_CLOEXEC;
     call(
@@ -239,24 +234,24 @@ pub fn child_signal_fd() -> Result<i32> {
 }
 
 /// A pipe: read end, write end, both close-on-exec.
-pub fn pipe() -> Result<(i32, i32)> {
+pub(crate) fn pipe() -> Result<(i32, i32)> {
     let mut ends = [0i32; 2];
     call3(__NR_pipe2, ends.as_mut_ptr() as usize, O_CLOEXEC, 0)?;
     Ok((ends[0], ends[1]))
 }
 
 /// Makes reads and writes of a descriptor return `EAGAIN` instead of blocking.
-pub fn set_nonblocking(fd: i32) -> Result<()> {
+pub(crate) fn set_nonblocking(fd: i32) -> Result<()> {
     call3(__NR_fcntl, fd as usize, 4, O_NONBLOCK).map(drop)
 }
 
 /// Makes `to` another name of `from`, inherited over exec.
-pub fn duplicate(from: i32, to: i32) -> Result<()> {
+pub(crate) fn duplicate(from: i32, to: i32) -> Result<()> {
     call3(__NR_dup2, from as usize, to as usize, 0).map(drop)
 }
 
 /// Forks; `None` in the child, which is PID 1 of a new namespace if that is wanted.
-pub fn fork(new_pids: bool) -> Result<Option<i32>> {
+pub(crate) fn fork(new_pids: bool) -> Result<Option<i32>> {
     const CLONE_NEWPID: u64 = 0x2000_0000;
     let flags = SIGCHLD | if new_pids { CLONE_NEWPID } else { 0 };
     match call(__NR_clone, [flags as usize, 0, 0, 0, 0, 0])? {
@@ -268,7 +263,7 @@ pub fn fork(new_pids: bool) -> Result<Option<i32>> {
 /// Executes a program; returns only when that failed.
 ///
 /// `argv` and `envp` are addresses of NUL-terminated strings and end in a zero.
-pub fn execve(program: &[u8], argv: &[usize], envp: &[usize]) -> Errno {
+pub(crate) fn execve(program: &[u8], argv: &[usize], envp: &[usize]) -> Errno {
     let ends = |list: &[usize]| list.last() == Some(&0);
     match path(program) {
         Ok(program) if ends(argv) && ends(envp) => call3(
@@ -291,7 +286,7 @@ pub fn exit(code: i32) -> ! {
 }
 
 /// Reaps one child if one is waiting: its pid, its wait status and the usage of it and its children.
-pub fn reap() -> Result<Option<(i32, i32, Usage)>> {
+pub(crate) fn reap() -> Result<Option<(i32, i32, Usage)>> {
     let mut status = 0i32;
     let mut usage = [0u64; 18];
     let (status_at, usage_at) = (&raw mut status as usize, usage.as_mut_ptr() as usize);
@@ -305,12 +300,12 @@ pub fn reap() -> Result<Option<(i32, i32, Usage)>> {
 }
 
 /// Sends a signal to every process but this one.
-pub fn kill_all_others(signal: usize) {
+pub(crate) fn kill_all_others(signal: usize) {
     let _ = call3(__NR_kill, usize::MAX, signal, 0);
 }
 
 /// Mounts; `kind` and `data` end in NUL like the paths.
-pub fn mount(kind: &[u8], target: &[u8], flags: usize, data: &[u8]) -> Result<()> {
+pub(crate) fn mount(kind: &[u8], target: &[u8], flags: usize, data: &[u8]) -> Result<()> {
     let kind = path(kind)?;
     call(
         __NR_mount,
@@ -320,43 +315,43 @@ pub fn mount(kind: &[u8], target: &[u8], flags: usize, data: &[u8]) -> Result<()
 }
 
 /// Takes what is mounted at `target` away from there; who uses it keeps it.
-pub fn unmount(target: &[u8]) -> Result<()> {
+pub(crate) fn unmount(target: &[u8]) -> Result<()> {
     const MNT_DETACH: usize = 2;
     call3(__NR_umount2, path(target)?, MNT_DETACH, 0).map(drop)
 }
 
 /// Becomes the leader of a new session.
-pub fn setsid() {
+pub(crate) fn setsid() {
     let _ = call3(__NR_setsid, 0, 0, 0);
 }
 
 /// Sets the supplementary groups.
-pub fn setgroups(groups: &[u32]) -> Result<()> {
+pub(crate) fn setgroups(groups: &[u32]) -> Result<()> {
     call3(__NR_setgroups, groups.len(), groups.as_ptr() as usize, 0).map(drop)
 }
 
 /// Takes on a group for good.
-pub fn setgid(gid: u32) -> Result<()> {
+pub(crate) fn setgid(gid: u32) -> Result<()> {
     call3(__NR_setresgid, gid as usize, gid as usize, gid as usize).map(drop)
 }
 
 /// Takes on a user for good.
-pub fn setuid(uid: u32) -> Result<()> {
+pub(crate) fn setuid(uid: u32) -> Result<()> {
     call3(__NR_setresuid, uid as usize, uid as usize, uid as usize).map(drop)
 }
 
 /// Sets the file mode mask.
-pub fn umask(mask: usize) {
+pub(crate) fn umask(mask: usize) {
     let _ = call3(__NR_umask, mask, 0, 0);
 }
 
 /// Sets the host name.
-pub fn sethostname(name: &[u8]) -> Result<()> {
+pub(crate) fn sethostname(name: &[u8]) -> Result<()> {
     call3(__NR_sethostname, name.as_ptr() as usize, name.len(), 0).map(drop)
 }
 
 /// Resets the machine. Returns when the kernel refuses; in a PID namespace it kills the namespace instead.
-pub fn restart() {
+pub(crate) fn restart() {
     let _ = call(
         __NR_reboot,
         [0xfee1_dead, 672_274_793, 0x0123_4567, 0, 0, 0],
@@ -364,7 +359,7 @@ pub fn restart() {
 }
 
 /// The time since boot in nanoseconds.
-pub fn boot_clock() -> u64 {
+pub(crate) fn boot_clock() -> u64 {
     let mut time = [0u64; 2];
     match call3(__NR_clock_gettime, 7, time.as_mut_ptr() as usize, 0) {
         Ok(_) => time[0] * 1_000_000_000 + time[1],
@@ -373,18 +368,18 @@ pub fn boot_clock() -> u64 {
 }
 
 /// Copies the kernel's log into `buffer`; gives how much it is.
-pub fn kernel_log(buffer: &mut [u8]) -> Result<usize> {
+pub(crate) fn kernel_log(buffer: &mut [u8]) -> Result<usize> {
     call3(__NR_syslog, 3, buffer.as_mut_ptr() as usize, buffer.len())
 }
 
 /// Gives up the processor for a moment.
-pub fn pause_ms(milliseconds: u64) {
+pub(crate) fn pause_ms(milliseconds: u64) {
     let time = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
     let _ = call3(__NR_nanosleep, &raw const time as usize, 0, 0);
 }
 
 /// Brings the loopback interface up, as every container has it.
-pub fn loopback_up() -> Result<()> {
+pub(crate) fn loopback_up() -> Result<()> {
     let socket = call3(__NR_socket, 2, 2 | O_CLOEXEC, 0)?;
     // struct ifreq: 16 bytes of name, then the flags (IFF_UP | IFF_RUNNING) in a union of 24 bytes.
     let mut request = [0u8; 40];

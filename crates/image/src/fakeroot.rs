@@ -10,7 +10,7 @@ use super::Error;
 
 /// The attributes that fakeroot pretended for one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pretended {
+pub(crate) struct Pretended {
     /// File type and permission bits, as in `st_mode`.
     pub mode: u32,
     /// Owner.
@@ -23,13 +23,13 @@ pub struct Pretended {
 
 /// A whole save file.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct SaveFile {
+pub(crate) struct SaveFile {
     files: HashMap<(u64, u64), Pretended>,
 }
 
 impl SaveFile {
     /// Reads the save file at `path`; errors name it, and the line that is not understood.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read(path).map_err(|source| Error::SaveFile {
             path: path.to_owned(),
             source,
@@ -60,7 +60,7 @@ impl SaveFile {
     }
 
     /// Returns the attributes pretended for the file with this device and inode number.
-    pub fn get(&self, dev: u64, ino: u64) -> Option<&Pretended> {
+    pub(crate) fn get(&self, dev: u64, ino: u64) -> Option<&Pretended> {
         self.files.get(&(dev, ino))
     }
 }

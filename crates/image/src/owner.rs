@@ -107,7 +107,7 @@ impl FromStr for Ownership {
 ///
 /// # Errors
 /// A bad range, or two that claim one host number.
-pub fn parse_map(text: &str) -> Result<Vec<OwnerRange>, ParseError> {
+pub(crate) fn parse_map(text: &str) -> Result<Vec<OwnerRange>, ParseError> {
     let mut ranges: Vec<OwnerRange> = Vec::new();
     for part in text.split(',') {
         let range: OwnerRange = part.parse()?;

@@ -102,18 +102,11 @@ impl Initrd {
 
     /// Makes it as a file that no name leads to: it is gone when the last process that has it open is. Ends early once
     /// `stopped` says so.
+    /// `skip` bytes at the start are left out: 0, or as many as [`Self::shared_part`] says.
     ///
     /// # Errors
     /// A file that cannot be read or changed meanwhile, by name; no memory; [`Error::Stopped`].
-    pub fn to_file(&self, stopped: Stopped<'_>) -> Result<File, Error> {
-        self.to_file_from(0, stopped)
-    }
-
-    /// As [`Self::to_file`], without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn to_file_from(&self, mut skip: u64, stopped: Stopped<'_>) -> Result<File, Error> {
+    pub fn to_file(&self, mut skip: u64, stopped: Stopped<'_>) -> Result<File, Error> {
         let length = self.size - skip;
         self.progress.stage("packing", Some(length));
         let stopped = &self.counting(stopped);

@@ -3,9 +3,11 @@
 //! Knows nothing of images' kinds and of engines.
 
 pub mod attributes;
-pub mod file;
+mod file;
 pub mod layout;
-pub mod newc;
+mod newc;
+#[cfg(test)]
+mod newc_reader;
 
 mod write;
 

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use super::newc::{self, Header};
+use super::newc_reader;
 use super::{Epoch, Error, Layout};
 use rdvm_image as image;
 use rdvm_image::body;
@@ -291,7 +292,7 @@ fn the_cpio_crate_reads_the_same_names_and_bytes() {
     fs::remove_file(source.path().join(OsStr::from_bytes(b"\xff\xfe not utf-8"))).unwrap();
     let tree = open(source.path(), Ownership::Keep).unwrap();
     let archive = pack(&tree, Epoch(0)).unwrap();
-    let (records, end) = newc::read(&archive).unwrap();
+    let (records, end) = newc_reader::read(&archive).unwrap();
     assert!(archive[end..].iter().all(|&byte| byte == 0));
     let mut rest = &archive[..];
     for record in &records {
@@ -327,7 +328,7 @@ fn the_same_tree_in_another_place_is_the_same_bytes() {
         pack(&tree, Epoch(0)).unwrap()
     });
     assert!(bytes[0] == bytes[1]);
-    let (records, _) = newc::read(&bytes[0]).unwrap();
+    let (records, _) = newc_reader::read(&bytes[0]).unwrap();
     assert!(records.iter().all(|record| (
         record.header.uid,
         record.header.gid,
@@ -377,7 +378,7 @@ fn hard_links_carry_their_bytes_with_the_last_name() {
     fs::hard_link(source.path().join("alone"), outside.path().join("alone")).unwrap();
     let tree = open(source.path(), Ownership::Root).unwrap();
     let archive = pack(&tree, Epoch(0)).unwrap();
-    let (records, _) = newc::read(&archive).unwrap();
+    let (records, _) = newc_reader::read(&archive).unwrap();
     let facts: Vec<_> = records
         .iter()
         .map(|r| (r.name, r.header.ino, r.header.nlink, r.data))
@@ -562,7 +563,7 @@ fn a_file_that_is_not_what_it_was_is_an_error_that_names_it() {
 fn a_small_file_is_packed_as_it_was_found_whatever_happens_to_it_later() {
     for size in [0, 1, 4096] {
         let archive = changed(size, |file| fs::remove_file(file).unwrap()).unwrap();
-        let (records, _) = newc::read(&archive).unwrap();
+        let (records, _) = newc_reader::read(&archive).unwrap();
         assert_eq!(records[2].data, vec![b'x'; size]);
     }
 }
@@ -608,7 +609,7 @@ fn a_racing_writer_gives_one_state_or_an_error_never_a_mixture() {
                 };
                 match packed {
                     Ok(archive) => {
-                        let (records, _) = newc::read(&archive).unwrap();
+                        let (records, _) = newc_reader::read(&archive).unwrap();
                         let data = records[1].data;
                         let state = (size - data.len()) as u8;
                         let whole = data.iter().all(|&byte| byte == state)
@@ -668,7 +669,7 @@ fn sixteen_descriptors_are_enough_for_a_deep_tree() {
     .unwrap();
     let tree = open(source.path(), Ownership::Root).unwrap();
     let archive = pack(&tree, Epoch(0)).unwrap();
-    assert_eq!(newc::read(&archive).unwrap().0.len(), 1 + 3 * 200);
+    assert_eq!(newc_reader::read(&archive).unwrap().0.len(), 1 + 3 * 200);
 }
 
 #[test]
@@ -700,9 +701,9 @@ fn the_reader_refuses_an_archive_cut_anywhere() {
     }])
     .unwrap();
     let archive = pack(&tree, Epoch(0)).unwrap();
-    let (_, end) = newc::read(&archive).unwrap();
+    let (_, end) = newc_reader::read(&archive).unwrap();
     for cut in 0..end {
-        assert!(newc::read(&archive[..cut]).is_err(), "{cut}");
+        assert!(newc_reader::read(&archive[..cut]).is_err(), "{cut}");
     }
     for (at, byte) in [
         (5, b'2'),
@@ -716,7 +717,7 @@ fn the_reader_refuses_an_archive_cut_anywhere() {
     ] {
         let mut damaged = archive.clone();
         damaged[at] = byte;
-        assert!(newc::read(&damaged).is_err(), "{at}");
+        assert!(newc_reader::read(&damaged).is_err(), "{at}");
     }
 }
 
@@ -833,14 +834,14 @@ proptest! {
         let mut trailer = Vec::new();
         Layout::append_trailer(&mut trailer);
         bytes.extend(trailer);
-        let (records, end) = newc::read(&bytes).unwrap();
+        let (records, end) = newc_reader::read(&bytes).unwrap();
         prop_assert_eq!((records[0].header, end), (header, bytes.len()));
     }
 
     #[test]
     fn every_tree_is_read_as_it_was_packed(tree in tree(), epoch: u32) {
         let archive = pack(&tree, Epoch(epoch)).unwrap();
-        let (records, _) = newc::read(&archive).unwrap();
+        let (records, _) = newc_reader::read(&archive).unwrap();
         prop_assert_eq!(records.len(), tree.entries().len());
         let mut inodes: BTreeMap<LinkId, (u32, u32, usize)> = BTreeMap::new();
         let mut own = std::collections::HashSet::new();
@@ -914,7 +915,7 @@ fn an_archive_that_was_made_before_is_a_segment_like_any_other() {
     assert!(memory[..size as usize] == made[..size as usize]);
     assert!(memory[size as usize..].starts_with(b"070701"));
     let mut file = Vec::new();
-    let mut written = initrd.to_file(&|| false).unwrap();
+    let mut written = initrd.to_file(0, &|| false).unwrap();
     std::io::Read::read_to_end(&mut written, &mut file).unwrap();
     assert!(file == memory);
     let stopped = initrd.fill(&|| true, &mut memory);

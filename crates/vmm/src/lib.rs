@@ -38,10 +38,10 @@
 mod acpi;
 mod event_loop;
 pub mod guest;
-pub mod kvm;
+mod kvm;
 pub mod machine;
 pub mod probe;
-pub mod qemu;
+mod qemu;
 pub mod stop_signals;
 pub mod terminal;
 

@@ -43,7 +43,6 @@ numbers! {
     __NR_chmod = 90,
     __NR_fchmod = 91,
     __NR_fchown = 93,
-    __NR_lchown = 94,
     __NR_umask = 95,
     __NR_sysinfo = 99,
     __NR_syslog = 103,
@@ -66,7 +65,6 @@ numbers! {
     __NR_openat = 257,
     __NR_newfstatat = 262,
     __NR_readlinkat = 267,
-    __NR_utimensat = 280,
     __NR_signalfd4 = 289,
     __NR_pipe2 = 293,
 }

@@ -7,34 +7,30 @@ use super::{
 };
 
 /// Do not follow a symbolic link.
-pub const O_NOFOLLOW: usize = 0o400000;
+pub(crate) const O_NOFOLLOW: usize = 0o400000;
 /// Refuse what is no directory.
-pub const O_DIRECTORY: usize = 0o200000;
+pub(crate) const O_DIRECTORY: usize = 0o200000;
 
 /// The working directory, in the place of a directory's descriptor.
-pub const AT_CWD: i32 = -100;
+pub(crate) const AT_CWD: i32 = -100;
 const AT_SYMLINK_NOFOLLOW: usize = 0x100;
 
 /// Type bits of a mode.
-pub const S_IFMT: u32 = 0o170000;
+pub(crate) const S_IFMT: u32 = 0o170000;
 /// A directory's.
-pub const S_IFDIR: u32 = 0o040000;
+pub(crate) const S_IFDIR: u32 = 0o040000;
 /// A regular file's.
-pub const S_IFREG: u32 = 0o100000;
+pub(crate) const S_IFREG: u32 = 0o100000;
 /// A symbolic link's.
-pub const S_IFLNK: u32 = 0o120000;
+pub(crate) const S_IFLNK: u32 = 0o120000;
 
 /// The fields of `struct stat` that are used.
 #[derive(Debug, Clone, Copy)]
-pub struct Stat {
+pub(crate) struct Stat {
     /// The file system that it is on.
     pub device: u64,
     /// Type and permissions.
     pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
     /// Length in bytes.
     pub size: u64,
     /// Seconds since 1970.
@@ -48,8 +44,6 @@ impl Stat {
         Self {
             device: words[0],
             mode: words[3] as u32,
-            uid: (words[3] >> 32) as u32,
-            gid: words[4] as u32,
             size: words[6],
             mtime: words[11] as i64,
             mtime_ns: words[12] as u32,
@@ -57,13 +51,13 @@ impl Stat {
     }
 
     /// True if it is a directory.
-    pub fn is_directory(&self) -> bool {
+    pub(crate) fn is_directory(&self) -> bool {
         self.mode & S_IFMT == S_IFDIR
     }
 }
 
 /// Returns the status of `name` below the open directory `at`, links not followed.
-pub fn stat_at(at: i32, name: &[u8]) -> Result<Stat> {
+pub(crate) fn stat_at(at: i32, name: &[u8]) -> Result<Stat> {
     let mut words = [0u64; 18];
     let (name, to) = (path(name)?, words.as_mut_ptr() as usize);
     call(
@@ -74,7 +68,7 @@ pub fn stat_at(at: i32, name: &[u8]) -> Result<Stat> {
 }
 
 /// Returns the status of `name`, links followed.
-pub fn stat(name: &[u8]) -> Result<Stat> {
+pub(crate) fn stat(name: &[u8]) -> Result<Stat> {
     let mut words = [0u64; 18];
     call3(__NR_stat, path(name)?, words.as_mut_ptr() as usize, 0)?;
     Ok(Stat::of(words))
@@ -82,7 +76,7 @@ pub fn stat(name: &[u8]) -> Result<Stat> {
 
 /// The parts of `struct statfs` that are of use.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct FileSystem {
+pub(crate) struct FileSystem {
     /// Bytes that it may hold; zero where there is no limit.
     pub bytes: u64,
     /// Bytes of those that are free.
@@ -94,7 +88,7 @@ pub struct FileSystem {
 }
 
 /// The file system that `name` is on.
-pub fn stat_fs(name: &[u8]) -> Result<FileSystem> {
+pub(crate) fn stat_fs(name: &[u8]) -> Result<FileSystem> {
     let mut words = [0u64; 15];
     call3(__NR_statfs, path(name)?, words.as_mut_ptr() as usize, 0)?;
     Ok(FileSystem {
@@ -106,7 +100,7 @@ pub fn stat_fs(name: &[u8]) -> Result<FileSystem> {
 }
 
 /// Reads the start of a file; gives how much that is.
-pub fn read_file(name: &[u8], buffer: &mut [u8]) -> Result<usize> {
+pub(crate) fn read_file(name: &[u8], buffer: &mut [u8]) -> Result<usize> {
     let fd = open(name, O_RDONLY | O_CLOEXEC)?;
     let length = read(fd, buffer);
     close(fd);
@@ -114,7 +108,7 @@ pub fn read_file(name: &[u8], buffer: &mut [u8]) -> Result<usize> {
 }
 
 /// The number whose digits stand at the start of `text`; zero where there is none.
-pub fn decimal(text: &[u8]) -> u64 {
+pub(crate) fn decimal(text: &[u8]) -> u64 {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(0u64, |sum, digit| {
         sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))
@@ -122,14 +116,14 @@ pub fn decimal(text: &[u8]) -> u64 {
 }
 
 /// Opens `name` below the open directory `at`, closed on exec.
-pub fn open_at(at: i32, name: &[u8], flags: usize) -> Result<i32> {
+pub(crate) fn open_at(at: i32, name: &[u8], flags: usize) -> Result<i32> {
     let name = path(name)?;
     call(__NR_openat, [at as usize, name, flags | O_CLOEXEC, 0, 0, 0]).map(|fd| fd as i32)
 }
 
 /// Opens the regular file `name` for writing, made with mode 644 where it is missing; gives its length as well. A link is
 /// not followed, and anything else that has the name is `EINVAL`.
-pub fn open_to_write(name: &[u8]) -> Result<(i32, u64)> {
+pub(crate) fn open_to_write(name: &[u8]) -> Result<(i32, u64)> {
     const O_CREAT: usize = 0o100;
     let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
     let fd = call3(__NR_open, path(name)?, flags, 0o644)? as i32;
@@ -144,14 +138,14 @@ pub fn open_to_write(name: &[u8]) -> Result<(i32, u64)> {
 }
 
 /// The target of the link `name` below the open directory `at`; gives its length, cut to the buffer's.
-pub fn read_link_at(at: i32, name: &[u8], buffer: &mut [u8]) -> Result<usize> {
+pub(crate) fn read_link_at(at: i32, name: &[u8], buffer: &mut [u8]) -> Result<usize> {
     let (name, to) = (path(name)?, buffer.as_mut_ptr() as usize);
     call(__NR_readlinkat, [at as usize, name, to, buffer.len(), 0, 0])
 }
 
 /// Reads names of an open directory into `buffer`; gives how many bytes of it are used, zero at the end. [`names`] takes
 /// them apart.
-pub fn read_directory(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+pub(crate) fn read_directory(fd: i32, buffer: &mut [u8]) -> Result<usize> {
     call3(
         __NR_getdents64,
         fd as usize,
@@ -162,7 +156,7 @@ pub fn read_directory(fd: i32, buffer: &mut [u8]) -> Result<usize> {
 
 /// The first name, with its NUL, in what [`read_directory`] has read, and how many bytes it and what is with it take;
 /// `.` and `..` are names here.
-pub fn first_name(bytes: &[u8]) -> Option<(&[u8], usize)> {
+pub(crate) fn first_name(bytes: &[u8]) -> Option<(&[u8], usize)> {
     const HEAD: usize = 19;
     let length = usize::from(u16::from_le_bytes([*bytes.get(16)?, *bytes.get(17)?])).max(HEAD);
     let name = bytes.get(HEAD..length)?;
@@ -171,7 +165,7 @@ pub fn first_name(bytes: &[u8]) -> Option<(&[u8], usize)> {
 }
 
 /// The names, each with its NUL, in what [`read_directory`] has read (`struct linux_dirent64`); not `.` and `..`.
-pub fn names(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn names(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     const HEAD: usize = 19;
     core::iter::from_fn(move || {
         loop {
@@ -189,65 +183,48 @@ pub fn names(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Gives what is called `from` the name `to`, in the place of what had it.
-pub fn rename(from: &[u8], to: &[u8]) -> Result<()> {
+pub(crate) fn rename(from: &[u8], to: &[u8]) -> Result<()> {
     call3(__NR_rename, path(from)?, path(to)?, 0).map(drop)
 }
 
 /// Removes an empty directory.
-pub fn remove_directory(name: &[u8]) -> Result<()> {
+pub(crate) fn remove_directory(name: &[u8]) -> Result<()> {
     call3(__NR_rmdir, path(name)?, 0, 0).map(drop)
 }
 
 /// Sets permissions, links followed.
-pub fn set_mode(name: &[u8], mode: u32) -> Result<()> {
+pub(crate) fn set_mode(name: &[u8], mode: u32) -> Result<()> {
     call3(__NR_chmod, path(name)?, mode as usize & 0o7777, 0).map(drop)
 }
 
-/// Sets owner and group, links not followed.
-pub fn set_owner(name: &[u8], uid: u32, gid: u32) -> Result<()> {
-    call3(__NR_lchown, path(name)?, uid as usize, gid as usize).map(drop)
-}
-
-/// Sets both times to one, links not followed.
-pub fn set_time(name: &[u8], seconds: i64, nanoseconds: u32) -> Result<()> {
-    let times = [
-        seconds,
-        i64::from(nanoseconds),
-        seconds,
-        i64::from(nanoseconds),
-    ];
-    let (at, name, times) = (AT_CWD as usize, path(name)?, &raw const times as usize);
-    call(__NR_utimensat, [at, name, times, AT_SYMLINK_NOFOLLOW, 0, 0]).map(drop)
-}
-
 /// Changes the working directory.
-pub fn chdir(name: &[u8]) -> Result<()> {
+pub(crate) fn chdir(name: &[u8]) -> Result<()> {
     call3(__NR_chdir, path(name)?, 0, 0).map(drop)
 }
 
 /// Changes the root directory.
-pub fn chroot(name: &[u8]) -> Result<()> {
+pub(crate) fn chroot(name: &[u8]) -> Result<()> {
     call3(__NR_chroot, path(name)?, 0, 0).map(drop)
 }
 
 /// Makes a directory and gives it exactly this mode.
-pub fn mkdir(name: &[u8], mode: usize) -> Result<()> {
+pub(crate) fn mkdir(name: &[u8], mode: usize) -> Result<()> {
     call3(__NR_mkdir, path(name)?, mode, 0)?;
     call3(__NR_chmod, path(name)?, mode, 0).map(drop)
 }
 
 /// Removes a name that is not a directory.
-pub fn unlink(name: &[u8]) -> Result<()> {
+pub(crate) fn unlink(name: &[u8]) -> Result<()> {
     call3(__NR_unlink, path(name)?, 0, 0).map(drop)
 }
 
 /// Makes a symbolic link.
-pub fn symlink(target: &[u8], name: &[u8]) -> Result<()> {
+pub(crate) fn symlink(target: &[u8], name: &[u8]) -> Result<()> {
     call3(__NR_symlink, path(target)?, path(name)?, 0).map(drop)
 }
 
 /// Makes a character device.
-pub fn mknod_char(name: &[u8], mode: usize, major: usize, minor: usize) -> Result<()> {
+pub(crate) fn mknod_char(name: &[u8], mode: usize, major: usize, minor: usize) -> Result<()> {
     call3(__NR_mknod, path(name)?, 0o020000 | mode, major << 8 | minor)?;
     call3(__NR_chmod, path(name)?, mode, 0).map(drop)
 }

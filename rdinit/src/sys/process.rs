@@ -5,7 +5,7 @@ use crate::arch::*;
 use super::{O_CLOEXEC, O_NOCTTY, O_RDWR, Result, call, call3, open};
 
 /// Sets a resource limit of this process and those it starts.
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
     call3(
         __NR_setrlimit,
@@ -17,7 +17,7 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
 }
 
 /// RAM that nobody uses, in bytes.
-pub fn free_ram() -> u64 {
+pub(crate) fn free_ram() -> u64 {
     // struct sysinfo: word 5 is freeram, in the units of word 13.
     let mut words = [0u64; 14];
     match call3(__NR_sysinfo, words.as_mut_ptr() as usize, 0, 0) {
@@ -27,12 +27,12 @@ pub fn free_ram() -> u64 {
 }
 
 /// Sends a signal to a process group.
-pub fn kill_group(leader: i32, signal: usize) -> Result<()> {
+pub(crate) fn kill_group(leader: i32, signal: usize) -> Result<()> {
     call3(__NR_kill, leader.wrapping_neg() as usize, signal, 0).map(drop)
 }
 
 /// A new pseudoterminal: its master side, which closes on exec, and its slave side.
-pub fn pseudoterminal() -> Result<(i32, i32)> {
+pub(crate) fn pseudoterminal() -> Result<(i32, i32)> {
     const TIOCSPTLCK: usize = 0x4004_5431;
     let master = open(b"/dev/ptmx\0", O_RDWR | O_NOCTTY | O_CLOEXEC)?;
     let unlocked = 0i32;
@@ -46,31 +46,31 @@ pub fn pseudoterminal() -> Result<(i32, i32)> {
 }
 
 /// Opens the slave side of a pseudoterminal.
-pub fn open_slave(master: i32) -> Result<i32> {
+pub(crate) fn open_slave(master: i32) -> Result<i32> {
     const TIOCGPTPEER: usize = 0x5441;
     let flags = O_RDWR | O_NOCTTY | O_CLOEXEC;
     call3(__NR_ioctl, master as usize, TIOCGPTPEER, flags).map(|slave| slave as i32)
 }
 
 /// Gives an open file to a user.
-pub fn give_to(fd: i32, uid: u32) -> Result<()> {
+pub(crate) fn give_to(fd: i32, uid: u32) -> Result<()> {
     const SAME: u32 = u32::MAX;
     call3(__NR_fchown, fd as usize, uid as usize, SAME as usize).map(drop)
 }
 
 /// Sets the permissions of an open file.
-pub fn set_open_mode(fd: i32, mode: u32) -> Result<()> {
+pub(crate) fn set_open_mode(fd: i32, mode: u32) -> Result<()> {
     call3(__NR_fchmod, fd as usize, mode as usize, 0).map(drop)
 }
 
 /// Makes a terminal this session's own.
-pub fn take_terminal(fd: i32) -> Result<()> {
+pub(crate) fn take_terminal(fd: i32) -> Result<()> {
     const TIOCSCTTY: usize = 0x540e;
     call3(__NR_ioctl, fd as usize, TIOCSCTTY, 0).map(drop)
 }
 
 /// Tells a terminal how large it is.
-pub fn set_window(fd: i32, [rows, columns]: [u16; 2]) -> Result<()> {
+pub(crate) fn set_window(fd: i32, [rows, columns]: [u16; 2]) -> Result<()> {
     const TIOCSWINSZ: usize = 0x5414;
     let size = [rows, columns, 0, 0];
     call(
@@ -83,7 +83,7 @@ pub fn set_window(fd: i32, [rows, columns]: [u16; 2]) -> Result<()> {
 /// Sets a terminal to pass every byte both ways as it is, eight bits, 115200 baud, modem lines ignored.
 ///
 /// `struct termios` of `asm-generic/termbits.h`: four flag words, line discipline, nineteen control characters.
-pub fn set_raw(fd: i32) -> Result<()> {
+pub(crate) fn set_raw(fd: i32) -> Result<()> {
     #[repr(C)]
     struct Termios([u32; 4], [u8; 20]);
     const B115200_CS8_CREAD_CLOCAL: u32 = 0o010002 | 0o60 | 0o200 | 0o4000;
@@ -94,7 +94,7 @@ pub fn set_raw(fd: i32) -> Result<()> {
 }
 
 /// True if everything written to a serial port has left it, or `fd` is not a serial port.
-pub fn has_drained(fd: i32) -> bool {
+pub(crate) fn has_drained(fd: i32) -> bool {
     const TIOCOUTQ: usize = 0x5411;
     const TIOCSERGETLSR: usize = 0x5459;
     let (mut queued, mut line) = (0u32, 0u32);

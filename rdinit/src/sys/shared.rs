@@ -6,7 +6,7 @@ use super::{EINVAL, O_CLOEXEC, O_RDWR, Result, call, call3, close, open};
 
 /// Physical memory that is not the kernel's, mapped for good. The other side may change it at any time.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     address: usize,
     length: usize,
 }
@@ -14,7 +14,7 @@ pub struct Shared {
 impl Shared {
     /// Maps `length` bytes at a physical address, both multiples of a page. Wants `/dev/mem`, which kernels give out as far
     /// as it is not their own RAM (`CONFIG_STRICT_DEVMEM`).
-    pub fn map(physical: u64, length: u64) -> Result<Self> {
+    pub(crate) fn map(physical: u64, length: u64) -> Result<Self> {
         let fd = open(b"/dev/mem\0", O_RDWR | O_CLOEXEC)?;
         let length = length as usize;
         let address = call(__NR_mmap, [0, length, 3, 1, fd as usize, physical as usize]);
@@ -23,7 +23,7 @@ impl Shared {
     }
 
     /// Writes bytes from it to a descriptor, straight: `count` from `at` on. Gives how many were taken.
-    pub fn write_to(&self, fd: i32, at: usize, count: usize) -> Result<usize> {
+    pub(crate) fn write_to(&self, fd: i32, at: usize, count: usize) -> Result<usize> {
         match at.checked_add(count) {
             Some(end) if end <= self.length => {
                 call3(__NR_write, fd as usize, self.address + at, count)
@@ -33,7 +33,7 @@ impl Shared {
     }
 
     /// Copies `bytes` to `at`; what would not fit is left out.
-    pub fn put(&self, at: usize, bytes: &[u8]) {
+    pub(crate) fn put(&self, at: usize, bytes: &[u8]) {
         let room = self.length.saturating_sub(at);
         let bytes = &bytes[..bytes.len().min(room)];
         let to = (self.address + at) as *mut u8;

@@ -4,7 +4,7 @@ use crate::tree;
 use rdvm_hostfs::escape::escaped;
 
 /// The most symbolic links that are followed for one name, as Linux does.
-pub const HOPS: usize = 40;
+pub(crate) const HOPS: usize = 40;
 
 /// Why a member cannot be put where it says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ mod tests;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
-pub use error::{Error, HOPS};
+pub(crate) use error::Error;
 
 use super::member::{EntryKind, FileContent, Member};
 use super::tree::{
@@ -26,7 +26,7 @@ use whiteout::RESERVED;
 
 /// The meaning of names in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rules {
+pub(crate) enum Rules {
     /// GNU tar's: every name is what it says.
     Tar,
     /// The OCI image specification's: `.wh.` names hide what lower layers have.
@@ -60,7 +60,7 @@ impl Metadata {
 
 /// A file system under construction.
 #[derive(Debug)]
-pub struct FileSystem {
+pub(crate) struct FileSystem {
     names: Names,
     inodes: Vec<Metadata>,
     /// The most names besides the root, and the most inodes.
@@ -82,7 +82,7 @@ pub struct FileSystem {
 impl FileSystem {
     /// An empty root directory, and room for `limit` names, counting directories that no member made and names that
     /// are replaced later. Names are taken as [`Rules::Tar`] does until [`Self::begin_layer`].
-    pub fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         Self {
             names: Names::new(0),
             inodes: vec![Metadata::implied()],
@@ -98,7 +98,7 @@ impl FileSystem {
     }
 
     /// Begins a new layer on top.
-    pub fn begin_layer(&mut self, rules: Rules) {
+    pub(crate) fn begin_layer(&mut self, rules: Rules) {
         self.end_layer();
         self.rules = rules;
         self.layer += 1;
@@ -117,7 +117,7 @@ impl FileSystem {
     /// Applies one member.
     ///
     /// Errors name the member as the archive has it; the file system is of no use after one.
-    pub fn put(&mut self, member: Member) -> Result<(), Error> {
+    pub(crate) fn put(&mut self, member: Member) -> Result<(), Error> {
         let Member {
             name,
             mode,
@@ -173,7 +173,7 @@ impl FileSystem {
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub fn put_tree(&mut self, tree: Tree) -> Result<(), Error> {
+    pub(crate) fn put_tree(&mut self, tree: Tree) -> Result<(), Error> {
         self.warnings.extend_from_slice(tree.warnings());
         for entry in tree.into_entries() {
             let Entry {
@@ -370,7 +370,7 @@ impl FileSystem {
     ///
     /// # Errors
     /// A name or link target that Linux cannot hold.
-    pub fn into_tree(mut self) -> Result<Tree, tree::Error> {
+    pub(crate) fn into_tree(mut self) -> Result<Tree, tree::Error> {
         self.end_layer();
         let Self {
             names,

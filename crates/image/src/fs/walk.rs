@@ -105,7 +105,7 @@ impl FileSystem {
     ///
     /// # Errors
     /// More links than that.
-    pub fn file(&self, path: &[u8], hops: usize) -> Result<Option<&FileBody>, Error> {
+    pub(crate) fn file(&self, path: &[u8], hops: usize) -> Result<Option<&FileBody>, Error> {
         let mut walk = Walk::new(path, hops);
         match self.advance(&mut walk) {
             Stop::End => Ok(match self.kind(walk.at) {
@@ -118,7 +118,7 @@ impl FileSystem {
     }
 
     /// The names in the directory `path`, in no order; none where there is no directory.
-    pub fn names_in(&self, path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn names_in(&self, path: &[u8]) -> impl Iterator<Item = &[u8]> {
         let mut walk = Walk::new(path, 0);
         let is_there = matches!(self.advance(&mut walk), Stop::End);
         let children = is_there.then(|| self.names.children(walk.at));

@@ -35,7 +35,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use rustix::io::Errno;
 
-pub use self::error::Error;
+pub(crate) use self::error::Error;
 
 use self::cpu::Package;
 use self::devices::Devices;

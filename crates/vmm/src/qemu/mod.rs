@@ -18,7 +18,7 @@ mod tsc;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-pub use self::error::Error;
+pub(crate) use self::error::Error;
 
 use self::args::Settings;
 use self::chardevs::Chardevs;
@@ -108,7 +108,7 @@ impl Qemu {
         let shared = machine.initrd.shared_part().filter(|_| machine.share);
         let mapped = shared.map_or(0, |(_, mapped)| mapped);
         let stopped = || guest.is_over(signals);
-        let initrd = machine.initrd.to_file_from(mapped, &stopped);
+        let initrd = machine.initrd.to_file(mapped, &stopped);
         // Writing a large image takes its time; one that cannot be written is still an error.
         if let Ok(_) | Err(rdvm_initrd::Error::Stopped) = initrd
             && let Some(ending) = guest.steer(signals)
