@@ -105,7 +105,7 @@ pub fn terminal(request: &Request) -> Result<Option<Terminal>> {
     terminal.map_err(host(|| "--tty".to_owned()))
 }
 
-/// The second half of [`run`]: boots what [`prepare`] made. `catch` returns the signals that stop the machine
+/// The second half of [`run`]: boots what `prepare` made. `catch` returns the signals that stop the machine
 /// ([`StopSignals::catch`], or a reference to signals of the caller's own). It is called when everything that may wait is open,
 /// so that a signal that comes before ends a program as it does by default.
 ///
