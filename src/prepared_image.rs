@@ -1,29 +1,25 @@
 //! IMAGE as the stages after it need it: its tree laid out for the initrd, or packed on an earlier run; and the little
 //! that has to be known of it besides.
 
-use std::fs::{File, Metadata};
+mod cached;
+
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use crate::cache::{Cache, CacheInputs, DEFAULT_LIMIT, Packed};
-use crate::error::{Error, Result};
+use self::cached::{Slot, find, inputs, key, shown_absolute};
+use crate::cache::{Cache, Packed};
+use crate::error::Result;
 use crate::payload;
 use crate::request::ImageRef;
 use crate::trust;
 use rdvm_hostfs::Digest;
-use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::progress::Progress;
 use rdvm_image::account::Files;
 use rdvm_image::config::Config;
 use rdvm_image::{Image, Sources, digest};
 use rdvm_initrd::{Contents, Epoch, Initrd, Layout, Places, attributes};
-
-/// The form of cache entries; a change of how images are packed, or of [`ImageInfo`], needs a new one.
-const FORM: u32 = 2;
 
 /// An image, ready to be put into an initrd.
 #[derive(Debug)]
@@ -195,155 +191,4 @@ impl ImageInfo {
             name: None,
         })
     }
-}
-
-/// Looks an image up by the state of its files. Its archive is read and compared with its sum only when `verify` is set.
-fn find(cache: &Cache, inputs: &CacheInputs, verify: bool) -> Option<(Digest, ImageInfo, Packed)> {
-    let packed = cache.find(inputs)?;
-    let info: ImageInfo = serde_json::from_slice(&packed.facts).ok()?;
-    let is_whole = info.contents.packed_bytes == packed.size
-        // With --expect, cached bytes are verified too.
-        && (!verify || sum(&packed.file, packed.size).ok() == info.packed);
-    is_whole.then_some((info.digest?, info, packed))
-}
-
-/// The place of one image in the cache.
-struct Slot<'a> {
-    cache: &'a Cache,
-    inputs: Option<CacheInputs>,
-    key: Digest,
-    policy: CachePolicy,
-    /// The image's path for `rdvm cache list`.
-    name: String,
-}
-
-impl Slot<'_> {
-    /// Packs an image into the cache, unless it is there. Where that fails, an image that does not have to be kept is
-    /// used as it was read.
-    fn keep(self, mut info: ImageInfo, image: Image, places: Places) -> Result<PreparedImage> {
-        let there = self.cache.get(&self.key);
-        let packed = match there.filter(|_| self.policy == CachePolicy::All) {
-            Some(packed) => Ok(packed),
-            None => self.pack(&info, &image, &places),
-        };
-        match packed {
-            Ok(packed) => Ok(PreparedImage::Cached { info, packed }),
-            Err(Failed::Cache(source)) if self.policy == CachePolicy::All => Err(Error::Host {
-                what: format!("--share: {}", self.cache.directory().display()),
-                source,
-            }),
-            Err(Failed::Cache(error)) => {
-                info.warnings.push(format!(
-                    "--cache: {}: {}; the packed image is not kept",
-                    self.cache.directory().display(),
-                    reason(&error)
-                ));
-                Ok(PreparedImage::fresh(info, image, places))
-            }
-            Err(Failed::Contents(error)) => Err(error.into()),
-        }
-    }
-
-    fn pack(
-        &self,
-        info: &ImageInfo,
-        image: &Image,
-        places: &Places,
-    ) -> std::result::Result<Packed, Failed> {
-        let size = places.contents().packed_bytes;
-        let inputs = self.inputs.as_ref();
-        self.cache
-            .insert(inputs, &self.key, size, DEFAULT_LIMIT, |file: &File| {
-                places.of(&image.tree).write(file, 0)?;
-                rdvm_initrd::unchanged(&image.tree)?;
-                let info = ImageInfo {
-                    packed: Some(sum(file, size)?),
-                    name: Some(self.name.clone()),
-                    ..info.clone()
-                };
-                Ok(serde_json::to_vec(&info).map_err(io::Error::other)?)
-            })
-    }
-}
-
-/// Returns what the packed image depends on, with the state of each file from `state`; `None` where stamps do not show
-/// changes: directories and pipes. A fakeroot save file matters for directories alone.
-fn inputs(
-    image: &ImageRef,
-    epoch: Epoch,
-    state: impl Fn(&Path) -> io::Result<Metadata>,
-) -> Option<CacheInputs> {
-    let options = format!(
-        "{FORM} {} {:?} {:?} {} {:?} {:?} {epoch:?}",
-        env!("CARGO_PKG_VERSION"),
-        image.format,
-        image.owner.resolved(),
-        image.is_layer,
-        image.tag,
-        // An entry that was made under wide limits is no answer under narrow ones.
-        image.limits,
-    );
-    let mut inputs = CacheInputs::new(&options);
-    let layers = image.layers.iter().map(|path| ("layer", path));
-    for (role, path) in std::iter::once(("image", &image.path)).chain(layers) {
-        // Standard input, and not a file of that name.
-        if path == Path::new("-") {
-            return None;
-        }
-        inputs.file(role, &state(path).ok()?).ok()?;
-    }
-    // A file that was changed a moment ago is read again, and kept the next time.
-    inputs.is_settled().then_some(inputs)
-}
-
-fn shown_absolute(path: &Path) -> String {
-    shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
-}
-
-/// Returns the sha256 of a file's first `size` bytes.
-fn sum(file: &File, size: u64) -> io::Result<Digest> {
-    let mut sum = Sha256::new();
-    let mut piece = vec![0; 256 << 10];
-    let mut at = 0;
-    while at < size {
-        let piece = &mut piece[..(size - at).min(256 << 10) as usize];
-        file.read_exact_at(piece, at)?;
-        sum.update(&*piece);
-        at += piece.len() as u64;
-    }
-    Ok(Digest(sum.finalize().into()))
-}
-
-/// The reason why an image was not kept.
-#[derive(Debug)]
-enum Failed {
-    Cache(io::Error),
-    Contents(rdvm_initrd::Error),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Cache(error)
-    }
-}
-
-impl From<rdvm_initrd::Error> for Failed {
-    fn from(error: rdvm_initrd::Error) -> Self {
-        match error {
-            // The cache's file system is full, or the like.
-            rdvm_initrd::Error::Write { source, .. } => Self::Cache(source),
-            error => Self::Contents(error),
-        }
-    }
-}
-
-/// Returns the key of an image's entry. The content digest covers neither times nor what runs; the key covers both.
-fn key(digest: Digest, info: &ImageInfo, image: &Image, epoch: Epoch) -> Digest {
-    let mut key = Sha256::new_with_prefix(digest.0);
-    for entry in image.tree.entries() {
-        key.update(epoch.clamp(entry.mtime).to_le_bytes());
-    }
-    // Plain data: serialization cannot fail.
-    key.update(serde_json::to_vec(info).unwrap_or_default());
-    Digest(key.finalize().into())
 }

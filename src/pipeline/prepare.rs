@@ -18,7 +18,7 @@ use crate::report::MachineFacts;
 use crate::request::Request;
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_image::tree::{Kind, Tree};
-use rdvm_initrd::layout::Layout;
+use rdvm_initrd::layout::{Layout, Places};
 use rdvm_initrd::{Epoch, Initrd, attributes};
 use rdvm_vmm::Engine;
 use rdvm_vmm::machine::Machine;
@@ -95,16 +95,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         }
     };
     let own_places = Layout::of(&own, Epoch::from_env()?)?.into_places();
-    let facts = MachineFacts {
-        engine: engine.to_string(),
-        kernel: plan.kernel.path.display().to_string(),
-        memory: plan.memory.total.0,
-        memory_needed: plan.memory.need.0,
-        cpus: request.cpus,
-        entries: plan.contents.entries,
-        initrd: plan.contents.packed_bytes + own_places.contents().packed_bytes,
-        counts: None,
-    };
+    let facts = facts(&engine, &plan, &own_places, request.cpus);
     let mut initrd = Initrd::default().with_progress(request.progress.clone());
     plan.image.push_to(&mut initrd);
     if let Some((tree, places)) = plan.copied {
@@ -133,6 +124,19 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         receiver,
         facts,
     })
+}
+
+fn facts(engine: &Engine, plan: &Plan, own: &Places, cpus: u8) -> MachineFacts {
+    MachineFacts {
+        engine: engine.to_string(),
+        kernel: plan.kernel.path.display().to_string(),
+        memory: plan.memory.total.0,
+        memory_needed: plan.memory.need.0,
+        cpus,
+        entries: plan.contents.entries,
+        initrd: plan.contents.packed_bytes + own.contents().packed_bytes,
+        counts: None,
+    }
 }
 
 impl fmt::Display for Ready {
