@@ -15,7 +15,7 @@ export RDVM_TEST_SKIPS=/tmp/skips
 
 # watch: after the time for the tests of one kernel says what the threads of each machine are doing, and ends the tests.
 watch() {
-	sleep "${RIG_PATIENCE:-420}"
+	sleep "${RIG_PATIENCE:-600}"
 	for process in $(pidof rdvm); do
 		echo "rig: stuck: $(tr '\0' ' ' <"/proc/$process/cmdline" | cut -c1-200)"
 		for task in "/proc/$process/task"/*; do

@@ -62,7 +62,7 @@ pub(super) fn run(rig: &Rig, outer: &Outer<'_>) -> Result<i32> {
         qemu.env("RIG_PULSE", &fifos);
         pulse = Some(Pulse::start(&fifos)?);
     }
-    let limit = variable_or("RIG_LIMIT", outer.limit.unwrap_or("900s"));
+    let limit = variable_or("RIG_LIMIT", outer.limit.unwrap_or("1200s"));
     qemu.env("RDVM_QEMU", rig.project.top.join("tests/rig/qemu.sh"));
     qemu.args([
         "run",

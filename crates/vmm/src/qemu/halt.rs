@@ -17,9 +17,8 @@ const LOOKS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct HaltDetector {
     process: u32,
-    cpus: usize,
     next: Instant,
-    last: Option<Vec<Naps>>,
+    last: Option<Naps>,
     still: u32,
 }
 
@@ -27,11 +26,10 @@ pub(super) struct HaltDetector {
 type Naps = (u32, u64);
 
 impl HaltDetector {
-    /// A detector for a QEMU with this process number and that many CPUs, each with a thread of its own.
-    pub(super) fn new(process: u32, cpus: u8) -> Self {
+    /// A detector for a QEMU with this process number, whose CPUs have one thread.
+    pub(super) fn new(process: u32) -> Self {
         Self {
             process,
-            cpus: usize::from(cpus),
             next: Instant::now() + TICK,
             last: None,
             still: 0,
@@ -62,10 +60,10 @@ impl HaltDetector {
         self.still >= LOOKS
     }
 
-    /// Returns the CPUs' threads, if all of them and QEMU's first thread, which makes their interrupts, sleep.
-    fn look(&self) -> Option<Vec<Naps>> {
+    /// Returns the CPUs' thread, if it and QEMU's first thread, which makes its interrupts, sleep.
+    fn look(&self) -> Option<Naps> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.process));
-        let mut cpus = Vec::with_capacity(self.cpus);
+        let mut cpus = None;
         for task in fs::read_dir(tasks).ok()? {
             let task = task.ok()?;
             let number: u32 = task.file_name().to_str()?.parse().ok()?;
@@ -75,11 +73,10 @@ impl HaltDetector {
                 return None;
             }
             if thread.is_cpu {
-                cpus.push((number, thread.naps));
+                cpus = Some((number, thread.naps));
             }
         }
-        cpus.sort_unstable();
-        (cpus.len() == self.cpus).then_some(cpus)
+        cpus
     }
 }
 
@@ -101,8 +98,8 @@ impl Thread {
         };
         let name = field("Name")?;
         Some(Self {
-            // "CPU 0/TCG"; QEMU names them so on request.
-            is_cpu: name.starts_with("CPU ") && name.ends_with("/TCG"),
+            // "CPU 0/TCG", or "ALL CPUs/TCG" where there are several; QEMU names them so on request.
+            is_cpu: name.ends_with("/TCG"),
             sleeps: field("State")?.starts_with('S'),
             naps: field("voluntary_ctxt_switches")?.parse().ok()?,
         })
@@ -130,6 +127,7 @@ mod tests {
             naps: 12,
         };
         assert_eq!(halted, expected);
+        assert!(read("ALL CPUs/TCG", "S (sleeping)").is_cpu);
         assert!(!read("qemu-system-x86", "S (sleeping)").is_cpu);
         for awake in [
             "R (running)",
@@ -145,7 +143,7 @@ mod tests {
     /// This process has no thread with such a name.
     #[test]
     fn a_process_without_the_threads_that_are_expected_is_never_taken_for_stopped() {
-        let mut halt_detector = HaltDetector::new(std::process::id(), 1);
+        let mut halt_detector = HaltDetector::new(std::process::id());
         assert_eq!(halt_detector.look(), None);
         for _ in 0..2 * LOOKS {
             halt_detector.next = Instant::now();

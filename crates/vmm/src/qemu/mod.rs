@@ -166,7 +166,7 @@ impl Qemu {
             writers: chardevs.writers,
             guest: &mut guest,
             signals,
-            halt_detector: HaltDetector::new(process.id(), settings.cpus),
+            halt_detector: HaltDetector::new(process.id()),
             unpacked: Some(files.unpacked()),
         };
         let ending = session.run();

@@ -244,7 +244,7 @@ mod tests {
             unpacked: None,
             guest: &mut guest,
             signals: &signals,
-            halt_detector: HaltDetector::new(std::process::id(), 1),
+            halt_detector: HaltDetector::new(std::process::id()),
         };
         let directory = Errno::ISDIR.raw_os_error();
         let ending = session.run().unwrap();
