@@ -28,10 +28,10 @@ pub const ENTRIES: u64 = 1_000_000;
 /// How many bytes the paths of everything and the targets of links, which are kept until the end, may have together.
 pub const NAMES: u64 = 256 << 20;
 
-/// What became of one `--copy-out`.
+/// The result of one `--copy-out`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Copied {
-    /// What was asked for, fit to be shown.
+    /// The path in the guest, fit to be shown.
     pub guest: String,
     /// Where it was to go, fit to be shown.
     pub host: String,

@@ -5,7 +5,7 @@
 
 use crate::{Decoder, VERSION};
 
-/// What is added to rdinit's own path to give the path of the table. It is there only when a start record's flags have
+/// The suffix of rdinit's own path that gives the path of the table. It is there only when a start record's flags have
 /// [`HAS_ATTRIBUTES`](crate::HAS_ATTRIBUTES).
 pub const ATTRIBUTES_SUFFIX: &str = ".xattrs";
 
@@ -27,7 +27,7 @@ pub struct Attribute<'a> {
     pub name: &'a [u8],
     /// Its value.
     pub value: &'a [u8],
-    /// Whether it is the file's first one.
+    /// True if it is the file's first one.
     pub first: bool,
 }
 

@@ -30,7 +30,7 @@ pub const MOUNTED: i32 = 18;
 /// A piece of what is copied out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyFrame<'a> {
-    /// What belongs to this copy follows.
+    /// The frames of this copy follow.
     Begin(u32),
     /// This copy cannot be met: the errno of looking for it.
     Missing {

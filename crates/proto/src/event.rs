@@ -9,7 +9,7 @@ pub const FRAME_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfe];
 pub const FRAME_MAX: usize = HEAD + PAYLOAD_MAX + TAIL;
 const PAYLOAD_MAX: usize = 80;
 
-/// What the guest tells the host.
+/// An event that the guest reports to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// PID 1 runs. Times are nanoseconds of the guest's boot clock; zero where not asked for or not known.
@@ -31,7 +31,7 @@ pub enum Event {
     Killed(u8, Totals),
     /// The command could not be started.
     Failed {
-        /// What was being done.
+        /// The step that failed.
         stage: Stage,
         /// The kernel's answer.
         errno: i32,
@@ -46,7 +46,7 @@ pub enum Event {
     Produced(u64),
 }
 
-/// What had gone over the ports, and what was used, when the command had ended.
+/// The bytes sent through the ports and the resources used when the command had ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
     /// Bytes that PID 1 wrote to the stdout port.

@@ -1,4 +1,4 @@
-//! What all frames have in common: magic, version, kind, length, payload, CRC-32 of everything between magic and checksum.
+//! The common parts of all frames: magic, version, kind, length, payload, CRC-32 of everything between magic and checksum.
 
 use crate::VERSION;
 

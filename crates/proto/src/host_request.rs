@@ -9,7 +9,7 @@ pub const ORDER_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfc];
 pub const HOST_REQUEST_MAX: usize = HEAD + PAYLOAD_MAX + TAIL;
 const PAYLOAD_MAX: usize = 8;
 
-/// What the host asks for.
+/// A request of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostRequest {
     /// Send this signal to the command and what it started; `SIGKILL` to everything.

@@ -2,7 +2,7 @@
 
 use crate::{Decoder, VERSION};
 
-/// What is added to rdinit's own path (its `argv[0]`) to give the path of the start record.
+/// The suffix of rdinit's own path (its `argv[0]`) that gives the path of the start record.
 pub const RECORD_SUFFIX: &str = ".start";
 
 /// First bytes of a start record.
@@ -27,7 +27,7 @@ pub const OWNS_ROOT: u32 = 64;
 /// Flag in a start record: the command is PID 1 of a namespace of its own, as inits must be.
 pub const IS_INIT: u32 = 128;
 
-/// What is added to rdinit's own path to give the path of the directory in which `--copy-in` lands: below it a directory
+/// The suffix of rdinit's own path that gives the path of the directory in which `--copy-in` lands: below it a directory
 /// for each, named by its number.
 pub const COPY_IN_SUFFIX: &str = ".in";
 
@@ -40,13 +40,13 @@ pub const RING: u64 = 256 << 10;
 pub struct Limit {
     /// Which resource: `RLIMIT_NOFILE` and the like.
     pub resource: u32,
-    /// What the command starts with.
+    /// The limit that the command starts with.
     pub soft: u64,
-    /// What it may raise it to.
+    /// The limit that it may raise it to.
     pub hard: u64,
 }
 
-/// What the host wants PID 1 to do: a view of the record's bytes.
+/// The instructions to PID 1: a view of the record's bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
     /// [`WANT_TIMELINE`] and the like.
@@ -172,7 +172,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// What the host puts into a start record. Strings must not contain NUL.
+/// The contents of a start record. Strings must not contain NUL.
 #[cfg(not(freestanding))]
 #[derive(Debug, Clone, Copy)]
 pub struct StartRecord<'a> {

@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    /// What a panic's hook does, from any thread.
+    /// The work of a panic's hook, from any thread.
     #[test]
     fn restoring_gives_back_what_was_there_and_does_nothing_otherwise() {
         let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();

@@ -357,7 +357,7 @@ mod tests {
         Event::Drained { files_are_here }
     }
 
-    /// What comes of events, each a number of seconds after the beginning.
+    /// The outcome of events, each a number of seconds after the beginning.
     #[track_caller]
     fn steps(lifecycle: &mut Lifecycle, began: Instant, steps: &[(u32, Event, Option<Action>)]) {
         for (at, event, action) in steps {

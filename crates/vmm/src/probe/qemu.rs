@@ -33,7 +33,7 @@ pub enum QemuState {
     Broken {
         /// The program.
         path: PathBuf,
-        /// What it did instead of answering.
+        /// The thing it did instead of answering.
         why: String,
     },
     /// There.

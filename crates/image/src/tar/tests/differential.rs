@@ -23,7 +23,7 @@ impl fmt::Debug for Part {
     }
 }
 
-/// What is put over a field that was right: where, and what.
+/// Bytes put over a field that was right, and their place.
 type Field = (usize, &'static [u8]);
 
 const FIELDS: [Field; 18] = [
@@ -187,7 +187,7 @@ fn date(mtime: i64) -> (String, String) {
     )
 }
 
-/// What is taken here is listed alike by GNU tar, and bsdtar sees the same names. What is refused here need not be
+/// Archives accepted here are listed alike by GNU tar, and bsdtar sees the same names. Those rejected here need not be
 /// refused by them. `RDVM_SOAK_ARCHIVES` is how many archives, 300 when not given.
 #[test]
 fn what_is_taken_is_what_gnu_tar_and_bsdtar_take() {
