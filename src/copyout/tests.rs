@@ -1,4 +1,4 @@
-//! What a guest may send and what comes of it, without a machine.
+//! Streams that a guest may send and their results, without a machine.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -19,7 +19,7 @@ const FILE: u32 = 0o100644;
 const DIRECTORY: u32 = 0o040755;
 const LINK: u32 = 0o120777;
 
-/// What a guest sends.
+/// The stream that a guest sends.
 #[derive(Debug, Default, Clone)]
 struct Stream(Vec<u8>);
 
@@ -82,7 +82,7 @@ fn copies(out: Vec<CopyOut>, limit: u64) -> Copies {
     }
 }
 
-/// What came of one wish.
+/// The result of one copy.
 fn received(guest: &str, host: impl Into<PathBuf>, bytes: &[u8]) -> Copied {
     let copies = copies(vec![spec(guest, host)], 1 << 20);
     let mut receiver = Receiver::open(&copies).unwrap();
@@ -149,7 +149,7 @@ impl Place {
     }
 }
 
-/// What PID 1 sends for these paths.
+/// The stream that PID 1 sends for these paths.
 fn collected(specs: &[&Path]) -> Vec<u8> {
     let port = tempfile::NamedTempFile::new().unwrap();
     let mut paths = Vec::new();

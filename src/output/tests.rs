@@ -388,7 +388,7 @@ prop_compose! {
     }
 }
 
-/// What a tree comes to, without numbers that mean nothing: links as the first name of their file.
+/// A tree without numbers that mean nothing: links as the first name of their file.
 fn meaning(tree: &[Entry]) -> BTreeMap<Vec<u8>, Entry> {
     let mut first = BTreeMap::new();
     let mut all = BTreeMap::new();

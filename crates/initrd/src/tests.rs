@@ -133,7 +133,7 @@ fn one_of_everything(root: &Path) {
     }
 }
 
-/// What a directory holds, as the standard library sees it: independent of our own walk.
+/// The contents of a directory as the standard library sees them: independent of our own walk.
 fn seen(root: &Path) -> BTreeMap<Vec<u8>, String> {
     let mut seen = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];

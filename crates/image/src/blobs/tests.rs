@@ -120,7 +120,7 @@ fn upper() -> Vec<u8> {
     tar_of(&["f etc/.wh.old", "f etc/new 2", "h bin/ash = bin/sh"])
 }
 
-/// What the two come to.
+/// The tree of both layers.
 const BOTH: [&str; 6] = [
     "d 755 bin",
     "f 755 bin/ash shell",
@@ -1381,7 +1381,7 @@ fn a_layer_may_not_come_to_more_than_the_limits() {
     assert!(error.contains("--max-entries"), "{error}");
 }
 
-/// What skopeo and umoci make of an image is what they were given.
+/// Archives by skopeo and layouts by umoci hold the image that they were made from.
 #[test]
 fn archives_of_skopeo_and_layouts_of_umoci_are_the_same_image() {
     if !is_here("skopeo") || !is_here("umoci") {

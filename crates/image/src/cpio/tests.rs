@@ -575,7 +575,7 @@ fn everything() -> tempfile::TempDir {
 const NAMES: &str =
     ".\ndir\ndir/empty\ndir/file\nanother\ndir/link\nempty\nbig\nempty too\nsymlink\nfifo\n";
 
-/// What a program makes of the list of names; nothing where it is missing.
+/// The output of a program for the list of names; nothing if it is missing.
 fn write(command: &str, dir: &Path) -> Option<Vec<u8>> {
     let mut words = command.split(' ');
     let program = words.next().unwrap();

@@ -84,7 +84,7 @@ impl Oracle {
         }
     }
 
-    /// What tar makes of an archive, as [`listing`] has it, or what it says.
+    /// The result of tar for an archive, as [`listing`] has it, or its message.
     fn extract(&self, archive: &[u8]) -> Result<Vec<String>, String> {
         let root = tempfile::tempdir().unwrap();
         let tools = root.path().join(".oracle");
@@ -163,7 +163,7 @@ fn host_listing(root: &Path) -> Vec<String> {
     lines.map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// What GNU tar must agree on.
+/// The part that GNU tar must agree on.
 const CASES: &[&[&str]] = &[
     // Names (a1).
     &["f ./a//b/./c x", "d 700 a/", "f //e/f y", "d 711 ."],

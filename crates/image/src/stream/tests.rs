@@ -30,7 +30,7 @@ fn unpack_all(packed: &[u8], compression: Compression) -> Result<Vec<u8>, Error>
     Ok(bytes)
 }
 
-/// What a program makes of its standard input; nothing where it is missing.
+/// The output of a program for its standard input; nothing if it is missing.
 fn pipe(command: &str, input: &[u8]) -> Option<Vec<u8>> {
     let mut words = command.split(' ');
     let program = words.next().unwrap();

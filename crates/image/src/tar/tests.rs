@@ -958,7 +958,7 @@ fn everything() -> tempfile::TempDir {
     dir
 }
 
-/// What the formats cannot hold is not put into them.
+/// Formats get only what they can hold.
 const WRITERS: [(&str, &str); 9] = [
     ("tar", "-cf - --format=v7 --exclude=d* --exclude=fifo ."),
     ("tar", "-cf - --format=ustar ."),
