@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{Image, RDVM, Run, busybox, engines, eventually, missing, note_run};
 
-/// What is too young is not remembered: its stamp could be the same after a change (`SETTLED` in crates/hostfs/src/stamp.rs).
+/// Entries that are too young are not remembered: its stamp could be the same after a change (`SETTLED` in crates/hostfs/src/stamp.rs).
 const SETTLED: Duration = Duration::from_secs(12);
 
 /// An error that comes after the image was read and kept, and before anything boots.

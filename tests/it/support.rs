@@ -27,7 +27,7 @@ pub(crate) use self::skips::{left_out, left_out_of, missing};
 pub(crate) const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
 
 /// The engines to test: those that `RDVM_TEST_ENGINES` names, with commas between them, else those that can run here.
-/// What cannot is said. CI must have QEMU; KVM it has through the rig (docs/testing.md), which runs every test that gets here.
+/// Engines that cannot run here are reported. CI must have QEMU; KVM it has through the rig (docs/testing.md), which runs every test that gets here.
 pub(crate) fn engines() -> &'static [&'static str] {
     scenario::this_is_one();
     static ENGINES: OnceLock<Vec<&'static str>> = OnceLock::new();
