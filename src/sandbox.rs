@@ -41,9 +41,13 @@ impl Sandbox {
     /// # Errors
     /// It was started before; no thread, no terminal.
     pub fn start(&mut self, streams: Streams) -> Result<()> {
-        let State::Created(created) = std::mem::replace(&mut self.state, State::Gone) else {
-            let source = io::Error::other("was started before; create another");
-            return Err(host("the sandbox")(source));
+        let created = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Created(created) => created,
+            state => {
+                self.state = state;
+                let source = io::Error::other("was started before; create another");
+                return Err(host("the sandbox")(source));
+            }
         };
         let terminal = pipeline::terminal(&created.0)?;
         let signals = Arc::clone(&self.signals);

@@ -64,6 +64,8 @@ mod machine;
 
 mod load;
 
+mod sandbox;
+
 mod stubs;
 
 mod kernels;
