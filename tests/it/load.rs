@@ -2,7 +2,7 @@
 //!
 //! `make test-load` has many more runs, beside busy loops.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,37 +10,66 @@ use std::time::{Duration, Instant};
 
 use crate::kept::kernel;
 use crate::kernels::kernels;
-use crate::support::{Rdvm, Run, busybox, children_of, engines, send};
+use crate::support::{Rdvm, Run, busybox, engines, hold_up};
 
-/// A sleep between two bytes, by the guest's own clock as well, and without a process that would have to be started; then what
-/// the kernel has to say of time.
-const SLEEP: &str = "busybox mkfifo /f; exec 3<>/f; read a x </proc/uptime; printf a; read -t 3 x <&3; printf b; read b x </proc/uptime
-    echo; echo $a $b; busybox cat /sys/devices/system/clocksource/clocksource0/current_clocksource; dmesg";
+/// Two spans of time by the guest's own clock, without a process that would have to be started, then what the kernel has to say
+/// of time. The first is a sleep of three seconds, and what the host sees of it begins before and ends after it; the second
+/// lasts until the host's next line, and the host's begins after and ends before it. However late a byte or a line arrives,
+/// the first is not longer than the host's and the second is not shorter: if a clock is wrong, one of the two fails.
+const SPANS: &str = "busybox mkfifo /f; exec 3<>/f; printf r; read x
+    read a x </proc/uptime; read -t 3 x <&3; read b x </proc/uptime; printf b
+    read c x </proc/uptime; printf c; read x; read d x </proc/uptime
+    echo; echo $a $b $c $d; busybox cat /sys/devices/system/clocksource/clocksource0/current_clocksource; dmesg";
 
-/// The measurement of such a sleep.
+/// The length of the second span on the host.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The same span, in seconds, by two clocks.
+#[derive(Debug)]
+struct Span {
+    host: f64,
+    guest: f64,
+}
+
+/// The measurement of [`SPANS`].
 struct Slept {
-    on_the_host: f64,
-    in_the_guest: f64,
+    /// The sleep, within what the host saw of it.
+    sleep: Span,
+    /// The pause of the host, within what the guest saw of it.
+    pause: Span,
     said: String,
 }
 
-/// Reads what [`SLEEP`] prints. `booted` is called at the first byte.
+/// Measures [`SPANS`]. `booted` is called at the first byte.
 fn watch(mut child: Child, booted: impl FnOnce()) -> Slept {
+    let mut stdin = child.stdin.take().unwrap();
     let stdout = child.stdout.as_mut().unwrap();
-    let mut byte = [0];
-    let first = stdout.read_exact(&mut byte);
+    let mut is_next = |expected: u8| {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).is_ok() && byte[0] == expected
+    };
+    let ready = is_next(b'r');
     booted();
-    let from = Instant::now();
-    let second = first.and_then(|()| stdout.read_exact(&mut byte));
-    let on_the_host = from.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let sleeps = ready && stdin.write_all(b"\n").is_ok() && is_next(b'b');
+    let sleep = began.elapsed();
+    let waits = sleeps && is_next(b'c');
+    let began = Instant::now();
+    std::thread::sleep(PAUSE);
+    let pause = began.elapsed();
+    let answered = waits && stdin.write_all(b"\n").is_ok();
     let run = Run(child.wait_with_output().unwrap()).exits(0);
-    second.unwrap();
+    assert!(answered, "{}", run.stdout());
     let said = run.stdout();
     let times = said.lines().nth(1).unwrap().split(' ');
     let times: Vec<f64> = times.map(|time| time.parse().unwrap()).collect();
+    let span = |host: Duration, from: usize| Span {
+        host: host.as_secs_f64(),
+        guest: times[from + 1] - times[from],
+    };
     Slept {
-        on_the_host,
-        in_the_guest: times[1] - times[0],
+        sleep: span(sleep, 0),
+        pause: span(pause, 2),
         said,
     }
 }
@@ -60,6 +89,7 @@ fn both_kernels() -> Vec<PathBuf> {
 fn sleeping(kernel: &PathBuf, cpus: &str) -> Child {
     Rdvm::on("qemu")
         .option("-q")
+        .option("-i")
         .option("--timeout")
         .option("300s")
         .option("--cpus")
@@ -67,7 +97,8 @@ fn sleeping(kernel: &PathBuf, cpus: &str) -> Child {
         .option("-k")
         .option(kernel)
         .image(busybox().path())
-        .sh(SLEEP)
+        .sh(SPANS)
+        .stdin(Stdio::piped())
         .spawn()
 }
 
@@ -84,17 +115,7 @@ fn a_machine_that_is_held_up_while_it_boots_has_the_right_time() {
             let rdvm = child.id();
             let booted = AtomicBool::new(false);
             let slept = std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    while !booted.load(Ordering::Relaxed) {
-                        std::thread::sleep(Duration::from_millis(40));
-                        let Some(&qemu) = children_of(rdvm).first() else {
-                            continue;
-                        };
-                        send(qemu, "STOP");
-                        std::thread::sleep(Duration::from_millis(150));
-                        send(qemu, "CONT");
-                    }
-                });
+                scope.spawn(|| hold_up(rdvm, || booted.load(Ordering::Relaxed)));
                 watch(child, || booted.store(true, Ordering::Relaxed))
             });
             right(&slept);
@@ -102,19 +123,18 @@ fn a_machine_that_is_held_up_while_it_boots_has_the_right_time() {
     }
 }
 
-/// By both clocks the same time passed, and the guest kept to the counter.
+/// What one part of a second is to a clock that runs at the right rate and is read to a hundredth.
+const RATE: f64 = 0.05;
+
+/// The guest's clock is neither fast nor slow, and the guest kept to the counter.
 #[track_caller]
 fn right(slept: &Slept) {
-    let Slept {
-        on_the_host,
-        in_the_guest,
-        said,
-    } = slept;
-    let ratio = on_the_host / in_the_guest;
-    assert!(
-        (0.7..1.4).contains(&ratio),
-        "{on_the_host} s of the host were {in_the_guest} s: {said}"
-    );
+    let Slept { sleep, pause, said } = slept;
+    let fast = sleep.guest > sleep.host * (1.0 + RATE) + 0.02;
+    let slow = pause.guest < pause.host * (1.0 - RATE) - 0.02;
+    assert!(!fast && !slow, "{sleep:?}, {pause:?}: {said}");
+    // It may end late, which is the host's doing, but never early.
+    assert!(sleep.guest > 2.97, "{sleep:?}: {said}");
     for words in [
         "TSC unstable",
         "APIC frequency too slow",
@@ -169,10 +189,10 @@ fn sleeps_end_in_their_time_beside_busy_loops() {
         let kernel = &kernels[run % kernels.len()];
         let slept = watch(sleeping(kernel, cpus), || {});
         right(&slept);
-        worst = worst.max((slept.on_the_host / 3.0 - 1.0).abs());
+        worst = worst.max(slept.sleep.host / 3.0 - 1.0);
         if runs > 2 {
-            let (host, guest) = (slept.on_the_host, slept.in_the_guest);
-            eprintln!("{run} {} {cpus} {host:.3} {guest:.3}", kernel.display());
+            let Slept { sleep, pause, .. } = &slept;
+            eprintln!("{run} {} {cpus} {sleep:.2?} {pause:.2?}", kernel.display());
         }
     }
     if runs > 2 {

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use rdvm_vmm::probe;
 use tempfile::TempDir;
 
-pub(crate) use self::processes::{children_of, is_alive, send};
+pub(crate) use self::processes::{children_of, hold_up, is_alive, send};
 pub(crate) use self::skips::{left_out, left_out_of, missing};
 
 /// The program under test.
