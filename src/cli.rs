@@ -208,9 +208,12 @@ pub enum Error {
         /// The option.
         option: &'static str,
     },
-    /// `--base` with cpio.
-    #[error("--base: a cpio archive cannot record removed files; add --format tar")]
-    CpioLayer,
+    /// `--base` with a form that has no layers.
+    #[error("--base: only tar, docker and OCI archives record removed files; add --format tar")]
+    NoLayer,
+    /// `--compress` with EROFS.
+    #[error("--compress: an EROFS file system is used where it lies, and written uncompressed; leave it out, or pack another format")]
+    CompressedErofs,
     /// Layers cannot be compressed so.
     #[error("--compress lz4: {}", output::Error::Lz4Layer)]
     Lz4Layer,

@@ -81,6 +81,8 @@ enum FormArg {
     Docker,
     /// OCI image layout in a tar archive
     Oci,
+    /// Read-only file system, to be mounted without unpacking it
+    Erofs,
 }
 
 /// `--compress`.
@@ -123,14 +125,15 @@ impl PackArgs {
         let compress = self.compress.or(named_compression);
         let compression = match (compress, form) {
             (None | Some(CompressArg::None), _) => Compression::None,
+            (Some(_), FormArg::Erofs) => return Err(Error::CompressedErofs),
             (Some(CompressArg::Gzip), _) => Compression::Gzip,
             (Some(CompressArg::Zstd), _) => Compression::Zstd,
             (Some(CompressArg::Lz4), FormArg::Cpio) => Compression::Lz4Legacy,
             (Some(CompressArg::Lz4), FormArg::Tar) => Compression::Lz4,
             (Some(CompressArg::Lz4), _) => return Err(Error::Lz4Layer),
         };
-        if self.base.is_some() && form == FormArg::Cpio {
-            return Err(Error::CpioLayer);
+        if self.base.is_some() && matches!(form, FormArg::Cpio | FormArg::Erofs) {
+            return Err(Error::NoLayer);
         }
         if !is_image && let Some(option) = self.image_option() {
             return Err(Error::NoImage { option });
@@ -142,6 +145,7 @@ impl PackArgs {
             FormArg::Tar => ArchiveFormat::Tar,
             FormArg::Docker => ArchiveFormat::Docker(self.into_label()?),
             FormArg::Oci => ArchiveFormat::Oci(self.into_label()?),
+            FormArg::Erofs => ArchiveFormat::Erofs,
         };
         let options = PackOptions {
             form,
@@ -249,10 +253,10 @@ fn by_name(path: &Path) -> (Option<FormArg>, Option<CompressArg>) {
             }
         }
     }
-    match name.ends_with(b".tgz") {
-        true => (Some(FormArg::Tar), Some(CompressArg::Gzip)),
-        false => (None, None),
+    if name.ends_with(b".tgz") {
+        return (Some(FormArg::Tar), Some(CompressArg::Gzip));
     }
+    (name.ends_with(b".erofs").then_some(FormArg::Erofs), None)
 }
 
 /// Splits words at blanks, or reads a JSON array. Rejects a shell's quotes.
@@ -311,6 +315,7 @@ mod tests {
             (&["-o", "d.tar/x"], ArchiveFormat::Cpio, None),
             (&["-o", "x.tar"], ArchiveFormat::Tar, None),
             (&["-o", "x.tgz"], ArchiveFormat::Tar, Gzip),
+            (&["-o", "x.erofs"], ArchiveFormat::Erofs, None),
             (&["-o", "x.tar.zst"], ArchiveFormat::Tar, Zstd),
             (&["-o", "x.tar.lz4"], ArchiveFormat::Tar, Lz4),
             (&["-o", "x.cpio.lz4"], ArchiveFormat::Cpio, Lz4Legacy),

@@ -57,6 +57,8 @@ pub enum ArchiveFormat {
     Docker(Label),
     /// An OCI image layout in a tar archive.
     Oci(Label),
+    /// An EROFS file system.
+    Erofs,
 }
 
 /// The settings of an image.
@@ -115,6 +117,14 @@ pub fn write(
             write_image(steps, oci::OciForm::Docker, label, options, epoch)
         }
         ArchiveFormat::Oci(label) => write_image(steps, oci::OciForm::Oci, label, options, epoch),
+        ArchiveFormat::Erofs => {
+            let layout = rdvm_erofs::Layout::of(last, epoch)?;
+            to_places(&options.target, |file| {
+                layout.write(last, &|| false, file)?;
+                Ok(layout.size())
+            })?;
+            Ok(Vec::new())
+        }
     }
 }
 
@@ -242,6 +252,9 @@ pub enum Error {
     /// A cpio archive.
     #[error(transparent)]
     Initrd(#[from] rdvm_initrd::Error),
+    /// An EROFS file system.
+    #[error(transparent)]
+    Erofs(#[from] rdvm_erofs::Error),
     /// A file that a layer would make a whiteout of.
     #[error(
         "{}: in a layer this name says that another file is gone; rename it, or write it as plain tar or cpio",

@@ -4,6 +4,7 @@
 //! inode, length and times. Files are not mapped: one that shrinks would kill the process.
 
 use rdvm_hostfs::escape::reason;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -56,6 +57,8 @@ struct Ahead<'a> {
 
 /// Bytes that are read in advance.
 const AHEAD: usize = 32 << 10;
+/// The smallest file that is asked for its holes, in bytes.
+const SPARSE: u64 = 128 << 10;
 /// So far apart are two small files that are taken for neighbours, and so long is a small file.
 const NEAR: u64 = 4 << 10;
 
@@ -150,6 +153,43 @@ impl<'a> Bodies<'a> {
             buffer.fill(0);
         }
         Ok(())
+    }
+
+    /// Returns where a file of `size` bytes has data, in order; the rest are holes.
+    pub fn data(&mut self, content: &'a Content, size: u64) -> Result<Vec<Range<u64>>, Error> {
+        let whole = || Ok(vec![0..size]);
+        match content {
+            Content::Bytes(_) | Content::Span(_) => whole(),
+            Content::Sparse(extents) => {
+                let data = extents.iter();
+                Ok(data.map(|extent| extent.at..extent.at + extent.length).collect())
+            }
+            // What is this small has no holes that are worth a look.
+            Content::Host(_) if size < SPARSE => whole(),
+            Content::Host(file) => {
+                let data = self.data_of_host(file);
+                data.map_err(|errno| failed(file.shown(), errno))
+            }
+        }
+    }
+
+    fn data_of_host(&mut self, file: &'a HostFile) -> Result<Vec<Range<u64>>, Errno> {
+        let opened = Opened::new(file, self.dir(&file.dir)?)?;
+        let size = file.stamp.size;
+        if !opened.holes {
+            return Ok(vec![0..size]);
+        }
+        let mut data = Vec::new();
+        let mut at = 0;
+        while let Some(start) = opened.next_data(at)?.filter(|start| *start < size) {
+            at = match seek(&opened.fd, SeekFrom::Hole(start)) {
+                Ok(end) => end.min(size),
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => size,
+                Err(errno) => return Err(errno),
+            };
+            data.push(start..at);
+        }
+        Ok(data)
     }
 
     /// Holes are told, not filled: what is not a hole is read over zeros.

@@ -9,6 +9,7 @@ pub mod byte_source;
 pub mod config;
 pub mod cpio;
 pub mod digest;
+pub mod erofs;
 mod error;
 mod fakeroot;
 pub mod files;

@@ -20,7 +20,7 @@ mod tests;
 pub use file::unchanged;
 pub use file::{Initrd, write_archive};
 pub use layout::{Contents, Epoch, Layout, Places};
-pub use write::Stopped;
+pub use write::{BLOCK, Stopped, each_block};
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;

@@ -18,7 +18,7 @@ use rdvm_image::tree::Kind;
 
 /// Bytes made at a time: small enough for a core's cache between the read and the write, large enough that calls do
 /// not count.
-pub(super) const BLOCK: u64 = 256 << 10;
+pub const BLOCK: u64 = 256 << 10;
 /// More would wait for each other: the kernel lets one write to a file at a time.
 const WRITERS: usize = 2;
 
@@ -92,7 +92,7 @@ impl Layout<'_> {
         out.flush().map_err(failed)
     }
 
-    /// Has every block made once, by its start: two threads, each with a worker of its own. Ends at the first error.
+    /// Has every block made once, unless it is to stop.
     fn each_block<W>(
         &self,
         stopped: Stopped<'_>,
@@ -101,43 +101,56 @@ impl Layout<'_> {
     where
         W: FnMut(u64) -> Result<(), Error>,
     {
-        let next = AtomicU64::new(0);
-        let first_error = Mutex::new(None);
-        let work = || {
+        each_block(self.packed_size(), || {
             let mut worker = worker();
-            loop {
-                let start = next.fetch_add(BLOCK, Ordering::Relaxed);
-                if start >= self.packed_size() {
-                    return;
-                }
-                let made = match stopped() {
-                    true => Err(Error::Stopped),
-                    false => worker(start),
-                };
-                if let Err(error) = made {
-                    next.store(u64::MAX / 2, Ordering::Relaxed);
-                    first_error
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .get_or_insert(error);
-                }
+            move |start| match stopped() {
+                true => Err(Error::Stopped),
+                false => worker(start),
             }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..WRITERS.min(self.packed_size().div_ceil(BLOCK) as usize) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        first_error
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .map_or(Ok(()), Err)
+        })
     }
 
     fn block_length(&self, start: u64) -> usize {
         BLOCK.min(self.packed_size() - start) as usize
     }
+}
+
+/// Has every block of `size` bytes made once, by its start: two threads, each with a worker of its own.
+///
+/// # Errors
+/// The first error of a worker, after which no further block is made.
+pub fn each_block<W, E: Send>(size: u64, worker: impl Fn() -> W + Sync) -> Result<(), E>
+where
+    W: FnMut(u64) -> Result<(), E>,
+{
+    let next = AtomicU64::new(0);
+    let first_error = Mutex::new(None);
+    let work = || {
+        let mut worker = worker();
+        loop {
+            let start = next.fetch_add(BLOCK, Ordering::Relaxed);
+            if start >= size {
+                return;
+            }
+            if let Err(error) = worker(start) {
+                next.store(u64::MAX / 2, Ordering::Relaxed);
+                first_error
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..WRITERS.min(size.div_ceil(BLOCK) as usize) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    first_error
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .map_or(Ok(()), Err)
 }
 
 /// One thread's block in the making.
