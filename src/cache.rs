@@ -1,8 +1,8 @@
-//! Packed images, kept from one run for the next: `CACHE/images/KEY.initrd`, with what else is known of the image behind
-//! the archive.
+//! Packed images, kept from one run for the next: `CACHE/images/KEY.erofs`, with what else is known of the image behind the
+//! file system.
 //!
-//! An entry's key is a digest of its contents; its state is that of the files that it was made from, with the options that
-//! it was made with. An entry that is not as long as it says does not count. Knows no images: takes and returns bytes.
+//! An entry's key is the state of the files that it was made from, with the options that it was made with. An entry that is
+//! not as long as it says does not count. Knows no images: takes and returns bytes.
 
 #[cfg(test)]
 mod tests;
@@ -17,12 +17,13 @@ use sha2::{Digest as _, Sha256};
 
 use rdvm_hostfs::cache::{CacheLimits, ContentCache};
 use rdvm_hostfs::units::ByteSize;
-use rdvm_hostfs::{Digest, FileStamp, hex};
+use rdvm_hostfs::{FileStamp, hex};
+use rdvm_image::DirectoryState;
 
 pub use rdvm_hostfs::cache::{Entry, Pruned};
 
 /// The last bytes of an entry, behind the length of the facts; another form of entry would end otherwise.
-const END: [u8; 8] = *b"rdvmimg1";
+const END: [u8; 8] = *b"rdvmimg2";
 /// Facts are names, numbers and some account files.
 const FACTS_LIMIT: u64 = 64 << 20;
 
@@ -36,9 +37,9 @@ pub struct Cache(ContentCache);
 /// A packed image, open.
 #[derive(Debug)]
 pub struct Packed {
-    /// The file; the archive is at its start.
+    /// The file; the file system is at its start.
     pub file: File,
-    /// Length of the archive in bytes.
+    /// Length of the file system in bytes.
     pub size: u64,
     /// The facts kept with it.
     pub facts: Vec<u8>,
@@ -63,6 +64,12 @@ impl CacheInputs {
         }
     }
 
+    /// Adds the state of a directory and its role.
+    pub fn directory(&mut self, role: &str, state: &DirectoryState) {
+        self.hash.update(format!("{role}\0{}\0", state.digest).as_bytes());
+        self.is_settled &= state.is_settled;
+    }
+
     /// Adds the state of a file and its role.
     ///
     /// # Errors
@@ -82,43 +89,42 @@ impl CacheInputs {
         self.is_settled
     }
 
-    fn state(&self) -> String {
+    fn key(&self) -> String {
         hex::encode(&self.hash.clone().finalize())
+    }
+}
+
+impl PartialEq for CacheInputs {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
     }
 }
 
 impl Cache {
     /// Returns the one below `cache`, rdvm's directory for everything that can be made again.
     pub fn below(cache: &Path) -> Self {
-        Self(ContentCache::new(cache.join("images"), ".initrd"))
+        Self(ContentCache::new(cache.join("images"), ".erofs"))
     }
 
     /// Returns the image that was packed from these inputs, if it is still there and complete, and only this user or root
     /// could have written it.
     pub fn find(&self, inputs: &CacheInputs) -> Option<Packed> {
-        used(self.0.open_by_state(&inputs.state())?)
+        used(self.0.open(&inputs.key())?)
     }
 
-    /// Returns the image that was kept under this key, on the same conditions.
-    pub fn get(&self, key: &Digest) -> Option<Packed> {
-        used(self.0.open(&hex::encode(&key.0))?)
-    }
-
-    /// Keeps an archive of `size` bytes, which `write` writes to an empty file before it returns the facts, under its key
-    /// and its inputs, if it has any, and returns it open. Then removes what has not been used for longest until at most
-    /// `limit` bytes are kept.
+    /// Keeps a file system of `size` bytes, which `write` writes to an empty file before it returns the facts, and returns it
+    /// open. Then removes what has not been used for longest until at most `limit` bytes are kept.
     ///
     /// # Errors
     /// Those of `write` and of the file system; nothing is left behind then.
     pub fn insert<E: From<io::Error>>(
         &self,
-        inputs: Option<&CacheInputs>,
-        key: &Digest,
+        inputs: &CacheInputs,
         size: u64,
         limit: ByteSize,
         write: impl FnOnce(&File) -> Result<Vec<u8>, E>,
     ) -> Result<Packed, E> {
-        let key = hex::encode(&key.0);
+        let key = inputs.key();
         // The end is small beside the facts.
         let most = size.saturating_add(FACTS_LIMIT);
         self.0
@@ -130,10 +136,6 @@ impl Cache {
                 file.write_all(&(facts.len() as u64).to_le_bytes())?;
                 Ok(file.write_all(&END)?)
             })?;
-        if let Some(inputs) = inputs.filter(|inputs| inputs.is_settled()) {
-            // Without a link the next run packs again.
-            let _ = self.0.link(&inputs.state(), &key);
-        }
         let file = self.0.open(&key);
         self.0.prune(limits(limit), Some(&key))?;
         let packed = file.and_then(read).filter(|packed| packed.size == size);

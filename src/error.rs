@@ -21,6 +21,15 @@ pub enum Error {
     /// The initrd cannot be made.
     #[error(transparent)]
     Initrd(#[from] rdvm_initrd::Error),
+    /// The image's file system cannot be made.
+    #[error(transparent)]
+    Erofs(#[from] rdvm_erofs::Error),
+    /// The image has to be a region of memory and cannot be.
+    #[error("--root erofs: {reason}; --root auto and --root initrd unpack the image instead")]
+    NotInPlace {
+        /// The reason.
+        reason: String,
+    },
     /// The destination of a copy cannot be used.
     #[error(transparent)]
     CopyOut(#[from] copyout::Error),

@@ -65,6 +65,10 @@ const QEMU_KEEPS: u64 = 256 << 10;
 const LOW: u64 = 3 << 30;
 const BOUNCE: u64 = 64 << 20;
 
+/// Page tables and drivers of a region, and the inodes and directories of it that a command looks at; the kernel takes the
+/// latter back when memory is short.
+const REGION_READ: ByteSize = ByteSize::mib(4);
+
 /// An inode, its directory entry and their page-cache bookkeeping.
 const PER_ENTRY: u64 = 1200;
 
@@ -81,8 +85,8 @@ pub struct Needs {
     pub own: ByteSize,
     /// Number of vCPUs.
     pub cpus: u8,
-    /// The kernel does not free the initrd, so that machines can share it.
-    pub keeps_initrd: bool,
+    /// The bytes of all regions.
+    pub regions: ByteSize,
     /// PID 1 is the user's own and leaves the root the half of the RAM that it begins with.
     pub root_keeps_its_half: bool,
 }
@@ -127,10 +131,7 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
     let unpacked = ByteSize(needs.contents.page_rounded_bytes);
     let initrd = ByteSize(needs.contents.packed_bytes).page_round_up();
     let least_room = if is_small { SMALL_ROOM } else { ROOM };
-    let (name, room) = match needs.keeps_initrd {
-        true => ("room to write", least_room),
-        false => ("room to write, at first the initrd", least_room.max(initrd)),
-    };
+    let room = least_room.max(initrd);
     let files = ByteSize(Room::within(room.0).bytes);
     let mut terms = vec![
         ("kernel", kernel),
@@ -142,11 +143,13 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
             "PID 1 and what it is told",
             ByteSize(needs.own.page_round_up().0.saturating_mul(2)),
         ),
-        (name, files),
+        ("room to write, at first the initrd", files),
         ("programs and new inodes", ByteSize(room.0 - files.0)),
     ];
-    if needs.keeps_initrd {
-        terms.push(("initrd, which stays", initrd));
+    if needs.regions.0 > 0 {
+        let structs = needs.regions.0 / PAGE_STRUCTS;
+        terms.push(("page structs of the image", ByteSize(structs)));
+        terms.push(("what is read of its directories", REGION_READ));
     }
     let used = terms
         .iter()
@@ -269,7 +272,7 @@ mod tests {
             kernel_end: 62 << 20,
             own: ByteSize(200 << 10),
             cpus,
-            keeps_initrd: false,
+            regions: ByteSize(0),
             root_keeps_its_half: false,
         }
     }
@@ -331,15 +334,18 @@ mod tests {
     }
 
     #[test]
-    fn an_initrd_that_stays_is_no_room_to_write() {
-        let needs = small(4 << 20, 1 << 20);
-        let shared = Needs {
-            keeps_initrd: true,
-            ..needs
+    fn a_region_costs_its_page_structs_and_is_not_unpacked() {
+        let with = |mib: u64| Needs {
+            regions: ByteSize::mib(mib),
+            ..small(100 << 10, 100 << 10)
         };
-        let plan = |needs| plan(needs, MemorySpec::FromImage).unwrap();
-        let more = plan(&shared).need.0 - plan(&needs).need.0;
-        assert!((1..=5 << 20).contains(&more), "{more}");
+        for (mib, most) in [(112, 96), (928, 128)] {
+            let plan = plan(&with(mib), MemorySpec::FromImage).unwrap();
+            let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
+            assert_eq!(sum, plan.need.0, "{plan}");
+            assert!(plan.total <= ByteSize::mib(most), "{plan}");
+            assert_eq!(term(&plan, "page structs of"), ByteSize(mib << 20 >> 6), "{plan}");
+        }
     }
 
     #[test]

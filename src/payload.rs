@@ -74,6 +74,8 @@ pub struct Surroundings<'a> {
     pub window: [u16; 2],
     /// The physical address of memory that is shared, where any is.
     pub rings: Option<u64>,
+    /// Where regions are mounted.
+    pub regions: &'a [&'a [u8]],
 }
 
 /// The segment for rdinit: itself, the record of what it is to do, and the table of the image's extended attributes
@@ -178,6 +180,7 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         account,
         window,
         rings,
+        regions,
     } = surroundings;
     let default = [DEFAULT_COMMAND.as_bytes()];
     let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
@@ -216,6 +219,7 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         env: &env,
         window,
         rings: rings.unwrap_or(0),
+        regions,
         limits: &limits(&command.ulimits),
         copies_in: &copies_in,
         copies_out: &copies_out,
@@ -347,6 +351,7 @@ mod tests {
             account: &account,
             window: [0, 0],
             rings: None,
+            regions: &[],
         };
         let make = |table| segment(".rdvm", &request, surroundings, table);
         let flags = |segment: &Tree| {

@@ -1,15 +1,17 @@
-//! IMAGE as the stages after it need it: its tree laid out for the initrd, or packed on an earlier run; and the little
-//! that has to be known of it besides.
+//! IMAGE as the stages after it need it: a tree that is laid out as an initrd or as a file system, or a file system of an
+//! earlier run; and the little that has to be known of it besides.
 
 mod cached;
+mod choice;
 
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use self::cached::{Slot, find, inputs, key, shown_absolute};
-use crate::cache::{Cache, Packed};
+use self::cached::{find, inputs, shown_absolute, write};
+pub use self::choice::{InPlace, REGION_FROM};
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::payload;
 use crate::request::ImageRef;
@@ -20,36 +22,48 @@ use rdvm_image::account::Files;
 use rdvm_image::config::Config;
 use rdvm_image::{Image, Sources, digest};
 use rdvm_initrd::{Contents, Epoch, Initrd, Layout, Places, attributes};
+use rdvm_vmm::machine::Region;
 
-/// An image, ready to be put into an initrd.
+/// An image, ready to be the root of a machine.
 #[derive(Debug)]
 pub enum PreparedImage {
     /// Read from the image itself.
-    Fresh {
+    Read {
         /// Facts about it.
         info: ImageInfo,
         /// The tree.
         image: Box<Image>,
-        /// The place of each entry in the archive.
-        places: Places,
+        /// The place of everything.
+        layout: ImageLayout,
     },
-    /// Packed in the cache.
-    Cached {
+    /// A file system in the cache.
+    Kept {
         /// Facts about it.
         info: ImageInfo,
-        /// The archive.
-        packed: Packed,
+        /// The file system.
+        region: Region,
     },
 }
 
-/// Facts about an image besides its packed bytes.
+/// The layout of an image that was read.
+#[derive(Debug)]
+pub enum ImageLayout {
+    /// An archive in the initrd.
+    Archive(Places),
+    /// A file system in a region of memory, with the state of what it was made from where that is known.
+    FileSystem(Box<rdvm_erofs::Layout>, Option<crate::cache::CacheInputs>),
+}
+
+/// Facts about an image besides its bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageInfo {
-    /// The sizes of the archive and what is in it.
+    /// The sizes of its archive and what is in it; only the numbers of entries where it is a file system.
     pub contents: Contents,
+    /// The size of its file system, where that is what it is used as.
+    pub region: Option<u64>,
     /// The name of PID 1's file.
     pub init: String,
-    /// The table of extended attributes.
+    /// The table of extended attributes, which an archive cannot hold.
     pub attributes: Option<Vec<u8>>,
     /// The image's own configuration.
     pub config: Config,
@@ -57,8 +71,6 @@ pub struct ImageInfo {
     pub accounts: Files,
     /// Its content digest, where it was computed.
     pub digest: Option<Digest>,
-    /// The sha256 of the packed archive, in cache entries.
-    pub packed: Option<Digest>,
     /// The entries that were left out while it was read, one line each.
     pub warnings: Vec<String>,
     /// The absolute path of the image that was packed, escaped, in cache entries.
@@ -71,31 +83,19 @@ pub fn cached_name(facts: &[u8]) -> Option<String> {
     serde_json::from_slice::<ImageInfo>(facts).ok()?.name
 }
 
-/// The images that are packed into the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CachePolicy {
-    /// None.
-    Nothing,
-    /// Archives, whose file stamps show that they have not changed: they need not be read again.
-    Archives,
-    /// Directories too, so that machines can map the same file. A directory has to be read to know its contents.
-    All,
-}
-
 impl PreparedImage {
-    /// Reads the image, checks its digest against the expected one, and lays it out; or takes it from the cache.
-    /// Without a `cache` nothing is kept.
+    /// Reads the image, checks its digest against the expected one, and lays it out as `in_place` says; or takes its file
+    /// system from the `cache`.
     ///
     /// # Errors
-    /// The image cannot be read, or is another one; with [`CachePolicy::All`] also that it cannot be kept.
+    /// The image cannot be read, or is another one; it has to be a file system and cannot be one.
     pub fn open(
         image: &ImageRef,
         epoch: Epoch,
-        policy: CachePolicy,
+        in_place: &InPlace<'_>,
         cache: Option<&Cache>,
         progress: &Progress,
     ) -> Result<Self> {
-        let cache = cache.filter(|_| policy != CachePolicy::Nothing);
         let sources = match image.layers.is_empty() {
             true => Sources::default(),
             false => Sources::keeping(),
@@ -103,92 +103,114 @@ impl PreparedImage {
         .with_progress(progress);
         trust::check_parts(image, &sources)?;
         let wanted = trust::wanted(image)?;
-        let check = |digest| match &wanted {
-            Some(wanted) => wanted.check(&image.path, digest),
-            None => Ok(()),
-        };
         // What has been checked counts; nothing else has to be opened to look it up.
         let now = |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
-        let found = cache.and_then(|cache| {
-            let inputs = inputs(image, epoch, now)?;
-            find(cache, &inputs, wanted.is_some())
-        });
-        if let Some((digest, info, packed)) = found {
-            check(digest)?;
-            return Ok(Self::Cached { info, packed });
+        let cache = cache.filter(|_| in_place.is_possible());
+        let before = cache.and_then(|_| inputs(image, epoch, now));
+        // An expected digest is that of what is read now.
+        if wanted.is_none()
+            && let Some((info, region)) = cache.zip(before.as_ref()).and_then(|(cache, inputs)| find(cache, inputs))
+            && in_place.may_be(region.size)
+        {
+            return Ok(Self::Kept { info, region });
         }
         let read = rdvm_image::open_from(image, &sources)?;
-        // The state of what was read, wherever the paths lead by now.
-        let read_from = |path: &Path| sources.metadata(path).ok_or(io::ErrorKind::NotFound.into());
-        let inputs = cache.and_then(|_| inputs(image, epoch, read_from));
-        let cache = cache.filter(|_| policy == CachePolicy::All || inputs.is_some());
-        let digest = match wanted.is_some() || cache.is_some() {
-            true => Some(digest::of(&read.tree).map_err(trust::Error::from)?),
-            false => None,
+        let digest = match &wanted {
+            Some(wanted) => {
+                let digest = digest::of(&read.tree).map_err(trust::Error::from)?;
+                wanted.check(&image.path, digest)?;
+                Some(digest)
+            }
+            None => None,
         };
-        digest.map_or(Ok(()), check)?;
-        let places = Layout::of(&read.tree, epoch)?.into_places();
-        let mut info = ImageInfo::of(&read, places.contents(), digest)?;
-        let Some((cache, digest)) = cache.zip(digest) else {
-            return Ok(Self::fresh(info, read, places));
-        };
-        info.accounts = Files::read(&read.tree)?;
-        let slot = Slot {
-            cache,
-            inputs,
-            key: key(digest, &info, &read, epoch),
-            policy,
-            name: shown_absolute(&image.path),
-        };
-        slot.keep(info, read, places)
-    }
-
-    fn fresh(info: ImageInfo, image: Image, places: Places) -> Self {
-        let image = Box::new(image);
-        Self::Fresh {
-            info,
-            image,
-            places,
+        let mut info = ImageInfo::of(&read, digest);
+        if let Some(layout) = in_place.layout(&read.tree, epoch)? {
+            info.accounts = Files::read(&read.tree).unwrap_or_default();
+            info.contents.entries = read.tree.entries().len() as u64;
+            info.contents.inodes = layout.inodes();
+            info.region = Some(layout.size());
+            info.name = Some(shown_absolute(&image.path));
+            // The state of what was read, wherever the paths lead by now; a directory's is asked for again.
+            let read_from = |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
+            let after = before.and_then(|before| Some((before, inputs(image, epoch, read_from)?)));
+            let inputs = after.and_then(|(before, after)| (before == after).then_some(after));
+            return Ok(Self::Read {
+                info,
+                image: Box::new(read),
+                layout: ImageLayout::FileSystem(Box::new(layout), inputs),
+            });
         }
+        info.attributes = attributes::table(&read.tree)?.map(|table| table.to_vec());
+        let places = Layout::of(&read.tree, epoch)?.into_places();
+        info.contents = places.contents();
+        Ok(Self::Read {
+            info,
+            image: Box::new(read),
+            layout: ImageLayout::Archive(places),
+        })
     }
 
     /// Returns the facts about the image.
     pub fn info(&self) -> &ImageInfo {
         match self {
-            Self::Fresh { info, .. } | Self::Cached { info, .. } => info,
+            Self::Read { info, .. } | Self::Kept { info, .. } => info,
         }
     }
 
     /// Returns the image, where it was read.
     pub fn image(&self) -> Option<&Image> {
         match self {
-            Self::Fresh { image, .. } => Some(image),
-            Self::Cached { .. } => None,
+            Self::Read { image, .. } => Some(image),
+            Self::Kept { .. } => None,
         }
     }
 
-    /// Appends the image to an initrd.
-    pub fn push_to(self, initrd: &mut Initrd) {
+    /// Appends the image to an initrd, or returns it as a region, which is written to the `cache` where it can be found again.
+    /// Without one, and where that fails, it is written to memory; the failure becomes a line of `warnings`.
+    ///
+    /// # Errors
+    /// A file of the image cannot be read or has changed; no memory.
+    pub fn into_root(
+        self,
+        initrd: &mut Initrd,
+        cache: Option<&Cache>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Region>> {
         match self {
-            Self::Fresh { image, places, .. } => initrd.push(image.tree, places),
-            Self::Cached { packed, .. } => initrd.push_made(packed.file, packed.size),
+            Self::Kept { region, .. } => Ok(Some(region)),
+            Self::Read { image, layout: ImageLayout::Archive(places), .. } => {
+                initrd.push(image.tree, places);
+                Ok(None)
+            }
+            Self::Read { info, image, layout: ImageLayout::FileSystem(layout, inputs) } => {
+                let place = cache.zip(inputs.as_ref());
+                write(&layout, &image.tree, &info, place, warnings).map(Some)
+            }
         }
     }
 }
 
 impl ImageInfo {
-    fn of(image: &Image, contents: Contents, digest: Option<Digest>) -> Result<Self> {
+    fn of(image: &Image, digest: Option<Digest>) -> Self {
         let warnings = image.tree.warnings().iter();
-        Ok(Self {
-            contents,
+        Self {
+            contents: Contents::default(),
+            region: None,
             init: payload::name(&image.tree),
-            attributes: attributes::table(&image.tree)?.map(|table| table.to_vec()),
+            attributes: None,
             config: image.config.clone(),
             accounts: Files::default(),
             digest,
-            packed: None,
             warnings: warnings.map(ToString::to_string).collect(),
             name: None,
-        })
+        }
+    }
+}
+
+/// The reason why a region cannot be had from a file.
+fn short(source: io::Error) -> crate::error::Error {
+    crate::error::Error::Host {
+        what: "the image in memory".to_owned(),
+        source,
     }
 }

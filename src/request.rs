@@ -55,10 +55,12 @@ pub struct Request {
     pub console: ConsoleSpec,
     /// True if the guest reports when its kernel unpacked the initrd.
     pub timings: bool,
-    /// True if a packed archive is kept for later runs.
+    /// The form in which the image becomes the root.
+    pub root: RootSpec,
+    /// Directories of the host whose present contents the guest sees, read-only.
+    pub volumes: Vec<Volume>,
+    /// True if packed images are kept for later runs.
     pub cache: bool,
-    /// True if machines share one packed copy of the image.
-    pub share: bool,
     /// The counter of what is read and packed; silent by default.
     pub progress: Progress,
 }
@@ -92,8 +94,9 @@ impl Request {
             max_output: None,
             console: ConsoleSpec::default(),
             timings: false,
-            cache: false,
-            share: false,
+            root: RootSpec::Auto,
+            volumes: Vec::new(),
+            cache: true,
             progress: Progress::default(),
         }
     }
@@ -239,6 +242,27 @@ pub struct Stdin {
     pub interactive: bool,
     /// The command gets a terminal of its own for all three streams.
     pub tty: bool,
+}
+
+/// The form in which an image becomes the root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RootSpec {
+    /// A file system in place where that is quicker and the kernel can, else an initrd.
+    #[default]
+    Auto,
+    /// An archive that the kernel unpacks into memory.
+    Initrd,
+    /// A file system that the kernel mounts in place.
+    Erofs,
+}
+
+/// A directory of the host as the guest sees it: as it is when the machine starts, and read-only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The directory on the host.
+    pub host: PathBuf,
+    /// Where it is mounted, from the root.
+    pub guest: OsString,
 }
 
 /// The RAM of the guest.

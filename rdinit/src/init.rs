@@ -5,7 +5,7 @@ use crate::input::HostRequests;
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::{PollFd, Shared};
-use crate::{attributes, collect, etc, mounts, place, relay, root, sys, timeline};
+use crate::{attributes, collect, etc, mounts, place, regions, relay, root, sys, timeline};
 use rdvm_proto::{
     ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_REQUESTS, HostRequest,
     OWNS_ROOT, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
@@ -19,12 +19,14 @@ pub fn run(name: &[u8]) -> ! {
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     // What the host says of the image is said of its own directories, before anything is mounted over them.
     let requests = read_record(name).and_then(|(start, strings)| {
-        let lost = finish_root(name, &start)?;
-        Ok((start, strings, lost))
+        let (lost, in_region) = finish_root(name, &start, &strings)?;
+        Ok((start, strings, lost, in_region))
     });
-    mounts::make();
+    let in_region = matches!(requests, Ok((.., Ok(true))));
+    mounts::make(in_region);
     if let Ok((start, ..)) = &requests
         && start.flags & OWNS_ROOT != 0
+        && !in_region
     {
         root::set_limits();
     }
@@ -49,22 +51,27 @@ pub fn run(name: &[u8]) -> ! {
     sys::exit(0)
 }
 
-/// The record, and which of the image's attributes could not be set.
-type Task = (Start<'static>, Strings<'static>, AttributesLost);
+/// The record, which of the image's attributes could not be set, and whether its root is a region.
+type Task = (Start<'static>, Strings<'static>, AttributesLost, sys::Result<bool>);
 
 /// Enters a root file system that can be pivoted and gives its files their extended attributes.
-fn finish_root(name: &[u8], start: &Start<'_>) -> sys::Result<AttributesLost> {
-    if start.flags & OWNS_ROOT != 0 {
+fn finish_root(
+    name: &[u8],
+    start: &Start<'_>,
+    strings: &Strings<'_>,
+) -> sys::Result<(AttributesLost, sys::Result<bool>)> {
+    let in_region = regions::enter_root(name, strings.regions);
+    if start.flags & OWNS_ROOT != 0 && in_region == Ok(false) {
         root::cover();
     }
     if start.flags & HAS_ATTRIBUTES == 0 {
-        return Ok(AttributesLost::default());
+        return Ok((AttributesLost::default(), in_region));
     }
     let mut buffer = [0u8; 256];
     let table = beside(name, ATTRIBUTES_SUFFIX, &mut buffer)?;
     let lost = attributes::set(table);
     let _ = sys::unlink(table);
-    lost
+    Ok((lost?, in_region))
 }
 
 fn live(
@@ -73,7 +80,7 @@ fn live(
     status: &mut i32,
     linger_ms: &mut u32,
 ) -> Result<(), Failure> {
-    let (start, strings, lost) = requests.map_err(at(Stage::Record)).inspect_err(|_| {
+    let (start, strings, lost, root) = requests.map_err(at(Stage::Record)).inspect_err(|_| {
         // Without a record nobody said where the status port is: take the usual place.
         *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
     })?;
@@ -95,6 +102,7 @@ fn live(
     if lost.attributes > 0 {
         send(*status, &Event::AttributesLost(lost));
     }
+    root.map_err(at(Stage::Region))?;
     let console = open_port(strings.console).map_err(&ports)?;
     let stdout = open_port(strings.stdout).map_err(&ports)?;
     if let [name @ .., 0] = strings.hostname
@@ -108,6 +116,8 @@ fn live(
         send(*status, &Event::Mapped);
     }
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
+    regions::mount_volumes(strings.regions)
+        .map_err(|(which, errno)| at_one(Stage::Region, which)(errno))?;
     place::place(strings.copies_in, start.copies_in)
         .map_err(|(which, errno)| at_one(Stage::CopyIn, which)(errno))?;
     etc::complete(strings.hostname);

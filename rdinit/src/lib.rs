@@ -36,6 +36,8 @@ mod copy_writer;
 
 mod relay;
 
+mod regions;
+
 mod root;
 
 pub mod collect;

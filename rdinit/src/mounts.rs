@@ -94,12 +94,28 @@ const DEVICES: [(&[u8], usize, usize, usize); 9] = [
     (b"/dev/ttyS2\0", 0o600, 4, 66),
 ];
 
-/// Mounts and makes all of the above.
-pub(crate) fn make() {
-    enter_shared_memory();
+/// Mounts what is needed to mount the root: processes, for the kernel's settings, and devices.
+pub(crate) fn early() {
+    let [proc, _, dev, ..] = &MOUNTS;
+    for mount in [proc, dev] {
+        let _ = mount.make();
+    }
+}
+
+impl Mount {
+    fn make(&self) -> sys::Result<()> {
+        ensure_directory(self.target);
+        sys::mount(self.kind, self.target, self.flags, self.data)
+    }
+}
+
+/// Mounts and makes all of the above. Where the root is a region's, the working directory is to be `/dev/shm`.
+pub(crate) fn make(in_region: bool) {
+    if !in_region {
+        enter_shared_memory();
+    }
     for mount in &MOUNTS {
-        ensure_directory(mount.target);
-        let done = sys::mount(mount.kind, mount.target, mount.flags, mount.data);
+        let done = mount.make();
         if done.is_err() && mount.kind == b"devtmpfs\0" {
             let _ = sys::mount(b"tmpfs\0", b"/dev\0", NOSUID, b"mode=755\0");
             for (name, mode, major, minor) in DEVICES {

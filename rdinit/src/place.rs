@@ -54,6 +54,11 @@ fn put(from: &[u8], to: &[u8]) -> sys::Result<()> {
     Ok(())
 }
 
+/// Makes a directory, and those above it, where they are missing.
+pub(crate) fn make_directory(name: &[u8]) -> sys::Result<()> {
+    make_parents(&mut Path::of(name)?, true)
+}
+
 /// Makes the directories above a path, or that path too, where they are missing.
 fn make_parents(path: &mut Path, itself: bool) -> sys::Result<()> {
     let length = path.length;

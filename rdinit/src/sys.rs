@@ -304,14 +304,21 @@ pub(crate) fn kill_all_others(signal: usize) {
     let _ = call3(__NR_kill, usize::MAX, signal, 0);
 }
 
-/// Mounts; `kind` and `data` end in NUL like the paths.
+/// Mounts what has no other source than its kind; `kind` and `data` end in NUL like the paths.
 pub(crate) fn mount(kind: &[u8], target: &[u8], flags: usize, data: &[u8]) -> Result<()> {
-    let kind = path(kind)?;
-    call(
-        __NR_mount,
-        [kind, path(target)?, kind, flags, path(data)?, 0],
-    )
-    .map(drop)
+    mount_from(kind, target, kind, flags, data)
+}
+
+/// Mounts `source`.
+pub(crate) fn mount_from(
+    source: &[u8],
+    target: &[u8],
+    kind: &[u8],
+    flags: usize,
+    data: &[u8],
+) -> Result<()> {
+    let (source, target, kind) = (path(source)?, path(target)?, path(kind)?);
+    call(__NR_mount, [source, target, kind, flags, path(data)?, 0]).map(drop)
 }
 
 /// Takes what is mounted at `target` away from there; who uses it keeps it.

@@ -7,13 +7,15 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::image::image_and_command;
-use super::values::{Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_ulimit};
+use super::values::{
+    Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_ulimit, parse_volume,
+};
 use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
-    Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request, Stdin,
-    Ulimit, UserSpec,
+    Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request, RootSpec, Stdin,
+    Ulimit, UserSpec, Volume,
 };
 use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::{ByteSize, parse_span};
@@ -35,11 +37,17 @@ pub struct RunArgs {
     /// The profile's options as words.
     #[arg(skip)]
     pub from_profile: Option<String>,
-    /// Keep an archive's packed image for later runs (see rdvm cache)
+    /// How the image becomes the root file system
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = RootArg::Auto, help_heading = "Image")]
+    root: RootArg,
+    /// Keep no packed image for later runs (see rdvm cache)
     #[arg(long, help_heading = "Image")]
+    no_cache: bool,
+    /// The default since large images are used in place.
+    #[arg(long, hide = true)]
     cache: bool,
-    /// Share one packed copy of the image between machines: less memory each, slower start
-    #[arg(long, help_heading = "Image")]
+    /// As --root erofs: machines then have one packed image between them.
+    #[arg(long, hide = true)]
     share: bool,
     /// Guest RAM, as in 512m; auto is as much as the image needs
     #[arg(short, long, alias = "mem", value_name = "SIZE|auto", default_value = "auto", value_parser = parse_memory, help_heading = "Machine")]
@@ -108,9 +116,12 @@ pub struct RunArgs {
     /// Accepted for compatibility with docker; a machine never outlives its command
     #[arg(long, hide = true)]
     rm: bool,
-    /// docker's option to share a directory; rejected.
-    #[arg(short, long, alias = "mount", hide = true, value_parser = Elsewhere("nothing is shared with the guest; --copy-in HOST:GUEST brings files in, --copy-out GUEST:HOST brings them back"))]
-    volume: Option<String>,
+    /// Mount a directory in the guest as it is now, read-only; repeatable
+    #[arg(short, long, value_name = "DIR:GUEST[:ro]", value_parser = parse_volume(), help_heading = "Files")]
+    volume: Vec<Volume>,
+    /// docker's other option for that; rejected.
+    #[arg(long, hide = true, value_parser = Elsewhere("--volume DIR:GUEST mounts a directory, read-only"))]
+    mount: Option<String>,
     /// docker's option to open a port; rejected.
     #[arg(short, long, hide = true, value_parser = Elsewhere("the guest has no network, so no port to open"))]
     publish: Option<String>,
@@ -199,6 +210,17 @@ enum EngineArg {
     Qemu,
 }
 
+/// `--root`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RootArg {
+    /// In place where that is quicker and the kernel can, else unpacked
+    Auto,
+    /// Unpacked into memory
+    Initrd,
+    /// In place: a read-only file system, with a layer on top for what is written
+    Erofs,
+}
+
 /// `--copy-links`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LinksArg {
@@ -268,8 +290,14 @@ impl RunArgs {
                 file: self.console,
             },
             timings: self.timings || self.report.is_some(),
-            cache: self.cache,
-            share: self.share,
+            root: match self.root {
+                RootArg::Auto if self.share => RootSpec::Erofs,
+                RootArg::Auto => RootSpec::Auto,
+                RootArg::Initrd => RootSpec::Initrd,
+                RootArg::Erofs => RootSpec::Erofs,
+            },
+            volumes: self.volume,
+            cache: !self.no_cache,
             progress: Progress::default(),
         })
     }
@@ -277,7 +305,8 @@ impl RunArgs {
     /// Rejects options that rdinit carries out, with another PID 1.
     fn check_own_init(&self) -> Result<(), Error> {
         let asked = [
-            ("--share", self.share),
+            ("--root erofs", self.share || self.root == RootArg::Erofs),
+            ("--volume", !self.volume.is_empty()),
             ("--interactive", self.interactive),
             ("--tty", self.tty),
             ("--copy-in", !self.copy_in.is_empty()),

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 
-use crate::request::{CopyIn, CopyOut, MemorySpec, ULIMITS, Ulimit};
+use crate::request::{CopyIn, CopyOut, MemorySpec, ULIMITS, Ulimit, Volume};
 use rdvm_hostfs::units::ByteSize;
 
 /// `auto` or a size.
@@ -69,6 +69,27 @@ pub(super) fn parse_copy_out() -> impl TypedValueParser<Value = CopyOut> {
             guest,
             host: host.into(),
         })
+    })
+}
+
+/// DIR:GUEST or DIR:GUEST:ro, GUEST from the root.
+pub(super) fn parse_volume() -> impl TypedValueParser<Value = Volume> {
+    OsStringValueParser::new().try_map(|text| {
+        let bytes = text.as_bytes();
+        if bytes.ends_with(b":rw") {
+            let way_out = "leave :rw out, and --copy-out GUEST:HOST brings files back";
+            return Err(format!("a volume is read-only; {way_out}"));
+        }
+        let bytes = bytes.strip_suffix(b":ro").unwrap_or(bytes);
+        let colon = bytes.iter().rposition(|&byte| byte == b':');
+        let (host, guest) = sides(bytes, colon, "DIR:GUEST, as in src:/src")?;
+        match guest.as_bytes() {
+            [b'/', rest @ ..] if rest.iter().any(|&byte| byte != b'/') => Ok(Volume {
+                host: host.into(),
+                guest,
+            }),
+            _ => Err("write GUEST from the root on, as in /src".to_owned()),
+        }
     })
 }
 

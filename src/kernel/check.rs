@@ -3,8 +3,8 @@
 //! Takes a path, returns a [`Verdict`]. The table is `features`, finding the configuration `config`. It judges options
 //! alone: what a kernel of other parts does, only a run can tell.
 
-mod config;
-mod features;
+pub(super) mod config;
+pub(super) mod features;
 
 use std::path::{Path, PathBuf};
 

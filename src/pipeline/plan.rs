@@ -1,21 +1,22 @@
 //! Request → what a run of it needs: the image and what is copied in laid out, the kernel opened, the RAM planned.
 
-use std::io;
+use std::cell::{Cell, OnceCell};
+use std::os::unix::ffi::OsStrExt;
 use std::thread;
 
 use rdvm_proto::Stage;
 
-use super::host;
 use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::payload;
-use crate::prepared_image::{CachePolicy, ImageInfo, PreparedImage};
+use crate::kernel::regions::can_have_regions;
+use crate::prepared_image::{ImageInfo, InPlace, PreparedImage};
 use crate::report::{Report, Subjects};
-use crate::request::{Command, ImageRef, KernelSpec, MemorySpec, Request};
-use rdvm_hostfs::escape::escaped;
+use crate::request::{Command, Expectation, Format, ImageRef, KernelSpec, MemorySpec, Request, RootSpec};
+use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::hostmem::Memory;
 use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
@@ -24,10 +25,15 @@ use rdvm_image::tree::Tree;
 use rdvm_initrd::layout::{Layout, Places};
 use rdvm_initrd::{Contents, Epoch};
 use rdvm_kernel::{Kernel, Search};
+use rdvm_vmm::Engine;
 use rdvm_vmm::guest::ending::Ending;
+use rdvm_vmm::machine::REGION_ALIGN;
 
 /// The least that is counted for a command's words and variables, so that a plan does not change with each.
 const FEW_WORDS: u64 = 64 << 10;
+
+/// More RAM than `auto` gives a machine with an image in place, but for what grows with the image.
+const MOST_BESIDE: u64 = 256 << 20;
 
 /// The needs of a run, computed without booting.
 #[derive(Debug)]
@@ -46,10 +52,12 @@ pub struct Plan {
     pub(super) account: Account,
     /// The files that are copied in, laid out.
     pub(super) copied: Option<(Tree, Places)>,
-    /// The sizes of the image and the copied files together.
+    /// The sizes of what is in the initrd besides PID 1: the copied files, and the image unless it is a region.
     pub(super) contents: Contents,
-    /// True if machines map the packed image together.
-    pub(super) share: bool,
+    /// The volumes, each with the place where it is mounted.
+    pub(super) volumes: Vec<(PreparedImage, Vec<u8>)>,
+    /// The sizes of the regions, the root's first.
+    pub(super) regions: Vec<u64>,
 }
 
 /// Plans a run; nothing is written.
@@ -57,49 +65,41 @@ pub struct Plan {
 /// # Errors
 /// Whatever keeps the machine from being built, as far as reading tells.
 pub fn plan(request: &Request) -> Result<Plan> {
-    make(request, CachePolicy::Nothing)
+    let (engine, _) = Engine::choose(request.engine)?;
+    make(request, &engine)
 }
 
-/// Plans a run like [`plan`], and keeps the packed image where the request says so.
+/// Returns the directory of packed images, where the request has them kept.
+pub(super) fn cache_of(request: &Request) -> Option<Cache> {
+    let cache = Search::from_env().cache.filter(|_| request.cache);
+    cache.as_deref().map(Cache::below)
+}
+
+/// Plans a run on this engine.
 ///
 /// # Errors
-/// Those of [`plan`]; a shared image cannot be kept.
-pub(super) fn plan_and_keep(request: &Request) -> Result<Plan> {
-    let policy = match (request.cache, is_shared(request)) {
-        (_, true) => CachePolicy::All,
-        // A PID 1 of the user's own receives nothing that is kept besides the archive.
-        (true, false) if request.rdinit.is_none() => CachePolicy::Archives,
-        _ => CachePolicy::Nothing,
-    };
-    make(request, policy)
-}
-
-fn is_shared(request: &Request) -> bool {
-    request.share && request.rdinit.is_none()
-}
-
-fn make(request: &Request, policy: CachePolicy) -> Result<Plan> {
+/// Those of [`plan`].
+pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     // Before anything is read.
     let host = Memory::gather();
     if let MemorySpec::Exactly(given) = request.memory {
         host.check_given(given)?;
     }
-    let search = Search::from_env();
-    let cache = search.cache.as_deref().map(Cache::below);
-    let (image, kernel) = read(request, &search, policy, cache.as_ref())?;
+    let (image, volumes, kernel) = read(request, engine)?;
     let info = image.info();
     let mut warnings = info.warnings.clone();
-    if policy != CachePolicy::Nothing && cache.is_none() {
-        let warning =
-            "--cache: there is no directory for it, the packed image is not kept; set RDVM_CACHE";
-        warnings.push(warning.to_owned());
-    }
     warnings.extend(kernel.warnings.iter().cloned());
     let command = command::over(&request.command, &info.config);
     let account = account_of(&image, &command, request)?;
     check_command(&image, &command, &account, request)?;
     let below = payload::copy_in_directory(&info.init);
+    let regions = info.region.into_iter();
+    let regions = regions.chain(volumes.iter().filter_map(|(volume, _)| volume.info().region));
+    let regions: Vec<u64> = regions
+        .map(|size| size.next_multiple_of(REGION_ALIGN))
+        .collect();
     let mut needs = needs(info, &kernel, request.cpus, words(&command));
+    needs.regions = ByteSize(regions.iter().sum());
     let mut copied = None;
     if let Some(gathered) = copyin::read(&request.copies, &below, account.uid, account.gid)? {
         let Gathered {
@@ -111,8 +111,6 @@ fn make(request: &Request, policy: CachePolicy) -> Result<Plan> {
         warnings.extend(left_out);
         copied = Some((tree, places));
     }
-    let share = is_shared(request);
-    needs.keeps_initrd = share;
     needs.root_keeps_its_half = request.rdinit.is_some();
     let memory = memory::plan(&needs, request.memory)?;
     warnings.extend(host.check_needed(memory.need)?);
@@ -125,35 +123,82 @@ fn make(request: &Request, policy: CachePolicy) -> Result<Plan> {
         account,
         copied,
         contents: needs.contents,
-        share,
+        volumes,
+        regions,
     })
 }
 
-/// Opens the image and the kernel, both at once.
+/// Opens the image, the volumes and the kernel, which is looked for meanwhile.
 ///
 /// # Errors
-/// Those of the image, then those of the kernel; a shared image has no directory to be kept in.
+/// Those of the image and the volumes, then those of the kernel.
 fn read(
     request: &Request,
-    search: &Search,
-    policy: CachePolicy,
-    cache: Option<&Cache>,
-) -> Result<(PreparedImage, Kernel)> {
-    if policy == CachePolicy::All && cache.is_none() {
-        let source = io::Error::other("there is no directory to keep it in; set RDVM_CACHE");
-        return Err(host(|| "--share".to_owned())(source));
-    }
+    engine: &Engine,
+) -> Result<(PreparedImage, Vec<(PreparedImage, Vec<u8>)>, Kernel)> {
     let epoch = Epoch::from_env_or_last()?;
+    let search = Search::from_env();
+    let cache = cache_of(request);
     let image_boot = request.image.path.join("boot");
-    let (kernel, image) = thread::scope(|scope| {
-        let kernel = scope.spawn(|| rdvm_kernel::open(&request.kernel, Some(&image_boot), search));
-        let image = PreparedImage::open(&request.image, epoch, policy, cache, &request.progress);
-        (kernel.join(), image)
-    });
-    // The image's errors first: it is what the user named.
-    let image = image?;
-    let kernel = kernel.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    Ok((image, kernel))
+    thread::scope(|scope| {
+        let finding = scope.spawn(|| rdvm_kernel::open(&request.kernel, Some(&image_boot), &search));
+        let (finding, found) = (Cell::new(Some(finding)), OnceCell::new());
+        let kernel = || {
+            found.get_or_init(|| {
+                let result = finding.take().map(|finding| finding.join());
+                let result = result.expect("it is asked for once");
+                result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        };
+        let taken = Cell::new(0);
+        let can = |size: u64| -> std::result::Result<(), String> {
+            let Ok(kernel) = kernel() else {
+                // The kernel's error is told when the image has been read.
+                return Err("there is no kernel".to_owned());
+            };
+            if !can_have_regions(kernel, search.cache.as_deref()) {
+                let kernel = shown(&kernel.path);
+                return Err(format!("{kernel} has not the options for it (rdvm kernel check)"));
+            }
+            let ram = match request.memory {
+                MemorySpec::Exactly(given) => given,
+                MemorySpec::FromImage => ByteSize(MOST_BESIDE + size / 32),
+            };
+            match engine.fits(ram, &[taken.get(), size]) {
+                true => Ok(()),
+                false => Err("in QEMU it has to fit into 3 GiB with the RAM".to_owned()),
+            }
+        };
+        let root = match request.rdinit {
+            // A PID 1 of the user's own mounts none.
+            Some(_) => RootSpec::Initrd,
+            None => request.root,
+        };
+        let in_place = InPlace { root, can: &can };
+        let open = |image: &ImageRef, in_place: &InPlace<'_>| {
+            PreparedImage::open(image, epoch, in_place, cache.as_ref(), &request.progress)
+        };
+        // The image's errors first: it is what the user named.
+        let image = open(&request.image, &in_place)?;
+        taken.set(image.info().region.unwrap_or(0));
+        let in_place = InPlace { root: RootSpec::Erofs, can: &can };
+        let mut volumes = Vec::new();
+        for volume in &request.volumes {
+            let directory = ImageRef {
+                path: volume.host.clone(),
+                format: Some(Format::Dir),
+                expect: Expectation::Nothing,
+                ..request.image.clone()
+            };
+            let directory = ImageRef { layers: Vec::new(), is_layer: false, ..directory };
+            let prepared = open(&directory, &in_place)?;
+            taken.set(taken.get() + prepared.info().region.unwrap_or(0));
+            volumes.push((prepared, volume.guest.as_bytes().to_vec()));
+        }
+        kernel();
+        let kernel = found.into_inner().expect("it was asked for")?;
+        Ok((image, volumes, kernel))
+    })
 }
 
 /// Returns what image and kernel need together, with a command of so many bytes, all its words and variables counted.
@@ -162,12 +207,15 @@ fn needs(image: &ImageInfo, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
     // In the record, in PID 1 and with the command; most are short.
     let words = command.saturating_mul(3).max(FEW_WORDS);
     Needs {
-        contents: image.contents,
+        contents: match image.region {
+            Some(_) => Contents::default(),
+            None => image.contents,
+        },
         kernel: ByteSize(kernel.memory_bytes()),
         kernel_end: kernel.load_end(),
         own: ByteSize(payload::RDINIT.len() as u64 + table + words),
         cpus,
-        keeps_initrd: false,
+        regions: ByteSize(0),
         root_keeps_its_half: false,
     }
 }
@@ -183,7 +231,8 @@ pub fn look(
     progress: &Progress,
 ) -> Result<(PreparedImage, Result<(Kernel, MemoryPlan)>)> {
     let epoch = Epoch::from_env_or_last()?;
-    let prepared = PreparedImage::open(image, epoch, CachePolicy::Nothing, None, progress)?;
+    let in_place = InPlace { root: RootSpec::Initrd, can: &|_| Ok(()) };
+    let prepared = PreparedImage::open(image, epoch, &in_place, None, progress)?;
     let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
         let needs = needs(prepared.info(), &kernel, cpus, 0);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::host;
-use super::plan::{Plan, command_name, plan_and_keep};
+use super::plan::{Plan, cache_of, command_name, make};
 use crate::cmdline;
 use crate::copyout::Receiver;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ use rdvm_image::tree::{Kind, Tree};
 use rdvm_initrd::layout::{Layout, Places};
 use rdvm_initrd::{Epoch, Initrd, attributes};
 use rdvm_vmm::Engine;
-use rdvm_vmm::machine::Machine;
+use rdvm_vmm::machine::{Machine, Region};
 use rdvm_vmm::terminal;
 
 /// A machine about to run, and what is known of it.
@@ -59,7 +59,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         true => None,
         false => Some(Receiver::open(&request.copies)?),
     };
-    let mut plan = match plan_and_keep(request) {
+    let mut plan = match make(request, &engine) {
         // Copies are reported as after any other end.
         Err(Error::NotStarted(mut report)) => {
             if let Some(receiver) = receiver {
@@ -75,10 +75,13 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let cmdline = cmdline::build(&cmdline::Parts {
         init: &format!("/{}", info.init),
         show_boot: request.console.show_boot,
-        engine: &engine.cmdline(request.cpus, rings, plan.share),
+        engine: &engine.cmdline(request.cpus, rings, plan.memory.total, &plan.regions),
         append: request.append.as_deref(),
     })?;
     let attributes: Option<Arc<[u8]>> = info.attributes.as_deref().map(Into::into);
+    let root = info.region.map(|_| &b"/"[..]);
+    let volumes = plan.volumes.iter().map(|(_, target)| &target[..]);
+    let targets: Vec<&[u8]> = root.into_iter().chain(volumes).collect();
     let own = match &request.rdinit {
         Some(path) => own_init(&mut plan, path)?,
         None => {
@@ -90,6 +93,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
                     false => [0; 2],
                 },
                 rings,
+                regions: &targets,
             };
             payload::segment(&info.init, request, surroundings, attributes.clone())
         }
@@ -97,7 +101,13 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let own_places = Layout::of(&own, Epoch::from_env()?)?.into_places();
     let facts = facts(&engine, &plan, &own_places, request.cpus);
     let mut initrd = Initrd::default().with_progress(request.progress.clone());
-    plan.image.push_to(&mut initrd);
+    let (cache, warnings) = (cache_of(request), &mut plan.warnings);
+    let root = plan.image.into_root(&mut initrd, cache.as_ref(), warnings)?;
+    let mut regions: Vec<Region> = root.into_iter().collect();
+    for (volume, _) in plan.volumes {
+        let mut none = Initrd::default();
+        regions.extend(volume.into_root(&mut none, cache.as_ref(), warnings)?);
+    }
     if let Some((tree, places)) = plan.copied {
         initrd.push(tree, places);
     }
@@ -109,7 +119,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         memory: plan.memory.total,
         cpus: request.cpus,
         rings: rings.is_some(),
-        share: plan.share,
+        regions,
     };
     Ok(Ready {
         machine,
@@ -133,7 +143,7 @@ fn facts(engine: &Engine, plan: &Plan, own: &Places, cpus: u8) -> MachineFacts {
         memory: plan.memory.total.0,
         memory_needed: plan.memory.need.0,
         cpus,
-        entries: plan.contents.entries,
+        entries: plan.image.info().contents.entries,
         initrd: plan.contents.packed_bytes + own.contents().packed_bytes,
         counts: None,
     }

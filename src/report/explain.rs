@@ -271,6 +271,12 @@ fn not_started(
                 limit_name(which)
             ),
         ),
+        Stage::Region => (
+            Outcome::SetupFailed,
+            format!(
+                "region {which}: the guest's kernel did not mount it: {error}; add --root initrd, or take another kernel (rdvm kernel check)"
+            ),
+        ),
         Stage::Terminal => (
             Outcome::SetupFailed,
             format!(

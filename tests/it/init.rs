@@ -78,6 +78,7 @@ impl Guest {
             limits: &[],
             copies_in: &[],
             copies_out: &[],
+            regions: &[],
         }
         .encode()
     }

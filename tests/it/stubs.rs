@@ -246,7 +246,7 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
         memory: ByteSize::mib(8 + room),
         cpus,
         rings: false,
-        share: false,
+        regions: Vec::new(),
     }
 }
 

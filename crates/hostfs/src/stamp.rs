@@ -38,6 +38,18 @@ impl FileStamp {
         Ok(Self::from(&fstat(file)?))
     }
 
+    /// Returns all parts, to be hashed.
+    pub fn to_bytes(&self) -> [u8; 48] {
+        let mut bytes = [0; 48];
+        let nanos = u64::from(self.modified_nanos) << 32 | u64::from(self.changed_nanos);
+        let times = [self.modified as u64, self.changed as u64, nanos];
+        let words = [self.size, self.device, self.inode].into_iter().chain(times);
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
     /// True if the last change is so long ago that another one cannot leave the same times.
     pub fn is_settled(&self) -> bool {
         let last = u64::try_from(self.modified.max(self.changed)).unwrap_or(0);

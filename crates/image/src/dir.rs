@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{FileType, RawDir, fstat};
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use super::host::{HostDir, HostRoot};
 use super::tree::{
     self, Content, Entry, FileBody, ImagePath, Kind, LinkId, PATH_LIMIT, Tree, Warning,
 };
+use super::work_list::WorkList;
 use crate::reference::{ImageRef, Ownership};
 use rdvm_hostfs::escape::shown;
 
@@ -61,16 +63,12 @@ pub(super) fn walk(
         id: (stat.st_dev, stat.st_ino),
         place: 0,
     };
-    let list = List {
-        waiting: vec![first],
-        ..List::default()
-    };
     let walk = Walk {
         builder,
         filter,
         dev: stat.st_dev,
-        list: Mutex::new(list),
-        more: Condvar::new(),
+        jobs: WorkList::new(first),
+        places: AtomicUsize::new(0),
     };
 
     let found = std::thread::scope(|scope| -> Result<_, Error> {
@@ -98,20 +96,9 @@ struct Walk<'a> {
     /// The names to leave out unread.
     filter: Option<PathFilter<'a>>,
     dev: u64,
-    list: Mutex<List>,
-    more: Condvar,
-}
-
-/// Directories to be read.
-#[derive(Default)]
-struct List {
-    waiting: Vec<Job>,
-    /// The number being read: their subdirectories are still to come.
-    reading: usize,
-    /// Number of directories seen besides the root: the next one's place.
-    places: usize,
-    /// True if a thread failed; the rest is not needed.
-    stopped: bool,
+    jobs: WorkList<Job>,
+    /// Number of directories seen besides the root: the last one's place.
+    places: AtomicUsize,
 }
 
 /// A directory that was seen, and is to be read.
@@ -148,38 +135,18 @@ impl Walk<'_> {
     fn work(&self) -> Result<Walked, Error> {
         let mut found = Walked::default();
         let mut names = Names::default();
-        while let Some(job) = self.next() {
-            let done = self.read_dir(&job, &mut names, &mut found);
-            let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-            list.reading -= 1;
-            list.stopped |= done.is_err();
-            drop(list);
-            self.more.notify_all();
-            done?;
-        }
+        self.jobs
+            .each(|job| self.read_dir(&job, &mut names, &mut found))?;
         Ok(found)
     }
 
-    /// The next directory to read; waits while others may still find some.
-    fn next(&self) -> Option<Job> {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if list.stopped {
-                return None;
-            }
-            if let Some(job) = list.waiting.pop() {
-                list.reading += 1;
-                return Some(job);
-            }
-            if list.reading == 0 {
-                return None;
-            }
-            list = self.more.wait(list).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Reads one directory, and puts those below it on the list.
-    fn read_dir(&self, job: &Job, names: &mut Names, found: &mut Walked) -> Result<(), Error> {
+    /// Reads one directory, and returns those in it.
+    fn read_dir(
+        &self,
+        job: &Job,
+        names: &mut Names,
+        found: &mut Walked,
+    ) -> Result<Vec<Job>, Error> {
         let dir = &job.dir;
         let fd = dir.open().map_err(|errno| failed(dir, b"", errno))?;
         let (own, now) = self.builder.directory(dir, &fd)?;
@@ -227,21 +194,18 @@ impl Walk<'_> {
             }
             slots.push(Slot::Entry(entry));
         }
-        if !below.is_empty() {
-            let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-            for (index, dir, id) in below {
-                list.places += 1;
-                let place = list.places;
-                slots[index] = Slot::Listing(place);
-                list.waiting.push(Job { dir, id, place });
-            }
-        }
+        let jobs = below.into_iter().map(|(index, dir, id)| {
+            let place = self.places.fetch_add(1, Ordering::Relaxed) + 1;
+            slots[index] = Slot::Listing(place);
+            Job { dir, id, place }
+        });
+        let jobs = jobs.collect();
         found.listings.push(Listing {
             place: job.place,
             own,
             below: slots,
         });
-        Ok(())
+        Ok(jobs)
     }
 }
 

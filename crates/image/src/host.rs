@@ -4,7 +4,7 @@
 //! for a symbolic link, and then opening it must fail. Knows nothing of entries and owners.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +42,11 @@ impl HostRoot {
             fd: openat(CWD, path, DIRECTORY, Mode::empty())?,
             path: path.to_owned(),
         })
+    }
+
+    /// The open directory.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Its path, as given.

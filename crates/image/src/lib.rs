@@ -29,6 +29,7 @@ pub mod tree;
 mod blobs;
 mod buffered_region;
 mod dir;
+mod directory_state;
 mod docker;
 mod docker_v1;
 mod entry;
@@ -37,6 +38,7 @@ mod oci;
 mod override_stat;
 mod rules;
 mod source;
+mod work_list;
 mod xattr;
 
 #[cfg(test)]
@@ -50,6 +52,7 @@ mod tests;
 use rustix::io::Errno;
 
 pub use blobs::ParseError;
+pub use directory_state::{DirectoryState, directory_state};
 pub use error::Error;
 pub use layers::LayerFacts;
 pub use recognise::Form;

@@ -124,6 +124,8 @@ pub enum Stage {
     Limit = 10,
     /// Making the command's terminal.
     Terminal = 11,
+    /// Mounting a region of memory.
+    Region = 12,
 }
 
 impl Stage {
@@ -141,6 +143,7 @@ impl Stage {
             Self::CopyIn,
             Self::Limit,
             Self::Terminal,
+            Self::Region,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)

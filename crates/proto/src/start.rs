@@ -74,6 +74,8 @@ pub struct Start<'a> {
     pub copies_in: usize,
     /// Number of `--copy-out`s: a string each.
     pub copies_out: usize,
+    /// Number of regions of memory with file systems: a string each.
+    pub regions: usize,
 }
 
 /// The strings of a record in their order, each followed by a NUL.
@@ -95,6 +97,8 @@ pub struct Strings<'a> {
     pub copies_in: &'a [u8],
     /// The paths of the `--copy-out`s.
     pub copies_out: &'a [u8],
+    /// Where each region is mounted, in the order of their addresses; the root's is `/`, and the first.
+    pub regions: &'a [u8],
 }
 
 impl<'a> Start<'a> {
@@ -109,6 +113,7 @@ impl<'a> Start<'a> {
         let mut count = || r.u32().map(|count| count as usize);
         let (groups, limits) = (count()?, count()?);
         let (argc, envc, copies_in, copies_out) = (count()?, count()?, count()?, count()?);
+        let regions = count()?;
         let groups = r.take(groups.checked_mul(4)?)?;
         let limits = r.take(limits.checked_mul(LIMIT)?)?;
         let start = Self {
@@ -124,6 +129,7 @@ impl<'a> Start<'a> {
             envc,
             copies_in,
             copies_out,
+            regions,
         };
         let strings = Strings {
             console: r.string()?,
@@ -134,6 +140,7 @@ impl<'a> Start<'a> {
             rest: r.strings(argc.checked_add(envc)?)?,
             copies_in: r.strings(copies_in.checked_mul(2)?)?,
             copies_out: r.strings(copies_out)?,
+            regions: r.strings(regions)?,
         };
         (r.bytes.is_empty() && argc > 0).then_some((start, strings))
     }
@@ -206,6 +213,8 @@ pub struct StartRecord<'a> {
     pub copies_in: &'a [[&'a [u8]; 2]],
     /// The paths of the `--copy-out`s.
     pub copies_out: &'a [&'a [u8]],
+    /// Where each region is mounted.
+    pub regions: &'a [&'a [u8]],
 }
 
 #[cfg(not(freestanding))]
@@ -227,6 +236,7 @@ impl StartRecord<'_> {
             self.env.len(),
             self.copies_in.len(),
             self.copies_out.len(),
+            self.regions.len(),
         ];
         counts
             .iter()
@@ -243,6 +253,7 @@ impl StartRecord<'_> {
             .chain(self.env.iter().copied())
             .chain(self.copies_in.iter().flatten().copied())
             .chain(self.copies_out.iter().copied())
+            .chain(self.regions.iter().copied())
         {
             out.extend(string.iter().take_while(|&&byte| byte != 0));
             out.push(0);
@@ -288,6 +299,7 @@ mod tests {
             limits: &limits,
             copies_in: &[[b"/.rdvm.in/0/a", b"/src"]],
             copies_out: &[b"/out", b"x"],
+            regions: &[b"/", b"/data"],
         }
         .encode();
         let (start, strings) = Start::decode(&bytes).unwrap();
@@ -306,6 +318,7 @@ mod tests {
             (strings.copies_in, strings.copies_out),
             (&b"/.rdvm.in/0/a\0/src\0"[..], &b"/out\0x\0"[..])
         );
+        assert_eq!((start.regions, strings.regions), (2, &b"/\0/data\0"[..]));
         assert_eq!(strings.rest, b"sh\0\0a\nb\0\xff\xfe\0A=\0\x01=\x80\0");
         for cut in 0..bytes.len() {
             assert!(Start::decode(&bytes[..cut]).is_none(), "cut at {cut}");

@@ -52,6 +52,16 @@ use crate::guest::ending::Ending;
 use crate::machine::Machine;
 use crate::probe::KvmState;
 use crate::stop_signals::StopSignals;
+use rdvm_hostfs::units::ByteSize;
+
+/// There is no PCI bus to look for.
+const NO_PCI: &str = "pci=off";
+/// There is one with nothing on it. A kernel takes regions of memory into its list of resources when it has made sure of
+/// its way to the bus's configuration (`pcibios_init` in arch/x86/pci/common.c), and this way is two ports that read as zero
+/// (`pci_check_type2` in arch/x86/pci/direct.c).
+const EMPTY_PCI: &str = "pci=conf2";
+/// These ports.
+const PCI_CONFIGURATION: [u16; 2] = [0xcf8, 0xcfa];
 
 /// The choice of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,17 +125,25 @@ impl Engine {
     }
 
     /// Returns words for the kernel command line of a machine with so many `cpus`; `rings` is the address of memory for
-    /// streams, and with `share` other machines have the initrd too.
-    pub fn cmdline(&self, cpus: u8, rings: Option<u64>, share: bool) -> String {
-        let mut words = match self {
+    /// streams, and `regions` have these sizes beside RAM of `memory` bytes.
+    pub fn cmdline(&self, cpus: u8, rings: Option<u64>, memory: ByteSize, regions: &[u64]) -> String {
+        let words = match self {
             Self::Kvm => kvm::cmdline(cpus),
-            Self::Qemu(qemu) => qemu.cmdline(cpus, rings),
+            Self::Qemu(qemu) => qemu.cmdline(cpus, rings, memory, regions),
         };
-        // A kernel overwrites an initrd that it frees, page by page, and each of them would become the machine's own.
-        if share {
-            words += " retain_initrd";
+        let pci = match regions.is_empty() {
+            true => NO_PCI,
+            false => EMPTY_PCI,
+        };
+        format!("{pci} {words}")
+    }
+
+    /// Returns true if regions of these sizes have a place beside RAM of `memory` bytes.
+    pub fn fits(&self, memory: ByteSize, regions: &[u64]) -> bool {
+        match self {
+            Self::Kvm => true,
+            Self::Qemu(_) => qemu::fits(memory, regions),
         }
-        words
     }
 
     /// Returns the guest-physical address of memory that is shared with the guest.

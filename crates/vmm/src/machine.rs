@@ -1,5 +1,8 @@
 //! A machine as data: all that an engine needs to know to run it.
 
+use std::fs::File;
+use std::io;
+
 use rdvm_hostfs::units::{ByteSize, PAGE};
 use rdvm_initrd::Initrd;
 use rdvm_kernel::Kernel;
@@ -24,8 +27,35 @@ pub struct Machine {
     pub cpus: u8,
     /// Memory is shared with the guest (`guest::rings`), at [`Engine::rings_at`](crate::Engine::rings_at).
     pub rings: bool,
-    /// The part of the initrd that can be shared with other machines ([`Initrd::shared_part`]) is mapped and not copied.
-    pub share: bool,
+    /// Files that the guest has in its memory, as persistent memory (`/dev/pmem0` and so on, in this order).
+    pub regions: Vec<Region>,
+}
+
+/// A file that the guest has in its memory without a copy. What it writes there is its own and never reaches the file.
+#[derive(Debug)]
+pub struct Region {
+    /// The file, open for reading.
+    pub file: File,
+    /// The number of its bytes that the guest has, a multiple of [`REGION_ALIGN`]. The file is at least as long.
+    pub size: u64,
+}
+
+/// Regions begin and end at a multiple of this: what Linux can add to its memory at least (`SUBSECTION_SIZE`).
+pub const REGION_ALIGN: u64 = 2 << 20;
+
+impl Region {
+    /// Returns the first `size` bytes of `file`, rounded up, as a region.
+    ///
+    /// # Errors
+    ///
+    /// The file is shorter than that, so that a guest could reach beyond its end.
+    pub fn new(file: File, size: u64) -> io::Result<Self> {
+        let size = size.next_multiple_of(REGION_ALIGN);
+        match file.metadata()?.len() >= size {
+            true => Ok(Self { file, size }),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
 }
 
 /// A machine that no engine can run.

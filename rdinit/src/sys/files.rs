@@ -31,6 +31,10 @@ pub(crate) struct Stat {
     pub device: u64,
     /// Type and permissions.
     pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// Length in bytes.
     pub size: u64,
     /// Seconds since 1970.
@@ -44,6 +48,8 @@ impl Stat {
         Self {
             device: words[0],
             mode: words[3] as u32,
+            uid: (words[3] >> 32) as u32,
+            gid: words[4] as u32,
             size: words[6],
             mtime: words[11] as i64,
             mtime_ns: words[12] as u32,
@@ -195,6 +201,16 @@ pub(crate) fn remove_directory(name: &[u8]) -> Result<()> {
 /// Sets permissions, links followed.
 pub(crate) fn set_mode(name: &[u8], mode: u32) -> Result<()> {
     call3(__NR_chmod, path(name)?, mode as usize & 0o7777, 0).map(drop)
+}
+
+/// Sets owner and group, links followed.
+pub(crate) fn set_owner(name: &[u8], uid: u32, gid: u32) -> Result<()> {
+    call3(__NR_chown, path(name)?, uid as usize, gid as usize).map(drop)
+}
+
+/// Makes an open directory the working directory.
+pub(crate) fn chdir_to(fd: i32) -> Result<()> {
+    call3(__NR_fchdir, fd as usize, 0, 0).map(drop)
 }
 
 /// Changes the working directory.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::request::KernelSpec;
 use rdvm_kernel::file::{self, Links};
-use rdvm_kernel::{KernelImage, Search, bzimage};
+use rdvm_kernel::{Kernel, KernelImage, Search, bzimage};
 
 /// Distributions' have 300 KB.
 const MAX_TEXT: u64 = 8 << 20;
@@ -19,7 +19,7 @@ const MARK: &[u8] = b"IKCFG_ST";
 
 /// The options that are set, with their values.
 #[derive(Debug)]
-pub(super) struct Config {
+pub(crate) struct Config {
     values: HashMap<String, String>,
     /// Where they were found.
     pub(super) from: PathBuf,
@@ -62,7 +62,15 @@ impl Config {
             cache: cache.map(Path::to_owned),
             ..Search::default()
         };
-        let kernel = rdvm_kernel::open(&KernelSpec::File(path.to_owned()), None, &host)?;
+        Self::of(&rdvm_kernel::open(&KernelSpec::File(path.to_owned()), None, &host)?)
+    }
+
+    /// Reads that of an open kernel.
+    ///
+    /// # Errors
+    /// It says nothing of its options, and no file beside it does.
+    pub(crate) fn of(kernel: &Kernel) -> Result<Self, Error> {
+        let path = &kernel.path;
         if let KernelImage::Elf { elf, .. } = &kernel.image
             && let Some(text) = carried(elf)
             && let Some(config) = Self::of_text(&text, path)
@@ -98,7 +106,7 @@ impl Config {
     }
 
     /// The value of an option without `CONFIG_`, such as `y` or `16`; `None` when it is off or not known.
-    pub(super) fn value(&self, name: &str) -> Option<&str> {
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 }

@@ -47,6 +47,22 @@ const fn useful(
     }
 }
 
+/// The options by which an image is a region of memory that is mounted in place.
+pub(crate) const REGIONS: &[&str] = &[
+    "X86_PMEM_LEGACY",
+    "BLK_DEV_PMEM",
+    "NVDIMM_PFN",
+    "ZONE_DEVICE",
+    "PCI",
+    "FS_DAX",
+    "EROFS_FS",
+    "EROFS_FS_XATTR",
+    "OVERLAY_FS",
+    "SHMEM",
+    "TMPFS",
+    "TMPFS_XATTR",
+];
+
 /// All of them, what is required first.
 pub(super) const FEATURES: &[Feature] = &[
     required(
@@ -108,6 +124,11 @@ pub(super) const FEATURES: &[Feature] = &[
         "root with a limit",
         &["SHMEM", "TMPFS"],
         "the root is a ramfs, which grows until memory is gone, and there is no /dev/shm",
+    ),
+    useful(
+        "large images in place",
+        REGIONS,
+        "every image is unpacked into memory at the start",
     ),
     useful(
         "file capabilities and attributes",

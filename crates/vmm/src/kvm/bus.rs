@@ -58,6 +58,8 @@ enum Device {
     Cmos,
     /// ACPI's registers.
     Power,
+    /// The way to a PCI bus with nothing on it.
+    Pci,
     None,
 }
 
@@ -82,6 +84,7 @@ impl Bus {
                             self.pm1_enable[usize::from(port - PM1_ENABLE)] = *value;
                         }
                     }
+                    Device::Pci => {}
                     Device::None => self.strays += 1,
                 }
             }
@@ -98,6 +101,7 @@ impl Bus {
                 *value = match device(port) {
                     Device::Serial(index, offset) => self.serial[index].read(offset),
                     Device::Cmos => self.cmos.read(port),
+                    Device::Pci => 0,
                     Device::Power if port == acpi::PM1_CONTROL => ACPI_ON,
                     Device::Power => match port {
                         PM1_ENABLE..acpi::PM1_CONTROL => {
@@ -129,6 +133,7 @@ fn device(port: u16) -> Device {
     match port {
         cmos::INDEX | cmos::DATA => return Device::Cmos,
         acpi::PM1_EVENT..=PM1_CONTROL_HIGH => return Device::Power,
+        _ if crate::PCI_CONFIGURATION.contains(&port) => return Device::Pci,
         _ => {}
     }
     let serial = PORTS

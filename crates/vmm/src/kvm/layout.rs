@@ -38,6 +38,9 @@ pub(super) const TSS: u64 = 0xfffb_d000;
 /// Memory that is shared with the guest, in the hole, where no RAM of its own is.
 pub(crate) const RINGS: u64 = 0xd000_0000;
 
+/// Linux keeps account of memory in pieces of this (`SECTION_SIZE_BITS`); no region shares one with RAM.
+const SECTION: u64 = 128 << 20;
+
 const PAGE: u64 = 4096;
 /// The size that a page directory's entry maps, and that the host backs RAM with where it can.
 pub(super) const HUGE_PAGE: u64 = 2 << 20;
@@ -74,6 +77,17 @@ pub(super) fn ram(total: u64) -> (Range<u64>, Option<Range<u64>>) {
     let low = total.min(HOLE.start);
     let high = HOLE.end..HOLE.end.saturating_add(total - low);
     (0..low, (!high.is_empty()).then_some(high))
+}
+
+/// Returns the ranges of regions of these sizes, beside RAM of `total` bytes: above it and above 4 GiB.
+pub(super) fn regions(total: u64, sizes: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
+    let end = ram(total).1.map_or(HOLE.end, |high| high.end);
+    let ranges = sizes.scan(end, |at, size| {
+        let start = at.next_multiple_of(SECTION);
+        *at = start + size;
+        Some(start..*at)
+    });
+    ranges.collect()
 }
 
 /// Returns the ranges that the guest is told it may use: RAM without video memory, ACPI tables and ROMs.
@@ -113,6 +127,17 @@ mod tests {
     fn what_is_usable_leaves_video_memory_and_tables_out() {
         assert_eq!(usable(128 * MIB), [0..0xa0000, MIB..128 * MIB]);
         assert_eq!(usable(4 * GIB)[2], 4 * GIB..5 * GIB);
+    }
+
+    #[test]
+    fn regions_lie_above_all_ram_and_apart() {
+        let sizes = [2 * MIB, 928 * MIB];
+        let at = 4 * GIB + SECTION;
+        assert_eq!(
+            regions(96 * MIB, sizes.into_iter()),
+            [4 * GIB..4 * GIB + 2 * MIB, at..at + 928 * MIB]
+        );
+        assert_eq!(regions(4 * GIB, [MIB].into_iter()), [5 * GIB..5 * GIB + MIB]);
     }
 
     #[test]

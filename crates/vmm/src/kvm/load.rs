@@ -3,6 +3,8 @@
 //! Takes parts that were checked, returns where execution begins; knows no KVM. Kernel and initrd are read from their files
 //! straight to their place. Source: `Documentation/arch/x86/boot.rst`, the 64-bit boot protocol.
 
+use std::ops::Range;
+
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
@@ -27,6 +29,8 @@ const LOADER: u8 = 0xff;
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER: u32 = 0x5372_6448; // "HdrS"
 const E820_RAM: u32 = 1;
+/// Memory with the contents of a file (`E820_TYPE_PRAM` in arch/x86/include/asm/e820/types.h).
+const E820_PRAM: u32 = 12;
 const PRESENT_WRITABLE: u64 = 3;
 const HUGE: u64 = 1 << 7;
 
@@ -73,20 +77,15 @@ pub(super) fn load(
         limit: kernel.initrd_limit,
         memory: machine.memory,
     })?;
-    let shared = machine.initrd.shared_part().filter(|_| machine.share);
-    let mapped = shared.map_or(0, |(_, mapped)| mapped);
-    if let Some((file, mapped)) = shared {
-        let shared = ram.map_file(at..at + mapped, file);
-        shared.map_err(Error::host("mapping the packed image"))?;
-    }
-    let place = ram.slice(at + mapped..at + size).ok_or(Error::Place)?;
-    machine.initrd.fill_from(mapped, stopped, place)?;
+    let place = ram.slice(at..at + size).ok_or(Error::Place)?;
+    machine.initrd.fill(stopped, place)?;
     let memory = ram.memory();
     tables(memory, kernel.end, machine.cpus)?;
     let mut cmdline = machine.cmdline.clone().into_bytes();
     cmdline.push(0);
     put(memory, CMDLINE, &cmdline)?;
-    let params = zero_page(kernel.header, at, size, total);
+    let regions = layout::regions(total, machine.regions.iter().map(|region| region.size));
+    let params = zero_page(kernel.header, at..at + size, total, &regions);
     LinuxBootConfigurator::write_bootparams(
         &BootParams::new(&params, GuestAddress(ZERO_PAGE)),
         memory,
@@ -166,27 +165,34 @@ fn tables(memory: &GuestMemoryMmap, kernel_end: u64, cpus: u8) -> Result<(), Err
     put(memory, ACPI, &acpi::tables(cpus, TIMER))
 }
 
-/// The kernel's parameters: `header` with what every loader fills in, and the map of RAM.
-fn zero_page(header: setup_header, initrd: u64, size: u64, total: u64) -> boot_params {
+/// The kernel's parameters: `header` with what every loader fills in, and the map of RAM and regions.
+fn zero_page(
+    header: setup_header,
+    initrd: Range<u64>,
+    total: u64,
+    regions: &[Range<u64>],
+) -> boot_params {
     let mut params = boot_params {
         hdr: header,
         ..Default::default()
     };
+    let size = initrd.end - initrd.start;
     params.acpi_rsdp_addr = ACPI;
     params.hdr.type_of_loader = LOADER;
     params.hdr.cmd_line_ptr = CMDLINE as u32;
-    params.hdr.ramdisk_image = initrd as u32;
+    params.hdr.ramdisk_image = initrd.start as u32;
     params.hdr.ramdisk_size = size as u32;
-    params.ext_ramdisk_image = (initrd >> 32) as u32;
+    params.ext_ramdisk_image = (initrd.start >> 32) as u32;
     params.ext_ramdisk_size = (size >> 32) as u32;
-    let ranges = layout::usable(total);
-    params.e820_entries = ranges.len() as u8;
-    for (entry, range) in params.e820_table.iter_mut().zip(ranges) {
+    let ram = layout::usable(total).into_iter().map(|range| (range, E820_RAM));
+    let regions = regions.iter().map(|range| (range.clone(), E820_PRAM));
+    for (entry, (range, kind)) in params.e820_table.iter_mut().zip(ram.chain(regions)) {
         *entry = boot_e820_entry {
             addr: range.start,
             size: range.end - range.start,
-            r#type: E820_RAM,
+            r#type: kind,
         };
+        params.e820_entries += 1;
     }
     params
 }

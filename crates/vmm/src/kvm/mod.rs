@@ -48,10 +48,10 @@ use crate::machine::Machine;
 use crate::probe::KvmState;
 use crate::stop_signals::StopSignals;
 
-/// Words for the guest's kernel: there is no PCI bus to look for. Pages are not cleared before they are
+/// Words for the guest's kernel. Pages are not cleared before they are
 /// overwritten, as most of a large image's are. Per-CPU areas are made of the pages that they need: a huge page each is what
 /// they would take else (2.0 of 41 ms to user space in counted time, 1.8 MB of the host's memory).
-const CMDLINE: &str = "pci=off init_on_alloc=0 percpu_alloc=page";
+const CMDLINE: &str = "init_on_alloc=0 percpu_alloc=page";
 
 /// Words for a guest with one CPU, which needs no I/O APIC to spread interrupts: to set one up takes 550 exits, each of which KVM
 /// must decode an instruction for. What is left is the PC's first interrupt controller, whose lines 3 and 4 are ours.
@@ -92,6 +92,8 @@ pub(super) fn boot(
     guest.machine_loaded();
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
+    let places = layout::regions(machine.memory.0, machine.regions.iter().map(|region| region.size));
+    let _regions = ram::map_regions(&vm, places, &machine.regions)?;
     // It goes with the guest, which comes back when no vCPU is left.
     if machine.rings {
         guest.attach(ram::share(&vm)?);

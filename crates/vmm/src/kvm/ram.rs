@@ -18,7 +18,7 @@ use vm_memory::{
 use super::layout::{self, HUGE_PAGE};
 use super::{Error, kvm};
 use crate::guest::rings::{RINGS, Rings};
-use rdvm_hostfs::units::PAGE;
+use crate::machine::Region;
 
 /// Half of a process's addresses.
 const MOST: u64 = 1 << 46;
@@ -111,37 +111,6 @@ impl Ram {
         }
     }
 
-    /// Maps the first bytes of a file privately over RAM, so that machines share its page cache. What the
-    /// guest writes there becomes its own, page by page, and never reaches the file. Both the range and what is mapped of the
-    /// file are whole pages.
-    ///
-    /// # Errors
-    ///
-    /// The range is not all RAM; the host has no more mappings for us.
-    pub(super) fn map_file(&mut self, range: Range<u64>, file: &File) -> io::Result<()> {
-        let place = self.slice(range).filter(|place| {
-            let starts = place.as_ptr() as usize;
-            starts.is_multiple_of(PAGE as usize) && place.len().is_multiple_of(PAGE as usize)
-        });
-        let place = place.ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: the range is part of our own mapping, as `slice` has checked, and stays mapped in the same way: private,
-        // readable and writable, unmapped with the reservation. `self` is borrowed mutably, so nothing reads or writes it
-        // meanwhile. Others may change the file only by our user's rights; its bytes are a guest's, so that no reader trusts
-        // anything in them.
-        let mapped = unsafe {
-            rustix::mm::mmap(
-                place.as_mut_ptr().cast(),
-                place.len(),
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
-                file,
-                0,
-            )
-        }?;
-        advise(mapped as usize, place.len(), Advice::LinuxDontDump);
-        Ok(())
-    }
-
     /// Registers the memory with a machine. From now on the guest may change it at any time.
     ///
     /// # Errors
@@ -191,6 +160,44 @@ pub(super) fn share(vm: &VmFd) -> Result<Rings, Error> {
     Ok(Rings::new(region))
 }
 
+/// Maps the files of regions privately, so that machines share their page cache, each at its range of guest-physical addresses.
+/// What the guest writes there becomes its own, page by page, and never reaches the file. It must not go before the last
+/// vCPU has.
+///
+/// # Errors
+///
+/// The host has no more mappings for us; those of KVM.
+pub(super) fn map_regions(
+    vm: &VmFd,
+    places: Vec<Range<u64>>,
+    regions: &[Region],
+) -> Result<Regions, Error> {
+    let mut mapped = Regions(Vec::new());
+    for ((slot, place), region) in (RINGS_SLOT + 1..).zip(places).zip(regions) {
+        let mapping = Reservation::of_file(&region.file, region.size as usize);
+        let mapping = mapping.map_err(Error::host("mapping a region"))?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: place.start,
+            memory_size: region.size,
+            userspace_addr: mapping.start as u64,
+        };
+        mapped.0.push(mapping);
+        kvm("registering a region", || {
+            // SAFETY: the range is mapped and nothing of ours reads or writes it; its slot and addresses are its own
+            // (`layout::regions`). `Regions` keeps it mapped until `boot` drops it, when no vCPU is left, as with RAM. A
+            // guest that reaches beyond the end of a file that shrinks is stopped by KVM; no signal reaches us.
+            unsafe { vm.set_user_memory_region(region) }
+        })?;
+    }
+    Ok(mapped)
+}
+
+/// Mappings that a guest may be using.
+#[derive(Debug)]
+pub(super) struct Regions(Vec<Reservation>);
+
 /// RAM that a guest may be using.
 #[derive(Debug)]
 pub(super) struct Registered {
@@ -215,6 +222,26 @@ impl Reservation {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
+        Ok(Self {
+            start: start as usize,
+            length,
+        })
+    }
+
+    /// Maps the first bytes of a file, privately.
+    fn of_file(file: &File, length: usize) -> io::Result<Self> {
+        // SAFETY: as in `new`. Nothing of ours reads or writes what is mapped.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+                file,
+                0,
+            )
+        }?;
+        advise(start as usize, length, Advice::LinuxDontDump);
         Ok(Self {
             start: start as usize,
             length,

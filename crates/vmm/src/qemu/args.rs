@@ -3,40 +3,24 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
+use super::regions_at;
+use crate::PCI_CONFIGURATION;
 use crate::acpi::{ACPI, PM1_CONTROL};
 use rdvm_hostfs::units::ByteSize;
 
 /// The descriptors that QEMU inherits, by number.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Fds {
     pub(super) kernel: RawFd,
-    pub(super) initrd: Initrd,
+    pub(super) initrd: RawFd,
     /// The ACPI tables.
     pub(super) tables: RawFd,
     /// Console, stdout, status.
     pub(super) ports: [Line; 3],
-    /// A file that is to be the guest's RAM, where some of that is shared.
+    /// A file that is to be the guest's RAM, below its regions, where some of that is shared.
     pub(super) ram: Option<RawFd>,
-}
-
-/// The way of the initrd into the guest.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Initrd {
-    /// QEMU reads it from a file.
-    Read(RawFd),
-    /// It lies in the RAM, its first part in a file that other machines have mapped too.
-    Mapped(Mapped),
-}
-
-/// RAM in three parts, one behind the other, that end where the machine's does.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Mapped {
-    /// Length of the first part in bytes: what is below the initrd.
-    pub(super) below: u64,
-    /// The second part: the file, which nothing writes to, and how much of it.
-    pub(super) shared: (RawFd, u64),
-    /// The third part, a file of its length: the rest of the initrd and of the RAM.
-    pub(super) above: RawFd,
+    /// The files of regions, and how much of each.
+    pub(super) regions: Vec<(RawFd, u64)>,
 }
 
 /// The other end of a serial port.
@@ -78,45 +62,56 @@ const NAME: &str = "rdvm,debug-threads=on";
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// Returns the arguments for `total` bytes of RAM where some of that is shared.
-fn memory(total: u64, fds: &Fds) -> Vec<String> {
-    let mut args = Vec::new();
-    let backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
+/// Returns the arguments for `memory` where it is in several pieces, or shared: `-m` has the sum.
+fn memory(memory: ByteSize, fds: &Fds) -> Vec<String> {
+    let regions: u64 = fds.regions.iter().map(|(_, size)| size).sum();
+    let all = memory.0.saturating_add(regions);
+    let mut args = vec!["-m".to_owned(), format!("size={}k", all >> 10)];
+    let mut backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
         let size = bytes >> 10;
-        let backend = match file {
+        args.push("-object".to_owned());
+        args.push(match file {
             Some((fd, how)) => {
                 format!(
                     "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
                 )
             }
             None => format!("memory-backend-ram,id={id},size={size}k"),
-        };
-        ["-object".to_owned(), backend]
+        });
     };
     let own = fds.ram.map(|fd| (fd, "share=on"));
-    match fds.initrd {
-        Initrd::Read(_) if fds.ram.is_none() => {}
-        Initrd::Read(_) => args.extend(backend("ram", total, own)),
-        Initrd::Mapped(Mapped {
-            below,
-            shared: (image, length),
-            above,
-        }) => {
-            let rest = total.saturating_sub(below + length);
-            args.extend(backend("ram", below, own));
-            args.extend(backend(
-                "image",
-                length,
-                Some((image, "share=off,readonly=on")),
-            ));
-            args.extend(backend("rest", rest, Some((above, "share=on"))));
-            // Nodes are what QEMU takes more than one piece of RAM for. Its tables do not mention them on this machine.
-            for id in ["ram", "image", "rest"] {
-                args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
-            }
+    if fds.regions.is_empty() {
+        if own.is_some() {
+            backend("ram", memory.0, own);
         }
+        return args;
+    }
+    let below = regions_at(memory);
+    let mut ids = vec!["ram".to_owned()];
+    backend("ram", below, own);
+    for (index, &(fd, size)) in fds.regions.iter().enumerate() {
+        let id = format!("region{index}");
+        // Private, so that it can be opened for reading and written to.
+        backend(&id, size, Some((fd, "share=off,readonly=on")));
+        ids.push(id);
+    }
+    backend("rest", memory.0 - below, None);
+    ids.push("rest".to_owned());
+    // Nodes are what QEMU takes more than one piece of RAM for. Its tables do not mention them on this machine.
+    for id in ids {
+        args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
     }
     args
+}
+
+/// Returns the arguments for the two ports by which a kernel finds a PCI bus with nothing on it.
+fn pci() -> Vec<String> {
+    let port = |port: u16| {
+        let device = format!("isa-debugcon,chardev=pci{port:x},readback=0,iobase={port:#x}");
+        let chardev = format!("null,id=pci{port:x}");
+        ["-chardev".to_owned(), chardev, "-device".to_owned(), device]
+    };
+    PCI_CONFIGURATION.into_iter().flat_map(port).collect()
 }
 
 /// All CPUs of a machine share a thread. With a thread for each, QEMU 7.2 resets 4 of 60 starts of the small kernel with 4 CPUs:
@@ -138,18 +133,19 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-accel".into(),
         accelerator(machine.cpus).into(),
         "-M".into(),
-        match (fds.ram, fds.initrd) {
-            (Some(_), Initrd::Read(_)) => format!("{MACHINE},memory-backend=ram"),
+        match (fds.ram, &fds.regions[..]) {
+            (Some(_), []) => format!("{MACHINE},memory-backend=ram"),
             _ => MACHINE.into(),
         },
         "-cpu".into(),
         CPU.into(),
-        "-m".into(),
-        format!("size={}k", machine.memory.0 >> 10),
         "-smp".into(),
         machine.cpus.to_string(),
     ];
-    args.extend(memory(machine.memory.0, fds));
+    args.extend(memory(machine.memory, fds));
+    if !fds.regions.is_empty() {
+        args.extend(pci());
+    }
     let fixed = [
         "-nodefaults",
         "-no-user-config",
@@ -177,9 +173,7 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     args.extend(["-device".into(), tables]);
     args.extend(["-device".into(), format!("{OFF_SWITCH}={PM1_CONTROL:#x}")]);
     args.extend(["-kernel".into(), format!("/proc/self/fd/{}", fds.kernel)]);
-    if let Initrd::Read(initrd) = fds.initrd {
-        args.extend(["-initrd".into(), format!("/proc/self/fd/{initrd}")]);
-    }
+    args.extend(["-initrd".into(), format!("/proc/self/fd/{}", fds.initrd)]);
     args.extend(["-append".into(), machine.cmdline.to_owned()]);
     args.into_iter().map(OsString::from).collect()
 }
@@ -191,29 +185,25 @@ mod tests {
     const PORTS: [Line; 3] = [Line::Out(9), Line::Out(10), Line::Socket(11)];
 
     #[test]
-    fn a_shared_initrd_lies_between_two_parts_of_the_ram() {
+    fn regions_lie_between_two_parts_of_the_ram() {
         let machine = Settings {
-            cmdline: "initrdmem=0x2000000,0x500123",
-            memory: ByteSize::mib(100),
+            cmdline: "quiet",
+            memory: ByteSize::mib(101),
             cpus: 1,
         };
         for (ram, low) in [
-            (None, "memory-backend-ram,id=ram,size=32768k -object"),
+            (None, "memory-backend-ram,id=ram,size=94208k -object"),
             (
                 Some(12),
-                "memory-backend-file,id=ram,size=32768k,mem-path=/proc/self/fd/12,share=on",
+                "memory-backend-file,id=ram,size=94208k,mem-path=/proc/self/fd/12,share=on",
             ),
         ] {
-            let mapped = Mapped {
-                below: 32 << 20,
-                shared: (8, 5 << 20),
-                above: 13,
-            };
             let fds = Fds {
                 kernel: 7,
-                initrd: Initrd::Mapped(mapped),
+                initrd: 8,
                 tables: 14,
                 ram,
+                regions: vec![(15, 6 << 20), (16, 2 << 20)],
                 ports: PORTS,
             };
             let args = args(&machine, &fds);
@@ -221,13 +211,16 @@ mod tests {
             let text = args.join(" ");
             for part in [
                 low,
-                "id=image,size=5120k,mem-path=/proc/self/fd/8,share=off,readonly=on",
-                "id=rest,size=64512k,mem-path=/proc/self/fd/13,share=on",
-                "-numa node,memdev=ram -numa node,memdev=image -numa node,memdev=rest",
+                "-m size=111616k",
+                "id=region0,size=6144k,mem-path=/proc/self/fd/15,share=off,readonly=on",
+                "id=region1,size=2048k,mem-path=/proc/self/fd/16,share=off,readonly=on",
+                "id=rest,size=9216k -numa",
+                "-numa node,memdev=ram -numa node,memdev=region0 -numa node,memdev=region1 -numa node,memdev=rest",
+                "-device isa-debugcon,chardev=pcicfa,readback=0,iobase=0xcfa",
             ] {
                 assert!(text.contains(part), "{part} is not in {text}");
             }
-            assert!(!text.contains("-initrd") && !text.contains("memory-backend="));
+            assert!(!text.contains("memory-backend="));
         }
     }
 
@@ -248,9 +241,10 @@ mod tests {
             &machine,
             &Fds {
                 kernel: 7,
-                initrd: Initrd::Read(8),
+                initrd: 8,
                 tables: 14,
                 ram: Some(12),
+                regions: Vec::new(),
                 ports: PORTS,
             },
         );
@@ -260,7 +254,7 @@ mod tests {
             "-M microvm,acpi=off,",
             "-device loader,file=/proc/self/fd/14,addr=0xe0000,force-raw=on",
             "-device isa-debug-exit,iosize=2,iobase=0x604",
-            "-m size=153600k -smp 2",
+            "-smp 2 -m size=153600k",
             "-chardev file,id=port1,path=/proc/self/fd/10 -device isa-serial,chardev=port1,index=1",
             "-object memory-backend-file,id=ram,size=153600k,mem-path=/proc/self/fd/12,share=on",
             "-chardev socket,id=port2,fd=11",

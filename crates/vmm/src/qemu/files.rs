@@ -12,48 +12,49 @@ use vm_memory::{FileOffset, MmapRegion};
 use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::Boot;
 
-use super::args::{Fds, Initrd, Line, Mapped};
+use super::args::{Fds, Line};
 use super::error::Error;
-use super::shared::Place;
-use super::{RINGS_AT, TIMER};
+use super::{RINGS_AT, TIMER, regions_at};
 use crate::acpi;
 use crate::guest::rings::{RINGS, Rings};
+use crate::machine::Region;
 
 /// The files of one machine.
-pub(super) struct Files<'a> {
-    pub(super) kernel: File,
-    /// The initrd; with `shared` the rest of it, and all RAM above the image.
-    pub(super) initrd: File,
-    /// An image that other machines have mapped too, and its place.
-    pub(super) shared: Option<(&'a File, Place)>,
+pub(super) struct Files {
+    kernel: File,
+    initrd: File,
+    regions: Vec<Region>,
     tables: File,
     ram: Option<Arc<File>>,
 }
 
-impl<'a> Files<'a> {
+impl Files {
     /// Makes the files of a machine with so much `memory` and so many `cpus`. With `rings` some of the RAM is shared with
     /// us.
     ///
     /// # Errors
     ///
-    /// `Share` where the kernel cannot be told of a shared image; `Host`.
+    /// `Host`.
     pub(super) fn new(
         boot: Boot,
         initrd: File,
-        shared: Option<(&'a File, Place)>,
+        regions: Vec<Region>,
         (memory, cpus): (ByteSize, u8),
         rings: bool,
     ) -> Result<(Self, Option<Rings>), Error> {
-        let place = shared.map(|(_, place)| place);
-        let kernel = kernel(boot, &initrd, place, memory)?;
-        let below = place.map_or(memory, |place| ByteSize(place.at));
+        let below = match regions.is_empty() {
+            true => memory,
+            false => ByteSize(regions_at(memory)),
+        };
         let ram = rings.then(|| share(below)).transpose();
         let (ram, rings) = ram.map_err(Error::host("sharing memory"))?.unzip();
         let tables = tables(cpus).map_err(Error::host("writing the ACPI tables"))?;
+        // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
+        let (Boot::Pvh(kernel, _) | Boot::BzImage(kernel, _)) = boot;
         let files = Self {
             kernel,
             initrd,
-            shared,
+            regions,
             tables,
             ram,
         };
@@ -62,19 +63,13 @@ impl<'a> Files<'a> {
 
     /// Returns the descriptors for QEMU's arguments.
     pub(super) fn fds(&self, ports: [Line; 3]) -> Fds {
-        let initrd = self.initrd.as_raw_fd();
+        let regions = self.regions.iter();
         Fds {
             tables: self.tables.as_raw_fd(),
             ram: self.ram.as_ref().map(AsRawFd::as_raw_fd),
             kernel: self.kernel.as_raw_fd(),
-            initrd: match self.shared {
-                None => Initrd::Read(initrd),
-                Some((image, place)) => Initrd::Mapped(Mapped {
-                    below: place.at,
-                    shared: (image.as_raw_fd(), place.shared),
-                    above: initrd,
-                }),
-            },
+            initrd: self.initrd.as_raw_fd(),
+            regions: regions.map(|region| (region.file.as_raw_fd(), region.size)).collect(),
             ports,
         }
     }
@@ -82,40 +77,15 @@ impl<'a> Files<'a> {
     /// Returns the descriptors for QEMU to inherit.
     pub(super) fn inherited(&self) -> impl Iterator<Item = RawFd> {
         let files = [&self.kernel, &self.initrd, &self.tables];
-        let shared = self.shared.map(|(image, _)| image);
+        let regions = self.regions.iter().map(|region| &region.file);
         let ram = self.ram.as_deref();
-        let all = files.into_iter().chain(shared).chain(ram);
+        let all = files.into_iter().chain(regions).chain(ram);
         all.map(AsRawFd::as_raw_fd)
     }
 
-    /// Returns the file that is used up once the guest has unpacked its initrd. A shared one is part of the RAM; then it is
-    /// the copy of the kernel.
+    /// Returns the file that is used up once the guest has unpacked its initrd.
     pub(super) fn unpacked(&self) -> &File {
-        match self.shared {
-            None => &self.initrd,
-            Some(_) => &self.kernel,
-        }
-    }
-}
-
-/// Returns the file of the kernel. QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks
-/// itself.
-fn kernel(
-    boot: Boot,
-    initrd: &File,
-    place: Option<Place>,
-    memory: ByteSize,
-) -> Result<File, Error> {
-    match (boot, place) {
-        (Boot::Pvh(file, _) | Boot::BzImage(file, _), None) => Ok(file),
-        (Boot::Pvh(file, facts), Some(place)) => {
-            // The start of this file is the rest of the initrd; all of it is RAM.
-            let made = initrd.set_len(place.above(memory));
-            let entry = facts.pvh_entry.unwrap_or_default();
-            let made = made.and_then(|()| place.hand_over(&file, entry, initrd));
-            made.map_err(Error::host("handing over a shared image"))
-        }
-        (Boot::BzImage(..), Some(_)) => Err(Error::Share("the kernel unpacks itself")),
+        &self.initrd
     }
 }
 

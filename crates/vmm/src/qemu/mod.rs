@@ -11,7 +11,6 @@ mod error;
 mod files;
 mod halt;
 mod session;
-mod shared;
 #[allow(unsafe_code)]
 mod tsc;
 
@@ -26,17 +25,16 @@ use self::child::Process;
 use self::files::Files;
 use self::halt::HaltDetector;
 use self::session::Session;
-use self::shared::Place;
 use crate::guest::GuestPorts;
 use crate::guest::ending::Ending;
 use crate::guest::rings::RINGS;
-use crate::machine::Machine;
+use crate::machine::{Machine, REGION_ALIGN};
 use crate::probe;
 use crate::stop_signals::StopSignals;
 use rdvm_hostfs::hostmem::{Memory, OomKills};
 use rdvm_hostfs::units::ByteSize;
 
-/// `microvm` has no PCI bus, and a kernel that looks for one complains. On one CPU a kernel removes its 9,000 lock
+/// On one CPU a kernel removes its 9,000 lock
 /// prefixes one by one, each with two changes of page tables; emulation of one CPU ignores the prefixes anyway
 /// (`noreplace-smp`; 10 % of a small run). Pages are not cleared before they are overwritten, as most of a large
 /// image's are (`init_on_alloc=0`; 3 % of a Debian, nothing of a small run). Emulated `cmpxchg16b` now and then
@@ -48,7 +46,7 @@ use rdvm_hostfs::units::ByteSize;
 /// (`nolapic_timer`): the local APICs' is measured for a tenth of a second, and a process that loses the CPU meanwhile gets
 /// it wrong by as much, up to timers that never fire.
 const CMDLINE: &str =
-    "pci=off noreplace-smp init_on_alloc=0 clearcpuid=141 nolapic_timer tsc=reliable";
+    "noreplace-smp init_on_alloc=0 clearcpuid=141 nolapic_timer tsc=reliable";
 
 /// Words for a guest with one CPU, as in the KVM engine: the PC's first interrupt controller is enough.
 const ONE_CPU: &str = " noapic";
@@ -61,6 +59,27 @@ const TIMER: u8 = 2;
 /// The address of shared memory: between the first MiB and the kernels, which are loaded at 16 MiB. At RAM's end QEMU puts the
 /// initrd, which the guest would have to move out of the way of it.
 pub(super) const RINGS_AT: u64 = 8 << 20;
+
+/// RAM in one piece ends here.
+const LOW_RAM: u64 = 3 << 30;
+/// RAM above the regions, at least: QEMU puts the initrd at the end of all, and that must not be theirs.
+const ABOVE_REGIONS: u64 = 8 << 20;
+
+/// Returns the RAM of a machine with so much of its own, and rings where it has any.
+fn with_rings(memory: ByteSize, rings: bool) -> ByteSize {
+    ByteSize(memory.0.saturating_add(if rings { RINGS } else { 0 }))
+}
+
+/// Returns the address of the first region beside so much RAM: most of that is below, the rest above the last region.
+fn regions_at(memory: ByteSize) -> u64 {
+    memory.0.saturating_sub(ABOVE_REGIONS) & !(REGION_ALIGN - 1)
+}
+
+/// Returns true if regions of these sizes and so much RAM are one piece below the devices.
+pub(super) fn fits(memory: ByteSize, regions: &[u64]) -> bool {
+    let all = regions.iter().fold(memory.0, |all, size| all.saturating_add(*size));
+    regions.is_empty() || all.saturating_add(RINGS) <= LOW_RAM
+}
 
 const SIGKILL: i32 = 9;
 
@@ -85,11 +104,22 @@ impl Qemu {
     }
 
     /// Returns words for the kernel command line of such a machine.
-    pub(super) fn cmdline(&self, cpus: u8, rings: Option<u64>) -> String {
+    pub(super) fn cmdline(
+        &self,
+        cpus: u8,
+        rings: Option<u64>,
+        memory: ByteSize,
+        regions: &[u64],
+    ) -> String {
         let several = if cpus == 1 { ONE_CPU } else { SEVERAL_CPUS };
         let mut words = format!("{CMDLINE}{several}");
         if let Some(khz) = self.clock.khz() {
             words += &format!(" tsc_early_khz={khz}");
+        }
+        let mut at = regions_at(with_rings(memory, rings.is_some()));
+        for size in regions {
+            words += &format!(" memmap={}K!{at:#x}", size >> 10);
+            at += size;
         }
         // RAM that the kernel leaves alone (Documentation/admin-guide/kernel-parameters.txt).
         if let Some(at) = rings {
@@ -105,10 +135,8 @@ impl Qemu {
         mut guest: GuestPorts,
         signals: &StopSignals,
     ) -> Result<(Ending, GuestPorts), Error> {
-        let shared = machine.initrd.shared_part().filter(|_| machine.share);
-        let mapped = shared.map_or(0, |(_, mapped)| mapped);
         let stopped = || guest.is_over(signals);
-        let initrd = machine.initrd.to_file(mapped, &stopped);
+        let initrd = machine.initrd.to_file(&stopped);
         // Writing a large image takes its time; one that cannot be written is still an error.
         if let Ok(_) | Err(rdvm_initrd::Error::Stopped) = initrd
             && let Some(ending) = guest.steer(signals)
@@ -118,19 +146,9 @@ impl Qemu {
         let initrd = initrd?;
         guest.machine_loaded();
         guest.machine_starts();
-        let memory = match machine.rings {
-            true => ByteSize(machine.memory.0.saturating_add(RINGS)),
-            false => machine.memory,
-        };
-        let size = machine.initrd.size();
-        let shared = shared.map(|(image, shared)| {
-            let place = Place::new(machine.kernel.load_end(), shared, size, memory);
-            let place = place.ok_or(Error::Share("the image has no place in RAM below 3 GiB"));
-            place.map(|place| (image, place))
-        });
-        let (shared, boot) = (shared.transpose()?, machine.kernel.into_boot()?);
-        let cpus = machine.cpus;
-        let (files, rings) = Files::new(boot, initrd, shared, (memory, cpus), machine.rings)?;
+        let memory = with_rings(machine.memory, machine.rings);
+        let (boot, cpus) = (machine.kernel.into_boot()?, machine.cpus);
+        let (files, rings) = Files::new(boot, initrd, machine.regions, (memory, cpus), machine.rings)?;
         if let Some(rings) = rings {
             guest.attach(rings);
         }
@@ -145,7 +163,7 @@ impl Qemu {
     /// Starts QEMU and waits for its end.
     fn start(
         &self,
-        files: &Files<'_>,
+        files: &Files,
         settings: &Settings<'_>,
         mut guest: GuestPorts,
         signals: &StopSignals,

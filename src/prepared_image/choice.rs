@@ -1,0 +1,79 @@
+//! Whether an image becomes a region of memory.
+
+use crate::error::{Error, Result};
+use crate::request::RootSpec;
+use rdvm_erofs::Layout;
+use rdvm_image::tree::{Kind, Tree};
+use rdvm_initrd::Epoch;
+
+/// The least bytes of files for which a region pays: below, unpacking costs less than what a kernel does for a region
+/// (docs/performance.md).
+pub const REGION_FROM: u64 = 16 << 20;
+
+/// The conditions under which an image is used in place.
+pub struct InPlace<'a> {
+    /// The user's choice.
+    pub root: RootSpec,
+    /// Returns whether kernel and engine can have a region of so many bytes, or why not. It is asked only where all else
+    /// allows it.
+    pub can: &'a dyn Fn(u64) -> std::result::Result<(), String>,
+}
+
+impl InPlace<'_> {
+    /// False if no image is.
+    pub(super) fn is_possible(&self) -> bool {
+        self.root != RootSpec::Initrd
+    }
+
+    /// True if a file system of so many bytes is.
+    pub(super) fn may_be(&self, size: u64) -> bool {
+        self.is_possible() && (self.can)(size).is_ok()
+    }
+
+    /// Lays a tree out as a file system; `None` if it is to be an initrd.
+    ///
+    /// # Errors
+    /// It has to be a file system and cannot be one.
+    pub(super) fn layout(&self, tree: &Tree, epoch: Epoch) -> Result<Option<Layout>> {
+        if !self.is_possible() || self.root == RootSpec::Auto && bytes(tree) < REGION_FROM {
+            return Ok(None);
+        }
+        let layout = match hazard(tree) {
+            Some(path) => Err(format!(
+                "{}: means something else below an overlay",
+                rdvm_hostfs::escape::escaped(path)
+            )),
+            None => match Layout::of(tree, epoch) {
+                Ok(layout) => (self.can)(layout.size()).map(|()| layout),
+                // Not the format's fault.
+                Err(error @ rdvm_erofs::Error::Body(_)) => return Err(error.into()),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        match (layout, self.root) {
+            (Ok(layout), _) => Ok(Some(layout)),
+            (Err(reason), RootSpec::Erofs) => Err(Error::NotInPlace { reason }),
+            (Err(_), _) => Ok(None),
+        }
+    }
+}
+
+/// Returns the bytes of a tree's files, each name counted.
+fn bytes(tree: &Tree) -> u64 {
+    let sizes = tree.entries().iter().map(|entry| match &entry.kind {
+        Kind::File(file) => file.size,
+        _ => 0,
+    });
+    sizes.fold(0, u64::saturating_add)
+}
+
+/// Returns an entry that overlayfs takes for a mark of its own: of a removed file, or in its attributes.
+fn hazard(tree: &Tree) -> Option<&[u8]> {
+    let marks = |entry: &&rdvm_image::tree::Entry| {
+        let attributes = entry.xattrs.iter().flat_map(|attributes| attributes.keys());
+        entry.kind == Kind::CharDevice { major: 0, minor: 0 }
+            || attributes.into_iter().any(|name| name.starts_with(b"trusted.overlay."))
+    };
+    let mark = tree.entries().iter().find(marks)?;
+    Some(&mark.path)
+}
