@@ -66,7 +66,8 @@ impl CacheInputs {
 
     /// Adds the state of a directory and its role.
     pub fn directory(&mut self, role: &str, state: &DirectoryState) {
-        self.hash.update(format!("{role}\0{}\0", state.digest).as_bytes());
+        self.hash
+            .update(format!("{role}\0{}\0", state.digest).as_bytes());
         self.is_settled &= state.is_settled;
     }
 

@@ -212,7 +212,9 @@ pub enum Error {
     #[error("--base: only tar, docker and OCI archives record removed files; add --format tar")]
     NoLayer,
     /// `--compress` with EROFS.
-    #[error("--compress: an EROFS file system is used where it lies, and written uncompressed; leave it out, or pack another format")]
+    #[error(
+        "--compress: an EROFS file system is used where it lies, and written uncompressed; leave it out, or pack another format"
+    )]
     CompressedErofs,
     /// Layers cannot be compressed so.
     #[error("--compress lz4: {}", output::Error::Lz4Layer)]

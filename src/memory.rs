@@ -344,7 +344,11 @@ mod tests {
             let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
             assert_eq!(sum, plan.need.0, "{plan}");
             assert!(plan.total <= ByteSize::mib(most), "{plan}");
-            assert_eq!(term(&plan, "page structs of"), ByteSize(mib << 20 >> 6), "{plan}");
+            assert_eq!(
+                term(&plan, "page structs of"),
+                ByteSize(mib << 20 >> 6),
+                "{plan}"
+            );
         }
     }
 

@@ -109,7 +109,9 @@ impl PreparedImage {
         let before = cache.and_then(|_| inputs(image, epoch, now));
         // An expected digest is that of what is read now.
         if wanted.is_none()
-            && let Some((info, region)) = cache.zip(before.as_ref()).and_then(|(cache, inputs)| find(cache, inputs))
+            && let Some((info, region)) = cache
+                .zip(before.as_ref())
+                .and_then(|(cache, inputs)| find(cache, inputs))
             && in_place.may_be(region.size)
         {
             return Ok(Self::Kept { info, region });
@@ -131,7 +133,8 @@ impl PreparedImage {
             info.region = Some(layout.size());
             info.name = Some(shown_absolute(&image.path));
             // The state of what was read, wherever the paths lead by now; a directory's is asked for again.
-            let read_from = |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
+            let read_from =
+                |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
             let after = before.and_then(|before| Some((before, inputs(image, epoch, read_from)?)));
             let inputs = after.and_then(|(before, after)| (before == after).then_some(after));
             return Ok(Self::Read {
@@ -178,11 +181,19 @@ impl PreparedImage {
     ) -> Result<Option<Region>> {
         match self {
             Self::Kept { region, .. } => Ok(Some(region)),
-            Self::Read { image, layout: ImageLayout::Archive(places), .. } => {
+            Self::Read {
+                image,
+                layout: ImageLayout::Archive(places),
+                ..
+            } => {
                 initrd.push(image.tree, places);
                 Ok(None)
             }
-            Self::Read { info, image, layout: ImageLayout::FileSystem(layout, inputs) } => {
+            Self::Read {
+                info,
+                image,
+                layout: ImageLayout::FileSystem(layout, inputs),
+            } => {
                 let place = cache.zip(inputs.as_ref());
                 write(&layout, &image.tree, &info, place, warnings).map(Some)
             }

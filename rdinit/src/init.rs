@@ -52,7 +52,12 @@ pub fn run(name: &[u8]) -> ! {
 }
 
 /// The record, which of the image's attributes could not be set, and whether its root is a region.
-type Task = (Start<'static>, Strings<'static>, AttributesLost, sys::Result<bool>);
+type Task = (
+    Start<'static>,
+    Strings<'static>,
+    AttributesLost,
+    sys::Result<bool>,
+);
 
 /// Enters a root file system that can be pivoted and gives its files their extended attributes.
 fn finish_root(

@@ -112,6 +112,9 @@ fn beside<'a>(
     let length = parts.iter().map(|part| part.len()).sum();
     let place = buffer.get_mut(..length).ok_or(sys::EINVAL)?;
     let bytes = parts.into_iter().flatten();
-    place.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = *byte);
+    place
+        .iter_mut()
+        .zip(bytes)
+        .for_each(|(slot, byte)| *slot = *byte);
     Ok(place)
 }

@@ -154,7 +154,11 @@ fn what_was_not_used_for_longest_goes_first() {
     assert!(place.cache.find(&sources[2]).is_some());
     // What is being written when the limit is small stays.
     let limits = super::limits(ByteSize(0));
-    place.cache.0.prune(limits, Some(&sources[2].key())).unwrap();
+    place
+        .cache
+        .0
+        .prune(limits, Some(&sources[2].key()))
+        .unwrap();
     assert_eq!(place.cache.list().unwrap().len(), 1);
     place.cache.prune(ByteSize(0)).unwrap();
     assert_eq!(place.names(), [""; 0]);

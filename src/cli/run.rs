@@ -14,8 +14,8 @@ use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
-    Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request, RootSpec, Stdin,
-    Ulimit, UserSpec, Volume,
+    Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request,
+    RootSpec, Stdin, Ulimit, UserSpec, Volume,
 };
 use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::{ByteSize, parse_span};

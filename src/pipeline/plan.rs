@@ -10,12 +10,14 @@ use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
+use crate::kernel::regions::can_have_regions;
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::payload;
-use crate::kernel::regions::can_have_regions;
 use crate::prepared_image::{ImageInfo, InPlace, PreparedImage};
 use crate::report::{Report, Subjects};
-use crate::request::{Command, Expectation, Format, ImageRef, KernelSpec, MemorySpec, Request, RootSpec};
+use crate::request::{
+    Command, Expectation, Format, ImageRef, KernelSpec, MemorySpec, Request, RootSpec,
+};
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::hostmem::Memory;
 use rdvm_hostfs::progress::Progress;
@@ -54,11 +56,14 @@ pub struct Plan {
     pub(super) copied: Option<(Tree, Places)>,
     /// The sizes of what is in the initrd besides PID 1: the copied files, and the image unless it is a region.
     pub(super) contents: Contents,
-    /// The volumes, each with the place where it is mounted.
-    pub(super) volumes: Vec<(PreparedImage, Vec<u8>)>,
+    /// The volumes.
+    pub(super) volumes: Vec<PreparedVolume>,
     /// The sizes of the regions, the root's first.
     pub(super) regions: Vec<u64>,
 }
+
+/// A volume, and the place where it is mounted.
+pub(super) type PreparedVolume = (PreparedImage, Vec<u8>);
 
 /// Plans a run; nothing is written.
 ///
@@ -94,7 +99,11 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     check_command(&image, &command, &account, request)?;
     let below = payload::copy_in_directory(&info.init);
     let regions = info.region.into_iter();
-    let regions = regions.chain(volumes.iter().filter_map(|(volume, _)| volume.info().region));
+    let regions = regions.chain(
+        volumes
+            .iter()
+            .filter_map(|(volume, _)| volume.info().region),
+    );
     let regions: Vec<u64> = regions
         .map(|size| size.next_multiple_of(REGION_ALIGN))
         .collect();
@@ -135,13 +144,14 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
 fn read(
     request: &Request,
     engine: &Engine,
-) -> Result<(PreparedImage, Vec<(PreparedImage, Vec<u8>)>, Kernel)> {
+) -> Result<(PreparedImage, Vec<PreparedVolume>, Kernel)> {
     let epoch = Epoch::from_env_or_last()?;
     let search = Search::from_env();
     let cache = cache_of(request);
     let image_boot = request.image.path.join("boot");
     thread::scope(|scope| {
-        let finding = scope.spawn(|| rdvm_kernel::open(&request.kernel, Some(&image_boot), &search));
+        let finding =
+            scope.spawn(|| rdvm_kernel::open(&request.kernel, Some(&image_boot), &search));
         let (finding, found) = (Cell::new(Some(finding)), OnceCell::new());
         let kernel = || {
             found.get_or_init(|| {
@@ -158,7 +168,9 @@ fn read(
             };
             if !can_have_regions(kernel, search.cache.as_deref()) {
                 let kernel = shown(&kernel.path);
-                return Err(format!("{kernel} has not the options for it (rdvm kernel check)"));
+                return Err(format!(
+                    "{kernel} has not the options for it (rdvm kernel check)"
+                ));
             }
             let ram = match request.memory {
                 MemorySpec::Exactly(given) => given,
@@ -181,7 +193,10 @@ fn read(
         // The image's errors first: it is what the user named.
         let image = open(&request.image, &in_place)?;
         taken.set(image.info().region.unwrap_or(0));
-        let in_place = InPlace { root: RootSpec::Erofs, can: &can };
+        let in_place = InPlace {
+            root: RootSpec::Erofs,
+            can: &can,
+        };
         let mut volumes = Vec::new();
         for volume in &request.volumes {
             let directory = ImageRef {
@@ -190,7 +205,11 @@ fn read(
                 expect: Expectation::Nothing,
                 ..request.image.clone()
             };
-            let directory = ImageRef { layers: Vec::new(), is_layer: false, ..directory };
+            let directory = ImageRef {
+                layers: Vec::new(),
+                is_layer: false,
+                ..directory
+            };
             let prepared = open(&directory, &in_place)?;
             taken.set(taken.get() + prepared.info().region.unwrap_or(0));
             volumes.push((prepared, volume.guest.as_bytes().to_vec()));
@@ -231,7 +250,10 @@ pub fn look(
     progress: &Progress,
 ) -> Result<(PreparedImage, Result<(Kernel, MemoryPlan)>)> {
     let epoch = Epoch::from_env_or_last()?;
-    let in_place = InPlace { root: RootSpec::Initrd, can: &|_| Ok(()) };
+    let in_place = InPlace {
+        root: RootSpec::Initrd,
+        can: &|_| Ok(()),
+    };
     let prepared = PreparedImage::open(image, epoch, &in_place, None, progress)?;
     let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {

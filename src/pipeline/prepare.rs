@@ -102,7 +102,9 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let facts = facts(&engine, &plan, &own_places, request.cpus);
     let mut initrd = Initrd::default().with_progress(request.progress.clone());
     let (cache, warnings) = (cache_of(request), &mut plan.warnings);
-    let root = plan.image.into_root(&mut initrd, cache.as_ref(), warnings)?;
+    let root = plan
+        .image
+        .into_root(&mut initrd, cache.as_ref(), warnings)?;
     let mut regions: Vec<Region> = root.into_iter().collect();
     for (volume, _) in plan.volumes {
         let mut none = Initrd::default();

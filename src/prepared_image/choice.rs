@@ -72,8 +72,81 @@ fn hazard(tree: &Tree) -> Option<&[u8]> {
     let marks = |entry: &&rdvm_image::tree::Entry| {
         let attributes = entry.xattrs.iter().flat_map(|attributes| attributes.keys());
         entry.kind == Kind::CharDevice { major: 0, minor: 0 }
-            || attributes.into_iter().any(|name| name.starts_with(b"trusted.overlay."))
+            || attributes
+                .into_iter()
+                .any(|name| name.starts_with(b"trusted.overlay."))
     };
     let mark = tree.entries().iter().find(marks)?;
     Some(&mark.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use rdvm_image::tree::{Content, Entry, FileBody};
+
+    use super::*;
+
+    fn tree(size: u64, attribute: &[u8]) -> Tree {
+        let attributes = BTreeMap::from([(attribute.to_vec(), b"y".to_vec())]);
+        let content = Content::Bytes(vec![1; size as usize].into());
+        let entry = Entry {
+            path: b"file".to_vec(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Some(Arc::new(attributes)),
+            kind: Kind::File(FileBody {
+                size,
+                content,
+                link: None,
+            }),
+        };
+        Tree::from_entries(vec![entry]).unwrap()
+    }
+
+    #[test]
+    fn an_image_is_in_place_where_that_pays_and_can_be() {
+        let can = |_| Ok(());
+        let cannot = |_| Err("of something".to_owned());
+        let large = tree(REGION_FROM, b"user.a");
+        for (root, tree, can, expected) in [
+            (
+                RootSpec::Auto,
+                &large,
+                &can as &dyn Fn(u64) -> _,
+                Some(true),
+            ),
+            (
+                RootSpec::Auto,
+                &tree(REGION_FROM - 1, b"user.a"),
+                &can,
+                Some(false),
+            ),
+            (RootSpec::Erofs, &tree(1, b"user.a"), &can, Some(true)),
+            (RootSpec::Initrd, &large, &can, Some(false)),
+            (RootSpec::Auto, &large, &cannot, Some(false)),
+            (RootSpec::Erofs, &large, &cannot, None),
+            // What has no place in the format, and what an overlay takes for its own.
+            (
+                RootSpec::Auto,
+                &tree(REGION_FROM, b"btrfs.a"),
+                &can,
+                Some(false),
+            ),
+            (
+                RootSpec::Erofs,
+                &tree(1, b"trusted.overlay.opaque"),
+                &can,
+                None,
+            ),
+        ] {
+            let in_place = InPlace { root, can };
+            let layout = in_place.layout(tree, Epoch::default()).ok();
+            assert_eq!(layout.map(|layout| layout.is_some()), expected, "{root:?}");
+        }
+    }
 }

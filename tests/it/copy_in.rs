@@ -355,8 +355,9 @@ fn a_kept_image_gets_files_too() {
     fs::write(dir.path().join("file"), "in\n").unwrap();
     for engine in engines() {
         for _ in 0..2 {
-            let rdvm =
-                copy(Rdvm::on(engine), &dir.path().join("file"), "/new/file").option("--cache");
+            let rdvm = copy(Rdvm::on(engine), &dir.path().join("file"), "/new/file")
+                .option("--root")
+                .option("erofs");
             let rdvm = rdvm.with_variable("RDVM_CACHE", dir.path().join("cache"));
             rdvm.image(&tar)
                 .sh("cat /new/file")

@@ -214,7 +214,7 @@ fn a_home_that_does_not_exist_is_not_made() {
         let about: Vec<_> = about.iter().filter(|line| line.contains("HOME")).collect();
         assert_eq!(about.len(), 1, "{about:?}");
         assert!(about[0].contains("/gone, which is no directory; nothing is kept"));
-        at_home(&home, &[&run[..], &["--share"], &command].concat())
+        at_home(&home, &[&run[..], &["--root=erofs"], &command].concat())
             .exits(125)
             .says("there is no directory to keep it in; set RDVM_CACHE");
     }

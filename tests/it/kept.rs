@@ -1,4 +1,4 @@
-//! `--cache`: an archive that was packed once is not read again, a changed one is, and no accident makes the cache lie.
+//! The cache: an image that was packed once is not read again, a changed one is, and no accident makes the cache lie.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -18,7 +18,9 @@ use crate::support::{Image, RDVM, Run, busybox, engines, eventually, missing, no
 const SETTLED: Duration = Duration::from_secs(12);
 
 /// An error that comes after the image was read and kept, and before anything boots.
-const NO_USER: &str = "nobody-of-this-name";
+const NO_CONSOLE: &str = "--console=/nowhere/at/all";
+/// Its words.
+const REFUSED: &str = "/nowhere/at/all: No such file or directory";
 
 /// A cache of its own, and archives.
 struct Place {
@@ -58,14 +60,14 @@ impl Place {
         let log = self.path("log");
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"]);
-        command.arg(&log).arg(RDVM).args(["run", "--cache"]);
-        command.args(["--user", NO_USER, "--engine", engines()[0]]);
+        command.arg(&log).arg(RDVM).args(["run", "--root", "erofs"]);
+        command.args([NO_CONSOLE, "--engine", engines()[0]]);
         command.args(words).args([archive, "sh"]);
         command.env("RDVM_CACHE", self.path("cache"));
         command.env("RDVM_KERNEL", kernel());
         let output = command.stdin(Stdio::null()).output();
         let output = output.expect("strace is installed");
-        Run(output).exits(125).says(NO_USER);
+        Run(output).exits(125).says(REFUSED);
         let calls = fs::read_to_string(log).unwrap();
         // By its whole name: whether it is a directory with a kernel in boot/ is asked in any case.
         let name = format!("\"{archive}\"");
@@ -77,7 +79,7 @@ impl Place {
         let list = fs::read_dir(self.path("cache/images"));
         let list = list.into_iter().flatten();
         let names = list.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.partition(|name| name.ends_with(".initrd"))
+        names.partition(|name| name.ends_with(".erofs"))
     }
 }
 
@@ -130,9 +132,8 @@ fn the_second_run_of_an_archive_does_not_open_it() {
     settle(&archives[4]);
     for (at, archive) in archives.iter().enumerate() {
         assert!(place.opens(archive, &[]) > 0, "{archive}");
-        // One tree in all forms is one entry; each archive has a link to it.
-        let (entries, links) = place.kept();
-        assert_eq!((entries.len(), links.len()), (1, at + 1), "{archive}");
+        let (entries, other) = place.kept();
+        assert_eq!((entries.len(), other.len()), (at + 1, 0), "{archive}");
         assert_eq!(place.opens(archive, &[]), 0, "{archive}");
     }
 }
@@ -162,10 +163,10 @@ fn other_options_and_a_changed_archive_are_read_again() {
     // A layer's file counts as well as the image's.
     assert!(place.opens(&layer, &["--layer", &base]) > 0);
     assert_eq!(place.opens(&base, &[]), 0);
-    // Without the option nothing is looked up, and a digest that is asked for is the kept one's.
+    // A digest that is asked for is that of what is there now.
     let wrong = format!("sha256:{}", "0".repeat(64));
     let refused = place
-        .rdvm(&["run", "--cache", "--expect", &wrong, &base, "sh"])
+        .rdvm(&["run", "--root", "erofs", "--expect", &wrong, &base, "sh"])
         .output();
     Run(refused.unwrap()).exits(125).says("and --expect wants");
 
@@ -188,7 +189,7 @@ fn other_options_and_a_changed_archive_are_read_again() {
     assert_eq!(place.opens(&base, &[]), 0);
     for engine in engines() {
         note_run(engine);
-        let words = ["run", "--cache", "--engine", engine, &base];
+        let words = ["run", "--root", "erofs", "--engine", engine, &base];
         let mut run = place.rdvm(&words);
         run.args(["sh", "-c", "cat /etc/word"]);
         Run(run.output().unwrap()).exits(0).prints("Word");
@@ -222,7 +223,7 @@ fn what_was_read_is_kept_and_not_what_the_path_led_to_before() {
         .args(["-f", "-qq", "-P", name, "-o"])
         .arg(&log)
         .args(["-e", "inject=openat:delay_enter=5000000"])
-        .args([RDVM, "run", "--cache", "--user", NO_USER])
+        .args([RDVM, "run", "--root", "erofs", NO_CONSOLE])
         .args(["--engine", engines()[0], name, "sh"])
         .env("RDVM_CACHE", place.path("cache"))
         .env("RDVM_KERNEL", kernel())
@@ -236,39 +237,56 @@ fn what_was_read_is_kept_and_not_what_the_path_led_to_before() {
     });
     lead("two.tar");
     assert_eq!(run.wait().unwrap().code(), Some(125));
-    assert_eq!(place.kept().0.len(), 1, "the image was kept");
+    assert_eq!(
+        place.kept().0.len(),
+        0,
+        "what was read is not what was there before"
+    );
     lead("one.tar");
     for engine in engines() {
         note_run(engine);
-        let mut run = place.rdvm(&["run", "--cache", "--engine", engine, name]);
+        let mut run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, name]);
         run.args(["sh", "-c", "cat /etc/word"]);
         Run(run.output().unwrap()).exits(0).prints("one");
     }
-    // What was read is kept under its own name all the same.
-    assert_eq!(place.opens(&archives[1], &[]), 0);
 }
 
 #[test]
-fn directories_and_standard_input_are_not_kept() {
+fn standard_input_is_not_kept_and_a_directory_until_anything_in_it_changes() {
     let place = Place::new();
+    let image = Image::busybox().file("etc/word", 0o644, "one");
+    let archive = place.archive("a.tar", image.path(), &[]);
+    let engine = engines()[0];
     let run = |image: &str, input: Stdio| {
-        let words = [
-            "run",
-            "--cache",
-            "--user",
-            NO_USER,
-            "--engine",
-            engines()[0],
-        ];
-        let mut rdvm = place.rdvm(&words);
-        let output = rdvm.args([image, "sh"]).stdin(input).output();
-        Run(output.unwrap()).exits(125).says(NO_USER);
+        note_run(engine);
+        let mut rdvm = place.rdvm(&["run", "--root", "erofs", "--engine", engine, image]);
+        let output = rdvm
+            .args(["sh", "-c", "cat /etc/word"])
+            .stdin(input)
+            .output();
+        Run(output.unwrap()).exits(0).says_only("").stdout()
     };
-    let directory = busybox().path();
-    run(directory.to_str().unwrap(), Stdio::null());
-    let archive = place.archive("a.tar", directory, &[]);
-    run("-", fs::File::open(archive).unwrap().into());
+    let input = fs::File::open(&archive).unwrap();
+    assert_eq!(run("-", input.into()), "one");
+    let directory = image.path().to_str().unwrap();
+    assert_eq!(run(directory, Stdio::null()), "one", "made just now");
     assert_eq!(place.kept(), (vec![], vec![]));
+    settle(&archive);
+    for _ in ["cold", "warm"] {
+        assert_eq!(run(directory, Stdio::null()), "one");
+        assert_eq!(place.kept().0.len(), 1);
+    }
+    // Deep in it, of the same length, with the old time.
+    let word = image.path().join("etc/word");
+    let time = fs::metadata(&word).unwrap().modified().unwrap();
+    fs::write(&word, "two").unwrap();
+    let file = fs::File::options().write(true).open(&word).unwrap();
+    file.set_modified(time).unwrap();
+    assert_eq!(run(directory, Stdio::null()), "two");
+    let mut run = place.rdvm(&["run", "--root", "erofs", "--no-cache", "--engine", engine]);
+    let run = run.args([directory, "sh", "-c", "cat /etc/word"]).output();
+    Run(run.unwrap()).exits(0).prints("two");
+    assert_eq!(place.kept().0.len(), 1);
 }
 
 #[test]
@@ -287,14 +305,14 @@ fn what_is_kept_is_listed_and_pruned_to_a_size() {
         settle(&archive);
         let words = [
             "run",
-            "--cache",
-            "--user",
-            NO_USER,
+            "--root",
+            "erofs",
+            NO_CONSOLE,
             "--engine",
             engines()[0],
         ];
         let output = place.rdvm(&words).args([&*archive, "sh"]).output();
-        Run(output.unwrap()).exits(125).says(NO_USER);
+        Run(output.unwrap()).exits(125).says(REFUSED);
     }
     let list = cache(&["list"]);
     assert_eq!(list.lines().count(), 3, "{list}");
@@ -329,11 +347,11 @@ fn on_a_full_disk_the_run_goes_on_with_a_warning() {
     fs::create_dir(place.path("cache")).unwrap();
     for engine in engines() {
         note_run(engine);
-        let run = place.rdvm(&["run", "--cache", "--engine", engine, &archive]);
+        let run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, &archive]);
         // In a name space of its own, so that the file system goes with the run.
         let output = Command::new("unshare")
             .args(["-m", "sh", "-c"])
-            .arg("mount -t tmpfs -o size=256k none \"$RDVM_CACHE\" && \"$@\"; echo $?; find \"$RDVM_CACHE\" -type f")
+            .arg("mount -t tmpfs -o size=256k none \"$RDVM_CACHE\" && \"$@\"; echo $?; find \"$RDVM_CACHE/images\" -type f")
             .args(["sh", RDVM])
             .args(run.get_args())
             .args(["sh", "-c", "echo on"])
@@ -346,7 +364,7 @@ fn on_a_full_disk_the_run_goes_on_with_a_warning() {
         };
         Run(output)
             .prints("on\n0\n")
-            .says("rdvm: --cache: ")
+            .says("rdvm: ")
             .says("/images: No space left on device; the packed image is not kept\n");
     }
 }
@@ -359,7 +377,7 @@ fn a_cache_that_cannot_be_is_no_reason_to_stop() {
     fs::write(place.path("cache"), "a file").unwrap();
     for engine in engines() {
         note_run(engine);
-        let mut run = place.rdvm(&["run", "--cache", "--engine", engine, &archive]);
+        let mut run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, &archive]);
         run.args(["sh", "-c", "echo on"]);
         Run(run.output().unwrap())
             .exits(0)
@@ -376,20 +394,19 @@ fn a_run_that_is_killed_while_it_keeps_an_image_leaves_nothing_that_counts() {
     let place = Place::new();
     let archive = place.archive("a.tar", busybox().path(), &[]);
     settle(&archive);
-    // Before anything is in the file, in the middle of it, before it has a name, its last name, and a link to it.
+    // Before anything is in the file, in the middle of it, before it has a name, and before its last name.
     for (call, at) in [
         ("ftruncate", 1),
         ("pwrite64", 2),
         ("linkat", 1),
         ("rename", 1),
-        ("symlink", 1),
     ] {
         let killed = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e"])
             .arg(format!("trace={call}"))
             .arg("-e")
             .arg(format!("inject={call}:signal=KILL:when={at}"))
-            .args([RDVM, "run", "--cache", "--user", NO_USER])
+            .args([RDVM, "run", "--root", "erofs", NO_CONSOLE])
             .args(["--engine", engines()[0], &archive, "sh"])
             .env("RDVM_CACHE", place.path("cache"))
             .env("RDVM_KERNEL", kernel())
@@ -414,7 +431,7 @@ fn four_runs_at_once_on_a_cold_cache_all_work() {
     for engine in engines() {
         let start = || {
             note_run(engine);
-            let mut run = place.rdvm(&["run", "--cache", "--engine", engine, &archive]);
+            let mut run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, &archive]);
             run.args(["sh", "-c", "echo on"]);
             run.stdout(Stdio::piped()).stderr(Stdio::piped());
             run.spawn().unwrap()
@@ -426,8 +443,8 @@ fn four_runs_at_once_on_a_cold_cache_all_work() {
                 .prints("on\n")
                 .says_only("");
         }
-        let (entries, links) = place.kept();
-        assert_eq!((entries.len(), links.len()), (1, 1), "{links:?}");
+        let (entries, other) = place.kept();
+        assert_eq!((entries.len(), other.len()), (1, 0), "{other:?}");
         fs::remove_dir_all(place.path("cache")).unwrap();
     }
 }
@@ -474,7 +491,7 @@ fn a_kept_image_is_run_as_it_was_at_first() {
     for engine in engines() {
         for _ in ["cold", "warm"] {
             note_run(engine);
-            let run = place.rdvm(&["run", "--cache", "--engine", engine, &archive]);
+            let run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, &archive]);
             let mut run = run;
             Run(run.output().unwrap())
                 .exits(0)
@@ -483,7 +500,9 @@ fn a_kept_image_is_run_as_it_was_at_first() {
         }
         // Names of users that nobody asked for at first, and the options' words over the image's.
         note_run(engine);
-        let words = ["run", "--cache", "--engine", engine, "--user", "root"];
+        let words = [
+            "run", "--root", "erofs", "--engine", engine, "--user", "root",
+        ];
         let more = ["--entrypoint", "sh", "--workdir", "/", "--env", "A=mine"];
         let command = [&archive, "-c", "echo $A; id -u; id -G; pwd"];
         let mut run = place.rdvm(&[&words[..], &more].concat());

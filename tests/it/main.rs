@@ -26,7 +26,7 @@ mod memory;
 
 mod root;
 
-mod share;
+mod regions;
 
 mod kernel;
 

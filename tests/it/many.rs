@@ -91,7 +91,7 @@ fn all_at_once(engine: &str, image: &Path, start: impl Fn(usize) -> Command) {
     let script = "echo $NUMBER >/number; echo $NUMBER >>/shared; echo here $NUMBER; cat; cat /number /shared";
     let begin = |number: usize| {
         let mut command = start(number);
-        command.args(["run", "--engine", engine, "-i", "--cache", "-e"]);
+        command.args(["run", "--engine", engine, "-i", "--root=erofs", "-e"]);
         command.arg(format!("NUMBER={number}"));
         command.arg(image).args(["sh", "-c", script]);
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -164,7 +164,7 @@ fn many_runs_of_one_archive_use_one_kept_image() {
             command
         };
         let first = own(Command::new(RDVM))
-            .args(["run", "--engine", engine, "--cache"])
+            .args(["run", "--engine", engine, "--root=erofs"])
             .args([
                 archive.as_path(),
                 Path::new("sh"),

@@ -139,7 +139,10 @@ fn a_full_root_of_a_large_image_gives_an_error_and_nothing_else() {
     for engine in engines() {
         fill(engine, &[], image.path(), FILLS[2]);
         let script = "fill file; sha256sum /large >/dev/null || echo lost; exit 7";
-        let run = Rdvm::on(engine).option("--share").image(image.path());
+        let run = Rdvm::on(engine)
+            .option("--root")
+            .option("erofs")
+            .image(image.path());
         let run = run.with_variable("RDVM_CACHE", cache.path()).sh(script);
         run.run().exits(7).prints("file: No space left on device\n");
     }

@@ -158,7 +158,11 @@ impl<'a> Planner<'a> {
             let mut length = fixed;
             match self.kind(inode) {
                 Kind::Directory => {
-                    let lengths: Vec<usize> = self.names(inode).iter().map(|name| name.name.len()).collect();
+                    let lengths: Vec<usize> = self
+                        .names(inode)
+                        .iter()
+                        .map(|name| name.name.len())
+                        .collect();
                     let size = directory::size(&lengths);
                     self.inodes[inode].size = size;
                     match fixed + size <= BLOCK {
@@ -213,9 +217,15 @@ impl<'a> Planner<'a> {
             size,
             inodes: self.inodes.len() as u64,
         };
-        self.write(&layout.super_block(self.inodes[0].at), epoch, &mut layout.meta)?;
+        self.write(
+            &layout.super_block(self.inodes[0].at),
+            epoch,
+            &mut layout.meta,
+        )?;
         for &inode in &large {
-            layout.meta.resize(self.inodes[inode].union as usize * BLOCK as usize, 0);
+            layout
+                .meta
+                .resize(self.inodes[inode].union as usize * BLOCK as usize, 0);
             self.append_body(inode, &mut layout.meta);
         }
         layout.meta.resize(meta_end as usize, 0);
@@ -229,7 +239,11 @@ impl<'a> Planner<'a> {
         if held + BLOCK > file.size {
             return 0;
         }
-        let chunk = file.size.div_ceil(CHUNKS_MAX).next_power_of_two().max(BLOCK);
+        let chunk = file
+            .size
+            .div_ceil(CHUNKS_MAX)
+            .next_power_of_two()
+            .max(BLOCK);
         file.form = CHUNKS;
         file.union = chunk.trailing_zeros() - BLOCK.trailing_zeros();
         file.map = vec![HOLE; file.size.div_ceil(chunk) as usize];
@@ -253,7 +267,12 @@ impl<'a> Planner<'a> {
                 if size > 0 {
                     file.union = number(*block)?;
                     let at = *block * BLOCK;
-                    stretches.push(Stretch { at, length: size, from: 0, entry });
+                    stretches.push(Stretch {
+                        at,
+                        length: size,
+                        from: 0,
+                        entry,
+                    });
                     *block += size.div_ceil(BLOCK);
                 }
                 continue;
@@ -278,7 +297,12 @@ impl<'a> Planner<'a> {
                         {
                             last.length += length;
                         }
-                        _ => stretches.push(Stretch { at, length, from, entry }),
+                        _ => stretches.push(Stretch {
+                            at,
+                            length,
+                            from,
+                            entry,
+                        }),
                     }
                 }
             }
@@ -300,7 +324,11 @@ impl<'a> Planner<'a> {
             return Vec::new();
         };
         let kind = type_of(&Kind::Directory);
-        let name = |name, inode| Name { name, inode: self.number_of(inode), kind };
+        let name = |name, inode| Name {
+            name,
+            inode: self.number_of(inode),
+            kind,
+        };
         let mut names = vec![name(&b"."[..], inode), name(b"..", *parent)];
         names.extend(entries.iter().map(|&index| {
             let entry = &self.entries[index];
@@ -317,7 +345,9 @@ impl<'a> Planner<'a> {
     /// The bytes of an inode's extended attributes, header and all; none where it has none.
     fn attributes(&self, inode: usize) -> Result<Vec<u8>, Error> {
         let entry = self.entry[inode].map(|entry| &self.entries[entry]);
-        let Some((entry, attributes)) = entry.and_then(|entry| Some((entry, entry.xattrs.as_ref()?))) else {
+        let Some((entry, attributes)) =
+            entry.and_then(|entry| Some((entry, entry.xattrs.as_ref()?)))
+        else {
             return Ok(Vec::new());
         };
         if attributes.is_empty() {
@@ -351,7 +381,12 @@ impl<'a> Planner<'a> {
     }
 
     /// Appends the super block and every inode with what follows it.
-    fn write(&self, super_block: &[u8; SUPER], epoch: Epoch, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn write(
+        &self,
+        super_block: &[u8; SUPER],
+        epoch: Epoch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         out.resize(SUPER_AT as usize, 0);
         out.extend(super_block);
         for (index, inode) in self.inodes.iter().enumerate() {

@@ -44,6 +44,9 @@ pub enum Error {
     #[error("the file system was not finished: its making was stopped")]
     Stopped,
     /// It cannot be written to its file.
-    #[error("the file system cannot be written: {}; see that there is room for {size} bytes", reason(source))]
+    #[error(
+        "the file system cannot be written: {}; see that there is room for {size} bytes",
+        reason(source)
+    )]
     Write { size: u64, source: io::Error },
 }

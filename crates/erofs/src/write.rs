@@ -59,7 +59,10 @@ impl Layout {
         buffer.fill(0);
         let mut made = Piece::Hole;
         for stretch in &self.stretches[first..] {
-            let (from, to) = (stretch.at.max(start), (stretch.at + stretch.length).min(end));
+            let (from, to) = (
+                stretch.at.max(start),
+                (stretch.at + stretch.length).min(end),
+            );
             if from >= to {
                 break;
             }

@@ -43,7 +43,9 @@ impl FileStamp {
         let mut bytes = [0; 48];
         let nanos = u64::from(self.modified_nanos) << 32 | u64::from(self.changed_nanos);
         let times = [self.modified as u64, self.changed as u64, nanos];
-        let words = [self.size, self.device, self.inode].into_iter().chain(times);
+        let words = [self.size, self.device, self.inode]
+            .into_iter()
+            .chain(times);
         for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }

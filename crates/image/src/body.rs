@@ -157,12 +157,14 @@ impl<'a> Bodies<'a> {
 
     /// Returns where a file of `size` bytes has data, in order; the rest are holes.
     pub fn data(&mut self, content: &'a Content, size: u64) -> Result<Vec<Range<u64>>, Error> {
-        let whole = || Ok(vec![0..size]);
+        let whole = || Ok(Vec::from_iter(std::iter::once(0..size)));
         match content {
             Content::Bytes(_) | Content::Span(_) => whole(),
             Content::Sparse(extents) => {
                 let data = extents.iter();
-                Ok(data.map(|extent| extent.at..extent.at + extent.length).collect())
+                Ok(data
+                    .map(|extent| extent.at..extent.at + extent.length)
+                    .collect())
             }
             // What is this small has no holes that are worth a look.
             Content::Host(_) if size < SPARSE => whole(),
@@ -177,7 +179,7 @@ impl<'a> Bodies<'a> {
         let opened = Opened::new(file, self.dir(&file.dir)?)?;
         let size = file.stamp.size;
         if !opened.holes {
-            return Ok(vec![0..size]);
+            return Ok(Vec::from_iter(std::iter::once(0..size)));
         }
         let mut data = Vec::new();
         let mut at = 0;

@@ -87,7 +87,13 @@ impl Seen {
         hash.update(&at);
         hash.update(own.to_bytes());
         let mut below = Vec::new();
-        self.names(&fd, &mut hash, buffer, |name| below.push(path::join(&at, name)), device)?;
+        self.names(
+            &fd,
+            &mut hash,
+            buffer,
+            |name| below.push(path::join(&at, name)),
+            device,
+        )?;
         // What was added while it was read has changed its times.
         if FileStamp::of(&fd)? != own {
             self.is_settled = false;
@@ -95,7 +101,9 @@ impl Seen {
         let digest = hash.finalize();
         let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(digest.chunks_exact(8)) {
-            *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+            *word = bytes
+                .iter()
+                .fold(0, |word, byte| word << 8 | u64::from(*byte));
         }
         self.add(words);
         Ok(below)

@@ -38,13 +38,8 @@ impl<T> WorkList<T> {
             let done = work(job);
             let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
             list.running -= 1;
-            let done = match done {
-                Ok(found) => Ok(list.waiting.extend(found)),
-                Err(error) => {
-                    list.stopped = true;
-                    Err(error)
-                }
-            };
+            list.stopped |= done.is_err();
+            let done = done.map(|found| list.waiting.extend(found));
             drop(list);
             self.more.notify_all();
             done?;

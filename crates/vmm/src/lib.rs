@@ -126,7 +126,13 @@ impl Engine {
 
     /// Returns words for the kernel command line of a machine with so many `cpus`; `rings` is the address of memory for
     /// streams, and `regions` have these sizes beside RAM of `memory` bytes.
-    pub fn cmdline(&self, cpus: u8, rings: Option<u64>, memory: ByteSize, regions: &[u64]) -> String {
+    pub fn cmdline(
+        &self,
+        cpus: u8,
+        rings: Option<u64>,
+        memory: ByteSize,
+        regions: &[u64],
+    ) -> String {
         let words = match self {
             Self::Kvm => kvm::cmdline(cpus),
             Self::Qemu(qemu) => qemu.cmdline(cpus, rings, memory, regions),

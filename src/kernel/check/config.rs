@@ -62,7 +62,11 @@ impl Config {
             cache: cache.map(Path::to_owned),
             ..Search::default()
         };
-        Self::of(&rdvm_kernel::open(&KernelSpec::File(path.to_owned()), None, &host)?)
+        Self::of(&rdvm_kernel::open(
+            &KernelSpec::File(path.to_owned()),
+            None,
+            &host,
+        )?)
     }
 
     /// Reads that of an open kernel.

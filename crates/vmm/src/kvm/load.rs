@@ -184,7 +184,9 @@ fn zero_page(
     params.hdr.ramdisk_size = size as u32;
     params.ext_ramdisk_image = (initrd.start >> 32) as u32;
     params.ext_ramdisk_size = (size >> 32) as u32;
-    let ram = layout::usable(total).into_iter().map(|range| (range, E820_RAM));
+    let ram = layout::usable(total)
+        .into_iter()
+        .map(|range| (range, E820_RAM));
     let regions = regions.iter().map(|range| (range.clone(), E820_PRAM));
     for (entry, (range, kind)) in params.e820_table.iter_mut().zip(ram.chain(regions)) {
         *entry = boot_e820_entry {

@@ -92,7 +92,10 @@ pub(super) fn boot(
     guest.machine_loaded();
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
-    let places = layout::regions(machine.memory.0, machine.regions.iter().map(|region| region.size));
+    let places = layout::regions(
+        machine.memory.0,
+        machine.regions.iter().map(|region| region.size),
+    );
     let _regions = ram::map_regions(&vm, places, &machine.regions)?;
     // It goes with the guest, which comes back when no vCPU is left.
     if machine.rings {

@@ -69,7 +69,9 @@ impl Files {
             ram: self.ram.as_ref().map(AsRawFd::as_raw_fd),
             kernel: self.kernel.as_raw_fd(),
             initrd: self.initrd.as_raw_fd(),
-            regions: regions.map(|region| (region.file.as_raw_fd(), region.size)).collect(),
+            regions: regions
+                .map(|region| (region.file.as_raw_fd(), region.size))
+                .collect(),
             ports,
         }
     }

@@ -45,8 +45,7 @@ use rdvm_hostfs::units::ByteSize;
 /// which come late and get lost wherever QEMU waits for the CPU. Timers are the PIT's, whose rate is known
 /// (`nolapic_timer`): the local APICs' is measured for a tenth of a second, and a process that loses the CPU meanwhile gets
 /// it wrong by as much, up to timers that never fire.
-const CMDLINE: &str =
-    "noreplace-smp init_on_alloc=0 clearcpuid=141 nolapic_timer tsc=reliable";
+const CMDLINE: &str = "noreplace-smp init_on_alloc=0 clearcpuid=141 nolapic_timer tsc=reliable";
 
 /// Words for a guest with one CPU, as in the KVM engine: the PC's first interrupt controller is enough.
 const ONE_CPU: &str = " noapic";
@@ -77,7 +76,9 @@ fn regions_at(memory: ByteSize) -> u64 {
 
 /// Returns true if regions of these sizes and so much RAM are one piece below the devices.
 pub(super) fn fits(memory: ByteSize, regions: &[u64]) -> bool {
-    let all = regions.iter().fold(memory.0, |all, size| all.saturating_add(*size));
+    let all = regions
+        .iter()
+        .fold(memory.0, |all, size| all.saturating_add(*size));
     regions.is_empty() || all.saturating_add(RINGS) <= LOW_RAM
 }
 
@@ -148,7 +149,8 @@ impl Qemu {
         guest.machine_starts();
         let memory = with_rings(machine.memory, machine.rings);
         let (boot, cpus) = (machine.kernel.into_boot()?, machine.cpus);
-        let (files, rings) = Files::new(boot, initrd, machine.regions, (memory, cpus), machine.rings)?;
+        let (files, rings) =
+            Files::new(boot, initrd, machine.regions, (memory, cpus), machine.rings)?;
         if let Some(rings) = rings {
             guest.attach(rings);
         }

@@ -1,4 +1,5 @@
-//! `--share`: machines of one image have its packed form in common, and none of them can change it.
+//! `--root erofs`: an image in place is a root like any other; machines have one file of it in common, and none of them can
+//! change it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -40,6 +41,11 @@ impl Place {
         command.arg(self.image.path()).args(["sh", "-c", script]);
         command.stdin(Stdio::null());
         command
+    }
+
+    /// Waits until the directory's state can be relied upon.
+    fn settle(&self) {
+        crate::kept::settle(self.image.path().to_str().unwrap());
     }
 
     fn run(&self, engine: &str, options: &[&str], script: &str) -> Run {
@@ -115,8 +121,11 @@ fn a_dry_run_plans_what_the_run_gets_and_keeps_nothing() {
     for engine in engines() {
         let place = Place::new();
         let copy = format!("{}:/copy", place.image.path().join("large").display());
-        let plain = planned(&place.run(engine, &["--dry-run"], "true"));
-        for options in [&["--copy-in", &copy][..], &["--share"]] {
+        let plain = planned(&place.run(engine, &["--root", "initrd", "--dry-run"], "true"));
+        for options in [
+            &["--root", "initrd", "--copy-in", &copy][..],
+            &["--root", "erofs"],
+        ] {
             let dry = place.run(engine, &[options, &["--dry-run"]].concat(), "true");
             assert_eq!(place.kept(), [], "{options:?}");
             let run = place.run(engine, &[options, &["--verbose"]].concat(), "true");
@@ -130,9 +139,10 @@ fn a_dry_run_plans_what_the_run_gets_and_keeps_nothing() {
 fn machines_of_a_directory_have_one_file_mapped_and_it_stays_what_it_is() {
     for engine in engines() {
         let place = Place::new();
+        place.settle();
         // The last words of the image, and what is done to memory that the image was unpacked from.
         let script = "sha256sum /large | cut -c-64; sleep 1000";
-        let start = || until_it_speaks(place.rdvm(engine, &["--share"], script));
+        let start = || until_it_speaks(place.rdvm(engine, &["--root", "erofs"], script));
         let (first, said) = start();
         assert_eq!(said, format!("{}\n", place.large()));
         let kept = place.kept();
@@ -152,18 +162,124 @@ fn machines_of_a_directory_have_one_file_mapped_and_it_stays_what_it_is() {
 }
 
 #[test]
-fn a_guest_that_fills_its_memory_changes_nothing_for_others() {
+fn a_guest_that_writes_to_its_region_changes_nothing_for_others() {
     for engine in engines() {
         let place = Place::new();
-        place.run(engine, &["--share"], "exit 3").exits(3);
+        place.settle();
+        place.run(engine, &["--root", "erofs"], "exit 3").exits(3);
         let kept = place.kept();
-        let fill = "dd if=/dev/zero of=/full bs=1M 2>/dev/null; cat /proc/cmdline";
-        let run = place.run(engine, &["--share"], fill);
-        let run = run.exits(0);
-        assert!(run.stdout().contains("rdinit="), "{}", run.stdout());
-        assert_eq!(place.kept(), kept, "{engine}");
-        let run = place.run(engine, &["--share"], "sha256sum /large | cut -c-64");
+        assert_eq!(kept.len(), 1);
+        // The device, and all memory that there is; then what it has of itself.
+        let write = "dd if=/dev/zero of=/dev/pmem0 bs=1M 2>/dev/null; dd if=/dev/zero of=/full bs=1M 2>/dev/null
+            sync; cat /proc/cmdline";
+        let run = place.run(engine, &["--root", "erofs"], write);
+        let written = run.stdout();
+        assert_eq!(place.kept(), kept, "{engine}: {written}");
+        let run = place.run(engine, &["--root", "erofs"], "sha256sum /large | cut -c-64");
         run.exits(0).prints(format!("{}\n", place.large()));
+    }
+}
+
+/// What programs do to a root, and what it says of itself.
+#[test]
+fn an_image_in_place_is_a_root_like_any_other() {
+    let script = r#"
+        set -e
+        stat -c '%a %u:%g %h' / /etc/word /hard/a /etc/link | tr '\n' ' '; readlink /etc/link
+        echo more >>/hard/a; cat /hard/b; stat -c %h /hard/b
+        mv /dir /moved; cat /moved/deep/file; mkdir /dir; ls /dir
+        rm -rf /moved /hard; test ! -e /moved; test ! -e /hard
+        mkdir /hard; ls /hard
+        chown 5:6 /etc/word; chmod 600 /etc/word; stat -c '%a %u:%g' /etc/word; cat /etc/word
+        mkdir /own; cp /bin/busybox /own/true; /own/true; ln /etc/word /word; stat -c %h /word
+        df -P / | tail -n1 | awk '{print $1, $6}'
+        mount | grep -c ' on / '
+        test "$(stat -c %d /bin/busybox)" = "$(stat -c %d /etc/word)"; echo one device
+        mkdir /l /u /m; mount -t tmpfs t /u; mkdir /u/u /u/w; echo low >/l/low
+        mount -t overlay o -o lowerdir=/l,upperdir=/u/u,workdir=/u/w /m; cat /m/low; echo up >/m/up; cat /u/u/up
+        mount --bind / /n; cd /n; pivot_root . old; echo pivoted; exec /bin/busybox true
+    "#;
+    let image = Image::busybox()
+        .file("etc/word", 0o640, "word\n")
+        .file("hard/a", 0o644, "text\n")
+        .file("dir/deep/file", 0o644, "deep\n")
+        .directory("n/old", 0o755);
+    fs::hard_link(image.path().join("hard/a"), image.path().join("hard/b")).unwrap();
+    std::os::unix::fs::symlink("word", image.path().join("etc/link")).unwrap();
+    let expected = "755 0:0 1 640 0:0 1 644 0:0 2 777 0:0 1 word\ntext\nmore\n2\ndeep\n600 5:6\nword\n2\noverlay /\n1\none device\n";
+    for engine in engines() {
+        for root in ["erofs"] {
+            let run = Rdvm::on(engine)
+                .option("--root")
+                .option(root)
+                .image(image.path());
+            let run = run.sh(script).run();
+            let said = run.exits(0).stdout();
+            assert!(said.contains(expected), "{root}: {said}");
+            assert!(said.ends_with("low\nup\npivoted\n"), "{root}: {said}");
+        }
+    }
+}
+
+#[test]
+fn volumes_are_what_their_directories_were_and_read_only() {
+    let places =
+        [1, 2, 3, 4].map(|number| Image::empty().file("a/number", 0o644, format!("{number}\n")));
+    for engine in engines() {
+        for root in ["erofs", "initrd"] {
+            let mut run = Rdvm::on(engine).option("--root").option(root);
+            for (number, place) in (1..).zip(&places) {
+                let volume = format!(
+                    "{}:/mnt/deep/{number}{}",
+                    place.path().display(),
+                    [":ro", ""][number % 2]
+                );
+                run = run.option("-v").option(volume);
+            }
+            let script = "cat /mnt/deep/*/a/number; ls /mnt/deep/1; touch /mnt/deep/2/x; mount | grep -c 'type erofs (ro'";
+            let run = run.image(busybox().path()).sh(script).run();
+            run.exits(0)
+                .prints("1\n2\n3\n4\na\n4\n")
+                .says("Read-only file system");
+        }
+    }
+    let refused = |volume: &str| {
+        Rdvm::verb("run")
+            .option("-v")
+            .option(volume)
+            .image(busybox().path())
+            .run()
+    };
+    refused("/tmp:/x:rw")
+        .exits(125)
+        .says("a volume is read-only; leave :rw out, and --copy-out GUEST:HOST brings files back");
+    refused("/tmp:x")
+        .exits(125)
+        .says("write GUEST from the root on");
+    refused("/nowhere/at/all:/x")
+        .exits(125)
+        .says("/nowhere/at/all");
+}
+
+/// As on a full disk, or when somebody is careless with the cache.
+#[test]
+fn a_region_whose_file_is_cut_off_ends_its_machine_and_nothing_else() {
+    for engine in engines() {
+        let place = Place::new();
+        place.settle();
+        place.run(engine, &["--root", "erofs"], "exit 3").exits(3);
+        let script = "echo there; sleep 1; sha256sum /large >/dev/null; echo read";
+        let (mut running, said) = until_it_speaks(place.rdvm(engine, &["--root", "erofs"], script));
+        assert_eq!(said, "there\n");
+        let (file, _) = &place.kept()[0];
+        fs::File::options()
+            .write(true)
+            .open(file)
+            .unwrap()
+            .set_len(8 << 20)
+            .unwrap();
+        let status = running.0.wait().unwrap();
+        assert_eq!(status.code(), Some(125), "{engine}: {status}");
     }
 }
 
@@ -175,7 +291,8 @@ fn what_comes_behind_the_shared_part_arrives_too() {
         let copy = format!("{}/note:/note", place.cache.path().display());
         let script = "cat /note; tail -c 8 /large | od -An -t u8 | tr -d ' '; cat; echo $A";
         let options = [
-            "--share",
+            "--root",
+            "erofs",
             "-i",
             "--copy-in",
             &copy,
@@ -191,25 +308,11 @@ fn what_comes_behind_the_shared_part_arrives_too() {
 }
 
 #[test]
-fn a_change_of_the_directory_is_seen() {
-    let place = Place::new();
-    let engine = engines()[0];
-    let path = place.image.path().join("word");
-    for word in ["first", "second", "first"] {
-        fs::write(&path, word).unwrap();
-        let run = place.run(engine, &["--share"], "cat /word");
-        run.exits(0).prints(word);
+fn what_cannot_be_in_place_is_refused_and_a_cache_that_cannot_be_is_not_needed() {
+    for option in ["--share", "--root=erofs"] {
+        let run = Rdvm::verb("run").option(option).option("--rdinit");
+        let run = run.option("/bin/true").image(busybox().path()).run();
+        run.exits(125)
+            .says("--root erofs: cannot be used with --rdinit");
     }
-}
-
-#[test]
-fn what_cannot_be_shared_is_refused() {
-    let run = Rdvm::verb("run").option("--share").option("--rdinit");
-    let run = run.option("/bin/true").image(busybox().path()).run();
-    run.exits(125).says("--share: cannot be used with --rdinit");
-    let place = Place::new();
-    let cache = place.cache.path().join("images");
-    fs::write(&cache, "not a directory").unwrap();
-    let run = place.run(engines()[0], &["--share"], "true");
-    run.exits(125).prints("").says("--share: ");
 }
