@@ -56,6 +56,11 @@ impl Region {
             false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
+
+    /// True if the file is no longer as long as it must be.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.len() < self.size)
+    }
 }
 
 /// A machine that no engine can run.

@@ -116,7 +116,8 @@ pub(super) fn boot(
         .map(|id| Vcpu::new(&vm, id, package, supported.as_slice(), start, coalesces))
         .collect::<Result<Vec<_>, _>>()?;
     guest.machine_starts();
-    let session = Session::start(Devices::new(vm, guest), vcpus)?;
+    let regions = std::mem::take(&mut machine.regions);
+    let session = Session::start(Devices::new(vm, guest), vcpus, regions)?;
     // The guest has a copy of every byte: freeing thousands of entries costs nothing while it boots.
     drop(machine);
     session.run(signals)

@@ -15,6 +15,7 @@ use super::vcpu::Vcpu;
 use crate::event_loop::{EventLoop, Token, Wanted};
 use crate::guest::GuestPorts;
 use crate::guest::ending::Ending;
+use crate::machine::Region;
 use crate::stop_signals::StopSignals;
 
 /// Time that output of a port which does not end is waited for.
@@ -26,6 +27,7 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     threads: Threads,
     events: EventLoop,
+    regions: Vec<Region>,
 }
 
 impl Session {
@@ -34,7 +36,11 @@ impl Session {
     /// # Errors
     ///
     /// No descriptors or threads left; those that were started have ended then.
-    pub(super) fn start(devices: Devices, vcpus: Vec<Vcpu>) -> Result<Self, Error> {
+    pub(super) fn start(
+        devices: Devices,
+        vcpus: Vec<Vcpu>,
+        regions: Vec<Region>,
+    ) -> Result<Self, Error> {
         let events = EventLoop::new(&devices.guest);
         let events = events.map_err(Error::host("duplicating a descriptor"))?;
         let shared = Arc::new(Shared::new(devices)?);
@@ -43,6 +49,7 @@ impl Session {
             shared,
             threads,
             events,
+            regions,
         })
     }
 
@@ -62,8 +69,14 @@ impl Session {
 
     fn wait(&self, signals: &StopSignals) -> rustix::io::Result<Ending> {
         let mut halt_detector = HaltDetector::new(self.threads.count());
+        let mut exits = 0;
         loop {
             let mut devices = self.shared.devices();
+            // A guest that needs what is missing stands still: KVM tries again and again to get it.
+            if devices.exits == exits && self.regions.iter().any(Region::is_cut_off) {
+                devices.stop("lost a part of its image: the file was cut off".to_owned());
+            }
+            exits = devices.exits;
             let lingers = devices.lingers;
             if !lingers || devices.over.is_some() {
                 devices.hand_on();
