@@ -143,6 +143,11 @@ impl Cache {
         Ok(packed.ok_or_else(|| io::Error::other("the file is not what was written"))?)
     }
 
+    /// Returns an empty file in the directory of the entries that no name leads to; `None` where there can be none.
+    pub fn unnamed(&self) -> Option<File> {
+        self.0.unnamed().ok()
+    }
+
     /// Returns the directory of the entries.
     pub fn directory(&self) -> &Path {
         self.0.directory()

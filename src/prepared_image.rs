@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use self::cached::{find, inputs, shown_absolute, write};
+use self::cached::{Packing, find, inputs, shown_absolute};
 pub use self::choice::{InPlace, REGION_FROM};
 use crate::cache::Cache;
 use crate::error::Result;
@@ -105,13 +105,12 @@ impl PreparedImage {
         let wanted = trust::wanted(image)?;
         // What has been checked counts; nothing else has to be opened to look it up.
         let now = |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
-        let cache = cache.filter(|_| in_place.is_possible());
-        let before = cache.and_then(|_| inputs(image, epoch, now));
         // An expected digest is that of what is read now.
-        if wanted.is_none()
-            && let Some((info, region)) = cache
-                .zip(before.as_ref())
-                .and_then(|(cache, inputs)| find(cache, inputs))
+        let cache = cache.filter(|_| in_place.is_possible() && wanted.is_none());
+        let before = cache.and_then(|_| inputs(image, epoch, now));
+        if let Some((info, region)) = cache
+            .zip(before.as_ref())
+            .and_then(|(cache, inputs)| find(cache, inputs))
             && in_place.may_be(region.size)
         {
             return Ok(Self::Kept { info, region });
@@ -168,8 +167,21 @@ impl PreparedImage {
         }
     }
 
-    /// Appends the image to an initrd, or returns it as a region, which is written to the `cache` where it can be found again.
-    /// Without one, and where that fails, it is written to memory; the failure becomes a line of `warnings`.
+    /// Returns the bytes of memory that the image takes of the host beside the machine's RAM: without a `cache` there is no
+    /// other place for its file system.
+    pub fn in_memory(&self, cache: Option<&Cache>) -> u64 {
+        match self {
+            Self::Read {
+                layout: ImageLayout::FileSystem(layout, _),
+                ..
+            } if cache.is_none() => layout.bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Appends the image to an initrd, or returns it as a region, which is written to the `cache`: under a name where it can be
+    /// found again, else without one. Without a cache, and where that fails, it is written to memory; the failure becomes a line
+    /// of `warnings`.
     ///
     /// # Errors
     /// A file of the image cannot be read or has changed; no memory.
@@ -177,6 +189,7 @@ impl PreparedImage {
         self,
         initrd: &mut Initrd,
         cache: Option<&Cache>,
+        progress: &Progress,
         warnings: &mut Vec<String>,
     ) -> Result<Option<Region>> {
         match self {
@@ -194,8 +207,15 @@ impl PreparedImage {
                 image,
                 layout: ImageLayout::FileSystem(layout, inputs),
             } => {
-                let place = cache.zip(inputs.as_ref());
-                write(&layout, &image.tree, &info, place, warnings).map(Some)
+                progress.stage("packing", Some(layout.size()));
+                let packing = Packing {
+                    layout: &layout,
+                    tree: &image.tree,
+                    progress,
+                };
+                packing
+                    .write(&info, cache, inputs.as_ref(), warnings)
+                    .map(Some)
             }
         }
     }

@@ -122,7 +122,10 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     }
     needs.root_keeps_its_half = request.rdinit.is_some();
     let memory = memory::plan(&needs, request.memory)?;
-    warnings.extend(host.check_needed(memory.need)?);
+    let cache = cache_of(request);
+    let prepared = volumes.iter().map(|(volume, _)| volume).chain([&image]);
+    let in_memory: u64 = prepared.map(|image| image.in_memory(cache.as_ref())).sum();
+    warnings.extend(host.check_needed(ByteSize(memory.need.0.saturating_add(in_memory)))?);
     Ok(Plan {
         image,
         kernel,

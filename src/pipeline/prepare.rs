@@ -104,11 +104,11 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let (cache, warnings) = (cache_of(request), &mut plan.warnings);
     let root = plan
         .image
-        .into_root(&mut initrd, cache.as_ref(), warnings)?;
+        .into_root(&mut initrd, cache.as_ref(), &request.progress, warnings)?;
     let mut regions: Vec<Region> = root.into_iter().collect();
     for (volume, _) in plan.volumes {
         let mut none = Initrd::default();
-        regions.extend(volume.into_root(&mut none, cache.as_ref(), warnings)?);
+        regions.extend(volume.into_root(&mut none, cache.as_ref(), &request.progress, warnings)?);
     }
     if let Some((tree, places)) = plan.copied {
         initrd.push(tree, places);

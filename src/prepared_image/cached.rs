@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::request::ImageRef;
 use rdvm_erofs::Layout;
 use rdvm_hostfs::escape::{reason, shown};
+use rdvm_hostfs::progress::Progress;
 use rdvm_image::tree::Tree;
 use rdvm_initrd::Epoch;
 use rdvm_vmm::machine::{REGION_ALIGN, Region};
@@ -27,35 +28,62 @@ pub(super) fn find(cache: &Cache, inputs: &CacheInputs) -> Option<(ImageInfo, Re
     (region.size == packed.size).then_some((info, region))
 }
 
-/// Writes a file system: to its place in the cache, else to memory.
-pub(super) fn write(
-    layout: &Layout,
-    tree: &Tree,
-    info: &ImageInfo,
-    place: Option<(&Cache, &CacheInputs)>,
-    warnings: &mut Vec<String>,
-) -> Result<Region> {
-    let size = layout.size().next_multiple_of(REGION_ALIGN);
-    if let Some((cache, inputs)) = place {
-        let kept = cache.insert(inputs, size, DEFAULT_LIMIT, |file: &File| {
-            layout.write(tree, &|| false, file)?;
-            Ok(serde_json::to_vec(info).map_err(io::Error::other)?)
-        });
-        match kept {
-            Ok(packed) => return Region::new(packed.file, size).map_err(short),
-            Err(Failed::Cache(error)) => warnings.push(format!(
+/// A file system about to be written.
+pub(super) struct Packing<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) tree: &'a Tree,
+    pub(super) progress: &'a Progress,
+}
+
+impl Packing<'_> {
+    /// Writes it to its place in the cache, to a file without a name there if it has none, else to memory.
+    pub(super) fn write(
+        &self,
+        info: &ImageInfo,
+        cache: Option<&Cache>,
+        inputs: Option<&CacheInputs>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Region> {
+        let size = self.layout.size().next_multiple_of(REGION_ALIGN);
+        let kept = match (cache, inputs) {
+            (Some(cache), Some(inputs)) => {
+                let packed = cache.insert(inputs, size, DEFAULT_LIMIT, |file: &File| {
+                    self.write_to(file)?;
+                    Ok(serde_json::to_vec(info).map_err(io::Error::other)?)
+                });
+                packed.map(|packed| Some(packed.file))
+            }
+            (Some(cache), None) => cache.unnamed().map_or(Ok(None), |file| {
+                file.set_len(size)?;
+                self.write_to(&file)?;
+                Ok(Some(file))
+            }),
+            (None, _) => Ok(None),
+        };
+        match (kept, cache) {
+            (Ok(Some(file)), _) => return Region::new(file, size).map_err(short),
+            (Err(Failed::Contents(error)), _) => return Err(error.into()),
+            (Err(Failed::Cache(error)), Some(cache)) => warnings.push(format!(
                 "{}: {}; the packed image is not kept",
                 shown(cache.directory()),
                 reason(&error)
             )),
-            Err(Failed::Contents(error)) => return Err(error.into()),
+            _ => {}
         }
+        let file = memfd_create("rdvm-image", MemfdFlags::CLOEXEC);
+        let file = File::from(file.map_err(io::Error::from).map_err(short)?);
+        file.set_len(size).map_err(short)?;
+        self.write_to(&file)?;
+        Region::new(file, size).map_err(short)
     }
-    let file = memfd_create("rdvm-image", MemfdFlags::CLOEXEC);
-    let file = File::from(file.map_err(io::Error::from).map_err(short)?);
-    file.set_len(size).map_err(short)?;
-    layout.write(tree, &|| false, &file)?;
-    Region::new(file, size).map_err(short)
+
+    fn write_to(&self, file: &File) -> std::result::Result<(), rdvm_erofs::Error> {
+        let counted = || {
+            self.progress.add(rdvm_initrd::BLOCK);
+            false
+        };
+        self.layout.write(self.tree, &counted, file)
+    }
 }
 
 /// Returns what the packed image depends on, with the state of each file from `state`; `None` where stamps do not show

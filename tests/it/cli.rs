@@ -255,7 +255,7 @@ fn mistakes_are_one_clear_message_and_125() {
         (&["run", "--owner", "1:2", "x"], "--owner"),
         (&["run", "-e", "=x", "."], "NAME=VALUE"),
         (&["run", "-v", "/src:/src", "x"], "--copy-in HOST:GUEST"),
-        (&["run", "--mount", "type=bind", "x"], "--copy-in"),
+        (&["run", "--mount", "type=bind", "x"], "--volume"),
         (&["run", "-p", "80:80", "x"], "no network"),
         (&["run", "-d", "x"], "in the foreground"),
         (

@@ -374,7 +374,15 @@ fn a_signal_or_the_deadline_ends_a_run_whose_image_is_being_written_for_qemu() {
     }
     let (image, file) = large_image();
     let mut rdvm = Command::new(RDVM);
-    rdvm.args(["run", "--engine", "qemu", "--timeout", "2s"]);
+    rdvm.args([
+        "run",
+        "--root",
+        "initrd",
+        "--engine",
+        "qemu",
+        "--timeout",
+        "2s",
+    ]);
     rdvm.arg(image.path()).args(["busybox", "true"]);
     for (inject, code, words) in [
         (

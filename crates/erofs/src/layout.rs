@@ -78,6 +78,12 @@ impl Layout {
         self.size
     }
 
+    /// The bytes that are written; the rest are holes.
+    pub fn bytes(&self) -> u64 {
+        let contents = self.stretches.iter().map(|stretch| stretch.length);
+        self.meta.len() as u64 + contents.sum::<u64>()
+    }
+
     /// Number of inodes.
     pub fn inodes(&self) -> u64 {
         self.inodes

@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::geteuid;
 
 use crate::atomic::{AtomicFile, TEMPORARY, fits_limit, remove_if_there};
@@ -123,14 +123,29 @@ impl ContentCache {
         write: impl FnOnce(&File) -> Result<T, E>,
     ) -> Result<T, E> {
         fits_limit(size)?;
-        let mut directories = DirBuilder::new();
-        directories.recursive(true).mode(0o700);
-        directories.create(&self.directory)?;
+        self.make_directory()?;
         let entry = AtomicFile::beside(&self.directory.join(self.name(key)))?;
         entry.file().set_permissions(Permissions::from_mode(mode))?;
         let written = write(entry.file())?;
         entry.put_in_place()?;
         Ok(written)
+    }
+
+    /// Returns an empty file in the directory that no name leads to, and that is gone when it is closed.
+    ///
+    /// # Errors
+    /// The directory cannot be made or written to; its file system has no such files.
+    pub fn unnamed(&self) -> io::Result<File> {
+        self.make_directory()?;
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = openat(CWD, &self.directory, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(file.into())
+    }
+
+    fn make_directory(&self) -> io::Result<()> {
+        let mut directories = DirBuilder::new();
+        directories.recursive(true).mode(0o700);
+        directories.create(&self.directory)
     }
 
     /// Lets [`ContentCache::open_by_state`] find the entry for `key`, and no other that it led to before.
