@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::kept::kernel;
-use crate::support::{Image, RDVM, Rdvm, Run, busybox, children_of, engines, note_run};
+use crate::support::{Image, RDVM, Rdvm, Run, any_engine, busybox, children_of, engines, note_run};
 
 /// How much the image has that is not in anybody's busybox.
 const LARGE: usize = 24 << 20;
@@ -112,7 +112,7 @@ fn a_dry_run_plans_what_the_run_gets_and_keeps_nothing() {
         let line = said.lines().find(|line| line.starts_with("rdvm: ram "));
         line.unwrap_or_else(|| panic!("{said}")).to_owned()
     };
-    for engine in engines() {
+    for engine in any_engine() {
         let place = Place::new();
         let copy = format!("{}:/copy", place.image.path().join("large").display());
         let plain = planned(&place.run(engine, &["--dry-run"], "true"));
@@ -193,7 +193,7 @@ fn what_comes_behind_the_shared_part_arrives_too() {
 #[test]
 fn a_change_of_the_directory_is_seen() {
     let place = Place::new();
-    let engine = engines()[0];
+    let engine = any_engine()[0];
     let path = place.image.path().join("word");
     for word in ["first", "second", "first"] {
         fs::write(&path, word).unwrap();
@@ -210,6 +210,6 @@ fn what_cannot_be_shared_is_refused() {
     let place = Place::new();
     let cache = place.cache.path().join("images");
     fs::write(&cache, "not a directory").unwrap();
-    let run = place.run(engines()[0], &["--share"], "true");
+    let run = place.run(any_engine()[0], &["--share"], "true");
     run.exits(125).prints("").says("--share: ");
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::support::scenario::this_is_none;
-use crate::support::{Image, Rdvm, engines, is_missing, missing, reference_image};
+use crate::support::{Image, Rdvm, any_engine, engines, is_missing, missing, reference_image};
 
 const SCRIPT: &str = include_str!("small_kernel/claims.sh");
 
@@ -135,7 +135,7 @@ fn debian_is_a_user_space() {
     let (Some(kernel), Some(image)) = (small_kernel(), reference_image("debian")) else {
         return;
     };
-    for engine in engines() {
+    for engine in any_engine() {
         let script = "set -e; . /etc/os-release; test -n \"$ID\"; dpkg --audit; perl -e 'print \"perl\\n\"'; bash -c 'echo $0'";
         let run = on(engine, &kernel).image(&image).sh(script).run();
         run.exits(0).prints("perl\nbash\n").says_only("");
@@ -181,7 +181,7 @@ fn what_is_distroless_is_a_user_space() {
     let image = Image::empty()
         .program("calls", "calls")
         .file("etc/passwd", 0o644, users);
-    for engine in engines() {
+    for engine in any_engine() {
         let run = on(engine, &kernel).option("--user").option("nonroot");
         let run = run.image(image.path()).command(&["/calls", "nobody"]);
         run.run().exits(0).prints("ok\n").says_only("");
