@@ -46,7 +46,7 @@ test-unit: test-programs ## the unit tests and the documentation's, a part of ma
 	$(CARGO) test --workspace --no-fail-fast --doc
 
 test-scenarios: test-setup ## the scenarios on QEMU, or on real KVM too, a part of make test; many sleep
-	RUST_TEST_THREADS=$$(($$(nproc) * 2 + 1)) $(CARGO) test --workspace --no-fail-fast --test it
+	RUST_TEST_THREADS=$$(($$(nproc) + 2)) $(CARGO) test --workspace --no-fail-fast --test it
 
 test-rig: test-setup ## the scenarios on KVM in the rig, a part of make test
 	$(CARGO) xtask rig test
