@@ -46,7 +46,7 @@ test-unit: test-programs ## the unit tests and the documentation's, a part of ma
 	$(CARGO) test --workspace --no-fail-fast --doc
 
 test-scenarios: test-setup ## the scenarios on QEMU, or on real KVM too, a part of make test; many sleep
-	RUST_TEST_THREADS=$$(($$(nproc) + 1)) $(CARGO) test --workspace --no-fail-fast --test it
+	RUST_TEST_THREADS=$$(($$(nproc) + 2)) $(CARGO) test --workspace --no-fail-fast --test it
 
 test-rig: test-setup ## the scenarios on KVM in the rig, a part of make test
 	$(CARGO) xtask rig test
@@ -70,7 +70,7 @@ test-programs:
 	$(CARGO) test --workspace --no-run
 
 test-kvm: test-kvm-setup ## the scenarios on KVM, in a machine with emulated SVM; T=NAME picks some
-	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) xtask rig test $(T)
+	RIG_ALL=1 RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) xtask rig test $(T)
 
 # The test program alone, with the features of the whole workspace.
 test-kvm-setup:
@@ -102,7 +102,7 @@ test-root: ## full root file systems with every kernel, RAM, CPUs and huge pages
 	RDVM_TEST_LONG=1 RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --release --test it -- --nocapture root::
 
 test-load: ## two hundred emulated machines, or RDVM_LOAD, one after the other beside six busy loops: each boots, and sleeps end in time
-	RDVM_LOAD=$(or $(RDVM_LOAD),200) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --release --test it -- --nocapture load::sleeps
+	RDVM_LOAD=$(or $(RDVM_LOAD),200) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --release --test it -- --nocapture load::
 
 test-kvm-native: ## the same on this host's own KVM, where it is real; T=NAME picks some
 	RDVM_TEST_IMAGES=$(images) $(CARGO) xtask rig native $(T)

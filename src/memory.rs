@@ -122,11 +122,7 @@ pub struct TooLittle {
 pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
     let kernel = needs.kernel.page_round_up();
     let is_small = kernel < SMALL_KERNEL;
-    let own = match is_small {
-        true => SMALL_KERNEL_OWN.0 + kernel.0 * 2 / 5,
-        false => KERNEL_OWN.0,
-    };
-    let own = ByteSize(own + PER_CPU.0 * u64::from(needs.cpus.saturating_sub(1))).page_round_up();
+    let own = own_data(kernel, is_small, needs.cpus);
     let entries = ByteSize(needs.contents.entries.saturating_mul(PER_ENTRY)).page_round_up();
     let unpacked = ByteSize(needs.contents.page_rounded_bytes);
     let initrd = ByteSize(needs.contents.packed_bytes).page_round_up();
@@ -198,6 +194,15 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
         MemorySpec::Exactly(given) => ByteSize(given.0 & !(PAGE - 1)),
     };
     Ok(MemoryPlan { total, need, terms })
+}
+
+/// The kernel's own data beside its image, for this number of CPUs.
+fn own_data(kernel: ByteSize, is_small: bool, cpus: u8) -> ByteSize {
+    let own = match is_small {
+        true => SMALL_KERNEL_OWN.0 + kernel.0 * 2 / 5,
+        false => KERNEL_OWN.0,
+    };
+    ByteSize(own + PER_CPU.0 * u64::from(cpus.saturating_sub(1))).page_round_up()
 }
 
 /// All RAM such that what the kernel keeps of it for itself leaves `used`.

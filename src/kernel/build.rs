@@ -108,26 +108,7 @@ fn make(
     progress: &Progress,
     say: &dyn Fn(&str),
 ) -> Result<(PathBuf, String), Error> {
-    let tree = match source {
-        Source::Directory(path) => {
-            say(
-                "the directory stays as it is: without rdvm's own changes (kernels/patches), unless it has them",
-            );
-            path.clone()
-        }
-        Source::Archive { path, .. } => {
-            say("unpacking it");
-            let tree = build_dir.directory("source")?;
-            let mut tar = Command::new("tar");
-            tar.arg("--extract")
-                .arg("--strip-components=1")
-                .arg("--no-same-owner");
-            tar.arg("--file").arg(path).arg("--directory").arg(&tree);
-            build_dir.run("tar", tar)?;
-            patches::apply(build_dir, &tree, say)?;
-            tree
-        }
-    };
+    let tree = source_tree(build_dir, source, say)?;
     let out = build_dir.directory("out")?;
     let identity = identity::settings(&tree).map_err(|source| Error::Host {
         what: shown(&tree.join("Makefile")),
@@ -142,17 +123,7 @@ fn make(
             .args(words);
         make
     };
-
-    let wanted = build_dir.write("options", fragment::plain().as_bytes())?;
-    let mut configure = make(&["allnoconfig"]);
-    configure.arg(prefixed("KCONFIG_ALLCONFIG=", &wanted));
-    build_dir.run("make allnoconfig", configure)?;
-    let missing = fragment::missing(&build_dir.read("out/.config")?);
-    if !missing.is_empty() {
-        return Err(Error::Options {
-            names: missing.join(", "),
-        });
-    }
+    configure(build_dir, make(&["allnoconfig"]))?;
 
     build_dir.run("make vmlinux.lds", make(&[layout::SCRIPT]))?;
     let script = format!("out/{}", layout::SCRIPT);
@@ -164,6 +135,67 @@ fn make(
         "compiling it with {jobs} jobs, some minutes; the log is {}",
         shown(build_dir.log())
     ));
+    let compile = make(&[&format!("--jobs={jobs}"), "vmlinux"]);
+    let files = compiled(build_dir, compile, progress, say)?;
+    say(&format!("compiled {files} files"));
+    let release = build_dir.read("out/include/config/kernel.release")?;
+    let built = out.join("vmlinux.stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-all").arg("-o").arg(&built);
+    strip.arg(out.join("vmlinux"));
+    build_dir.run("strip", strip)?;
+    Ok((built, release.trim().to_owned()))
+}
+
+/// The directory to build from; an archive is unpacked and patched.
+fn source_tree(
+    build_dir: &BuildDir,
+    source: &Source,
+    say: &dyn Fn(&str),
+) -> Result<PathBuf, Error> {
+    match source {
+        Source::Directory(path) => {
+            say(
+                "the directory stays as it is: without rdvm's own changes (kernels/patches), unless it has them",
+            );
+            Ok(path.clone())
+        }
+        Source::Archive { path, .. } => {
+            say("unpacking it");
+            let tree = build_dir.directory("source")?;
+            let mut tar = Command::new("tar");
+            tar.arg("--extract")
+                .arg("--strip-components=1")
+                .arg("--no-same-owner");
+            tar.arg("--file").arg(path).arg("--directory").arg(&tree);
+            build_dir.run("tar", tar)?;
+            patches::apply(build_dir, &tree, say)?;
+            Ok(tree)
+        }
+    }
+}
+
+/// Sets the options that are wanted, and checks that this kernel has them all.
+fn configure(build_dir: &BuildDir, mut make: Command) -> Result<(), Error> {
+    let wanted = build_dir.write("options", fragment::plain().as_bytes())?;
+    make.arg(prefixed("KCONFIG_ALLCONFIG=", &wanted));
+    build_dir.run("make allnoconfig", make)?;
+    let missing = fragment::missing(&build_dir.read("out/.config")?);
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Options {
+            names: missing.join(", "),
+        }),
+    }
+}
+
+/// Runs the compilation and shows how far it is; returns the number of files.
+fn compiled(
+    build_dir: &BuildDir,
+    compile: Command,
+    progress: &Progress,
+    say: &dyn Fn(&str),
+) -> Result<u64, Error> {
     let mut compiled = Compiled::default();
     progress.stage_of_files("compiled", Compiled::about());
     let mut look = |output: &[u8]| {
@@ -172,17 +204,9 @@ fn make(
             say(&line);
         }
     };
-    let compile = make(&[&format!("--jobs={jobs}"), "vmlinux"]);
     build_dir.run_watched("make vmlinux", compile, &mut look)?;
     progress.finish();
-    say(&format!("compiled {} files", compiled.files()));
-    let release = build_dir.read("out/include/config/kernel.release")?;
-    let built = out.join("vmlinux.stripped");
-    let mut strip = Command::new("strip");
-    strip.arg("--strip-all").arg("-o").arg(&built);
-    strip.arg(out.join("vmlinux"));
-    build_dir.run("strip", strip)?;
-    Ok((built, release.trim().to_owned()))
+    Ok(compiled.files())
 }
 
 fn prefixed(name: &str, path: &Path) -> std::ffi::OsString {

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use rdvm_proto::{RootUse, Stage};
+use rdvm_proto::{RootUse, Stage, Totals};
 
 use super::Outcome;
 use crate::request::{CopyIn, ULIMITS};
@@ -77,31 +77,59 @@ pub struct Subjects<'a> {
 
 /// The outcome's name, and the line for stderr where the command did not end by itself.
 pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Option<String>) {
+    (outcome(ending), message(ending, subjects))
+}
+
+fn outcome(ending: &Ending) -> Outcome {
+    match ending {
+        Ending::Exited { .. } => Outcome::Exited,
+        Ending::Killed { signal, totals } if is_for_memory(*signal, totals) => Outcome::OutOfMemory,
+        Ending::Killed { .. } => Outcome::Killed,
+        Ending::NotStarted {
+            stage: Stage::Exec,
+            errno: ENOENT,
+            ..
+        } => Outcome::NotFound,
+        Ending::NotStarted {
+            stage: Stage::Exec | Stage::Interpreter,
+            ..
+        } => Outcome::CannotRun,
+        Ending::NotStarted { .. } => Outcome::SetupFailed,
+        Ending::Died { panic: Some(_), .. } => Outcome::KernelPanic,
+        Ending::Died { .. } | Ending::Starved { .. } => Outcome::MachineDied,
+        Ending::TimedOut { .. } => Outcome::TimedOut,
+        Ending::OutputLimit => Outcome::OutputLimit,
+        Ending::Left | Ending::Interrupted(_) => Outcome::Interrupted,
+        Ending::OutputClosed => Outcome::OutputClosed,
+        Ending::OutputFailed(_) => Outcome::OutputFailed,
+        Ending::InputFailed(_) => Outcome::Error,
+    }
+}
+
+fn is_for_memory(signal: u8, totals: &Totals) -> bool {
+    signal == SIGKILL && totals.oom_kills > 0
+}
+
+fn message(ending: &Ending, subjects: Subjects<'_>) -> Option<String> {
     let Subjects {
         command: name,
         memory,
         ..
     } = subjects;
-    match ending {
-        Ending::Exited { code: 0, .. } => (Outcome::Exited, None),
+    Some(match ending {
+        Ending::Exited { code: 0, .. } => return None,
         Ending::Exited { code, totals } => {
-            let full = full_root(&totals.root);
-            let message = full.map(|full| format!("{name}: exited with {code}, and {full}"));
-            (Outcome::Exited, message)
+            format!(
+                "{name}: exited with {code}, and {}",
+                full_root(&totals.root)?
+            )
         }
-        Ending::Killed {
-            signal: SIGKILL,
-            totals,
-        } if totals.oom_kills > 0 => (
-            Outcome::OutOfMemory,
-            Some(format!(
-                "{name}: killed, the guest ran out of memory ({memory}); give it more with -m"
-            )),
-        ),
+        Ending::Killed { signal, totals } if is_for_memory(*signal, totals) => {
+            format!("{name}: killed, the guest ran out of memory ({memory}); give it more with -m")
+        }
         Ending::Killed { signal, totals } => {
-            let full = full_root(&totals.root);
-            let message = full.map(|full| format!("{name}: killed by signal {signal}, and {full}"));
-            (Outcome::Killed, message)
+            let full = full_root(&totals.root)?;
+            format!("{name}: killed by signal {signal}, and {full}")
         }
         Ending::NotStarted {
             stage,
@@ -113,47 +141,18 @@ pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Opti
             panic: Some(reason),
             ..
         } => {
-            let when = if *started {
-                "while the command ran"
-            } else {
-                "before the command ran"
-            };
-            (
-                Outcome::KernelPanic,
-                Some(format!(
-                    "guest kernel: panic {when}: {reason}; --show-boot shows more"
-                )),
-            )
+            let when = if *started { "while" } else { "before" };
+            format!("guest kernel: panic {when} the command ran: {reason}; --show-boot shows more")
         }
-        Ending::Died {
-            started,
-            panic: None,
-            how,
-        } => {
-            let how = how.as_deref().unwrap_or("was reset");
-            let message = match started {
-                true => {
-                    format!("{name}: the machine {how} before it ended; there is no exit status")
-                }
-                false => format!(
-                    "machine: {how} before the command ran; --show-boot shows the kernel's messages"
-                ),
-            };
-            (Outcome::MachineDied, Some(message))
+        Ending::Died { started, how, .. } => {
+            died(name, *started, how.as_deref().unwrap_or("was reset"))
         }
         Ending::Starved { started, bound } => {
-            let when = if *started {
-                "while it ran"
-            } else {
-                "before it ran"
-            };
+            let when = if *started { "while" } else { "before" };
             let bound = bound.map_or_else(String::new, |bound| format!(" ({bound})"));
-            (
-                Outcome::MachineDied,
-                Some(format!(
-                    "{name}: the host's kernel killed the machine for want of memory {when}{bound}; give it a host or \
-                     control group with more, or fewer files"
-                )),
+            format!(
+                "{name}: the host's kernel killed the machine for want of memory {when} it ran{bound}; give it a host or \
+                 control group with more, or fewer files"
             )
         }
         Ending::TimedOut { started } => {
@@ -162,44 +161,35 @@ pub(super) fn explain(ending: &Ending, subjects: Subjects<'_>) -> (Outcome, Opti
             } else {
                 "had not started yet"
             };
-            (
-                Outcome::TimedOut,
-                Some(format!(
-                    "{name}: {when} when --timeout had passed; the machine was stopped"
-                )),
-            )
+            format!("{name}: {when} when --timeout had passed; the machine was stopped")
         }
-        Ending::OutputLimit => (
-            Outcome::OutputLimit,
-            Some(format!(
-                "{name}: printed more than --max-output; the machine was stopped"
-            )),
-        ),
-        Ending::Left => (
-            Outcome::Interrupted,
-            Some("Ctrl-] three times: the machine was stopped".to_owned()),
-        ),
-        Ending::Interrupted(signal) => (
-            Outcome::Interrupted,
-            Some(format!("signal {signal}: the machine was stopped")),
-        ),
+        Ending::OutputLimit => {
+            format!("{name}: printed more than --max-output; the machine was stopped")
+        }
+        Ending::Left => "Ctrl-] three times: the machine was stopped".to_owned(),
+        Ending::Interrupted(signal) => format!("signal {signal}: the machine was stopped"),
         // Like any local command that is killed by SIGPIPE, it says nothing.
-        Ending::OutputClosed => (Outcome::OutputClosed, None),
-        Ending::OutputFailed(errno) => {
-            let error = reason(&std::io::Error::from_raw_os_error(*errno));
-            (
-                Outcome::OutputFailed,
-                Some(format!("standard output: {error}; the machine was stopped")),
-            )
-        }
-        Ending::InputFailed(errno) => {
-            let error = reason(&std::io::Error::from_raw_os_error(*errno));
-            (
-                Outcome::Error,
-                Some(format!("standard input: {error}; the machine was stopped")),
+        Ending::OutputClosed => return None,
+        Ending::OutputFailed(errno) => stream_failed("output", *errno),
+        Ending::InputFailed(errno) => stream_failed("input", *errno),
+    })
+}
+
+/// The message about a machine that stopped without a panic.
+fn died(name: &str, started: bool, how: &str) -> String {
+    match started {
+        true => format!("{name}: the machine {how} before it ended; there is no exit status"),
+        false => {
+            format!(
+                "machine: {how} before the command ran; --show-boot shows the kernel's messages"
             )
         }
     }
+}
+
+fn stream_failed(stream: &str, errno: i32) -> String {
+    let error = reason(&std::io::Error::from_raw_os_error(errno));
+    format!("standard {stream}: {error}; the machine was stopped")
 }
 
 /// Returns the words about a root that is full. It may not be why the command failed, but whoever looks for the reason must
@@ -211,93 +201,52 @@ fn full_root(root: &RootUse) -> Option<String> {
     })
 }
 
-fn not_started(
-    stage: Stage,
-    errno: i32,
-    which: u32,
-    subjects: Subjects<'_>,
-) -> (Outcome, Option<String>) {
+/// The message about a command that PID 1 could not start.
+fn not_started(stage: Stage, errno: i32, which: u32, subjects: Subjects<'_>) -> String {
     let name = subjects.command;
     let error = reason(&std::io::Error::from_raw_os_error(errno));
-    let (outcome, text) = match stage {
-        Stage::Exec if errno == ENOENT && name == crate::payload::DEFAULT_COMMAND => (
-            Outcome::NotFound,
-            format!("{name}: not in the image; name a command after IMAGE"),
+    match stage {
+        Stage::Exec if errno == ENOENT && name == crate::payload::DEFAULT_COMMAND => {
+            format!("{name}: not in the image; name a command after IMAGE")
+        }
+        Stage::Exec if errno == ENOENT && name.starts_with('-') => {
+            format!("{name}: not found in the image; options of rdvm stand before IMAGE")
+        }
+        Stage::Exec if errno == ENOENT => {
+            format!("{name}: not found in the image; check the name and the image's PATH")
+        }
+        Stage::Exec => format!("{name}: cannot be executed: {error}; check its mode and format"),
+        Stage::Interpreter => format!(
+            "{name}: its interpreter or dynamic loader is not in the image; add it, or link statically"
         ),
-        Stage::Exec if errno == ENOENT && name.starts_with('-') => (
-            Outcome::NotFound,
-            format!("{name}: not found in the image; options of rdvm stand before IMAGE"),
+        Stage::Workdir => format!("--workdir: {error}; name a directory of the image"),
+        Stage::User => format!("--user: the guest's kernel refused it: {error}"),
+        Stage::CopyIn if errno == EXDEV => format!(
+            "{}: goes where another file system is mounted in the guest (/proc, /sys, /dev); name a path outside of it",
+            copy_name(subjects.copies, which)
         ),
-        Stage::Exec if errno == ENOENT => (
-            Outcome::NotFound,
-            format!("{name}: not found in the image; check the name and the image's PATH"),
+        Stage::CopyIn => format!(
+            "{}: cannot be put in its place in the guest: {error}; name a path whose parents are directories",
+            copy_name(subjects.copies, which)
         ),
-        Stage::Exec => (
-            Outcome::CannotRun,
-            format!("{name}: cannot be executed: {error}; check its mode and format"),
+        Stage::Limit => format!(
+            "--ulimit: {}: the guest's kernel refused it: {error}; name a lower one",
+            limit_name(which)
         ),
-        Stage::Interpreter => (
-            Outcome::CannotRun,
-            format!(
-                "{name}: its interpreter or dynamic loader is not in the image; add it, or link statically"
-            ),
+        Stage::Terminal => format!(
+            "--tty: the guest has no terminal: {error}; is CONFIG_UNIX98_PTYS in its kernel?"
         ),
-        Stage::Workdir => (
-            Outcome::SetupFailed,
-            format!("--workdir: {error}; name a directory of the image"),
+        Stage::Region => format!(
+            "region {which}: the guest's kernel did not mount it: {error}; add --root initrd, or take another kernel (rdvm kernel check)"
         ),
-        Stage::User => (
-            Outcome::SetupFailed,
-            format!("--user: the guest's kernel refused it: {error}"),
-        ),
-        Stage::CopyIn if errno == EXDEV => (
-            Outcome::SetupFailed,
-            format!(
-                "{}: goes where another file system is mounted in the guest (/proc, /sys, /dev); name a path outside of it",
-                copy_name(subjects.copies, which)
-            ),
-        ),
-        Stage::CopyIn => (
-            Outcome::SetupFailed,
-            format!(
-                "{}: cannot be put in its place in the guest: {error}; name a path whose parents are directories",
-                copy_name(subjects.copies, which)
-            ),
-        ),
-        Stage::Limit => (
-            Outcome::SetupFailed,
-            format!(
-                "--ulimit: {}: the guest's kernel refused it: {error}; name a lower one",
-                limit_name(which)
-            ),
-        ),
-        Stage::Region => (
-            Outcome::SetupFailed,
-            format!(
-                "region {which}: the guest's kernel did not mount it: {error}; add --root initrd, or take another kernel (rdvm kernel check)"
-            ),
-        ),
-        Stage::Terminal => (
-            Outcome::SetupFailed,
-            format!(
-                "--tty: the guest has no terminal: {error}; is CONFIG_UNIX98_PTYS in its kernel?"
-            ),
-        ),
-        Stage::Fork if errno == EINVAL => (
-            Outcome::SetupFailed,
-            format!(
-                "{name}: has to be PID 1, and the guest's kernel has no PID namespaces; take a kernel with CONFIG_PID_NS"
-            ),
+        Stage::Fork if errno == EINVAL => format!(
+            "{name}: has to be PID 1, and the guest's kernel has no PID namespaces; take a kernel with CONFIG_PID_NS"
         ),
         Stage::Record | Stage::Ports | Stage::Pipes | Stage::Fork => {
             let step = format!("{stage:?}").to_lowercase();
-            (
-                Outcome::SetupFailed,
-                format!("rdinit: {step}: {error}; is CONFIG_SERIAL_8250 in the guest's kernel?"),
-            )
+            format!("rdinit: {step}: {error}; is CONFIG_SERIAL_8250 in the guest's kernel?")
         }
-    };
-    (outcome, Some(text))
+    }
 }
 
 /// A copy as the user gave it, by the guest's number; the guest may say any.

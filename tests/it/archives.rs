@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::canary::Canary;
-use crate::support::{Image, RDVM, Rdvm, busybox, engines, missing, note_run};
+use crate::support::{Image, RDVM, Rdvm, any_engine, busybox, missing, note_run};
 
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -157,7 +157,7 @@ fn a_docker_archive_runs_without_being_unpacked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.tar");
     fs::write(&path, docker(&layers())).unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         Rdvm::on(engine)
             .image(&path)
             .sh(LOOK)
@@ -174,7 +174,7 @@ fn a_docker_archive_of_the_1_0_form_runs() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.tar");
     fs::write(&path, docker_v1(&layers())).unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine).image(&path).sh(LOOK).run();
         run.exits(0).prints(SEEN);
     }
@@ -189,7 +189,7 @@ fn an_initrd_of_compressed_and_plain_parts_runs() {
     bytes.extend(cpio("plain", b"1"));
     bytes.extend(gzip(&cpio("packed", b"2")));
     fs::write(&path, &bytes).unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine).image(&path).sh("cat /plain /packed").run();
         run.exits(0).prints("12");
     }
@@ -198,7 +198,7 @@ fn an_initrd_of_compressed_and_plain_parts_runs() {
 #[test]
 fn an_oci_archive_runs_from_a_pipe() {
     let archive = archive(&oci(&layers()));
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let mut child = Command::new(RDVM)
             .args(["run", "--engine", engine, "-", "sh", "-c", LOOK])
@@ -219,7 +219,7 @@ fn a_compressed_tar_archive_runs() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.tgz");
     fs::write(&path, gzip(&layers()[0])).unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         Rdvm::on(engine)
             .image(&path)
             .sh("cat /etc/removed /etc/replaced; stat -c ' %a' /etc/kept")

@@ -254,7 +254,7 @@ fn mistakes_are_one_clear_message_and_125() {
         (&["run", "--network", "user", "x"], "none"),
         (&["run", "--owner", "1:2", "x"], "--owner"),
         (&["run", "-e", "=x", "."], "NAME=VALUE"),
-        (&["run", "-v", "/src:/src", "x"], "--copy-in HOST:GUEST"),
+        (&["run", "-v", "/src:/src:rw", "x"], "--copy-out GUEST:HOST"),
         (&["run", "--mount", "type=bind", "x"], "--volume"),
         (&["run", "-p", "80:80", "x"], "no network"),
         (&["run", "-d", "x"], "in the foreground"),

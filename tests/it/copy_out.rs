@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::support::{
-    RDVM, Rdvm, busybox, children_of, engines, eventually, is_alive, note_run, schema, send, sized,
+    RDVM, Rdvm, any_engine, busybox, children_of, engines, eventually, is_alive, note_run, schema,
+    send, sized,
 };
 
 /// A run with these `--copy-out`s.
@@ -75,7 +76,7 @@ fn a_tree_comes_out_as_it_was_left_also_by_a_command_that_fails() {
 
 #[test]
 fn what_is_missing_has_a_line_of_its_own_and_the_code_is_the_commands() {
-    for engine in engines() {
+    for engine in any_engine() {
         for (code, then) in [(0, 125), (7, 7)] {
             let host = TempDir::new().unwrap();
             let (nothing, file) = (host.path().join("nothing"), host.path().join("file"));
@@ -111,7 +112,7 @@ fn what_is_missing_has_a_line_of_its_own_and_the_code_is_the_commands() {
 
 #[test]
 fn what_is_there_already_is_kept_unless_a_file_of_its_name_comes() {
-    for engine in engines() {
+    for engine in any_engine() {
         let host = TempDir::new().unwrap();
         let old = host.path().join("old");
         fs::create_dir_all(old.join("d/kept")).unwrap();
@@ -141,7 +142,7 @@ fn what_is_there_already_is_kept_unless_a_file_of_its_name_comes() {
 
 #[test]
 fn more_than_the_limit_is_not_received() {
-    for engine in engines() {
+    for engine in any_engine() {
         let host = TempDir::new().unwrap();
         let (small, large) = (host.path().join("small"), host.path().join("large"));
         let wishes: [(&str, &Path); 3] =
@@ -204,7 +205,7 @@ fn a_large_file_arrives_bit_for_bit() {
 fn a_place_that_cannot_be_written_to_is_told_before_anything_boots() {
     let host = TempDir::new().unwrap();
     let place = host.path().join("nowhere/new");
-    for engine in engines() {
+    for engine in any_engine() {
         copying(engine, &[("/file", &place)])
             .sh("echo ran")
             .run()
@@ -221,7 +222,7 @@ fn a_place_that_cannot_be_written_to_is_told_before_anything_boots() {
 fn a_link_that_leads_out_is_left_out_and_named_or_kept_as_it_is() {
     const SCRIPT: &str = "mkdir -p /out/d; echo content > /out/d/file; cd /out
         ln -s d/file fine; ln -s /etc/passwd absolute; ln -s d/../x behind; ln -s ../../x d/up";
-    for engine in engines() {
+    for engine in any_engine() {
         let host = TempDir::new().unwrap();
         let (new, report) = (host.path().join("new"), host.path().join("report"));
         let run = |options: &[&str], code: i32| {

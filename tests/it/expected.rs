@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::pack::one_of_everything;
-use crate::support::{Image, RDVM, Rdvm, Run, engines, missing, note_run};
+use crate::support::{Image, RDVM, Rdvm, Run, any_engine, missing, note_run};
 
 /// `rdvm WORDS` in a directory.
 pub(crate) fn rdvm_in<S: AsRef<OsStr>>(dir: &Path, words: &[S]) -> Run {
@@ -105,7 +105,7 @@ fn the_expected_image_boots_and_no_other_does() {
     let digest = digest_of(image.path(), &[]);
     let wrong = other(&digest);
     let named = image.path().to_str().unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         let run = |words: &[&str]| {
             let mut rdvm = Rdvm::on(engine);
             for word in words {
@@ -130,7 +130,7 @@ fn nothing_is_started_for_another_image() {
     let wrong = other(&digest_of(image.path(), &[]));
     let dir = TempDir::new().unwrap();
     let log = dir.path().join("log");
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let traced = Command::new("strace")
             .args(["-f", "-qq", "-e", "trace=execve,ioctl", "-o"])
@@ -255,7 +255,7 @@ fn a_locked_image_that_changed_is_refused_wherever_it_is_asked_for() {
 #[test]
 fn a_locked_image_runs_from_a_subdirectory() {
     let project = Project::new();
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let words = ["run", "--engine", engine, "../../app.tar", "sh", "-c"];
         let words = [&words[..], &["cat /etc/base"]].concat();

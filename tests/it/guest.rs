@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::support::{Image, Rdvm, Run, busybox, engines, sized};
+use crate::support::{Image, Rdvm, Run, any_engine, busybox, sized};
 
 /// busybox with two users.
 fn users() -> Image {
@@ -27,7 +27,7 @@ const OPENS: &str = "cat /dev/stdin; cat /proc/self/fd/0; echo 1 >/dev/stdout; e
 #[test]
 fn standard_streams_can_be_opened_by_name_whoever_the_command_runs_as() {
     let image = users();
-    for engine in engines() {
+    for engine in any_engine() {
         // The second one changes its user by itself.
         let changed = format!("exec su -s /bin/sh web -c '{OPENS}'");
         for (options, script) in [(&["-iu", "1000"][..], OPENS), (&["-i"], &changed)] {
@@ -61,7 +61,7 @@ fn files_of_names_are_filled_where_they_are_missing_or_empty() {
             .file("etc/hosts", 0o644, "")
             .file("etc/hostname", 0o644, ""),
     ];
-    for engine in engines() {
+    for engine in any_engine() {
         for image in &images {
             let own = "127.0.0.1\trdvm\nrdvm\n";
             sh(engine, &[], image, show)
@@ -90,7 +90,7 @@ fn files_of_names_that_are_the_images_own_choice_stay_as_they_are() {
     let bare = Image::busybox().directory("etc", 0o755);
     let copied = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(copied.path(), "10.0.0.2 copied\n").unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         let script =
             "cat /etc/hosts; stat -c %a /etc/hosts; ls -A / | grep other; readlink /etc/mtab";
         sh(engine, &[], &image, script).prints("10.0.0.1 mine\n600\nmine\n");
@@ -106,7 +106,7 @@ fn files_of_names_that_are_the_images_own_choice_stay_as_they_are() {
 fn the_environment_is_dockers() {
     let show = "env | grep -E '^(PATH|HOME|HOSTNAME|TERM|container)=' | sort";
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    for engine in engines() {
+    for engine in any_engine() {
         let expected = format!("HOME=/root\nHOSTNAME=rdvm\n{path}\n");
         sh(engine, &[], busybox(), show).prints(expected);
         let expected = format!("HOME=/\nHOSTNAME=box\n{path}\nTERM=xterm\n").replace('\n', "\r\n");
@@ -123,7 +123,7 @@ fn root_is_what_the_image_says_of_it() {
     let image = Image::busybox()
         .file("etc/passwd", 0o644, "root:x:0:0::/home/admin:/bin/sh\n")
         .file("etc/group", 0o644, "root:x:0:\nadm:x:4:daemon,root\n");
-    for engine in engines() {
+    for engine in any_engine() {
         sh(engine, &[], &image, "echo $HOME; id -u; id -G").prints("/home/admin\n0\n0 4\n");
     }
 }
@@ -131,7 +131,7 @@ fn root_is_what_the_image_says_of_it() {
 #[test]
 fn a_terminal_belongs_to_its_user_and_to_group_tty_and_is_the_console() {
     let show = "stat -c '%u:%g %a' $(tty) /dev/console; echo seen >/dev/console";
-    for engine in engines() {
+    for engine in any_engine() {
         for user in ["0", "1000"] {
             let expected = format!("{user}:5 620\r\n{user}:5 620\r\nseen\r\n");
             sh(engine, &["-tu", user], busybox(), show)
@@ -147,7 +147,7 @@ fn every_user_may_listen_on_any_port_and_ping() {
     let script = "httpd -p 127.0.0.1:80 -h /www && wget -q -O - http://127.0.0.1/page; \
                   cat /proc/sys/net/ipv4/ping_group_range";
     let image = Image::busybox().file("www/page", 0o644, "served\n");
-    for engine in engines() {
+    for engine in any_engine() {
         sh(engine, &["-u", "1000:1000"], &image, script).prints("served\n0\t2147483647\n");
     }
 }
@@ -161,7 +161,7 @@ fn every_user_may_open_and_start_as_much_as_in_a_container() {
     let count = sized(600, 100);
     // As many as there is RAM for: the kernel's own limit would have been half of that.
     let many = format!("i=0; while [ $i -lt {count} ]; do sleep 1000 & i=$((i+1)); done; echo $i");
-    for engine in engines() {
+    for engine in any_engine() {
         for user in ["0", "1000"] {
             sh(engine, &["-u", user], busybox(), limits).prints(expected);
         }
@@ -175,7 +175,7 @@ fn every_user_may_open_and_start_as_much_as_in_a_container() {
 fn message_queues_have_their_directory() {
     let script =
         "grep -o ' /dev/mqueue mqueue rw,nosuid,nodev,noexec' /proc/mounts; stat -c %a /dev/mqueue";
-    for engine in engines() {
+    for engine in any_engine() {
         let run = sh(engine, &[], busybox(), script);
         run.prints(" /dev/mqueue mqueue rw,nosuid,nodev,noexec\n1777\n");
     }
@@ -199,7 +199,7 @@ fn an_init_is_pid_1_of_its_own_processes() {
         .file("sbin/init", 0o755, INIT)
         .directory("lib/systemd", 0o755)
         .link("../../sbin/init", "lib/systemd/systemd");
-    for engine in engines() {
+    for engine in any_engine() {
         let run = |name: &str, options: &[&str], argument: &str| {
             let rdvm = options
                 .iter()
@@ -233,7 +233,7 @@ fn other_commands_are_not_pid_1() {
     let image = Image::busybox()
         .file("init", 0o755, script)
         .file("bin/systemd-run", 0o755, script);
-    for engine in engines() {
+    for engine in any_engine() {
         for command in [&[][..], &["/init"], &["systemd-run"]] {
             let run = Rdvm::on(engine).image(image.path()).command(command).run();
             run.exits(0).prints(".rdvm\n\n");

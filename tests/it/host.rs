@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, missing, note_run};
+use crate::support::{Image, RDVM, Rdvm, Run, any_engine, busybox, engines, missing, note_run};
 
 /// RAM and swap of this host in bytes.
 fn host_memory() -> u64 {
@@ -113,7 +113,7 @@ fn files_that_the_host_has_no_memory_for_are_refused_before_they_are_read() {
         .says(" and this host has ")
         .says("; leave files out");
     let copy = format!("{}:/data", large.path().display());
-    for engine in engines() {
+    for engine in any_engine() {
         Rdvm::on(engine)
             .option("--copy-in")
             .option(&copy)
@@ -207,7 +207,7 @@ fn a_home_that_does_not_exist_is_not_made() {
     let home = dir.path().join("gone");
     let image = busybox().path().to_str().unwrap();
     let kernel = crate::kept::kernel().to_str().unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         let run = ["run", "--engine", engine, "--kernel", kernel];
         let command = [image, "sh", "-c", "echo on"];
         note_run(engine);
@@ -246,7 +246,7 @@ fn a_home_that_cannot_be_written_to_is_no_matter() {
     let Some(kernel) = packed.next() else {
         return missing("a kernel in /boot");
     };
-    for engine in engines() {
+    for engine in any_engine() {
         for options in [&[][..], &["--verbose"]] {
             note_run(engine);
             let output = Command::new("unshare")

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{RDVM, Rdvm, Run, busybox, engines, missing, note_run, sized};
+use crate::support::{RDVM, Rdvm, Run, any_engine, busybox, engines, missing, note_run, sized};
 
 /// `rdvm run -i` on the image that no test changes.
 fn interactive(engine: &str) -> Rdvm {
@@ -125,7 +125,7 @@ fn a_tree_goes_in_as_a_tar_of_the_hosts_and_is_the_same_inside() {
         .output();
     let expected = Run(expected.unwrap()).exits(0).stdout();
     assert!(expected.contains("./src/of 10240"), "{expected}");
-    for engine in engines() {
+    for engine in any_engine() {
         let mut tar = Command::new("tar")
             .args(["c", "."])
             .current_dir(tree.path())
@@ -144,7 +144,7 @@ fn a_tree_goes_in_as_a_tar_of_the_hosts_and_is_the_same_inside() {
 
 #[test]
 fn input_that_is_empty_ends_at_once() {
-    for engine in engines() {
+    for engine in any_engine() {
         let empty = tempfile::tempfile().unwrap();
         let (pipe, _) = rustix::pipe::pipe().unwrap();
         let null = File::open("/dev/null").unwrap();
@@ -168,7 +168,7 @@ fn input_that_is_empty_ends_at_once() {
 fn a_file_is_read_from_where_it_stands() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"read already, and this").unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         file.seek(SeekFrom::Start(13)).unwrap();
         interactive(engine)
             .stdin(file.try_clone().unwrap())
@@ -181,7 +181,7 @@ fn a_file_is_read_from_where_it_stands() {
 
 #[test]
 fn input_that_cannot_be_read_is_an_error_and_not_its_end() {
-    for engine in engines() {
+    for engine in any_engine() {
         let directory = File::open("/").unwrap();
         interactive(engine)
             .stdin(directory)
@@ -239,7 +239,7 @@ fn a_command_that_never_reads_ends_all_the_same() {
 
 #[test]
 fn a_command_that_closes_its_input_goes_on() {
-    for engine in engines() {
+    for engine in any_engine() {
         let script = "head -c 1; exec <&-; sleep 1; echo on; sleep 1; exit 6";
         let (run, ended) = interactive(engine).sh(script).fed(without_end);
         run.exits(6).prints("xon\n");
@@ -249,7 +249,7 @@ fn a_command_that_closes_its_input_goes_on() {
 
 #[test]
 fn the_next_command_reads_on_where_the_last_one_stopped() {
-    for engine in engines() {
+    for engine in any_engine() {
         let (run, fed) = interactive(engine)
             .sh("read -r a; read -r b; echo \"$b $a\"; sleep 1; cat")
             .fed(|mut stdin| stdin.write_all(b"one\ntwo\nthree\n"));
@@ -301,7 +301,7 @@ fn where_the_guest_has_no_dev_mem_the_ports_carry_the_same() {
 
 #[test]
 fn a_script_can_be_what_goes_in() {
-    for engine in engines() {
+    for engine in any_engine() {
         let run = interactive(engine).stdin(Stdio::piped());
         let mut child = run.command(&["sh"]).spawn();
         let mut stdin = child.stdin.take().unwrap();

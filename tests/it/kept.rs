@@ -12,7 +12,7 @@ use rustix::fs::{XattrFlags, lsetxattr};
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
-use crate::support::{Image, RDVM, Run, busybox, engines, eventually, missing, note_run};
+use crate::support::{Image, RDVM, Run, any_engine, busybox, eventually, missing, note_run};
 
 /// Entries that are too young are not remembered: its stamp could be the same after a change (`SETTLED` in crates/hostfs/src/stamp.rs).
 const SETTLED: Duration = Duration::from_secs(12);
@@ -61,7 +61,7 @@ impl Place {
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"]);
         command.arg(&log).arg(RDVM).args(["run", "--root", "erofs"]);
-        command.args([NO_CONSOLE, "--engine", engines()[0]]);
+        command.args([NO_CONSOLE, "--engine", any_engine()[0]]);
         command.args(words).args([archive, "sh"]);
         command.env("RDVM_CACHE", self.path("cache"));
         command.env("RDVM_KERNEL", kernel());
@@ -187,7 +187,7 @@ fn other_options_and_a_changed_archive_are_read_again() {
     settle(&base);
     assert!(place.opens(&base, &[]) > 0);
     assert_eq!(place.opens(&base, &[]), 0);
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let words = ["run", "--root", "erofs", "--engine", engine, &base];
         let mut run = place.rdvm(&words);
@@ -224,7 +224,7 @@ fn what_was_read_is_kept_and_not_what_the_path_led_to_before() {
         .arg(&log)
         .args(["-e", "inject=openat:delay_enter=5000000"])
         .args([RDVM, "run", "--root", "erofs", NO_CONSOLE])
-        .args(["--engine", engines()[0], name, "sh"])
+        .args(["--engine", any_engine()[0], name, "sh"])
         .env("RDVM_CACHE", place.path("cache"))
         .env("RDVM_KERNEL", kernel())
         .stdin(Stdio::null())
@@ -243,7 +243,7 @@ fn what_was_read_is_kept_and_not_what_the_path_led_to_before() {
         "what was read is not what was there before"
     );
     lead("one.tar");
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let mut run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, name]);
         run.args(["sh", "-c", "cat /etc/word"]);
@@ -256,7 +256,7 @@ fn standard_input_is_not_kept_and_a_directory_until_anything_in_it_changes() {
     let place = Place::new();
     let image = Image::busybox().file("etc/word", 0o644, "one");
     let archive = place.archive("a.tar", image.path(), &[]);
-    let engine = engines()[0];
+    let engine = any_engine()[0];
     let run = |image: &str, input: Stdio| {
         note_run(engine);
         let mut rdvm = place.rdvm(&["run", "--root", "erofs", "--engine", engine, image]);
@@ -309,7 +309,7 @@ fn what_is_kept_is_listed_and_pruned_to_a_size() {
             "erofs",
             NO_CONSOLE,
             "--engine",
-            engines()[0],
+            any_engine()[0],
         ];
         let output = place.rdvm(&words).args([&*archive, "sh"]).output();
         Run(output.unwrap()).exits(125).says(REFUSED);
@@ -345,7 +345,7 @@ fn on_a_full_disk_the_run_goes_on_with_a_warning() {
     let archive = place.archive("a.tar", busybox().path(), &[]);
     settle(&archive);
     fs::create_dir(place.path("cache")).unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, &archive]);
         // In a name space of its own, so that the file system goes with the run.
@@ -375,7 +375,7 @@ fn a_cache_that_cannot_be_is_no_reason_to_stop() {
     let archive = place.archive("a.tar", busybox().path(), &[]);
     settle(&archive);
     fs::write(place.path("cache"), "a file").unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let mut run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, &archive]);
         run.args(["sh", "-c", "echo on"]);
@@ -407,7 +407,7 @@ fn a_run_that_is_killed_while_it_keeps_an_image_leaves_nothing_that_counts() {
             .arg("-e")
             .arg(format!("inject={call}:signal=KILL:when={at}"))
             .args([RDVM, "run", "--root", "erofs", NO_CONSOLE])
-            .args(["--engine", engines()[0], &archive, "sh"])
+            .args(["--engine", any_engine()[0], &archive, "sh"])
             .env("RDVM_CACHE", place.path("cache"))
             .env("RDVM_KERNEL", kernel())
             .stdin(Stdio::null())
@@ -428,7 +428,7 @@ fn four_runs_at_once_on_a_cold_cache_all_work() {
     let place = Place::new();
     let archive = place.archive("a.tar", busybox().path(), &[]);
     settle(&archive);
-    for engine in engines() {
+    for engine in any_engine() {
         let start = || {
             note_run(engine);
             let mut run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, &archive]);
@@ -488,7 +488,7 @@ fn a_kept_image_is_run_as_it_was_at_first() {
     settle(&archive);
     let expected =
         "zero kept\n1000\n100 2000\n/srv\n640\n0100000200040000000000000000000000000000\n";
-    for engine in engines() {
+    for engine in any_engine() {
         for _ in ["cold", "warm"] {
             note_run(engine);
             let run = place.rdvm(&["run", "--root", "erofs", "--engine", engine, &archive]);

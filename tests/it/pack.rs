@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::scenario::this_is_none;
-use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, missing};
+use crate::support::{Image, RDVM, Rdvm, Run, any_engine, busybox, missing};
 
 /// One of everything that a file system can hold.
 pub(crate) fn one_of_everything() -> Image {
@@ -88,7 +88,7 @@ fn the_guest_sees_the_same_tree() {
         outside.lines().count() > 30 && outside.contains("zz-third-name"),
         "{outside}"
     );
-    for engine in engines() {
+    for engine in any_engine() {
         let inside = Rdvm::on(engine)
             .image(image.path())
             .sh("cd /; exec /walk")
@@ -130,7 +130,7 @@ fn times_of_the_image_are_those_in_the_guest() {
             said(meta.mtime(), name)
         })
         .collect();
-    for engine in engines() {
+    for engine in any_engine() {
         Rdvm::on(engine)
             .image(image.path())
             .sh(&format!("cd /of; exec busybox stat -c '%Y %n' {names}"))
@@ -224,7 +224,7 @@ fn times_are_kept_in_a_run_and_clamped_to_source_date_epoch() {
                 .success()
         );
     }
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine)
             .with_variable("SOURCE_DATE_EPOCH", "1000000000")
             .image(image.path());
@@ -255,7 +255,7 @@ fn owners_are_kept_by_root_unless_they_are_to_be_roots_or_mapped() {
     }
     let image = Image::busybox().file("file", 0o644, "");
     std::os::unix::fs::chown(image.path().join("file"), Some(1005), Some(2000)).unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine).image(image.path());
         run.sh("stat -c %u:%g /file; stat -c %u:%g /bin")
             .run()
@@ -357,7 +357,7 @@ fn a_tree_made_under_fakeroot_has_its_users_and_devices_in_the_guest() {
         image.path().join("zero").metadata().unwrap().is_file(),
         "on the host it is a plain file"
     );
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine)
             .option("--fakeroot")
             .option(save.path())

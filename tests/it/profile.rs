@@ -11,7 +11,7 @@ use rdvm::request::{KernelSpec, MemorySpec, Request};
 use rdvm_hostfs::units::ByteSize;
 use tempfile::TempDir;
 
-use crate::support::{RDVM, Run, busybox, engines, note_run};
+use crate::support::{RDVM, Run, any_engine, busybox, note_run};
 
 /// A directory with an rdvm.toml.
 fn project(text: &str) -> TempDir {
@@ -362,7 +362,7 @@ fn a_profile_runs() {
     ));
     fs::create_dir_all(dir.path().join("src/deeper")).unwrap();
     fs::write(dir.path().join("src/file"), "text\n").unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let below = dir.path().join("src/deeper");
         run_in(&below, &["--engine", engine, "--profile", "test"])

@@ -8,10 +8,14 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rdvm::copyout::{Copied, LeftLink};
+use rdvm::report::{Guest, Loss, MachineFacts, Outcome, Report, SCHEMA, Timeline, Timings};
+use rdvm_vmm::guest::Counts;
+use rdvm_vmm::guest::console::Gaps;
 use serde_json::{Value, json};
 
 use crate::support::schema::{conforms, faults, report_schema};
-use crate::support::{RDVM, Rdvm, Run, busybox, engines, first_bytes, note_run};
+use crate::support::{RDVM, Rdvm, Run, any_engine, busybox, first_bytes, note_run};
 
 /// The outcomes of the code, as they are written.
 fn outcomes() -> BTreeSet<String> {
@@ -84,6 +88,120 @@ fn the_document_has_every_field_of_the_schema_and_a_report_that_conforms() {
     conforms(&serde_json::from_str(&document[start..end]).unwrap());
 }
 
+/// A report with every field. The literals are whole, so that a new field has to be added here.
+fn full_report() -> Report {
+    let ms = Some(1.0);
+    Report {
+        schema: SCHEMA,
+        outcome: Outcome::Exited,
+        exit_code: 3,
+        code: Some(3),
+        signal: Some(9),
+        message: Some("m".into()),
+        guest: Some(Guest {
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            oom_kills: 0,
+            user_ms: 0.0,
+            system_ms: 0.0,
+            max_rss_kib: 0,
+            root_bytes: 0,
+            root_free_bytes: 0,
+            root_full: false,
+        }),
+        attributes_lost: Some(Loss {
+            attributes: 1,
+            files: 1,
+            capabilities: 0,
+            message: "m".into(),
+        }),
+        console_lost: Some(Gaps {
+            bytes: 1,
+            message: "m".into(),
+        }),
+        copied: vec![Copied {
+            guest: "/g".into(),
+            host: "h".into(),
+            files: 0,
+            directories: 0,
+            links: 0,
+            bytes: 0,
+            left_out: 1,
+            links_left_out: 1,
+            left_links: vec![LeftLink {
+                path: "p".into(),
+                target: "t".into(),
+            }],
+            error: Some("e".into()),
+        }],
+        machine: Some(MachineFacts {
+            engine: "kvm".into(),
+            kernel: "k".into(),
+            memory: 1,
+            memory_needed: 1,
+            cpus: 1,
+            entries: 1,
+            initrd: 1,
+            counts: Some(Counts {
+                exits: 1,
+                stray_bytes: 0,
+                lost_bytes: 0,
+            }),
+        }),
+        timings: Some(Timings {
+            pack: 1.0,
+            start: ms,
+            kernel: ms,
+            unpack: ms,
+            init: ms,
+            command: ms,
+            stop: ms,
+            total: 1.0,
+        }),
+        timeline: Some(Timeline {
+            loaded: ms,
+            machine_start: ms,
+            first_exit: ms,
+            guest_clock: ms,
+            unpack_begin: ms,
+            unpack_end: ms,
+            rdinit: ms,
+            command: ms,
+            last_byte: ms,
+            command_end: ms,
+            end: 1.0,
+        }),
+    }
+}
+
+#[test]
+fn the_schema_has_every_field_of_the_code_and_no_other() {
+    fn of_schema(schema: &Value, at: &str, names: &mut BTreeSet<String>) {
+        for (name, rule) in schema["properties"].as_object().into_iter().flatten() {
+            let name = format!("{at}.{name}");
+            of_schema(rule, &name, names);
+            of_schema(&rule["items"], &name, names);
+            names.insert(name);
+        }
+    }
+    fn of_report(report: &Value, at: &str, names: &mut BTreeSet<String>) {
+        for item in report.as_array().into_iter().flatten() {
+            of_report(item, at, names);
+        }
+        for (name, value) in report.as_object().into_iter().flatten() {
+            let name = format!("{at}.{name}");
+            of_report(value, &name, names);
+            names.insert(name);
+        }
+    }
+    let report = serde_json::to_value(full_report()).unwrap();
+    conforms(&report);
+    let (mut schema_names, mut names) = (BTreeSet::new(), BTreeSet::new());
+    of_schema(report_schema(), "", &mut schema_names);
+    of_report(&report, "", &mut names);
+    assert_eq!(schema_names, names);
+}
+
 #[test]
 fn what_is_no_report_does_not_conform() {
     let good = json!({"schema": 1, "outcome": "error", "exit_code": 125, "message": "m"});
@@ -127,7 +245,7 @@ fn a_report_of_every_kind_conforms() {
         (&["--timeout", "5s"], "while :; do :; done", "timed-out"),
         (&["-m", "8m"], "true", "error"),
     ];
-    for engine in engines() {
+    for engine in any_engine() {
         for (options, script, outcome) in cases {
             let mut rdvm = Rdvm::on(engine).option("--report").option(&path);
             for option in options {
@@ -178,7 +296,7 @@ fn an_old_report_does_not_survive_an_error_of_any_kind() {
 fn an_old_report_does_not_survive_a_run_that_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("report.json");
-    for engine in engines() {
+    for engine in any_engine() {
         fs::write(&path, "old").unwrap();
         let rdvm = Rdvm::on(engine).option("--report").option(&path);
         let mut child = rdvm
@@ -236,7 +354,7 @@ fn a_report_to_what_is_open_already_goes_where_that_stands_and_replaces_nothing(
         check("before\n");
     }
     let image = busybox().path().to_str().unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let words = ["--engine", engine, "--report", "/dev/stdout", image];
         let words = [&words[..], &["sh", "-c", "echo out"]].concat();
@@ -286,7 +404,7 @@ fn standard_output_takes_the_report_only_where_there_is_no_command() {
 fn a_console_on_an_open_descriptor_is_written_behind_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let image = busybox().path().to_str().unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         note_run(engine);
         let words = ["--engine", engine, "--console", "/dev/fd/7", image];
         let words = [&words[..], &["sh", "-c", "echo shown >&2"]].concat();

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::pack::one_of_everything;
-use crate::support::{Image, RDVM, Rdvm, Run, engines, note_run};
+use crate::support::{Image, RDVM, Rdvm, Run, any_engine, note_run};
 
 /// Packs one image after the other, each from the one before; gives the last.
 fn chain(dir: &TempDir, from: &Path, steps: &[(&str, &[&str])]) -> PathBuf {
@@ -62,7 +62,7 @@ fn a_tree_that_went_through_all_forms_is_the_same_in_the_guest() {
     ];
     for steps in chains {
         let packed = chain(&dir, image.path(), steps);
-        for engine in engines() {
+        for engine in any_engine() {
             let run = Rdvm::on(engine).image(&packed);
             let inside = run.sh("cd /; exec /walk").run().exits(0).says_only("");
             assert_eq!(
@@ -172,7 +172,7 @@ fn an_image_runs_as_it_says_and_options_say_otherwise() {
     for format in ["docker", "oci"] {
         let words = [&["--format", format][..], &SAID].concat();
         let archive = chain(&dir, image.path(), &[(format, &words)]);
-        for engine in engines() {
+        for engine in any_engine() {
             for (at, (options, command, expected)) in cases.iter().enumerate() {
                 // The second form needs no more than to be understood the same.
                 if format == "oci" && at > 0 {
@@ -244,7 +244,7 @@ fn a_stack_of_directories_becomes_an_image_of_layers_that_runs_from_a_pipe() {
             entrypoint,
         ];
         let archive = chain(&dir, base.path(), &[(format, &words)]);
-        for engine in engines() {
+        for engine in any_engine() {
             note_run(engine);
             let mut cat = Command::new("cat")
                 .arg(&archive)
@@ -277,7 +277,7 @@ fn words_that_a_kernel_or_a_shell_would_take_for_theirs_arrive_as_they_are() {
     for format in ["docker", "oci"] {
         let words = [&["--format", format][..], &options].concat();
         let archive = chain(&dir, image.path(), &[(format, &words)]);
-        for engine in engines() {
+        for engine in any_engine() {
             Rdvm::on(engine)
                 .image(&archive)
                 .run()

@@ -6,8 +6,8 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Image, Rdvm, Run, busybox, children_of, engines, eventually, first_bytes, is_alive, send,
-    sized, while_sleeping,
+    Image, Rdvm, Run, any_engine, busybox, children_of, engines, eventually, first_bytes, is_alive,
+    send, sized, while_sleeping,
 };
 
 /// Long enough for every machine to have started its command.
@@ -30,7 +30,7 @@ fn reported(engine: &str, options: &[&str], script: &str) -> (Run, String) {
 #[test]
 fn a_time_out_may_be_as_long_as_it_likes() {
     const LONG: &str = "10000000000000000000";
-    for engine in engines() {
+    for engine in any_engine() {
         let options = ["--timeout", LONG, "--stop-timeout", LONG];
         let (run, outcome) = reported(engine, &options, "echo on; exit 3");
         run.exits(3).prints("on\n").says_only("");
@@ -68,7 +68,7 @@ fn at_the_deadline_the_command_is_told_and_what_it_then_prints_arrives() {
 
 #[test]
 fn everything_that_the_command_started_is_told_too() {
-    for engine in engines() {
+    for engine in any_engine() {
         let script = "(trap 'echo child; exit' TERM; while :; do sleep 0.1; done) & trap : TERM; wait; wait; echo over";
         let (run, outcome) = reported(engine, &["--timeout", soon()], script);
         run.exits(124).prints("child\nover\n");
@@ -78,7 +78,7 @@ fn everything_that_the_command_started_is_told_too() {
 
 #[test]
 fn the_command_has_as_long_to_end_as_was_said() {
-    for engine in engines() {
+    for engine in any_engine() {
         let script = "trap 'sleep 4; echo late; exit' TERM; echo on; while :; do sleep 0.1; done";
         for (patience, expected) in [("500ms", "on\n"), ("300s", "on\nlate\n")] {
             let options = ["--timeout", soon(), "--stop-timeout", patience];
@@ -91,7 +91,7 @@ fn the_command_has_as_long_to_end_as_was_said() {
 
 #[test]
 fn a_command_that_does_not_listen_goes_with_its_machine() {
-    for engine in engines() {
+    for engine in any_engine() {
         let script = "trap '' TERM INT HUP; echo on; while :; do sleep 0.1; done";
         let (run, outcome) = reported(engine, &["--timeout", soon()], script);
         run.exits(124)
@@ -163,7 +163,7 @@ fn patiently(mut condition: impl FnMut() -> bool) -> bool {
 #[test]
 fn output_beyond_the_limit_ends_the_command_and_up_to_it_all_arrives() {
     const LIMIT: usize = 20 << 10;
-    for engine in engines() {
+    for engine in any_engine() {
         let flood = |count: usize, to: &str| format!("head -c {count} /dev/zero {to}");
         let options = ["--max-output", "20k"];
         for to in ["", ">&2"] {
@@ -197,7 +197,7 @@ fn output_beyond_the_limit_ends_an_init_of_the_users_own_too() {
     let image = Image::busybox().directory("dev", 0o755);
     let init = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(init.path(), script).unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine)
             .option("--max-output")
             .option("20k")

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Image, RDVM, Rdvm, Run, busybox, engines, note_run, schema, sized};
+use crate::support::{
+    Image, RDVM, Rdvm, Run, any_engine, busybox, engines, note_run, schema, sized,
+};
 
 #[test]
 fn every_byte_value_arrives_on_stdout_and_on_stderr_as_it_was_written() {
@@ -80,7 +82,7 @@ fn output_streams_while_the_command_runs() {
 
 #[test]
 fn output_is_kept_when_the_command_fails() {
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine)
             .image(busybox().path())
             .sh("echo out; echo err >&2; exit 9")
@@ -105,7 +107,7 @@ fn a_slow_reader_loses_nothing() {
 
 #[test]
 fn stdout_is_no_terminal_to_the_command() {
-    for engine in engines() {
+    for engine in any_engine() {
         let script = "[ -t 1 ] || [ -t 2 ] || [ -t 0 ] || echo none";
         Rdvm::on(engine)
             .image(busybox().path())
@@ -119,7 +121,7 @@ fn stdout_is_no_terminal_to_the_command() {
 
 #[test]
 fn standard_input_is_at_its_end() {
-    for engine in engines() {
+    for engine in any_engine() {
         Rdvm::on(engine)
             .image(busybox().path())
             .sh("wc -c")
@@ -205,7 +207,7 @@ const FLOOD: usize = 200_000;
 
 #[test]
 fn a_console_that_is_not_read_for_a_while_has_a_gap_and_what_comes_after_it() {
-    for engine in engines() {
+    for engine in any_engine() {
         let dir = tempfile::tempdir().unwrap();
         let (fifo, report) = (dir.path().join("fifo"), dir.path().join("report"));
         let mode = rustix::fs::Mode::RWXU;
@@ -275,7 +277,7 @@ fn a_console_that_is_not_read_for_a_while_has_a_gap_and_what_comes_after_it() {
 /// A socket cannot be opened anew, and others may write to it as well.
 #[test]
 fn a_socket_is_as_good_as_a_pipe_for_both_streams() {
-    for engine in engines() {
+    for engine in any_engine() {
         let run = |script: &str, stdout: UnixStream| {
             note_run(engine);
             let stdout = Stdio::from(OwnedFd::from(stdout));

@@ -30,6 +30,21 @@ pub(crate) const RDVM: &str = env!("CARGO_BIN_EXE_rdvm");
 /// Engines that cannot run here are reported. CI must have QEMU; KVM it has through the rig (docs/testing.md), which runs every test that gets here.
 pub(crate) fn engines() -> &'static [&'static str] {
     scenario::this_is_one();
+    all_engines()
+}
+
+/// One engine, for a scenario about what the engines have in common: PID 1 and the command's surroundings, images, files that the
+/// host reads and writes. The rig leaves it out where it runs all scenarios, unless `RIG_ALL` is set; with `RDVM_TEST_LONG` it
+/// is tried on all engines.
+pub(crate) fn any_engine() -> &'static [&'static str] {
+    scenario::this_is_for_any();
+    match std::env::var_os("RDVM_TEST_LONG") {
+        None => all_engines().get(..1).unwrap_or_default(),
+        Some(_) => all_engines(),
+    }
+}
+
+fn all_engines() -> &'static [&'static str] {
     static ENGINES: OnceLock<Vec<&'static str>> = OnceLock::new();
     ENGINES.get_or_init(|| match std::env::var("RDVM_TEST_ENGINES") {
         Ok(list) => list.split(',').map(named_engine).collect(),
@@ -77,13 +92,18 @@ pub(crate) fn note_run(engine: &str) {
 
 /// `full`, or `small` where `RDVM_TEST_SMALL` is set: in the rig every instruction is emulated.
 pub(crate) fn sized<T: Display>(full: T, small: T) -> T {
-    match std::env::var_os("RDVM_TEST_SMALL").is_some() {
+    match is_small() {
         true => {
             eprintln!("RDVM_TEST_SMALL: {small} instead of {full}");
             small
         }
         false => full,
     }
+}
+
+/// True in the rig, where every instruction is emulated.
+pub(crate) fn is_small() -> bool {
+    std::env::var_os("RDVM_TEST_SMALL").is_some()
 }
 
 /// Whether there is no such program on PATH.

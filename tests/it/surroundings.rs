@@ -5,12 +5,12 @@ use std::os::unix::ffi::OsStringExt;
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Image, Rdvm, busybox, engines, sized};
+use crate::support::{Image, Rdvm, any_engine, busybox, engines, sized};
 
 #[test]
 fn an_image_of_one_static_binary_runs() {
     let image = Image::empty().program("hello", "hello");
-    for engine in engines() {
+    for engine in any_engine() {
         Rdvm::on(engine)
             .image(image.path())
             .command(&["/hello"])
@@ -41,7 +41,7 @@ fn mount_points_may_be_links_files_read_only_or_missing() {
             .directory("tmp", 0o555)
             .directory("sys", 0o0),
     ];
-    for engine in engines() {
+    for engine in any_engine() {
         for image in &images {
             Rdvm::on(engine)
                 .image(image.path())
@@ -69,7 +69,7 @@ fn arguments_and_variables_arrive_byte_for_byte() {
     let odd = OsString::from_vec(vec![0xff, b'\n', 0x01, b' ', b'"', 0x80]);
     let mut value = OsString::from("ODD=");
     value.push(&odd);
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine)
             .option("-e")
             .option(&value)
@@ -117,7 +117,7 @@ fn a_mebibyte_of_arguments_and_ten_thousand_variables_arrive() {
     expected
         .update(b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0HOME=/root\0HOSTNAME=rdvm\0");
     expected.update(variables.replace('\n', "\0"));
-    for engine in engines() {
+    for engine in any_engine() {
         let command: Vec<&str> = std::iter::once("/dump")
             .chain(words.iter().map(String::as_str))
             .collect();
@@ -144,7 +144,7 @@ fn what_is_more_than_the_guests_kernel_takes_is_126() {
         .collect();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("A={}\n", "y".repeat(200_000))).unwrap();
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine)
             .option("--env-file")
             .option(file.path())
@@ -183,7 +183,7 @@ fn directory_host_name_and_user_are_as_asked() {
         (&["-u", "ada:staff"], "/\nrdvm\n1000\n50\n50\n/home/ada\n"),
         (&["-u", "77:78"], "/\nrdvm\n77\n78\n78\n/\n"),
     ];
-    for engine in engines() {
+    for engine in any_engine() {
         for (options, expected) in cases {
             let rdvm = options
                 .iter()
@@ -216,7 +216,7 @@ fn directory_host_name_and_user_are_as_asked() {
 #[test]
 fn limits_are_the_commands_own_whoever_runs_it() {
     let show = "ulimit -S -n; ulimit -H -n; ulimit -S -c; ulimit -H -c; ulimit -S -u; ulimit -H -s";
-    for engine in engines() {
+    for engine in any_engine() {
         for user in ["0", "77:78"] {
             let rdvm = Rdvm::on(engine).option("-u").option(user);
             let limits = [
@@ -246,7 +246,7 @@ fn limits_are_the_commands_own_whoever_runs_it() {
 
 #[test]
 fn a_program_in_the_place_of_the_images_own_gets_the_arguments() {
-    for engine in engines() {
+    for engine in any_engine() {
         let rdvm = Rdvm::on(engine)
             .option("--entrypoint")
             .option("/bin/busybox");
@@ -257,7 +257,7 @@ fn a_program_in_the_place_of_the_images_own_gets_the_arguments() {
 
 #[test]
 fn the_guest_sees_nothing_of_rdvm_in_the_image() {
-    for engine in engines() {
+    for engine in any_engine() {
         let run = Rdvm::on(engine)
             .image(busybox().path())
             .sh("ls -A /")
@@ -281,7 +281,7 @@ fn several_cpus_are_all_there() {
     for engine in engines() {
         // Sixteen emulated ones take their time.
         let most = if *engine == "kvm" { "16" } else { "4" };
-        for cpus in ["1", "2", most] {
+        for cpus in ["2", most] {
             let run = Rdvm::on(engine)
                 .option("--cpus")
                 .option(cpus)
@@ -296,7 +296,7 @@ fn several_cpus_are_all_there() {
 #[test]
 fn nothing_the_guest_does_changes_the_image() {
     let image = Image::busybox().file("file", 0o644, "old");
-    for engine in engines() {
+    for engine in any_engine() {
         Rdvm::on(engine)
             .image(image.path())
             .sh("echo new > /file; rm /bin/sh; cat /file")

@@ -15,7 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::support::{
-    Image, RDVM, Rdvm, busybox, children_of, engines, eventually, hold_up, is_alive, note_run,
+    Image, RDVM, Rdvm, any_engine, busybox, children_of, engines, eventually, hold_up, is_alive,
+    note_run,
 };
 use crate::terminal::terminal;
 
@@ -193,7 +194,7 @@ fn the_terminal_is_raw_while_the_command_runs_and_as_before_however_that_ends() 
 
 #[test]
 fn the_terminal_is_left_alone_where_nothing_boots() {
-    for engine in engines() {
+    for engine in any_engine() {
         let window = Window::open(engine, &[], Path::new("/no/such/image"), &["sh"]);
         let text = window.ends(125);
         assert!(text.contains("/no/such/image"), "{text}");
@@ -292,7 +293,7 @@ fn ctrl_c_is_heard_while_output_pours_out() {
 
 #[test]
 fn a_shell_has_its_jobs_and_ctrl_d_ends_it() {
-    for engine in engines() {
+    for engine in any_engine() {
         let mut window = Window::open(engine, &[], busybox().path(), &["sh"]);
         window.shows("# ");
         window.types(b"echo $((6 * 7))\r");
@@ -335,7 +336,7 @@ fn keys_and_output_go_through_the_guests_terminal_and_through_nothing_else() {
 
 #[test]
 fn a_user_of_the_images_can_open_the_terminal() {
-    for engine in engines() {
+    for engine in any_engine() {
         let script = "echo one >/dev/tty; echo two >\"$(tty)\"; read -r line </dev/tty; echo \"got $line\"; exit 4";
         let options = ["-u", "1000:1000"];
         let mut window = Window::sh(engine, &options, script);
@@ -375,7 +376,7 @@ fn without_a_terminal_of_ours_the_command_still_has_one_and_its_input_ends() {
     let lines: String = (0..8000)
         .map(|n| format!("this is line {n:04}\n"))
         .collect();
-    for engine in engines() {
+    for engine in any_engine() {
         for (input, script, expected) in [
             ("hi\n", "cat", "hi\r\nhi\r\n"),
             ("hi", "cat", "hihi"),
@@ -406,7 +407,7 @@ fn without_a_terminal_of_ours_the_command_still_has_one_and_its_input_ends() {
 
 #[test]
 fn a_terminal_without_input_is_one_too() {
-    for engine in engines() {
+    for engine in any_engine() {
         let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo out && echo err >&2; exit 3";
         without(engine, &["-t"])
             .stdin(Stdio::null())
@@ -422,7 +423,7 @@ fn a_terminal_without_input_is_one_too() {
 fn a_terminal_that_is_closed_or_hung_up_is_there_when_it_is_opened_again() {
     let image = Image::busybox().program("calls", "calls");
     let again = "sleep 0.2; exec <>/dev/console >&0 2>&0; [ -t 1 ] && echo again; exit 5";
-    for engine in engines() {
+    for engine in any_engine() {
         for end in [
             "exec </dev/null >/dev/null 2>&1",
             "trap '' HUP; /calls hangup",

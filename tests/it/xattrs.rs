@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{XattrFlags, lsetxattr};
 use rustix::io::Errno;
 
-use crate::support::{Image, Rdvm, Run, busybox, engines, left_out, missing};
+use crate::support::{Image, Rdvm, Run, any_engine, busybox, left_out, missing};
 
 /// `cap_net_bind_service=ep` as a file capability of revision 2 (`linux/capability.h`).
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -114,7 +114,7 @@ fn attributes_of_a_directorys_files_reach_the_command() {
         hex(&CAPABILITY),
         "1".to_owned(),
     ];
-    for engine in engines() {
+    for engine in any_engine() {
         for kernel in kernels() {
             let seen = run(engine, kernel.as_deref(), &image, "0:0", script);
             let stdout = seen.stdout();
@@ -173,7 +173,7 @@ fn attributes_that_the_guest_cannot_have_are_told_on_stderr_and_in_the_report() 
     }
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.json");
-    for engine in engines() {
+    for engine in any_engine() {
         let line = "rdvm: 3 extended attributes of 2 files could not be set in the guest, the first user.a of \
             /bin/attributes: this kernel's tmpfs has none of that kind; use Linux 6.6 or newer\n";
         let image = image.path();

@@ -30,6 +30,7 @@ use anyhow::{Result, bail};
 use crate::project::Project;
 use image::Image;
 use outer::{Machine, Outer};
+use tests_here::Scenarios;
 
 pub(crate) use build::static_program;
 pub(crate) use measured::{compile_bench, random_file};
@@ -146,7 +147,8 @@ pub(crate) fn main(words: &[&str]) -> Result<ExitCode> {
 
 fn list(project: &Project, filter: &str) -> Result<ExitCode> {
     let tests = build::tests(project)?;
-    for name in tests_here::scenarios(project, &tests, filter)?.names {
+    let Scenarios { names, any, .. } = tests_here::scenarios(project, &tests, filter)?;
+    for name in names.into_iter().chain(any) {
         println!("{name}");
     }
     Ok(ExitCode::SUCCESS)

@@ -28,13 +28,15 @@ const ON_BOTH: [&str; 8] = [
     "endings::a_kernel_panic",
     "endings::a_guest_that_resets",
     "surroundings::several_cpus",
-    "images::",
+    "images::both",
 ];
 
 /// The settings that differ in Bochs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
     pub(super) memory: &'static str,
+    /// Scenarios for any one engine are run too, without a filter and without `RIG_ALL`.
+    pub(super) all: bool,
     /// The number that may pass only the second time.
     pub(super) again: u64,
     pub(super) limit: Option<&'static str>,
@@ -44,6 +46,7 @@ pub(super) struct Defaults {
 pub(super) fn on_kvm(project: Project, filter: &str, started: Instant) -> Result<ExitCode> {
     let defaults = Defaults {
         memory: "5g",
+        all: false,
         again: number_or("RIG_AGAIN", 2)?,
         limit: None,
     };
@@ -60,10 +63,18 @@ pub(super) fn in_outers(
 ) -> Result<ExitCode> {
     let tests = build::tests(&project)?;
     let Scenarios {
-        names,
+        mut names,
+        any,
         undecided,
         failed,
     } = tests_here::scenarios(&project, &tests, filter)?;
+    match defaults.all || !filter.is_empty() || variable("RIG_ALL").is_some() {
+        true => names.extend(any),
+        false => say!(
+            "{} for any one engine not run in the rig: QEMU has them (RIG_ALL=1 runs them)",
+            any.len()
+        ),
+    }
     let rig = build::with_tests(project, &tests, machine)?;
     rig.image.add_images(&rig.project, &["libs", "debian"])?;
     rig.image.add_kernels(&rig.project, &rig.rdvm)?;
@@ -190,14 +201,14 @@ pub(super) fn native(project: &Project, filter: &str) -> Result<ExitCode> {
         say!("SKIPPED, no scenario ran on the host's own KVM; doctor says: {said}");
         return Ok(ExitCode::SUCCESS);
     }
-    let names = tests_here::scenarios(project, &tests, filter)?.names;
+    let Scenarios { names, any, .. } = tests_here::scenarios(project, &tests, filter)?;
     let dir = project.target.join("rig");
     fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let runs = dir.join("runs");
     fs::write(&runs, "").with_context(|| runs.display().to_string())?;
     let mut run = cargo();
     run.args(["test", "--workspace", "--test", "it", "--", "--exact"])
-        .args(names);
+        .args(names.into_iter().chain(any));
     run.env("RDVM_TEST_RUNS", &runs)
         .env("RDVM_TEST_ENGINES", "kvm");
     process::run(run.env("RDVM_TEST_IMAGES", &project.images))?;

@@ -1,4 +1,5 @@
-//! The list of the scenarios, by the test program itself: the tests that reach `engines()` (tests/it/support/scenario.rs).
+//! The list of the scenarios, by the test program itself: the tests that reach `engines()`, and those for any one engine, which
+//! reach `any_engine()` (tests/it/support/scenario.rs).
 //!
 //! The list of all is kept beside the rig's image until the test program is another.
 
@@ -13,6 +14,9 @@ use anyhow::{Context, Result, bail};
 use super::build::Tests;
 use crate::process::{self, last_lines, read_lossy};
 use crate::project::Project;
+
+/// Modules without a scenario, one a line; the test program holds to it.
+const WITHOUT: &str = include_str!("../../../tests/it/support/without-engines");
 
 /// Beginnings of the names of scenarios that are not for the rig, and why. Each has a test on the host's engines.
 const NOT_HERE: [(&str, &str); 12] = [
@@ -41,6 +45,8 @@ const NOT_HERE: [(&str, &str); 12] = [
 pub(super) struct Scenarios {
     /// Sorted.
     pub(super) names: Vec<String>,
+    /// Those for any one engine, sorted.
+    pub(super) any: Vec<String>,
     /// Tests that have left themselves out before it was known whether they are scenarios, with the reason.
     pub(super) undecided: Vec<String>,
     /// Tests that have failed before that.
@@ -68,15 +74,21 @@ pub(super) fn scenarios(project: &Project, tests: &Tests, filter: &str) -> Resul
         _ => ask(project, tests, filter, &dir)?,
     };
     let mut found = chosen(&whole, filter);
+    let count = |found: &Scenarios| found.names.len() + found.any.len();
     for (start, why) in NOT_HERE {
-        let before = found.names.len();
-        found.names.retain(|name| !name.starts_with(start));
-        if found.names.len() < before {
-            let left_out = before - found.names.len();
+        let before = count(&found);
+        for names in [&mut found.names, &mut found.any] {
+            names.retain(|name| !name.starts_with(start));
+        }
+        // Whole modules are not even asked.
+        if start.ends_with("::") && filter.is_empty() {
+            eprintln!("rig: {start} not run in the rig: {why}");
+        } else if count(&found) < before {
+            let left_out = before - count(&found);
             eprintln!("rig: {left_out} of {start} not run in the rig: {why}");
         }
     }
-    if found.names.is_empty() {
+    if count(&found) == 0 {
         bail!("no scenario's name has '{filter}' in it");
     }
     Ok(found)
@@ -106,8 +118,15 @@ fn key(it: &Path) -> Result<String> {
     Ok(key)
 }
 
+/// The modules of which it is known that nothing of them runs in the rig.
+fn not_asked() -> impl Iterator<Item = String> {
+    let modules = NOT_HERE.iter().map(|(start, _)| (*start).to_owned());
+    let without = WITHOUT.lines().map(|module| format!("{module}::"));
+    modules.filter(|start| start.ends_with("::")).chain(without)
+}
+
 /// Runs the test program in the mode in which scenarios end as soon as they are known for such. Returns lines `scenario NAME`,
-/// `undecided NAME: WHY` and `failed NAME`.
+/// `any NAME`, `undecided NAME: WHY` and `failed NAME`.
 fn ask(project: &Project, tests: &Tests, filter: &str, dir: &Path) -> Result<String> {
     let (list, skips, log) = (
         dir.join("asked"),
@@ -132,6 +151,9 @@ fn ask(project: &Project, tests: &Tests, filter: &str, dir: &Path) -> Result<Str
     if !filter.is_empty() {
         it.arg(filter);
     }
+    for module in not_asked() {
+        it.args(["--skip", &module]);
+    }
     // Scenarios count as failures, so that the exit code says nothing.
     it.status().with_context(|| process::shown(&it))?;
     let log_text = read_lossy(&log);
@@ -150,9 +172,12 @@ fn ask(project: &Project, tests: &Tests, filter: &str, dir: &Path) -> Result<Str
 /// The lines of a list, with what tests have noted and what became of each.
 fn summed(list: &str, skips: &str, log: &str) -> String {
     let of_kind = |kind: &'static str| list.lines().filter_map(move |line| line.strip_prefix(kind));
-    let known: BTreeSet<&str> = of_kind("scenario ").chain(of_kind("none ")).collect();
-    let scenarios = of_kind("scenario ").map(|name| format!("scenario {name}\n"));
-    let mut lines: BTreeSet<String> = scenarios.collect();
+    let kinds = ["scenario ", "any "];
+    let scenarios = kinds.into_iter().flat_map(of_kind);
+    let known: BTreeSet<&str> = scenarios.chain(of_kind("none ")).collect();
+    let listed = |line: &&str| kinds.iter().any(|kind| line.starts_with(kind));
+    let lines = list.lines().filter(listed).map(|line| format!("{line}\n"));
+    let mut lines: BTreeSet<String> = lines.collect();
     let undecided = skips.lines().filter(|line| !known.contains(name_of(line)));
     lines.extend(undecided.map(|line| format!("undecided {line}\n")));
     let ended = log
@@ -176,10 +201,17 @@ fn chosen(lines: &str, filter: &str) -> Scenarios {
     };
     let mut found = Scenarios {
         names: of_kind("scenario "),
+        any: of_kind("any "),
         undecided: of_kind("undecided "),
         failed: of_kind("failed "),
     };
-    for lines in [&mut found.names, &mut found.undecided, &mut found.failed] {
+    let Scenarios {
+        names,
+        any,
+        undecided,
+        failed,
+    } = &mut found;
+    for lines in [names, any, undecided, failed] {
         lines.retain(|line| name_of(line).contains(filter));
     }
     found
@@ -189,15 +221,25 @@ fn chosen(lines: &str, filter: &str) -> Scenarios {
 mod tests {
     use super::*;
 
-    const LIST: &str = "scenario a::one\nnone a::two\nscenario b::three\n";
+    const LIST: &str = "scenario a::one\nnone a::two\nscenario b::three\nany b::six\n";
 
     #[test]
     fn a_test_that_ends_before_it_is_known_for_a_scenario_is_no_silent_gap() {
-        let log = "test a::one ... FAILED\ntest a::two ... FAILED\ntest c::four ... ok\ntest c::five ... FAILED\n";
+        let log = "test a::one ... FAILED\ntest a::two ... FAILED\ntest b::six ... FAILED\ntest c::four ... ok\ntest c::five ... FAILED\n";
         let lines = summed(LIST, "c::four: no podman\na::two: x\n", log);
-        let wanted =
-            "failed c::five\nscenario a::one\nscenario b::three\nundecided c::four: no podman\n";
+        let wanted = "any b::six\nfailed c::five\nscenario a::one\nscenario b::three\nundecided c::four: no podman\n";
         assert_eq!(lines, wanted);
+    }
+
+    #[test]
+    fn no_module_is_skipped_with_another_whose_name_ends_alike() {
+        let main = include_str!("../../../tests/it/main.rs");
+        let modules = main.lines().filter_map(|line| line.strip_prefix("mod "));
+        let modules: Vec<_> = modules.map(|line| line.replace(';', "::")).collect();
+        for skipped in not_asked() {
+            let hit = modules.iter().filter(|module| module.contains(&skipped));
+            assert_eq!(hit.collect::<Vec<_>>(), [&skipped]);
+        }
     }
 
     #[test]
@@ -205,6 +247,7 @@ mod tests {
         let lines = summed(LIST, "a::four: b::three is missing\n", "");
         let found = chosen(&lines, "b::");
         assert_eq!(found.names, ["b::three"]);
+        assert_eq!(found.any, ["b::six"]);
         assert!(found.undecided.is_empty());
         assert_eq!(chosen(&lines, "").names.len(), 2);
     }

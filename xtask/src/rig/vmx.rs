@@ -74,6 +74,7 @@ pub(super) fn scenarios(project: Project, filter: &str, started: Instant) -> Res
     let bochs = Bochs::choose(own_bochs::build(&project)?, "nogui", pace, false)?;
     let defaults = Defaults {
         memory: "2g",
+        all: true,
         again: 0, // whatever RIG_AGAIN says: there is no second try
         limit: None,
     };
