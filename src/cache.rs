@@ -27,7 +27,7 @@ const END: [u8; 8] = *b"rdvmimg1";
 const FACTS_LIMIT: u64 = 64 << 20;
 
 /// The bytes that are kept unless `cache prune` asks for fewer.
-pub const DEFAULT_LIMIT: ByteSize = ByteSize(8 << 30);
+pub(crate) const DEFAULT_LIMIT: ByteSize = ByteSize(8 << 30);
 
 /// The directory of packed images.
 #[derive(Debug, Clone)]
@@ -46,14 +46,14 @@ pub struct Packed {
 
 /// The state of everything that an entry is made from.
 #[derive(Debug, Clone)]
-pub struct CacheInputs {
+pub(crate) struct CacheInputs {
     hash: Sha256,
     is_settled: bool,
 }
 
 impl CacheInputs {
     /// Returns the state of no files; `options` is everything besides files that the archive depends on.
-    pub fn new(options: &str) -> Self {
+    pub(crate) fn new(options: &str) -> Self {
         let mut hash = Sha256::new_with_prefix(END);
         hash.update(options.as_bytes());
         hash.update([0]);
@@ -67,7 +67,7 @@ impl CacheInputs {
     ///
     /// # Errors
     /// It is not a regular file, so that its times say nothing of its contents.
-    pub fn file(&mut self, role: &str, meta: &Metadata) -> io::Result<()> {
+    pub(crate) fn file(&mut self, role: &str, meta: &Metadata) -> io::Result<()> {
         if !meta.is_file() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -78,7 +78,7 @@ impl CacheInputs {
     }
 
     /// True if a further change of any file must show in its times. Without that an entry cannot be found again.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.is_settled
     }
 
@@ -95,12 +95,12 @@ impl Cache {
 
     /// Returns the image that was packed from these inputs, if it is still there and complete, and only this user or root
     /// could have written it.
-    pub fn find(&self, inputs: &CacheInputs) -> Option<Packed> {
+    pub(crate) fn find(&self, inputs: &CacheInputs) -> Option<Packed> {
         used(self.0.open_by_state(&inputs.state())?)
     }
 
     /// Returns the image that was kept under this key, on the same conditions.
-    pub fn get(&self, key: &Digest) -> Option<Packed> {
+    pub(crate) fn get(&self, key: &Digest) -> Option<Packed> {
         used(self.0.open(&hex::encode(&key.0))?)
     }
 
@@ -110,7 +110,7 @@ impl Cache {
     ///
     /// # Errors
     /// Those of `write` and of the file system; nothing is left behind then.
-    pub fn insert<E: From<io::Error>>(
+    pub(crate) fn insert<E: From<io::Error>>(
         &self,
         inputs: Option<&CacheInputs>,
         key: &Digest,

@@ -83,7 +83,7 @@ pub enum Error {
 
 /// The entries to copy in.
 #[derive(Debug)]
-pub struct Gathered {
+pub(crate) struct Gathered {
     /// Below the directory, for each copy a directory with its number, and in that the file or directory itself.
     pub tree: Tree,
     /// Warnings about what was left out, one line each.
@@ -95,7 +95,12 @@ pub struct Gathered {
 ///
 /// # Errors
 /// [`Error`]; nothing was changed anywhere.
-pub fn read(copies: &Copies, below: &str, uid: u32, gid: u32) -> Result<Option<Gathered>, Error> {
+pub(crate) fn read(
+    copies: &Copies,
+    below: &str,
+    uid: u32,
+    gid: u32,
+) -> Result<Option<Gathered>, Error> {
     if copies.into.is_empty() {
         return Ok(None);
     }

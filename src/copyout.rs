@@ -24,9 +24,9 @@ pub use self::thread::CopyOut;
 use self::error::CopyError;
 
 /// How many files, directories, links and other things may come at most.
-pub const ENTRIES: u64 = 1_000_000;
+pub(crate) const ENTRIES: u64 = 1_000_000;
 /// How many bytes the paths of everything and the targets of links, which are kept until the end, may have together.
-pub const NAMES: u64 = 256 << 20;
+pub(crate) const NAMES: u64 = 256 << 20;
 
 /// The result of one `--copy-out`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,7 +58,7 @@ pub struct Copied {
 }
 
 /// Number of links left out that the report names.
-pub const LINKS_NAMED: usize = 100;
+pub(crate) const LINKS_NAMED: usize = 100;
 /// And in the line on stderr.
 const LINKS_SAID: usize = 3;
 
@@ -93,7 +93,7 @@ impl Copied {
     }
 
     /// True if all that was asked for is there, but for what no copy has.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.error.is_none() && self.links_left_out == 0
     }
 

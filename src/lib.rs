@@ -55,7 +55,7 @@ mod command;
 pub mod output;
 
 #[doc(hidden)]
-pub mod copyin;
+pub(crate) mod copyin;
 
 #[doc(hidden)]
 pub mod copyout;

@@ -73,7 +73,7 @@ pub fn cached_name(facts: &[u8]) -> Option<String> {
 
 /// The images that are packed into the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CachePolicy {
+pub(crate) enum CachePolicy {
     /// None.
     Nothing,
     /// Archives, whose file stamps show that they have not changed: they need not be read again.
@@ -88,7 +88,7 @@ impl PreparedImage {
     ///
     /// # Errors
     /// The image cannot be read, or is another one; with [`CachePolicy::All`] also that it cannot be kept.
-    pub fn open(
+    pub(crate) fn open(
         image: &ImageRef,
         epoch: Epoch,
         policy: CachePolicy,
@@ -168,7 +168,7 @@ impl PreparedImage {
     }
 
     /// Appends the image to an initrd.
-    pub fn push_to(self, initrd: &mut Initrd) {
+    pub(crate) fn push_to(self, initrd: &mut Initrd) {
         match self {
             Self::Fresh { image, places, .. } => initrd.push(image.tree, places),
             Self::Cached { packed, .. } => initrd.push_made(packed.file, packed.size),

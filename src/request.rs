@@ -8,7 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut, Links};
+pub(crate) use self::copies::COPY_OUT_LIMIT;
+pub use self::copies::{Copies, CopyIn, CopyOut, Links};
 pub use rdvm_image::reference::{
     Expectation, Format, Id, ImageRef, Limits, OwnerRange, Ownership, UserSpec,
 };
@@ -19,7 +20,7 @@ use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
 /// The time between SIGTERM and the end of the machine.
-pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A run: an image, a command in it and the machine for both.
 #[derive(Debug, Clone)]
@@ -184,7 +185,7 @@ impl Request {
 
 /// The command and its surroundings.
 #[derive(Debug, Clone, Default)]
-pub struct Command {
+pub(crate) struct Command {
     /// Program instead of the image's entry point.
     pub entrypoint: Option<OsString>,
     /// Arguments, or program and arguments where there is no entry point; empty for the image's command, or `/init`.
@@ -203,7 +204,7 @@ pub struct Command {
 
 /// A resource limit of the command, as `setrlimit(2)` takes it: `u64::MAX` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ulimit {
+pub(crate) struct Ulimit {
     /// `RLIMIT_NOFILE` and the like.
     pub resource: u32,
     /// The limit that the command starts with.
@@ -213,7 +214,7 @@ pub struct Ulimit {
 }
 
 /// docker's names of the limits, and their numbers (`include/uapi/asm-generic/resource.h`).
-pub const ULIMITS: [(&str, u32); 16] = [
+pub(crate) const ULIMITS: [(&str, u32); 16] = [
     ("cpu", 0),
     ("fsize", 1),
     ("data", 2),
@@ -234,7 +235,7 @@ pub const ULIMITS: [(&str, u32); 16] = [
 
 /// The command's standard input and terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stdin {
+pub(crate) struct Stdin {
     /// rdvm's standard input is forwarded; it is empty otherwise.
     pub interactive: bool,
     /// The command gets a terminal of its own for all three streams.
@@ -243,7 +244,7 @@ pub struct Stdin {
 
 /// The RAM of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemorySpec {
+pub(crate) enum MemorySpec {
     /// As much as the image needs.
     FromImage,
     /// A size; rejected when the image needs more.
@@ -252,7 +253,7 @@ pub enum MemorySpec {
 
 /// The console's destinations.
 #[derive(Debug, Clone, Default)]
-pub struct ConsoleSpec {
+pub(crate) struct ConsoleSpec {
     /// The kernel prints its messages, and all of the console is shown.
     pub show_boot: bool,
     /// The file that everything on the console is also written to.

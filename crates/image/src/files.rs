@@ -15,7 +15,7 @@ use super::tree::{Entry, ImagePath};
 
 /// Says of a path below the directory that is read, and of its kind, that it stays out. A directory that does is not
 /// looked into.
-pub type PathFilter<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
+pub(crate) type PathFilter<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
 
 /// Everything at and below the directory at `path` that `filter` lets through, in the order of a tree and with its root,
 /// all of it root's; and the directories that something else is mounted on, which come empty.

@@ -5,19 +5,21 @@
 pub mod account;
 pub mod acl;
 pub mod body;
-pub mod byte_source;
+pub(crate) mod byte_source;
 pub mod config;
-pub mod cpio;
+pub(crate) mod cpio;
 pub mod digest;
 mod error;
 mod fakeroot;
 pub mod files;
 mod fs;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod host;
 mod layers;
-pub mod limit;
+pub(crate) mod limit;
 pub mod manifest;
-pub mod member;
+pub(crate) mod member;
 mod owner;
 mod recognise;
 pub mod reference;

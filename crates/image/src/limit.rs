@@ -14,7 +14,7 @@ use rdvm_hostfs::units::ByteSize;
 
 /// The bytes that may still be unpacked.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     given: Option<u64>,
     /// Found out when the first byte is unpacked.
     own: OnceLock<u64>,
@@ -25,7 +25,7 @@ pub struct Budget {
 
 impl Budget {
     /// The value of `--max-size`, or half of the memory that this process can have.
-    pub fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             given: limits.unpacked.map(|ByteSize(bytes)| bytes),
             own: OnceLock::new(),
@@ -45,7 +45,7 @@ impl Budget {
     ///
     /// # Errors
     /// There are not as many left.
-    pub fn spend(&self, bytes: u64, shown: &str) -> Result<(), Error> {
+    pub(crate) fn spend(&self, bytes: u64, shown: &str) -> Result<(), Error> {
         match add(&self.spent, bytes) <= self.limit() {
             true => Ok(()),
             false => Err(Error::Bytes {
@@ -56,21 +56,22 @@ impl Budget {
     }
 
     /// Returns the bytes taken so far.
-    pub fn spent(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn spent(&self) -> u64 {
         self.spent.load(Ordering::Relaxed)
     }
 }
 
 /// The members that there may still be.
 #[derive(Debug)]
-pub struct Counter {
+pub(crate) struct Counter {
     limit: u64,
     counted: AtomicU64,
 }
 
 impl Counter {
     /// Returns a count of none, with the limit of `--max-entries`.
-    pub fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             limit: limits.entries,
             counted: AtomicU64::new(0),
@@ -81,7 +82,7 @@ impl Counter {
     ///
     /// # Errors
     /// It is one too many.
-    pub fn count(&self, name: &[u8], shown: &str) -> Result<(), Error> {
+    pub(crate) fn count(&self, name: &[u8], shown: &str) -> Result<(), Error> {
         match add(&self.counted, 1) <= self.limit {
             true => Ok(()),
             false => Err(Error::Members {
@@ -90,11 +91,6 @@ impl Counter {
                 name: shortened(name),
             }),
         }
-    }
-
-    /// Returns the number counted so far.
-    pub fn counted(&self) -> u64 {
-        self.counted.load(Ordering::Relaxed)
     }
 }
 

@@ -65,19 +65,12 @@ impl Initrd {
         }
     }
 
-    /// Makes it in `memory`, which has its length and is all zero; ends early once `stopped` says so.
+    /// Makes it in `memory`, which has its length and is all zero, without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
+    /// Ends early once `stopped` says so.
     ///
     /// # Errors
     /// A file that cannot be read or changed meanwhile, by name; [`Error::Stopped`].
-    pub fn fill(&self, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
-        self.fill_from(0, stopped, memory)
-    }
-
-    /// As [`Self::fill`], without the first `skip` bytes: 0, or as many as [`Self::shared_part`] says.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn fill_from(
+    pub fn fill(
         &self,
         mut skip: u64,
         stopped: Stopped<'_>,

@@ -911,15 +911,15 @@ fn an_archive_that_was_made_before_is_a_segment_like_any_other() {
     let (tree, places) = own();
     initrd.push(tree, places);
     let mut memory = vec![0; initrd.size() as usize];
-    initrd.fill(&|| false, &mut memory).unwrap();
+    initrd.fill(0, &|| false, &mut memory).unwrap();
     assert!(memory[..size as usize] == made[..size as usize]);
     assert!(memory[size as usize..].starts_with(b"070701"));
     let mut file = Vec::new();
     let mut written = initrd.to_file(0, &|| false).unwrap();
     std::io::Read::read_to_end(&mut written, &mut file).unwrap();
     assert!(file == memory);
-    let stopped = initrd.fill(&|| true, &mut memory);
+    let stopped = initrd.fill(0, &|| true, &mut memory);
     assert!(matches!(stopped, Err(Error::Stopped)));
     fs::write(&path, "short").unwrap();
-    assert!(initrd.fill(&|| false, &mut memory).is_err());
+    assert!(initrd.fill(0, &|| false, &mut memory).is_err());
 }

@@ -10,7 +10,7 @@ use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
 
 /// First bytes of a parcel's frame.
-pub const COPY_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfd];
+pub(crate) const COPY_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfd];
 /// The most payload of one frame.
 pub const COPY_PAYLOAD: usize = 64 << 10;
 /// Where a payload starts in its frame.

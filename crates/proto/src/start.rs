@@ -6,7 +6,7 @@ use crate::{Decoder, VERSION};
 pub const RECORD_SUFFIX: &str = ".start";
 
 /// First bytes of a start record.
-pub const START_MAGIC: [u8; 8] = *b"rdvmgo\0\x01";
+pub(crate) const START_MAGIC: [u8; 8] = *b"rdvmgo\0\x01";
 
 /// Flag in a start record: say when the kernel unpacked the initrd.
 pub const WANT_TIMELINE: u32 = 1;

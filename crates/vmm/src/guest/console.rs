@@ -204,7 +204,7 @@ impl Console {
     }
 
     /// Returns the kernel's message about its panic, if it panicked.
-    pub fn panic(&self) -> Option<String> {
+    pub(crate) fn panic(&self) -> Option<String> {
         const MARK: &str = "Kernel panic - not syncing: ";
         let lines = self.last_lines(usize::MAX);
         lines

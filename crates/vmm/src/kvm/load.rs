@@ -80,7 +80,7 @@ pub(super) fn load(
         shared.map_err(Error::host("mapping the packed image"))?;
     }
     let place = ram.slice(at + mapped..at + size).ok_or(Error::Place)?;
-    machine.initrd.fill_from(mapped, stopped, place)?;
+    machine.initrd.fill(mapped, stopped, place)?;
     let memory = ram.memory();
     tables(memory, kernel.end, machine.cpus)?;
     let mut cmdline = machine.cmdline.clone().into_bytes();
