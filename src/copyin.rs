@@ -13,6 +13,7 @@ use rustix::fs::FileType;
 
 use crate::payload;
 use crate::request::{Copies, CopyIn};
+use crate::way_out;
 use rdvm_hostfs::escape::{escaped, reason, shown};
 use rdvm_hostfs::path;
 use rdvm_image::files;
@@ -57,7 +58,7 @@ pub enum Error {
     )]
     TooLarge { shown: String, size: u64 },
     /// Anything else that keeps files from being read.
-    #[error("--copy-in: {0}")]
+    #[error("--copy-in: {}{}", .0, way_out::of_image(.0))]
     Read(rdvm_image::Error),
     /// `.rdvmignore` cannot be read.
     #[error(

@@ -83,6 +83,9 @@ pub mod pipeline;
 mod sandbox;
 
 #[doc(hidden)]
+pub mod way_out;
+
+#[doc(hidden)]
 pub mod error;
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::payload;
 use crate::request::ImageRef;
 use crate::trust;
+use crate::way_out;
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::progress::Progress;
 use rdvm_image::account::Files;
@@ -187,7 +188,7 @@ impl ImageInfo {
             accounts: Files::default(),
             digest,
             packed: None,
-            warnings: warnings.map(ToString::to_string).collect(),
+            warnings: warnings.map(way_out::with_warning).collect(),
             name: None,
         })
     }

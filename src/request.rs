@@ -8,7 +8,6 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use self::copies::COPY_OUT_LIMIT;
 pub use self::copies::{Copies, CopyIn, CopyOut, Links};
 pub use rdvm_image::reference::{
     Expectation, Format, Id, ImageRef, Limits, OwnerRange, Ownership, UserSpec,
@@ -185,7 +184,7 @@ impl Request {
 
 /// The command and its surroundings.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Command {
+pub struct Command {
     /// Program instead of the image's entry point.
     pub entrypoint: Option<OsString>,
     /// Arguments, or program and arguments where there is no entry point; empty for the image's command, or `/init`.
@@ -204,7 +203,7 @@ pub(crate) struct Command {
 
 /// A resource limit of the command, as `setrlimit(2)` takes it: `u64::MAX` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ulimit {
+pub struct Ulimit {
     /// `RLIMIT_NOFILE` and the like.
     pub resource: u32,
     /// The limit that the command starts with.
@@ -235,7 +234,7 @@ pub(crate) const ULIMITS: [(&str, u32); 16] = [
 
 /// The command's standard input and terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Stdin {
+pub struct Stdin {
     /// rdvm's standard input is forwarded; it is empty otherwise.
     pub interactive: bool,
     /// The command gets a terminal of its own for all three streams.
@@ -244,7 +243,7 @@ pub(crate) struct Stdin {
 
 /// The RAM of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MemorySpec {
+pub enum MemorySpec {
     /// As much as the image needs.
     FromImage,
     /// A size; rejected when the image needs more.
@@ -253,7 +252,7 @@ pub(crate) enum MemorySpec {
 
 /// The console's destinations.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ConsoleSpec {
+pub struct ConsoleSpec {
     /// The kernel prints its messages, and all of the console is shown.
     pub show_boot: bool,
     /// The file that everything on the console is also written to.

@@ -10,7 +10,7 @@ pub(crate) const COPY_OUT_LIMIT: ByteSize = ByteSize::mib(1024);
 
 /// Files copied in and out.
 #[derive(Debug, Clone)]
-pub(crate) struct Copies {
+pub struct Copies {
     /// Copied in before the command runs.
     pub into: Vec<CopyIn>,
     /// Patterns of files that are not copied in, as lines of a `.gitignore`.
@@ -25,7 +25,7 @@ pub(crate) struct Copies {
 
 /// The symbolic links that are copied out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Links {
+pub enum Links {
     /// Links to targets inside the copied tree.
     #[default]
     Inside,
@@ -48,7 +48,7 @@ impl Default for Copies {
 /// `--copy-in HOST:GUEST`. A GUEST that ends in a slash is the directory to copy into, else the copy's own path; a
 /// directory is merged into an existing one, a file goes into one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CopyIn {
+pub struct CopyIn {
     /// A file or a directory.
     pub host: PathBuf,
     /// Its destination; from the working directory when relative.
@@ -57,7 +57,7 @@ pub(crate) struct CopyIn {
 
 /// `--copy-out GUEST:HOST`, by the same rules in the other direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CopyOut {
+pub struct CopyOut {
     /// A file or a directory; from the working directory when relative.
     pub guest: OsString,
     /// Its destination.

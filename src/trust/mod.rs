@@ -8,6 +8,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::request::{Expectation, ImageRef};
+use crate::way_out::DIGESTS;
 use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::{BadDigest, Digest};
 use rdvm_image::tree::Tree;
@@ -136,7 +137,7 @@ pub enum Error {
     },
     /// A line that is no line of a lock file.
     #[error(
-        "{}: line {line}: {source}, two spaces and the image's path",
+        "{}: line {line}: {source}; {DIGESTS}, two spaces and the image's path",
         shown(path)
     )]
     LockLine {

@@ -1,4 +1,4 @@
-//! Files of the user's that are no image, for `--copy-in`: read like one, without owners and extended attributes.
+//! Files of the user's that are no image, to be copied into a guest: read like one, without owners and extended attributes.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

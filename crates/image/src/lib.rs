@@ -51,7 +51,7 @@ mod tests;
 use rustix::io::Errno;
 
 pub use blobs::ParseError;
-pub use error::Error;
+pub use error::{Error, Remedy};
 pub use layers::LayerFacts;
 pub use recognise::Form;
 pub use source::Sources;

@@ -5,6 +5,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::error::Remedy;
 use super::tree::NAME_LIMIT;
 use crate::reference::Limits;
 use rdvm_hostfs::escape::escaped;
@@ -24,7 +25,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// The value of `--max-size`, or half of the memory that this process can have.
+    /// [`Limits::unpacked`], or half of the memory that this process can have.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             given: limits.unpacked.map(|ByteSize(bytes)| bytes),
@@ -70,7 +71,7 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
-    /// Returns a count of none, with the limit of `--max-entries`.
+    /// Returns a count of none, with the limit of [`Limits::entries`].
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             limit: limits.entries,
@@ -128,15 +129,24 @@ fn memory(memory: &Memory) -> u64 {
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Too many bytes.
-    #[error("{shown}: comes to more than {limit} unpacked; raise the limit with --max-size")]
+    #[error("{shown}: comes to more than {limit} unpacked")]
     Bytes { shown: String, limit: ByteSize },
     /// Too many members.
-    #[error("{shown}: {name} is one more than {limit} members; raise the limit with --max-entries")]
+    #[error("{shown}: {name} is one more than {limit} members")]
     Members {
         shown: String,
         limit: u64,
         name: String,
     },
+}
+
+impl Error {
+    pub(crate) fn remedy(&self) -> Remedy {
+        match self {
+            Self::Bytes { .. } => Remedy::RaiseUnpacked,
+            Self::Members { .. } => Remedy::RaiseEntries,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -158,16 +168,13 @@ mod tests {
         let error = budget.spend(1, "c.tar").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "c.tar: comes to more than 100 B unpacked; raise the limit with --max-size"
+            "c.tar: comes to more than 100 B unpacked"
         );
         let counter = Counter::new(&limits(0, 2));
         counter.count(b"a", "x").unwrap();
         counter.count(b"b", "x").unwrap();
         let error = counter.count(b"\x1bc", "x").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "x: \\u{1b}c is one more than 2 members; raise the limit with --max-entries"
-        );
+        assert_eq!(error.to_string(), "x: \\u{1b}c is one more than 2 members");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Owners of an image's files in the guest: `--owner auto`, `root`, `keep` or a map of number ranges.
+//! Owners of an image's files in the guest: root, the host's own, or a map of number ranges.
 //!
 //! Takes host numbers, returns guest numbers. Where the host numbers come from, and fakeroot's say in it, is not
 //! decided here.

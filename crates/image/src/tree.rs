@@ -289,10 +289,7 @@ pub enum Warning {
     )]
     MountPoint { path: ImagePath },
     /// The owners of a directory's files were not taken over.
-    #[error(
-        "{shown}: read without root, so its files belong to root in the guest; --owner keep or --fakeroot FILE gives \
-         others, --owner root hides this line"
-    )]
+    #[error("{shown}: read without root, so its files belong to root in the guest")]
     Owners { shown: String },
 }
 

@@ -1,4 +1,4 @@
-//! Guest to host: the files of `--copy-out`, once the host has asked for them, in checked frames: through the outbound
+//! Guest to host: the files to copy out, once the host has asked for them, in checked frames: through the outbound
 //! ring where it is mapped, else on the stdout port.
 //!
 //! For every copy in its order either [`CopyFrame::Missing`] or [`CopyFrame::Begin`], then the entries: first the thing itself

@@ -118,9 +118,9 @@ pub enum Stage {
     Exec = 7,
     /// The command's file is there, but what it needs to run (its interpreter or dynamic loader) is not.
     Interpreter = 8,
-    /// Putting a `--copy-in` in its place.
+    /// Putting what is copied in in its place.
     CopyIn = 9,
-    /// Setting a `--ulimit`.
+    /// Setting a resource limit.
     Limit = 10,
     /// Making the command's terminal.
     Terminal = 11,

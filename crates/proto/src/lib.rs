@@ -18,18 +18,13 @@ mod host_request;
 mod room;
 mod start;
 
-pub use attributes::{ATTRIBUTES_SUFFIX, Attribute, Attributes, AttributesTable};
-pub use copy_frame::{
-    COPY_DEPTH, COPY_HEAD, COPY_MAX, COPY_PATH, COPY_PAYLOAD, COPY_TARGET, CopyFrame, MOUNTED, Sent,
-};
-pub use event::{AttributesLost, Event, FRAME_MAX, RootUse, Stage, Totals};
+pub use attributes::*;
+pub use copy_frame::*;
+pub use event::*;
 pub use frame::{FrameError, crc32};
-pub use host_request::{HOST_REQUEST_MAX, HostRequest};
-pub use room::Room;
-pub use start::{
-    COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_REQUESTS, HAS_STDIN, HAS_TERMINAL, IS_INIT, Limit,
-    MAKE_WORKDIR, OWNS_ROOT, RECORD_SUFFIX, RING, Start, StartRecord, Strings, WANT_TIMELINE,
-};
+pub use host_request::*;
+pub use room::*;
+pub use start::*;
 
 /// Takes numbers and strings from the front of a slice; `None` where there is too little.
 struct Decoder<'a> {
