@@ -49,7 +49,7 @@ pub struct Copied {
     /// Links that were left out, since they lead out of what is copied. They count among `left_out` too.
     #[serde(skip_serializing_if = "is_zero")]
     pub links_left_out: u64,
-    /// The first [`LINKS_NAMED`] of them.
+    /// The first of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_links: Vec<LeftLink>,
     /// Why it is not there; then nothing of it is, unless the text says so.

@@ -1,8 +1,8 @@
-//! A stream, compressed or not, → a [`ByteSource`] in memory: unpacked once, straight into the store's chunks.
+//! A stream, compressed or not, → a `ByteSource` in memory: unpacked once, straight into the store's chunks.
 //!
-//! The input is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
+//! The input is never trusted: no length in it is allocated for, what comes out is paid from a `Budget`, and a
 //! stream that ends early, has a wrong checksum or is followed by other bytes is an error. Only an initrd may go on behind
-//! its compressed part ([`unpack_part`]). Chunks of zeros are not
+//! its compressed part (`unpack_part`). Chunks of zeros are not
 //! kept. Knows no archive formats; the formats of compression are in the files below `stream/`.
 
 mod chunks;

@@ -175,8 +175,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// No engine could run the machine ([`Machine::check`]); the engine itself failed. The guest's failures are
-    /// endings.
+    /// No engine could run the machine (more CPUs, RAM or command line than there may be); the engine itself failed. The
+    /// guest's failures are endings.
     pub fn boot(
         &self,
         machine: Machine,

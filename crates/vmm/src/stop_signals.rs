@@ -49,7 +49,7 @@ impl StopSignals {
         })
     }
 
-    /// Catches [`SIGNALS`] of this process until this is dropped, which restores what the process did with them before.
+    /// Catches the signals that end a process (SIGHUP, SIGINT, SIGQUIT, SIGTERM) until this is dropped, which restores what the process did with them before.
     ///
     /// # Errors
     ///
