@@ -28,7 +28,7 @@ const END: [u8; 8] = *b"rdvmimg2";
 const FACTS_LIMIT: u64 = 64 << 20;
 
 /// The bytes that are kept unless `cache prune` asks for fewer.
-pub const DEFAULT_LIMIT: ByteSize = ByteSize(8 << 30);
+pub(crate) const DEFAULT_LIMIT: ByteSize = ByteSize(8 << 30);
 
 /// The directory of packed images.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ pub struct CacheInputs {
 
 impl CacheInputs {
     /// Returns the state of no files; `options` is everything besides files that the archive depends on.
-    pub fn new(options: &str) -> Self {
+    pub(crate) fn new(options: &str) -> Self {
         let mut hash = Sha256::new_with_prefix(END);
         hash.update(options.as_bytes());
         hash.update([0]);
@@ -65,7 +65,7 @@ impl CacheInputs {
     }
 
     /// Adds the state of a directory and its role.
-    pub fn directory(&mut self, role: &str, state: &DirectoryState) {
+    pub(crate) fn directory(&mut self, role: &str, state: &DirectoryState) {
         self.hash
             .update(format!("{role}\0{}\0", state.digest).as_bytes());
         self.is_settled &= state.is_settled;
@@ -75,7 +75,7 @@ impl CacheInputs {
     ///
     /// # Errors
     /// It is not a regular file, so that its times say nothing of its contents.
-    pub fn file(&mut self, role: &str, meta: &Metadata) -> io::Result<()> {
+    pub(crate) fn file(&mut self, role: &str, meta: &Metadata) -> io::Result<()> {
         if !meta.is_file() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -86,7 +86,7 @@ impl CacheInputs {
     }
 
     /// True if a further change of any file must show in its times. Without that an entry cannot be found again.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.is_settled
     }
 
@@ -109,7 +109,7 @@ impl Cache {
 
     /// Returns the image that was packed from these inputs, if it is still there and complete, and only this user or root
     /// could have written it.
-    pub fn find(&self, inputs: &CacheInputs) -> Option<Packed> {
+    pub(crate) fn find(&self, inputs: &CacheInputs) -> Option<Packed> {
         used(self.0.open(&inputs.key())?)
     }
 
@@ -118,7 +118,7 @@ impl Cache {
     ///
     /// # Errors
     /// Those of `write` and of the file system; nothing is left behind then.
-    pub fn insert<E: From<io::Error>>(
+    pub(crate) fn insert<E: From<io::Error>>(
         &self,
         inputs: &CacheInputs,
         size: u64,

@@ -13,6 +13,7 @@ use rustix::fs::FileType;
 
 use crate::payload;
 use crate::request::{Copies, CopyIn};
+use crate::way_out;
 use rdvm_hostfs::escape::{escaped, reason, shown};
 use rdvm_hostfs::path;
 use rdvm_image::files;
@@ -57,7 +58,7 @@ pub enum Error {
     )]
     TooLarge { shown: String, size: u64 },
     /// Anything else that keeps files from being read.
-    #[error("--copy-in: {0}")]
+    #[error("--copy-in: {}{}", .0, way_out::of_image(.0))]
     Read(rdvm_image::Error),
     /// `.rdvmignore` cannot be read.
     #[error(
@@ -83,7 +84,7 @@ pub enum Error {
 
 /// The entries to copy in.
 #[derive(Debug)]
-pub struct Gathered {
+pub(crate) struct Gathered {
     /// Below the directory, for each copy a directory with its number, and in that the file or directory itself.
     pub tree: Tree,
     /// Warnings about what was left out, one line each.
@@ -95,7 +96,12 @@ pub struct Gathered {
 ///
 /// # Errors
 /// [`Error`]; nothing was changed anywhere.
-pub fn read(copies: &Copies, below: &str, uid: u32, gid: u32) -> Result<Option<Gathered>, Error> {
+pub(crate) fn read(
+    copies: &Copies,
+    below: &str,
+    uid: u32,
+    gid: u32,
+) -> Result<Option<Gathered>, Error> {
     if copies.into.is_empty() {
         return Ok(None);
     }

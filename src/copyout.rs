@@ -24,9 +24,9 @@ pub use self::thread::CopyOut;
 use self::error::CopyError;
 
 /// How many files, directories, links and other things may come at most.
-pub const ENTRIES: u64 = 1_000_000;
+pub(crate) const ENTRIES: u64 = 1_000_000;
 /// How many bytes the paths of everything and the targets of links, which are kept until the end, may have together.
-pub const NAMES: u64 = 256 << 20;
+pub(crate) const NAMES: u64 = 256 << 20;
 
 /// The result of one `--copy-out`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,7 +49,7 @@ pub struct Copied {
     /// Links that were left out, since they lead out of what is copied. They count among `left_out` too.
     #[serde(skip_serializing_if = "is_zero")]
     pub links_left_out: u64,
-    /// The first [`LINKS_NAMED`] of them.
+    /// The first of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_links: Vec<LeftLink>,
     /// Why it is not there; then nothing of it is, unless the text says so.
@@ -58,7 +58,7 @@ pub struct Copied {
 }
 
 /// Number of links left out that the report names.
-pub const LINKS_NAMED: usize = 100;
+pub(crate) const LINKS_NAMED: usize = 100;
 /// And in the line on stderr.
 const LINKS_SAID: usize = 3;
 
@@ -93,7 +93,7 @@ impl Copied {
     }
 
     /// True if all that was asked for is there, but for what no copy has.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.error.is_none() && self.links_left_out == 0
     }
 

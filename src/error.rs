@@ -1,7 +1,7 @@
 //! The crate's error: one variant for each stage, wrapping that stage's own.
 
 use crate::report::Report;
-use crate::{cmdline, copyin, copyout, memory, trust};
+use crate::{cmdline, copyin, copyout, memory, trust, way_out};
 use rdvm_hostfs::escape::reason;
 use rdvm_hostfs::hostmem;
 
@@ -10,13 +10,13 @@ use rdvm_hostfs::hostmem;
 #[non_exhaustive]
 pub enum Error {
     /// The image cannot be read.
-    #[error(transparent)]
+    #[error("{}{}", .0, way_out::of_image(.0))]
     Image(#[from] rdvm_image::Error),
     /// The image is not the expected one.
     #[error(transparent)]
     Trust(#[from] trust::Error),
     /// The command's user is not in the image.
-    #[error(transparent)]
+    #[error("--user: {0}")]
     Account(#[from] rdvm_image::account::Error),
     /// The initrd cannot be made.
     #[error(transparent)]
@@ -40,7 +40,7 @@ pub enum Error {
     #[error(transparent)]
     Memory(#[from] memory::TooLittle),
     /// The host has too little memory.
-    #[error(transparent)]
+    #[error("{}", way_out::with_host_memory(.0))]
     HostMemory(#[from] hostmem::Error),
     /// No kernel can be used.
     #[error(transparent)]
@@ -49,7 +49,7 @@ pub enum Error {
     #[error(transparent)]
     Cmdline(#[from] cmdline::Error),
     /// The engine failed.
-    #[error(transparent)]
+    #[error("{}{}", .0, way_out::of_engine(.0))]
     Engine(#[from] rdvm_vmm::Error),
     /// The command cannot start, which showed without booting. The report is that of a booted run.
     #[error("{}", .0.message.as_deref().unwrap_or_default())]

@@ -55,7 +55,7 @@ mod command;
 pub mod output;
 
 #[doc(hidden)]
-pub mod copyin;
+pub(crate) mod copyin;
 
 #[doc(hidden)]
 pub mod copyout;
@@ -81,6 +81,9 @@ pub mod level;
 pub mod pipeline;
 
 mod sandbox;
+
+#[doc(hidden)]
+pub mod way_out;
 
 #[doc(hidden)]
 pub mod error;

@@ -22,12 +22,13 @@ use rdvm_image::tree::{Content, Entry, FileBody, Kind, Tree};
 pub const RDINIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rdinit"));
 
 /// The command when none is given.
-pub const DEFAULT_COMMAND: &str = "/init";
+pub(crate) const DEFAULT_COMMAND: &str = "/init";
 
 /// The guest's devices for console, stdout and status.
 const PORTS: [&[u8]; 3] = [b"/dev/ttyS0", b"/dev/ttyS1", b"/dev/ttyS2"];
 /// PATH where neither the image nor the options set it, as docker has it.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As docker sets it with `-t`: whatever the terminal is, this is in every image's terminfo and near to it.
 const TERM: &[u8] = b"TERM=xterm";
 /// Limits of open files and processes: as systemd sets it for services and so for docker, `RLIMIT_NOFILE` of 1024
@@ -52,7 +53,7 @@ const HOSTNAME: &[u8] = b"rdvm";
 const CONTAINER: &[u8] = b"container=rdvm";
 
 /// The name in the guest's root directory that PID 1 gets: one that `image` has no entry for, with or without a suffix.
-pub fn name(image: &Tree) -> String {
+pub(crate) fn name(image: &Tree) -> String {
     let taken = |path: String| image.get(path.as_bytes()).is_some();
     let free = |name: &String| {
         let mut suffixes = ["", RECORD_SUFFIX, ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX].into_iter();
@@ -65,7 +66,7 @@ pub fn name(image: &Tree) -> String {
 
 /// The facts for PID 1 besides the request.
 #[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
+pub(crate) struct Surroundings<'a> {
     /// The command, with the image's configuration.
     pub command: &'a Command,
     /// As whom.
@@ -80,7 +81,7 @@ pub struct Surroundings<'a> {
 
 /// The segment for rdinit: itself, the record of what it is to do, and the table of the image's extended attributes
 /// ([`rdvm_initrd::attributes::table`]) where there is one. What is copied in ([`landing`]) is not in it.
-pub fn segment(
+pub(crate) fn segment(
     name: &str,
     request: &Request,
     surroundings: Surroundings<'_>,
@@ -108,13 +109,13 @@ pub fn segment(
 }
 
 /// The directory, beside PID 1 called `name`, that everything copied in lands in.
-pub fn copy_in_directory(name: &str) -> String {
+pub(crate) fn copy_in_directory(name: &str) -> String {
     format!("{name}{COPY_IN_SUFFIX}")
 }
 
 /// Returns the path in the guest of copy number `index`, of `host`, from the root directory: below `below`, under its
 /// own name if it has one. (`..` has none.)
-pub fn landing(below: &str, index: usize, host: &Path) -> Vec<u8> {
+pub(crate) fn landing(below: &str, index: usize, host: &Path) -> Vec<u8> {
     let mut path = format!("{below}/{index}/").into_bytes();
     path.extend_from_slice(own_name(host).unwrap_or(b"files"));
     path
@@ -170,7 +171,7 @@ fn limits(ulimits: &[Ulimit]) -> Vec<Limit> {
 }
 
 /// The segment for the user's own init.
-pub fn own_init(name: &str, init: Vec<u8>) -> Tree {
+pub(crate) fn own_init(name: &str, init: Vec<u8>) -> Tree {
     tree(vec![(name.to_owned(), 0o755, init.into())])
 }
 

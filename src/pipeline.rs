@@ -189,7 +189,10 @@ fn console(spec: &ConsoleSpec, stderr: OwnedFd) -> Result<Console> {
                 None => File::create(path),
             });
             let file = file.map_err(host(|| format!("--console: {}", path.display())))?;
-            Some((OutputStream::new(file.into()), shown(path)))
+            Some((
+                OutputStream::new(file.into()),
+                format!("--console: {}", shown(path)),
+            ))
         }
         None => None,
     };

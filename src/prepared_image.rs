@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::payload;
 use crate::request::ImageRef;
 use crate::trust;
+use crate::way_out;
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::progress::Progress;
 use rdvm_image::account::Files;
@@ -89,7 +90,7 @@ impl PreparedImage {
     ///
     /// # Errors
     /// The image cannot be read, or is another one; it has to be a file system and cannot be one.
-    pub fn open(
+    pub(crate) fn open(
         image: &ImageRef,
         epoch: Epoch,
         in_place: &InPlace<'_>,
@@ -169,7 +170,7 @@ impl PreparedImage {
 
     /// Returns the bytes of memory that the image takes of the host beside the machine's RAM: without a `cache` there is no
     /// other place for its file system.
-    pub fn in_memory(&self, cache: Option<&Cache>) -> u64 {
+    pub(crate) fn in_memory(&self, cache: Option<&Cache>) -> u64 {
         match self {
             Self::Read {
                 layout: ImageLayout::FileSystem(layout, _),
@@ -185,7 +186,7 @@ impl PreparedImage {
     ///
     /// # Errors
     /// A file of the image cannot be read or has changed; no memory.
-    pub fn into_root(
+    pub(crate) fn into_root(
         self,
         initrd: &mut Initrd,
         cache: Option<&Cache>,
@@ -232,7 +233,7 @@ impl ImageInfo {
             config: image.config.clone(),
             accounts: Files::default(),
             digest,
-            warnings: warnings.map(ToString::to_string).collect(),
+            warnings: warnings.map(way_out::with_warning).collect(),
             name: None,
         }
     }

@@ -150,7 +150,7 @@ pub struct MachineFacts {
 
 impl Report {
     /// The report of a machine that ran; `subjects` are for its message.
-    pub fn of(ending: &Ending, subjects: Subjects<'_>) -> Self {
+    pub(crate) fn of(ending: &Ending, subjects: Subjects<'_>) -> Self {
         let (code, signal, totals) = match *ending {
             Ending::Exited { code, totals } => (Some(code), None, Some(totals)),
             Ending::Killed { signal, totals } => (None, Some(i32::from(signal)), Some(totals)),
@@ -198,7 +198,7 @@ impl Report {
     }
 
     /// Adds what was copied out. A wish that was not met, or not all of it, makes a run fail that did not fail otherwise.
-    pub fn add_copies(&mut self, copied: Vec<Copied>) {
+    pub(crate) fn add_copies(&mut self, copied: Vec<Copied>) {
         let failed = !copied.iter().all(Copied::is_complete);
         if failed && self.exit_code == 0 {
             self.exit_code = FAILED;
@@ -207,7 +207,7 @@ impl Report {
     }
 
     /// The JSON text, ending in a newline.
-    pub fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         // Numbers, strings and options only: nothing in it can fail to serialize.
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
         text.push('\n');

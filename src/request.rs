@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::copies::{COPY_OUT_LIMIT, Copies, CopyIn, CopyOut, Links};
+pub use self::copies::{Copies, CopyIn, CopyOut, Links};
 pub use rdvm_image::reference::{
     Expectation, Format, Id, ImageRef, Limits, OwnerRange, Ownership, UserSpec,
 };
@@ -19,7 +19,7 @@ use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
 /// The time between SIGTERM and the end of the machine.
-pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A run: an image, a command in it and the machine for both.
 #[derive(Debug, Clone)]
@@ -216,7 +216,7 @@ pub struct Ulimit {
 }
 
 /// docker's names of the limits, and their numbers (`include/uapi/asm-generic/resource.h`).
-pub const ULIMITS: [(&str, u32); 16] = [
+pub(crate) const ULIMITS: [(&str, u32); 16] = [
     ("cpu", 0),
     ("fsize", 1),
     ("data", 2),

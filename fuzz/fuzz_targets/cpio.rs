@@ -7,23 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use libfuzzer_sys::fuzz_target;
-use rdvm_image::cpio::{self, Error};
 
-#[path = "archive.rs"]
-mod archive;
-
-fuzz_target!(init: write_seeds(), |bytes: &[u8]| {
-    let (counter, budget) = archive::limits();
-    let region = archive::region(bytes);
-    let read = cpio::read(&region, None, &counter, &budget, &mut |member| {
-        archive::check(&member);
-        assert!(member.name.len() <= 4095 && !member.name.contains(&0));
-        Ok::<(), Error>(())
-    });
-    if let Err(error) = read {
-        assert!(!error.to_string().contains(char::is_control));
-    }
-});
+fuzz_target!(init: write_seeds(), |bytes: &[u8]| rdvm_image::fuzzing::cpio(bytes));
 
 fn write_seeds() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/cpio");

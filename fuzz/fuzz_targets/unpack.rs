@@ -8,30 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use libfuzzer_sys::fuzz_target;
-use rdvm_image::byte_source::CHUNK;
-use rdvm_image::stream::{self, Compression};
 
-#[path = "archive.rs"]
-#[allow(dead_code)] // the other targets use more of it
-mod archive;
-
-fuzz_target!(init: write_seeds(), |bytes: &[u8]| {
-    let (_, budget) = archive::limits();
-    let compression = stream::compression(bytes);
-    if compression == Compression::None {
-        return;
-    }
-    let mut seen = 0;
-    let unpacked = stream::unpack(bytes, compression, "fuzz", &budget, &mut |piece| {
-        assert!(piece.len() <= CHUNK);
-        seen += piece.len() as u64;
-    });
-    assert!(seen <= 64 << 20);
-    match unpacked {
-        Ok(store) => assert_eq!(store.length(), seen),
-        Err(error) => assert!(!error.to_string().contains(char::is_control)),
-    }
-});
+fuzz_target!(init: write_seeds(), |bytes: &[u8]| rdvm_image::fuzzing::unpack(bytes));
 
 fn write_seeds() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/unpack");

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// A command line and its description.
-pub type Example = (&'static str, &'static str);
+pub(crate) type Example = (&'static str, &'static str);
 
 /// Examples of `run`.
 pub const RUN: &[Example] = &[

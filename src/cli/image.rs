@@ -29,11 +29,16 @@ pub struct ImageArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
     max_entries: u64,
     /// Reject an image with another content digest (see rdvm inspect)
-    #[arg(long, value_name = "DIGEST")]
+    #[arg(long, value_name = "DIGEST", value_parser = parse_digest)]
     expect: Option<Digest>,
     /// Accept any digest, ignoring --expect and rdvm.lock
     #[arg(long)]
     no_expect: bool,
+}
+
+fn parse_digest(text: &str) -> Result<Digest, String> {
+    text.parse()
+        .map_err(|error| format!("{error}; {}", crate::way_out::DIGESTS))
 }
 
 /// Options of verbs that read one image as it is.

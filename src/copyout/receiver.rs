@@ -58,7 +58,7 @@ impl Receiver {
     ///
     /// # Errors
     /// One of them cannot be written to.
-    pub fn open(copies: &Copies) -> Result<Self, Error> {
+    pub(crate) fn open(copies: &Copies) -> Result<Self, Error> {
         let beat = Arc::new(Beat::new());
         let open = |copy| {
             Ok(CopySpec {
@@ -100,17 +100,17 @@ impl Receiver {
     }
 
     /// True if nothing more is to come: the guest has said so, or has sent what it may not.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over.is_some()
     }
 
     /// Returns the number of bytes in complete frames.
-    pub fn progress(&self) -> u64 {
+    pub(crate) fn progress(&self) -> u64 {
         self.progress
     }
 
     /// Takes the next bytes of the stream. After its end they are passed over.
-    pub fn receive(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, mut bytes: &[u8]) {
         while !self.is_over() && !bytes.is_empty() {
             // Never more than one frame of the largest kind is kept.
             let taken = bytes.len().min(COPY_MAX - self.pending.len());
@@ -128,7 +128,7 @@ impl Receiver {
 
     /// Puts what is whole into position; says for each wish what became of it. `unanswered` is why the guest did not send
     /// what has not come.
-    pub fn finish(self, unanswered: Option<&str>) -> Vec<Copied> {
+    pub(crate) fn finish(self, unanswered: Option<&str>) -> Vec<Copied> {
         let mut copied = Vec::new();
         self.finish_each(unanswered, |next| {
             copied.push(next);

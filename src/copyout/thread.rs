@@ -80,7 +80,7 @@ impl CopyOut {
     /// # Errors
     ///
     /// The host gives no threads.
-    pub fn start(receiver: Receiver, waker: Waker) -> io::Result<Self> {
+    pub(crate) fn start(receiver: Receiver, waker: Waker) -> io::Result<Self> {
         let names = receiver.names();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -113,7 +113,7 @@ impl CopyOut {
 
     /// Has everything put into position that is whole; says for each wish what became of it, and which signal came before
     /// that was done. `unanswered` is why the guest did not send what has not come.
-    pub fn finish(
+    pub(crate) fn finish(
         &self,
         unanswered: Option<&str>,
         signals: &StopSignals,
@@ -134,7 +134,7 @@ impl CopyOut {
     }
 
     /// Forgets what has come: nothing of it is put into position, which `why` is the reason for.
-    pub fn give_up(&self, why: &str, signals: &StopSignals) -> Vec<Copied> {
+    pub(crate) fn give_up(&self, why: &str, signals: &StopSignals) -> Vec<Copied> {
         self.shared.give(Task::GiveUp);
         self.wait(CLEANING, false, signals);
         self.copied(Some(&Some(why.to_owned())))

@@ -47,7 +47,7 @@ impl From<&Config> for Settings {
 
 impl Settings {
     /// Returns these settings on top of `image`'s own.
-    pub fn over(self, image: Self) -> Self {
+    pub(crate) fn over(self, image: Self) -> Self {
         let (entrypoint, cmd) =
             config::over((self.entrypoint, self.cmd), (image.entrypoint, image.cmd));
         let mut labels = image.labels;

@@ -12,7 +12,7 @@ use rdvm_image::tree::{Content, Entry, FileBody, ImagePath, Kind, LinkId, Tree};
 use rdvm_initrd::Epoch;
 
 /// A name that begins so says that the rest of the name is gone from the layers below.
-pub const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 
 /// Bytes of two files that are compared at a time.
 const PIECE: u64 = 256 << 10;
@@ -28,7 +28,7 @@ pub struct Layer<'a> {
 
 impl<'a> Layer<'a> {
     /// All of a tree as a plain tar archive, in which names that begin with `.wh.` mean nothing.
-    pub fn plain(tree: &'a Tree) -> Self {
+    pub(crate) fn plain(tree: &'a Tree) -> Self {
         Self {
             tree,
             entries: tree.entries().iter().collect(),
@@ -40,7 +40,7 @@ impl<'a> Layer<'a> {
     ///
     /// # Errors
     /// A name that begins with `.wh.`.
-    pub fn whole(tree: &'a Tree) -> Result<Self, Error> {
+    pub(crate) fn whole(tree: &'a Tree) -> Result<Self, Error> {
         check_names(tree)?;
         Ok(Self::plain(tree))
     }
@@ -53,7 +53,7 @@ impl<'a> Layer<'a> {
     ///
     /// # Errors
     /// A name that begins with `.wh.`; a file that cannot be read or was changed meanwhile.
-    pub fn diff(base: &'a Tree, new: &'a Tree, epoch: Epoch) -> Result<Self, Error> {
+    pub(crate) fn diff(base: &'a Tree, new: &'a Tree, epoch: Epoch) -> Result<Self, Error> {
         check_names(base)?;
         check_names(new)?;
         let (below, above) = (Names::of(base), Names::of(new));
@@ -104,12 +104,13 @@ impl<'a> Layer<'a> {
     }
 
     /// True if it changes nothing.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.gone.is_empty()
     }
 
     /// Returns the entries that no tar archive can hold: sockets. They are left out.
-    pub fn left_out(&self) -> impl Iterator<Item = &'a ImagePath> {
+    pub(crate) fn left_out(&self) -> impl Iterator<Item = &'a ImagePath> {
         let sockets = self.tree.entries().iter();
         sockets
             .filter(|entry| entry.kind == Kind::Socket)

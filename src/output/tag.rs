@@ -20,7 +20,7 @@ pub struct Tag {
 
 impl Tag {
     /// As docker shows it: `app:latest`, `ghcr.io/me/app:1`.
-    pub fn familiar(&self) -> String {
+    pub(crate) fn familiar(&self) -> String {
         match &self.host {
             Some(host) => format!("{host}/{}:{}", self.path, self.tag),
             None => format!("{}:{}", self.path, self.tag),
@@ -28,7 +28,7 @@ impl Tag {
     }
 
     /// With all that docker leaves out: `docker.io/library/app:latest`.
-    pub fn full(&self) -> String {
+    pub(crate) fn full(&self) -> String {
         match &self.host {
             Some(_) => self.familiar(),
             None if self.path.contains('/') => format!("{DEFAULT_HOST}/{}", self.familiar()),
@@ -37,7 +37,7 @@ impl Tag {
     }
 
     /// Only what is behind the colon.
-    pub fn tag(&self) -> &str {
+    pub(crate) fn tag(&self) -> &str {
         &self.tag
     }
 }

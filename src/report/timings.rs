@@ -38,7 +38,7 @@ pub struct Timings {
 
 impl Timings {
     /// The phases of a run that began at `began` and ended at `now`, as far as the guest has told.
-    pub fn of(began: Instant, timestamps: &Timestamps, now: Instant) -> Self {
+    pub(crate) fn of(began: Instant, timestamps: &Timestamps, now: Instant) -> Self {
         let between = |from: Option<Instant>, to: Option<Instant>| {
             from.zip(to)
                 .map(|(from, to)| milliseconds(to.saturating_duration_since(from)))
@@ -123,7 +123,7 @@ pub struct Timeline {
 
 impl Timeline {
     /// The line of a run whose process started at `began`, and whose machine was gone at `now`.
-    pub fn of(began: Instant, timestamps: &Timestamps, now: Instant) -> Self {
+    pub(crate) fn of(began: Instant, timestamps: &Timestamps, now: Instant) -> Self {
         let since = |moment: Instant| milliseconds(moment.saturating_duration_since(began));
         let boot = timestamps.boot.unwrap_or_default();
         // The later of the two words has nothing but the port between it and its arrival.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rdvm_hostfs::units::ByteSize;
 
 /// The default of `--copy-out-limit`.
-pub const COPY_OUT_LIMIT: ByteSize = ByteSize::mib(1024);
+pub(crate) const COPY_OUT_LIMIT: ByteSize = ByteSize::mib(1024);
 
 /// Files copied in and out.
 #[derive(Debug, Clone)]

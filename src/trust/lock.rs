@@ -14,10 +14,10 @@ use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::{BadDigest, Digest};
 
 /// The file's name.
-pub const NAME: &str = "rdvm.lock";
+pub(crate) const NAME: &str = "rdvm.lock";
 
 /// The lock file that counts in the directory `here`: its own, or the nearest above.
-pub fn find(here: &Path) -> Option<PathBuf> {
+pub(crate) fn find(here: &Path) -> Option<PathBuf> {
     let mut candidates = here.ancestors().map(|dir| dir.join(NAME));
     candidates.find(|path| path.is_file())
 }
@@ -42,7 +42,7 @@ pub fn keep(image: &Path, digest: Digest) -> Result<(), Error> {
 
 /// A lock file's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lock {
+pub(crate) struct Lock {
     path: PathBuf,
     lines: Vec<Line>,
 }
@@ -56,7 +56,7 @@ enum Line {
 
 impl Lock {
     /// A file without lines, to be written to `path`.
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
             lines: Vec::new(),
@@ -67,7 +67,7 @@ impl Lock {
     ///
     /// # Errors
     /// It cannot be read, or a line is none.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::LockFile {
             path: path.to_owned(),
             source,
@@ -107,7 +107,7 @@ impl Lock {
     }
 
     /// Returns the digest that it has for `image`, a path relative to the directory `here`.
-    pub fn wanted(&self, here: &Path, image: &Path) -> Option<Wanted> {
+    pub(crate) fn wanted(&self, here: &Path, image: &Path) -> Option<Wanted> {
         let image = plain(&here.join(image));
         let digest = self.lines.iter().rev().find_map(|line| match line {
             Line::Image { digest, path } => {
@@ -125,7 +125,7 @@ impl Lock {
     ///
     /// # Errors
     /// Standard input, or a path with a line break.
-    pub fn set(&mut self, here: &Path, image: &Path, digest: Digest) -> Result<(), Error> {
+    pub(crate) fn set(&mut self, here: &Path, image: &Path, digest: Digest) -> Result<(), Error> {
         let not = |why| Error::NotLockable {
             image: image.to_owned(),
             why,
@@ -160,7 +160,7 @@ impl Lock {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn write(&self) -> Result<(), Error> {
+    pub(crate) fn write(&self) -> Result<(), Error> {
         let failed = |source| Error::LockFile {
             path: self.path.clone(),
             source,

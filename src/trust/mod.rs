@@ -8,6 +8,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::request::{Expectation, ImageRef};
+use crate::way_out::DIGESTS;
 use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::{BadDigest, Digest};
 use rdvm_image::tree::Tree;
@@ -18,7 +19,7 @@ use rdvm_image::{Sources, digest};
 ///
 /// # Errors
 /// The lock file cannot be read or understood.
-pub fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
+pub(crate) fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
     match &image.expect {
         Expectation::Digest(digest) => Ok(Some(Wanted {
             digest: *digest,
@@ -35,7 +36,7 @@ pub fn wanted(image: &ImageRef) -> Result<Option<Wanted>, Error> {
 ///
 /// # Errors
 /// One is not, or cannot be read.
-pub fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::error::Error> {
+pub(crate) fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), crate::error::Error> {
     if image.expect != Expectation::Lock || image.layers.is_empty() {
         return Ok(());
     }
@@ -98,7 +99,7 @@ impl Wanted {
     ///
     /// # Errors
     /// It is not.
-    pub fn check(&self, image: &Path, digest: Digest) -> Result<(), Error> {
+    pub(crate) fn check(&self, image: &Path, digest: Digest) -> Result<(), Error> {
         match digest == self.digest {
             true => Ok(()),
             false => Err(Error::Other {
@@ -136,7 +137,7 @@ pub enum Error {
     },
     /// A line that is no line of a lock file.
     #[error(
-        "{}: line {line}: {source}, two spaces and the image's path",
+        "{}: line {line}: {source}; {DIGESTS}, two spaces and the image's path",
         shown(path)
     )]
     LockLine {

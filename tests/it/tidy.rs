@@ -94,6 +94,78 @@ fn files_are_short_and_say_what_they_are() {
     }
 }
 
+/// The most public items of the crates, and of the root package, whose hidden modules its program uses.
+const CRATES: usize = 457;
+const ROOT: usize = 205;
+
+/// Counts the lines before the unit tests that begin with `pub` and an item; fields are not items, and what is `pub(crate)`
+/// is no interface. What only tests are made of does not count.
+#[test]
+fn public_items_do_not_become_more() {
+    const ITEMS: &[&str] = &[
+        "const ", "enum ", "fn ", "mod ", "static ", "struct ", "trait ", "type ", "use ",
+    ];
+    let is_item = |line: &&str| {
+        let rest = line.trim_start().strip_prefix("pub ");
+        rest.is_some_and(|rest| ITEMS.iter().any(|item| rest.starts_with(item)))
+    };
+    let made_for_tests = ["tests", "tests.rs", "samples.rs", "fuzzing.rs"];
+    let counted = |root: &str| -> usize {
+        let files = sources().into_iter().filter(|(path, _)| {
+            path.starts_with(root)
+                && !path
+                    .iter()
+                    .any(|name| made_for_tests.iter().any(|made| name == *made))
+        });
+        files
+            .map(|(_, text)| {
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                code.lines().filter(is_item).count()
+            })
+            .sum()
+    };
+    let counts = (counted("crates"), counted("src"));
+    assert!(counts.0 <= CRATES && counts.1 <= ROOT, "{counts:?}");
+}
+
+/// The crates below do not know what the program calls its options; `src/way_out.rs` does.
+#[test]
+fn messages_of_the_crates_have_no_word_of_the_command_line() {
+    const WORDS: &[&str] = &[
+        "--console",
+        "--copy-",
+        "--cpus",
+        "--engine",
+        "--fakeroot",
+        "--max-",
+        "--owner",
+        "--share",
+        "--tag",
+        "--user",
+        "(-k)",
+        "with -m",
+        "rdvm doctor",
+        "rdvm inspect",
+        "rdvm run",
+    ];
+    let crates = ["hostfs", "image", "initrd", "proto", "vmm"];
+    for (path, text) in sources() {
+        if !crates
+            .iter()
+            .any(|name| path.starts_with(Path::new("crates").join(name)))
+        {
+            continue;
+        }
+        let lines = code(&text)
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        for line in lines {
+            let word = WORDS.iter().find(|word| line.contains(*word));
+            assert!(word.is_none(), "{}: {word:?} in {line}", path.display());
+        }
+    }
+}
+
 #[test]
 fn exit_codes_in_the_readme_are_those_of_the_code() {
     use rdvm::report::{BY_SIGNAL, CANNOT_RUN, FAILED, NOT_FOUND, TIMED_OUT};

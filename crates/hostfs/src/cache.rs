@@ -81,7 +81,7 @@ impl ContentCache {
     }
 
     /// Returns the name of the entry for `key`, 64 hexadecimal digits.
-    pub fn name(&self, key: &str) -> String {
+    pub(crate) fn name(&self, key: &str) -> String {
         format!("{key}{}", self.suffix)
     }
 

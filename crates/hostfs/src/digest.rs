@@ -31,7 +31,7 @@ impl<'de> Deserialize<'de> for Digest {
 
 /// Not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a digest is sha256: and 64 hexadecimal digits; rdvm inspect prints an image's")]
+#[error("a digest is sha256: and 64 hexadecimal digits")]
 pub struct BadDigest;
 
 impl FromStr for Digest {

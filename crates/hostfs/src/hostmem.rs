@@ -90,12 +90,12 @@ impl fmt::Display for Bound {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
-    /// `-m` asks for it.
-    #[error("--memory: {given} is more than there can be: {bound}; give it less, or {}", bound.remedy())]
+    /// The caller asks for it.
+    #[error("{given} is more than there can be: {bound}; give it less, or {}", bound.remedy())]
     Given { given: ByteSize, bound: Bound },
     /// The image and what is copied in need it.
     #[error(
-        "RAM: the machine needs {need}, and {bound}; leave files out (of the image, or by --copy-in-exclude), or {}",
+        "RAM: the machine needs {need}, and {bound}; leave files out, or {}",
         bound.remedy()
     )]
     Needed { need: ByteSize, bound: Bound },
@@ -484,7 +484,7 @@ mod tests {
         let error = memory.check_given(ByteSize::mib(200 << 10)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--memory: 204800 MiB is more than there can be: this host has 2048 MiB of RAM and 512 MiB of swap; give it \
+            "204800 MiB is more than there can be: this host has 2048 MiB of RAM and 512 MiB of swap; give it \
              less, or run it on a larger host"
         );
         let error = memory.check_needed(ByteSize::mib(76 << 10)).unwrap_err();

@@ -30,13 +30,13 @@ const GROUPS_LIMIT: usize = 64;
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// A name that the image does not have.
-    #[error("--user: the image's {file} has no \"{name}\"; give a number instead")]
+    #[error("the image's {file} has no \"{name}\"; give a number instead")]
     Unknown { file: &'static str, name: String },
     /// The file is too large to be one.
-    #[error("--user: the image's {file} has {size} bytes; give numbers instead of names")]
+    #[error("the image's {file} has {size} bytes; give numbers instead of names")]
     TooLarge { file: &'static str, size: u64 },
     /// The number that means none.
-    #[error("--user: {number} is no user or group; give a number below it")]
+    #[error("{number} is no user or group; give a number below it")]
     NoUser { number: u32 },
     /// The file cannot be read.
     #[error(transparent)]

@@ -9,7 +9,7 @@ use crate::limit::shortened;
 use crate::tar::decimal;
 
 /// The attributes whose values are lists: of access, and of what is made in a directory.
-pub const ATTRIBUTES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+pub(crate) const ATTRIBUTES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 /// The keywords of their PAX records.
 pub(crate) const KEYWORDS: [&[u8]; 2] = [b"SCHILY.acl.access", b"SCHILY.acl.default"];
 

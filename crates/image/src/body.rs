@@ -143,7 +143,7 @@ impl<'a> Bodies<'a> {
     }
 
     /// The same with holes as zeros, whatever the buffer held.
-    pub fn read_filled(
+    pub(crate) fn read_filled(
         &mut self,
         content: &'a Content,
         from: u64,

@@ -16,7 +16,7 @@ use rdvm_hostfs::escape::shown;
 
 /// Length of a chunk in bytes: large enough that their number does not count, small enough that a stretch of zeros mostly
 /// has whole ones in it.
-pub const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Where bytes are.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl ByteSource {
     ///
     /// # Errors
     /// The file cannot be looked at.
-    pub fn of_file(file: File, path: &Path) -> Result<Self, Errno> {
+    pub(crate) fn of_file(file: File, path: &Path) -> Result<Self, Errno> {
         let stamp = FileStamp::from(&fstat(&file)?);
         Ok(Self {
             shown: shown(path).to_string(),
@@ -48,7 +48,7 @@ impl ByteSource {
     }
 
     /// `length` bytes in chunks of [`CHUNK`], the last one as long as is left; `None` is a chunk of zeros.
-    pub fn of_chunks(chunks: Vec<Option<Box<[u8]>>>, length: u64, shown: String) -> Self {
+    pub(crate) fn of_chunks(chunks: Vec<Option<Box<[u8]>>>, length: u64, shown: String) -> Self {
         debug_assert_eq!(chunks.len() as u64, length.div_ceil(CHUNK as u64));
         Self {
             shown,
@@ -58,12 +58,12 @@ impl ByteSource {
     }
 
     /// Length in bytes.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
     /// Its name for messages, escaped.
-    pub fn shown(&self) -> &str {
+    pub(crate) fn shown(&self) -> &str {
         &self.shown
     }
 
@@ -71,7 +71,7 @@ impl ByteSource {
     ///
     /// # Errors
     /// `ESTALE` when the file does not have as many any more (or never had), others as the host gives them.
-    pub fn read_exact(&self, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+    pub(crate) fn read_exact(&self, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         match &self.bytes {
             Bytes::File { file, .. } => {
                 file.read_exact_at(buffer, from)
@@ -107,7 +107,7 @@ impl ByteSource {
     ///
     /// # Errors
     /// `ESTALE` when it is not.
-    pub fn check_unchanged(&self) -> Result<(), Errno> {
+    pub(crate) fn check_unchanged(&self) -> Result<(), Errno> {
         match &self.bytes {
             Bytes::File { file, stamp } if FileStamp::from(&fstat(file)?) != *stamp => {
                 Err(Errno::STALE)
@@ -136,7 +136,7 @@ impl Eq for Span {}
 
 /// A stretch of a store: an archive that lies in another one, or all of it.
 #[derive(Debug, Clone)]
-pub struct Region {
+pub(crate) struct Region {
     /// The store.
     pub store: Arc<ByteSource>,
     /// Where it begins.
@@ -147,7 +147,7 @@ pub struct Region {
 
 impl Region {
     /// All of a store.
-    pub fn whole(store: Arc<ByteSource>) -> Self {
+    pub(crate) fn whole(store: Arc<ByteSource>) -> Self {
         let length = store.length();
         Self {
             store,
@@ -160,7 +160,7 @@ impl Region {
     ///
     /// # Errors
     /// `ESTALE` beyond its end, others as [`ByteSource::read_exact`].
-    pub fn read_exact(&self, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+    pub(crate) fn read_exact(&self, from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         let end = from.checked_add(buffer.len() as u64);
         match end {
             Some(end) if end <= self.length => self.store.read_exact(self.offset + from, buffer),

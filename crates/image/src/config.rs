@@ -1,6 +1,6 @@
 //! The settings that an image is run with: the JSON configuration of docker and OCI images → [`Config`].
 //!
-//! Takes the document's bytes, returns values that are known to be usable: what the options of `rdvm run` could not
+//! Takes the document's bytes, returns values that are known to be usable: what a caller could not
 //! say either is an error here. Knows nothing of where the document was.
 
 use std::collections::HashMap;
@@ -53,7 +53,7 @@ pub enum Error {
     #[error("the image's Env has \"{}\", which is not NAME=VALUE; build the image without", escaped(entry.as_bytes()))]
     Env { entry: String },
     /// A user that is none.
-    #[error("the image's User is \"{}\", which is not USER or USER:GROUP; give --user", escaped(user.as_bytes()))]
+    #[error("the image's User is \"{}\", which is not USER or USER:GROUP", escaped(user.as_bytes()))]
     User { user: String },
     /// A layer's digest that is none.
     #[error("\"{}\" in rootfs.diff_ids is not a digest of sha256: and 64 hexadecimal digits; export the image again", escaped(digest.as_bytes()))]
@@ -189,7 +189,7 @@ fn usable(section: Section) -> Result<Config, Error> {
     }
 }
 
-/// Reads a user as `rdvm run -u` does, but a colon without a group counts for nothing, as for docker.
+/// Reads a user as [`UserSpec`] does, but a colon without a group counts for nothing, as for docker.
 fn parse_user(text: &str) -> Result<UserSpec, Error> {
     let spec = match text.split_once(':') {
         Some((user, "")) => user.parse(),

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use error::unreadable;
-pub use error::{Error, ParseError};
+pub(crate) use error::{Error, ParseError};
 use record::Record;
 
 use super::buffered_region::BufferedRegion;
@@ -30,7 +30,7 @@ const LIMIT: usize = 1024;
 
 /// The rest of a file behind an archive that was compressed and is unpacked already.
 #[derive(Debug, Clone)]
-pub struct Rest {
+pub(crate) struct Rest {
     /// It, perhaps with something before it.
     pub region: Region,
     /// Where the region begins in the file that holds both: a multiple of four, as places in a file count.
@@ -45,7 +45,7 @@ pub struct Rest {
 /// All names of a hard-linked file get its data, whichever of them has it in the archive.
 ///
 /// Errors name the archive, the member and the offset of its header; those of `each` come through.
-pub fn read<E: From<Error>>(
+pub(crate) fn read<E: From<Error>>(
     region: &Region,
     rest: Option<&Rest>,
     entries: &Counter,

@@ -199,7 +199,7 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// Kind, mode and owner in the guest: fakeroot's word, else the container engine's, else what is really there under
-    /// `--owner`.
+    /// [`Ownership`](crate::reference::Ownership).
     fn claim(
         &self,
         dir: &HostDir,

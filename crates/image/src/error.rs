@@ -13,7 +13,7 @@ use rdvm_hostfs::escape::{reason, shown};
 pub enum Error {
     /// There is nothing at the path.
     #[error(
-        "{}: no such file or directory; give the path of a directory or an archive, or for an image of docker's: docker save NAME | rdvm run -",
+        "{}: no such file or directory; give the path of a directory or an archive",
         shown(path)
     )]
     Missing { path: PathBuf },
@@ -33,17 +33,14 @@ pub enum Error {
     /// An archive without members.
     #[error("{shown}: nothing is in it; fill it with a root file system first")]
     Nothing { shown: String },
-    /// It is not what `--format` says.
-    #[error("{}: is not {wanted}, as --format says; leave that out", shown(path))]
+    /// It is not of the form that was asked for.
+    #[error("{}: is not {wanted}", shown(path))]
     NotOfFormat { path: PathBuf, wanted: &'static str },
     /// Compressed twice.
     #[error("{shown}: is compressed twice; compress it once")]
     Nested { shown: String },
     /// Several images to choose from are only in archives that hold images.
-    #[error(
-        "{}: there is only one image in it, and it has no name; leave out --tag",
-        shown(path)
-    )]
+    #[error("{}: there is only one image in it, and it has no name", shown(path))]
     NoTags { path: PathBuf },
     /// An archive was written to while it was read.
     #[error(
@@ -103,7 +100,7 @@ pub enum Error {
     )]
     Whiteout { shown: String },
     /// An owner that the map does not know.
-    #[error("{shown}: {what} {number} is in no range of --owner; add one that has it")]
+    #[error("{shown}: {what} {number} is in no range of the owner map")]
     OwnerUnmapped {
         shown: String,
         what: &'static str,
@@ -111,7 +108,7 @@ pub enum Error {
     },
     /// A save file, and no directory that it could be about.
     #[error(
-        "--fakeroot: {}: is no directory, and an archive says itself who owns its files; leave it out",
+        "{}: is no directory, and an archive says itself who owns its files",
         shown(path)
     )]
     FakerootOfArchive { path: PathBuf },
@@ -148,7 +145,59 @@ pub enum Error {
     Tree(#[from] tree::Error),
 }
 
+/// A way out that is the caller's: a field of [`ImageRef`](crate::reference::ImageRef) to set or to leave. Messages have
+/// no words for it, as they do not know what the user calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Export the image from docker, since the path names nothing.
+    Export,
+    /// Raise `limits.unpacked`.
+    RaiseUnpacked,
+    /// Raise `limits.entries`.
+    RaiseEntries,
+    /// Set `tag`, to choose an image.
+    NameImage,
+    /// Set `tag` to one of the names in the message.
+    NameOneOfThose,
+    /// Set `tag` to something else.
+    NameAnother,
+    /// Leave `tag` unset.
+    OmitName,
+    /// Leave `format` unset.
+    OmitFormat,
+    /// Leave `fakeroot` unset.
+    OmitFakeroot,
+    /// Add a range to `owner`.
+    AddOwnerRange,
+    /// Run the command as a user other than the image's.
+    NameUser,
+}
+
 impl Error {
+    /// Returns the way out that the message leaves to the caller; most messages end with one of their own.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Missing { .. } => Some(Remedy::Export),
+            Self::NotOfFormat { .. } => Some(Remedy::OmitFormat),
+            Self::NoTags { .. } => Some(Remedy::OmitName),
+            Self::OwnerUnmapped { .. } => Some(Remedy::AddOwnerRange),
+            Self::FakerootOfArchive { .. } => Some(Remedy::OmitFakeroot),
+            Self::Bundle { flaw, .. } => flaw.remedy(),
+            Self::Layer { source, .. } => source.remedy(),
+            Self::Limit(limit)
+            | Self::Stream(stream::Error::Limit(limit))
+            | Self::Tar(tar::Error::Limit(limit))
+            | Self::Cpio(
+                cpio::Error::Limit(limit) | cpio::Error::Stream(stream::Error::Limit(limit)),
+            ) => Some(limit.remedy()),
+            Self::Member {
+                source: fs::Error::TooMany { .. },
+                ..
+            } => Some(Remedy::RaiseEntries),
+            _ => None,
+        }
+    }
+
     /// For an archive that cannot be read.
     pub(super) fn read(shown: &str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Archive {

@@ -1,4 +1,4 @@
-//! Files of the user's that are no image, for `--copy-in`: read like one, without owners and extended attributes.
+//! Files of the user's that are no image, to be copied into a guest: read like one, without owners and extended attributes.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::tree::{Entry, ImagePath};
 
 /// Says of a path below the directory that is read, and of its kind, that it stays out. A directory that does is not
 /// looked into.
-pub type PathFilter<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
+pub(crate) type PathFilter<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
 
 /// Everything at and below the directory at `path` that `filter` lets through, in the order of a tree and with its root,
 /// all of it root's; and the directories that something else is mounted on, which come empty.

@@ -30,14 +30,14 @@ const FILE: OFlags = OFlags::RDONLY
 
 /// The root directory of an image, open as long as anything refers to it.
 #[derive(Debug)]
-pub struct HostRoot {
+pub(crate) struct HostRoot {
     fd: OwnedFd,
     path: PathBuf,
 }
 
 impl HostRoot {
     /// Opens the directory at `path`; only here links are followed.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         Ok(Self {
             fd: openat(CWD, path, DIRECTORY, Mode::empty())?,
             path: path.to_owned(),
@@ -50,7 +50,7 @@ impl HostRoot {
     }
 
     /// Its path, as given.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -64,7 +64,7 @@ pub struct HostDir {
 
 impl HostDir {
     /// The root itself.
-    pub fn of_root(root: Arc<HostRoot>) -> Self {
+    pub(crate) fn of_root(root: Arc<HostRoot>) -> Self {
         Self {
             root,
             path: Vec::new(),
@@ -72,7 +72,7 @@ impl HostDir {
     }
 
     /// The directory `name` in this one.
-    pub fn child(&self, name: &[u8]) -> Self {
+    pub(crate) fn child(&self, name: &[u8]) -> Self {
         Self {
             root: self.root.clone(),
             path: self.join(name),
@@ -80,17 +80,17 @@ impl HostDir {
     }
 
     /// The path of `name` in this directory, from the root.
-    pub fn join(&self, name: &[u8]) -> Vec<u8> {
+    pub(crate) fn join(&self, name: &[u8]) -> Vec<u8> {
         path::join(&self.path, name)
     }
 
     /// This directory's path from the root, empty for the root.
-    pub fn path(&self) -> &[u8] {
+    pub(crate) fn path(&self) -> &[u8] {
         &self.path
     }
 
     /// Opens it; a link anywhere between the root and here is an error (`ELOOP` or `ENOTDIR`).
-    pub fn open(&self) -> Result<OwnedFd> {
+    pub(crate) fn open(&self) -> Result<OwnedFd> {
         if self.path.is_empty() {
             return openat(&self.root.fd, ".", DIRECTORY, Mode::empty());
         }
@@ -111,7 +111,7 @@ impl HostDir {
     }
 
     /// A path on the host for messages, escaped.
-    pub fn shown(&self, name: &[u8]) -> String {
+    pub(crate) fn shown(&self, name: &[u8]) -> String {
         let mut path = self.root.path.as_os_str().as_bytes().to_vec();
         for part in [&self.path, name] {
             if !part.is_empty() {
@@ -150,7 +150,7 @@ impl HostFile {
     ///
     /// # Errors
     /// It cannot be read, or has changed since it was found.
-    pub fn read(&self) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
         let file = open_file(self.dir.open()?, &self.name)?;
         let mut bytes = vec![0; usize::try_from(self.stamp.size).map_err(io::Error::other)?];
         read_exact(&file, 0, &mut bytes)?;

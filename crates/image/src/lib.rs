@@ -5,20 +5,22 @@
 pub mod account;
 pub mod acl;
 pub mod body;
-pub mod byte_source;
+pub(crate) mod byte_source;
 pub mod config;
-pub mod cpio;
+pub(crate) mod cpio;
 pub mod digest;
 pub mod erofs;
 mod error;
 mod fakeroot;
 pub mod files;
 mod fs;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod host;
 mod layers;
-pub mod limit;
+pub(crate) mod limit;
 pub mod manifest;
-pub mod member;
+pub(crate) mod member;
 mod owner;
 mod recognise;
 pub mod reference;
@@ -53,7 +55,7 @@ use rustix::io::Errno;
 
 pub use blobs::ParseError;
 pub use directory_state::{DirectoryState, directory_state};
-pub use error::Error;
+pub use error::{Error, Remedy};
 pub use layers::LayerFacts;
 pub use recognise::Form;
 pub use source::Sources;

@@ -5,6 +5,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::error::Remedy;
 use super::tree::NAME_LIMIT;
 use crate::reference::Limits;
 use rdvm_hostfs::escape::escaped;
@@ -14,7 +15,7 @@ use rdvm_hostfs::units::ByteSize;
 
 /// The bytes that may still be unpacked.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     given: Option<u64>,
     /// Found out when the first byte is unpacked.
     own: OnceLock<u64>,
@@ -24,8 +25,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The value of `--max-size`, or half of the memory that this process can have.
-    pub fn new(limits: &Limits) -> Self {
+    /// [`Limits::unpacked`], or half of the memory that this process can have.
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             given: limits.unpacked.map(|ByteSize(bytes)| bytes),
             own: OnceLock::new(),
@@ -45,7 +46,7 @@ impl Budget {
     ///
     /// # Errors
     /// There are not as many left.
-    pub fn spend(&self, bytes: u64, shown: &str) -> Result<(), Error> {
+    pub(crate) fn spend(&self, bytes: u64, shown: &str) -> Result<(), Error> {
         match add(&self.spent, bytes) <= self.limit() {
             true => Ok(()),
             false => Err(Error::Bytes {
@@ -56,21 +57,22 @@ impl Budget {
     }
 
     /// Returns the bytes taken so far.
-    pub fn spent(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn spent(&self) -> u64 {
         self.spent.load(Ordering::Relaxed)
     }
 }
 
 /// The members that there may still be.
 #[derive(Debug)]
-pub struct Counter {
+pub(crate) struct Counter {
     limit: u64,
     counted: AtomicU64,
 }
 
 impl Counter {
-    /// Returns a count of none, with the limit of `--max-entries`.
-    pub fn new(limits: &Limits) -> Self {
+    /// Returns a count of none, with the limit of [`Limits::entries`].
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             limit: limits.entries,
             counted: AtomicU64::new(0),
@@ -81,7 +83,7 @@ impl Counter {
     ///
     /// # Errors
     /// It is one too many.
-    pub fn count(&self, name: &[u8], shown: &str) -> Result<(), Error> {
+    pub(crate) fn count(&self, name: &[u8], shown: &str) -> Result<(), Error> {
         match add(&self.counted, 1) <= self.limit {
             true => Ok(()),
             false => Err(Error::Members {
@@ -90,11 +92,6 @@ impl Counter {
                 name: shortened(name),
             }),
         }
-    }
-
-    /// Returns the number counted so far.
-    pub fn counted(&self) -> u64 {
-        self.counted.load(Ordering::Relaxed)
     }
 }
 
@@ -132,15 +129,24 @@ fn memory(memory: &Memory) -> u64 {
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Error {
     /// Too many bytes.
-    #[error("{shown}: comes to more than {limit} unpacked; raise the limit with --max-size")]
+    #[error("{shown}: comes to more than {limit} unpacked")]
     Bytes { shown: String, limit: ByteSize },
     /// Too many members.
-    #[error("{shown}: {name} is one more than {limit} members; raise the limit with --max-entries")]
+    #[error("{shown}: {name} is one more than {limit} members")]
     Members {
         shown: String,
         limit: u64,
         name: String,
     },
+}
+
+impl Error {
+    pub(crate) fn remedy(&self) -> Remedy {
+        match self {
+            Self::Bytes { .. } => Remedy::RaiseUnpacked,
+            Self::Members { .. } => Remedy::RaiseEntries,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -162,16 +168,13 @@ mod tests {
         let error = budget.spend(1, "c.tar").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "c.tar: comes to more than 100 B unpacked; raise the limit with --max-size"
+            "c.tar: comes to more than 100 B unpacked"
         );
         let counter = Counter::new(&limits(0, 2));
         counter.count(b"a", "x").unwrap();
         counter.count(b"b", "x").unwrap();
         let error = counter.count(b"\x1bc", "x").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "x: \\u{1b}c is one more than 2 members; raise the limit with --max-entries"
-        );
+        assert_eq!(error.to_string(), "x: \\u{1b}c is one more than 2 members");
     }
 
     #[test]

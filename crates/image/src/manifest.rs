@@ -69,7 +69,7 @@ pub struct Platform {
 
 impl Descriptor {
     /// Returns the value of an annotation.
-    pub fn annotation(&self, name: &str) -> Option<&str> {
+    pub(crate) fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(name).map(String::as_str)
     }
 }

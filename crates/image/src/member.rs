@@ -7,7 +7,7 @@ use super::tree::Xattrs;
 
 /// One record of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// Its name as written: perhaps with a leading `/`, `./`, `..`, doubled or trailing slashes.
     pub name: Vec<u8>,
     /// Permission bits including set-uid, set-gid and sticky (`0o7777` at most); no file type.
@@ -26,7 +26,7 @@ pub struct Member {
 
 /// The kind of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntryKind {
+pub(crate) enum EntryKind {
     /// A directory.
     Directory,
     /// A regular file, and where its bytes are.
@@ -64,7 +64,7 @@ pub enum EntryKind {
 
 /// Where a member's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileContent {
+pub(crate) enum FileContent {
     /// In one stretch of the archive.
     Span(Span),
     /// In several, with holes between them that read as zeros.

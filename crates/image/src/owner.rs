@@ -1,4 +1,4 @@
-//! Owners of an image's files in the guest: `--owner auto`, `root`, `keep` or a map of number ranges.
+//! Owners of an image's files in the guest: root, the host's own, or a map of number ranges.
 //!
 //! Takes host numbers, returns guest numbers. Where the host numbers come from, and fakeroot's say in it, is not
 //! decided here.
@@ -22,7 +22,7 @@ impl Ownership {
     }
 
     /// The guest's number for a host's, for users and groups alike; `None` when a map has no range for it.
-    pub fn in_guest(&self, host: u32) -> Option<u32> {
+    pub(crate) fn in_guest(&self, host: u32) -> Option<u32> {
         match self {
             Self::Auto => self.resolved().in_guest(host),
             Self::Root => Some(0),

@@ -140,7 +140,7 @@ fn open(path: &Path, budget: &Budget) -> Result<(Metadata, Source), Error> {
         true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
         false => File::open(path),
     };
-    // What a shell has opened for us: `rdvm run <(docker save app)`.
+    // What a shell has opened for us: `<(docker save app)`.
     let is_open = is_stdin || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
     let is_archive = |facts: &Metadata| {
         let kind = facts.file_type();

@@ -1,8 +1,8 @@
-//! A stream, compressed or not, → a [`ByteSource`] in memory: unpacked once, straight into the store's chunks.
+//! A stream, compressed or not, → a `ByteSource` in memory: unpacked once, straight into the store's chunks.
 //!
-//! The input is never trusted: no length in it is allocated for, what comes out is paid from a [`Budget`], and a
+//! The input is never trusted: no length in it is allocated for, what comes out is paid from a `Budget`, and a
 //! stream that ends early, has a wrong checksum or is followed by other bytes is an error. Only an initrd may go on behind
-//! its compressed part ([`unpack_part`]). Chunks of zeros are not
+//! its compressed part (`unpack_part`). Chunks of zeros are not
 //! kept. Knows no archive formats; the formats of compression are in the files below `stream/`.
 
 mod chunks;
@@ -44,7 +44,7 @@ pub enum Compression {
 /// Compression by a stream's first bytes; six are enough.
 ///
 /// Sources: RFC 1952, RFC 8878, the xz file format 1.2.1, lz4's frame format 1.6.4, bzip2's manual.
-pub fn compression(start: &[u8]) -> Compression {
+pub(crate) fn compression(start: &[u8]) -> Compression {
     const MAGICS: [(&[u8], Compression); 6] = [
         (b"\x1f\x8b", Compression::Gzip),
         (b"\x28\xb5\x2f\xfd", Compression::Zstd),
@@ -63,7 +63,7 @@ pub fn compression(start: &[u8]) -> Compression {
 
 impl Compression {
     /// Its usual name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::None => "uncompressed",
             Self::Gzip => "gzip",
@@ -83,7 +83,7 @@ impl Compression {
 /// # Errors
 /// The input cannot be read, ends early, is damaged, is followed by something else (zeros may follow gzip
 /// and xz, as for the programs of these names), or comes to more than the budget.
-pub fn unpack(
+pub(crate) fn unpack(
     input: impl Read,
     compression: Compression,
     shown: &str,
@@ -100,7 +100,7 @@ pub fn unpack(
 ///
 /// # Errors
 /// Something does, or the input cannot be read.
-pub fn finish(
+pub(crate) fn finish(
     input: &mut Input<impl Read>,
     compression: Compression,
     shown: &str,
@@ -120,7 +120,7 @@ pub fn finish(
 ///
 /// # Errors
 /// As [`unpack`], but for what follows.
-pub fn unpack_part(
+pub(crate) fn unpack_part(
     input: &mut Input<impl Read>,
     compression: Compression,
     shown: &str,
@@ -182,13 +182,13 @@ fn copy(input: &mut Input<impl Read>, chunks: &mut Chunks<'_, '_, '_>) -> io::Re
 }
 
 /// Goes on to the first byte that is not zero, or to the end.
-pub fn skip_zeros(input: &mut Input<impl Read>, shown: &str) -> Result<(), Error> {
+pub(crate) fn skip_zeros(input: &mut Input<impl Read>, shown: &str) -> Result<(), Error> {
     let passed = zeros(input).map(drop);
     passed.map_err(|error| unread(input, error, shown))
 }
 
 /// True if the input is at its end.
-pub fn is_over(input: &mut Input<impl Read>, shown: &str) -> Result<bool, Error> {
+pub(crate) fn is_over(input: &mut Input<impl Read>, shown: &str) -> Result<bool, Error> {
     let next = input.fill().map(<[u8]>::is_empty);
     next.map_err(|error| unread(input, error, shown))
 }
@@ -213,14 +213,14 @@ fn unread<R: Read>(input: &mut Input<R>, error: io::Error, shown: &str) -> Error
 
 /// A region, read from its start to its end.
 #[derive(Debug)]
-pub struct RegionReader {
+pub(crate) struct RegionReader {
     region: Region,
     at: u64,
 }
 
 impl RegionReader {
     /// Begins at the region's start.
-    pub fn new(region: Region) -> Self {
+    pub(crate) fn new(region: Region) -> Self {
         Self { region, at: 0 }
     }
 }
@@ -239,13 +239,13 @@ impl Read for RegionReader {
 
 impl Error {
     /// For a stream that the host cannot read.
-    pub fn read(shown: &str, source: io::Error) -> Self {
+    pub(crate) fn read(shown: &str, source: io::Error) -> Self {
         let shown = shown.to_owned();
         Self::Read { shown, source }
     }
 
     /// For a stream behind which, at `at`, something begins that does not belong there.
-    pub fn followed(shown: &str, compression: Compression, at: u64) -> Self {
+    pub(crate) fn followed(shown: &str, compression: Compression, at: u64) -> Self {
         Self::Damaged {
             shown: shown.to_owned(),
             name: compression.name(),

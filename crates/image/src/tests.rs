@@ -199,7 +199,7 @@ fn a_number_outside_the_owner_map_is_an_error_that_names_the_file() {
     let error =
         told(&read_as(dir.path(), Ownership::Map(vec![range(uid + 1, 0)]), None).unwrap_err());
     assert!(
-        error.contains(&format!("user {uid} is in no range of --owner")),
+        error.contains(&format!("user {uid} is in no range of the owner map")),
         "{error}"
     );
     if rustix::process::geteuid().is_root() {
@@ -514,7 +514,7 @@ fn numbers_in_an_access_control_list_are_moved_by_the_owner_map() {
     assert_eq!(xattrs[&b"system.posix_acl_access"[..]], list(77));
     let error = told(&read_by(&map[..2]).unwrap_err());
     assert!(
-        error.contains("/f: user 54321 is in no range of --owner"),
+        error.contains("/f: user 54321 is in no range of the owner map"),
         "{error}"
     );
 }

@@ -20,12 +20,12 @@ use rdvm_hostfs::escape::escaped;
 pub use super::rules::Error;
 
 /// The longest path the kernel's initramfs unpacker accepts, without the terminating NUL (`PATH_MAX` - 1).
-pub const PATH_LIMIT: usize = 4095;
+pub(crate) const PATH_LIMIT: usize = 4095;
 /// The longest single name a Linux file system accepts (`NAME_MAX`).
-pub const NAME_LIMIT: usize = 255;
+pub(crate) const NAME_LIMIT: usize = 255;
 
 /// The one name at the top that the initramfs format cannot carry: it ends the archive.
-pub const RESERVED_NAME: &[u8] = b"TRAILER!!!";
+pub(crate) const RESERVED_NAME: &[u8] = b"TRAILER!!!";
 
 /// A path inside the image: relative to its root, components joined by `/`, no `.`, `..`, empty component or NUL.
 /// The root itself is the empty path.
@@ -51,7 +51,7 @@ pub struct Entry {
 }
 
 /// Extended attributes: name with its namespace (`security.capability`) → value. Most entries have none.
-pub type Xattrs = Option<Arc<BTreeMap<Vec<u8>, Vec<u8>>>>;
+pub(crate) type Xattrs = Option<Arc<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
 /// The kind of an entry, with what only that kind has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl Content {
 ///
 /// # Errors
 /// As [`super::byte_source::ByteSource::read_exact`].
-pub fn read_sparse(extents: &[Extent], from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+pub(crate) fn read_sparse(extents: &[Extent], from: u64, buffer: &mut [u8]) -> Result<(), Errno> {
     let end = from + buffer.len() as u64;
     let first = extents.partition_point(|extent| extent.at + extent.length <= from);
     for extent in extents[first..].iter().take_while(|extent| extent.at < end) {
@@ -186,13 +186,13 @@ impl Tree {
     }
 
     /// The same tree with what the user should know about how it was read.
-    pub fn with_warnings(mut self, warnings: Vec<Warning>) -> Self {
+    pub(crate) fn with_warnings(mut self, warnings: Vec<Warning>) -> Self {
         self.warnings = warnings;
         self
     }
 
     /// The same tree with the stores that its contents are read from, for [`Self::check_unchanged`].
-    pub fn with_stores(mut self, stores: Vec<Arc<ByteSource>>) -> Self {
+    pub(crate) fn with_stores(mut self, stores: Vec<Arc<ByteSource>>) -> Self {
         self.stores = Stores(stores);
         self
     }
@@ -216,7 +216,7 @@ impl Tree {
     }
 
     /// Returns all entries, in order, to make another tree of them.
-    pub fn into_entries(self) -> Vec<Entry> {
+    pub(crate) fn into_entries(self) -> Vec<Entry> {
         self.entries
     }
 
@@ -289,10 +289,7 @@ pub enum Warning {
     )]
     MountPoint { path: ImagePath },
     /// The owners of a directory's files were not taken over.
-    #[error(
-        "{shown}: read without root, so its files belong to root in the guest; --owner keep or --fakeroot FILE gives \
-         others, --owner root hides this line"
-    )]
+    #[error("{shown}: read without root, so its files belong to root in the guest")]
     Owners { shown: String },
 }
 

@@ -101,12 +101,12 @@ fn is_the_images(name: &[u8]) -> bool {
     name == CAPABILITY || LISTS.contains(&name) || kind && !overlay
 }
 
-/// A number in an attribute that a map of `--owner` does not have: `user` or `group`, and the number.
+/// A number in an attribute that an owner map does not have: `user` or `group`, and the number.
 pub(super) type Unmapped = (&'static str, u32);
 
 /// Puts the guest's numbers of users and groups in place of the host's.
 ///
-/// A map moves the numbers in an access control list as it does owners. `--owner root` leaves them: it says who owns
+/// A map moves the numbers in an access control list as it does owners. `Ownership::Root` leaves them: it says who owns
 /// files, and a list names others.
 ///
 /// # Errors

@@ -38,7 +38,12 @@ impl Layout<'_> {
     ///
     /// # Errors
     /// As for [`Self::write`]; it was stopped.
-    pub fn write_unless(&self, stopped: Stopped<'_>, out: &File, offset: u64) -> Result<(), Error> {
+    pub(crate) fn write_unless(
+        &self,
+        stopped: Stopped<'_>,
+        out: &File,
+        offset: u64,
+    ) -> Result<(), Error> {
         let failed = |source| Error::Write {
             size: self.packed_size(),
             source,
@@ -61,7 +66,7 @@ impl Layout<'_> {
     ///
     /// # Errors
     /// As for [`Self::write_unless`].
-    pub fn fill(&self, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
+    pub(crate) fn fill(&self, stopped: Stopped<'_>, memory: &mut [u8]) -> Result<(), Error> {
         let places: Vec<_> = memory.chunks_mut(BLOCK as usize).map(Mutex::new).collect();
         self.each_block(stopped, || {
             let mut blocks = Blocks::new(self);

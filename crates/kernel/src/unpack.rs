@@ -68,7 +68,7 @@ impl Compression {
     }
 
     /// True if `unpack` can undo it.
-    pub fn is_supported(self) -> bool {
+    pub(crate) fn is_supported(self) -> bool {
         !matches!(self, Self::Bzip2 | Self::Lzo | Self::Unknown)
     }
 }

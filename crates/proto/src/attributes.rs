@@ -10,7 +10,7 @@ use crate::{Decoder, VERSION};
 pub const ATTRIBUTES_SUFFIX: &str = ".xattrs";
 
 /// First bytes of a table.
-pub const ATTRIBUTES_MAGIC: [u8; 8] = *b"rdvmxa\0\x01";
+pub(crate) const ATTRIBUTES_MAGIC: [u8; 8] = *b"rdvmxa\0\x01";
 
 /// A whole table: a view of its bytes.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Guest to host: the files of `--copy-out`, once the host has asked for them, in checked frames: through the outbound
+//! Guest to host: the files to copy out, once the host has asked for them, in checked frames: through the outbound
 //! ring where it is mapped, else on the stdout port.
 //!
 //! For every copy in its order either [`CopyFrame::Missing`] or [`CopyFrame::Begin`], then the entries: first the thing itself
@@ -10,7 +10,7 @@ use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
 
 /// First bytes of a parcel's frame.
-pub const COPY_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfd];
+pub(crate) const COPY_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfd];
 /// The most payload of one frame.
 pub const COPY_PAYLOAD: usize = 64 << 10;
 /// Where a payload starts in its frame.

@@ -4,7 +4,7 @@ use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
 
 /// First bytes of an event's frame; none of them is text, so that no stray message on the port looks like one.
-pub const FRAME_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfe];
+pub(crate) const FRAME_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfe];
 /// The longest frame of an event.
 pub const FRAME_MAX: usize = HEAD + PAYLOAD_MAX + TAIL;
 const PAYLOAD_MAX: usize = 80;
@@ -118,9 +118,9 @@ pub enum Stage {
     Exec = 7,
     /// The command's file is there, but what it needs to run (its interpreter or dynamic loader) is not.
     Interpreter = 8,
-    /// Putting a `--copy-in` in its place.
+    /// Putting what is copied in in its place.
     CopyIn = 9,
-    /// Setting a `--ulimit`.
+    /// Setting a resource limit.
     Limit = 10,
     /// Making the command's terminal.
     Terminal = 11,

@@ -4,7 +4,7 @@ use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
 
 /// First bytes of an order's frame.
-pub const ORDER_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfc];
+pub(crate) const ORDER_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfc];
 /// The longest frame of an order.
 pub const HOST_REQUEST_MAX: usize = HEAD + PAYLOAD_MAX + TAIL;
 const PAYLOAD_MAX: usize = 8;

@@ -1,7 +1,7 @@
 //! The part of the RAM free at the start of the command that files may take: the host plans by it, the guest sets limits by it.
 
 /// An inode with its directory entry, measured on Linux 6.1 and 6.12; longer names are paid from what programs get.
-pub const INODE_BYTES: u64 = 1200;
+pub(crate) const INODE_BYTES: u64 = 1200;
 
 /// As many inodes as the kernel gives a tmpfs by default: one for every two pages of RAM.
 const RAM_PER_INODE: u64 = 8192;

@@ -6,7 +6,7 @@ use crate::{Decoder, VERSION};
 pub const RECORD_SUFFIX: &str = ".start";
 
 /// First bytes of a start record.
-pub const START_MAGIC: [u8; 8] = *b"rdvmgo\0\x01";
+pub(crate) const START_MAGIC: [u8; 8] = *b"rdvmgo\0\x01";
 
 /// Flag in a start record: say when the kernel unpacked the initrd.
 pub const WANT_TIMELINE: u32 = 1;
@@ -27,7 +27,7 @@ pub const OWNS_ROOT: u32 = 64;
 /// Flag in a start record: the command is PID 1 of a namespace of its own, as inits must be.
 pub const IS_INIT: u32 = 128;
 
-/// The suffix of rdinit's own path that gives the path of the directory in which `--copy-in` lands: below it a directory
+/// The suffix of rdinit's own path that gives the path of the directory in which files copied in land: below it a directory
 /// for each, named by its number.
 pub const COPY_IN_SUFFIX: &str = ".in";
 
@@ -70,9 +70,9 @@ pub struct Start<'a> {
     pub argc: usize,
     /// Number of environment entries.
     pub envc: usize,
-    /// Number of `--copy-in`s: two strings each.
+    /// Number of copies in: two strings each.
     pub copies_in: usize,
-    /// Number of `--copy-out`s: a string each.
+    /// Number of copies out: a string each.
     pub copies_out: usize,
     /// Number of regions of memory with file systems: a string each.
     pub regions: usize,
@@ -93,9 +93,9 @@ pub struct Strings<'a> {
     pub hostname: &'a [u8],
     /// The arguments, then the environment: `argc + envc` strings.
     pub rest: &'a [u8],
-    /// For each `--copy-in` where it has landed and where it is to go.
+    /// For each copy in where it has landed and where it is to go.
     pub copies_in: &'a [u8],
-    /// The paths of the `--copy-out`s.
+    /// The paths to copy out.
     pub copies_out: &'a [u8],
     /// Where each region is mounted, in the order of their addresses; the root's is `/`, and the first.
     pub regions: &'a [u8],
@@ -209,9 +209,9 @@ pub struct StartRecord<'a> {
     pub rings: u64,
     /// Resource limits.
     pub limits: &'a [Limit],
-    /// For each `--copy-in` where it has landed and where it is to go.
+    /// For each copy in where it has landed and where it is to go.
     pub copies_in: &'a [[&'a [u8]; 2]],
-    /// The paths of the `--copy-out`s.
+    /// The paths to copy out.
     pub copies_out: &'a [&'a [u8]],
     /// Where each region is mounted.
     pub regions: &'a [&'a [u8]],

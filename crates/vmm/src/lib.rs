@@ -100,6 +100,41 @@ pub enum Error {
     Qemu(#[from] qemu::Error),
 }
 
+/// A way out that is the caller's. Messages have no words for it, as they do not know what the user calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Use the other engine.
+    OtherEngine,
+    /// Give the machine fewer CPUs.
+    FewerCpus,
+    /// Give the machine less RAM.
+    LessMemory,
+    /// Give the machine more RAM.
+    MoreMemory,
+    /// Boot another kernel.
+    OtherKernel,
+    /// Make the machine without [`Machine::share`], or use the other engine.
+    DoNotShare,
+    /// Examine the host.
+    Examine,
+    /// Examine the host, or use the other engine.
+    ExamineOrOtherEngine,
+    /// Boot another kernel, or examine the host.
+    OtherKernelOrExamine,
+}
+
+impl Error {
+    /// Returns the way out that the message leaves to the caller. It is in addition to one that the message may name.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Machine(_) => None,
+            Self::Probe(error) => error.remedy(),
+            Self::Kvm(error) => error.remedy(),
+            Self::Qemu(error) => error.remedy(),
+        }
+    }
+}
+
 impl Engine {
     /// Returns the engine that was chosen or, for `Auto`, the one that works, and a line on why that is not KVM.
     ///
@@ -164,8 +199,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// No engine could run the machine ([`Machine::check`]); the engine itself failed. The guest's failures are
-    /// endings.
+    /// No engine could run the machine (more CPUs, RAM or command line than there may be); the engine itself failed. The
+    /// guest's failures are endings.
     pub fn boot(
         &self,
         machine: Machine,

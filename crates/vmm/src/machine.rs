@@ -8,9 +8,9 @@ use rdvm_initrd::Initrd;
 use rdvm_kernel::Kernel;
 
 /// The most vCPUs that a machine has: what the tables and masks of both engines have room for.
-pub const CPUS_MAX: u8 = 16;
+pub(crate) const CPUS_MAX: u8 = 16;
 /// The longest command line in bytes, without its NUL (`COMMAND_LINE_SIZE` on x86).
-pub const CMDLINE_MAX: usize = 2047;
+pub(crate) const CMDLINE_MAX: usize = 2047;
 
 /// A machine to boot.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Machine {
     /// # Errors
     ///
     /// The first thing that is wrong.
-    pub fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         check(self.cpus, self.memory, &self.cmdline)
     }
 }

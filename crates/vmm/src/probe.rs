@@ -1,8 +1,8 @@
 //! The engines that this host has: the state of /dev/kvm, and the place of QEMU.
 //!
 //! [`kvm()`] and [`qemu_path`] are cheap enough for every run: they start no process and make no
-//! ioctl. [`qemu()`] asks the program itself and is for `rdvm doctor`. Leaves to others: choosing an
-//! engine (`engine`), KVM's API version (the KVM engine), judging the whole host (`doctor`).
+//! ioctl. [`qemu()`] asks the program itself. Leaves to others: choosing an
+//! engine, KVM's API version (the KVM engine), judging the whole host (`doctor`).
 
 mod cpu;
 mod kvm;
@@ -17,11 +17,13 @@ pub use qemu::{QemuState, qemu, qemu_path};
 pub use kvm::group_entry;
 pub use packages::as_root;
 
+use crate::Remedy;
+
 /// An engine that cannot run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// `--engine kvm` on a host whose KVM cannot be used; the state says why, and the way out.
-    #[error("{state}, or use --engine qemu")]
+    /// KVM was asked for on a host whose KVM cannot be used; the state says why, and one way out.
+    #[error("{state}")]
     KvmNotUsable {
         /// Anything but [`KvmState::Usable`].
         state: KvmState,
@@ -40,6 +42,12 @@ pub enum Error {
         /// The path as given, escaped.
         path: String,
     },
+}
+
+impl Error {
+    pub(crate) fn remedy(&self) -> Option<Remedy> {
+        matches!(self, Self::KvmNotUsable { .. }).then_some(Remedy::OtherEngine)
+    }
 }
 
 /// Checks that `state` is usable.
@@ -63,7 +71,7 @@ mod tests {
         assert_eq!(
             refusal.to_string(),
             "/dev/kvm: paravirtual (PVM), it cannot run an unmodified kernel; \
-             take a host whose CPU shows vmx or svm, or use --engine qemu"
+             take a host whose CPU shows vmx or svm"
         );
     }
 }

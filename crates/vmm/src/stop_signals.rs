@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 pub(crate) use self::handlers::Catcher;
 
 /// Signals that stop the machine.
-pub const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+pub(crate) const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
 
 /// The signal that a machine is to be stopped by, and a descriptor that becomes readable when it comes. Each machine has its
 /// own.
@@ -49,7 +49,7 @@ impl StopSignals {
         })
     }
 
-    /// Catches [`SIGNALS`] of this process until this is dropped, which restores what the process did with them before.
+    /// Catches the signals that end a process (SIGHUP, SIGINT, SIGQUIT, SIGTERM) until this is dropped, which restores what the process did with them before.
     ///
     /// # Errors
     ///

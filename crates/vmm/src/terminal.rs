@@ -89,7 +89,7 @@ impl Settings {
     }
 
     /// Makes the terminal what it was, if it is not. May be called at any time and from any thread.
-    pub fn restore(&self) {
+    pub(crate) fn restore(&self) {
         if let Some((fd, before)) = self.lock().take() {
             let _ = tcsetattr(fd, OptionalActions::Now, &before);
         }

@@ -4,6 +4,7 @@ use std::mem::ManuallyDrop;
 
 use rdvm::cli::PackArgs;
 use rdvm::report::BY_SIGPIPE;
+use rdvm::way_out::with_warning;
 use rdvm::{output, trust};
 use rdvm_image::config::Config;
 use rdvm_image::tree::Tree;
@@ -26,10 +27,10 @@ pub(crate) fn pack(args: PackArgs) -> Result<u8> {
     }
     .with_progress(&bar.progress);
     for step in &packing.steps {
-        let image = rdvm_image::open_from(step, &sources)?;
+        let image = rdvm_image::open_from(step, &sources).map_err(rdvm::Error::from)?;
         trust::check(step, &image.tree, &sources)?;
         let warnings = image.tree.warnings().iter();
-        warnings.for_each(|warning| say(&warning.to_string()));
+        warnings.for_each(|warning| say(&with_warning(warning)));
         images.push(image);
     }
     let steps: Vec<&Tree> = images.iter().map(|image| &image.tree).collect();

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::config;
+use crate::error::Remedy;
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::escape::{escaped, reason};
 
@@ -28,7 +29,7 @@ pub enum ParseError {
     #[error("\"{}\" is not a digest of sha256: and 64 hexadecimal digits; export the image again", escaped(digest.as_bytes()))]
     BadDigest { digest: String },
     /// A digest that cannot be checked.
-    #[error("\"{}\": rdvm checks sha256 digests only; export the image with those", escaped(digest.as_bytes()))]
+    #[error("\"{}\": only sha256 digests are checked; export the image with those", escaped(digest.as_bytes()))]
     Algorithm { digest: String },
     /// The ID of a layer that is none. It is never used as a name.
     #[error("\"{}\" is not a layer's ID of 64 hexadecimal digits; export the image again", escaped(id.as_bytes()))]
@@ -84,13 +85,13 @@ pub enum ParseError {
     #[error("its indexes are nested more than {limit} deep; export the image again")]
     TooDeep { limit: usize },
     /// More indexes and manifests than are read.
-    #[error("it has more than {limit} indexes and manifests to look through; name one with --tag")]
+    #[error("it has more than {limit} indexes and manifests to look through")]
     TooMany { limit: usize },
     /// One document that can be read in two ways.
     #[error("{}: is an index and a manifest at once; export the image again", escaped(name.as_bytes()))]
     Ambiguous { name: String },
     /// Something else that is kept in the same form: a chart, a signature.
-    #[error("{}: is not a container image but {}; name another with --tag", escaped(name.as_bytes()), escaped(kind.as_bytes()))]
+    #[error("{}: is not a container image but {}", escaped(name.as_bytes()), escaped(kind.as_bytes()))]
     NotAnImage { name: String, kind: String },
     /// A version of the layout that is not known.
     #[error("oci-layout: version \"{}\" is not known, 1.0.0 is; export the image again", escaped(version.as_bytes()))]
@@ -102,10 +103,10 @@ pub enum ParseError {
     )]
     NoPlatform { found: Vec<String> },
     /// It is not said which image.
-    #[error("there are several images in it: {}; name one with --tag", list(names))]
+    #[error("there are several images in it: {}", list(names))]
     Several { names: Vec<String> },
     /// No image of that name.
-    #[error("there is no image \"{}\" in it, only {}; name one of those with --tag", escaped(spec.as_bytes()), list(names))]
+    #[error("there is no image \"{}\" in it, only {}", escaped(spec.as_bytes()), list(names))]
     NoSuchImage { spec: String, names: Vec<String> },
     /// No image at all.
     #[error("there is no image in it; export the image again")]
@@ -133,6 +134,16 @@ fn list(names: &[String]) -> String {
 }
 
 impl ParseError {
+    pub(crate) fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::TooMany { .. } | Self::Several { .. } => Some(Remedy::NameImage),
+            Self::NoSuchImage { .. } => Some(Remedy::NameOneOfThose),
+            Self::NotAnImage { .. } => Some(Remedy::NameAnother),
+            Self::Config(config::Error::User { .. }) => Some(Remedy::NameUser),
+            _ => None,
+        }
+    }
+
     /// True if it means that something is not there, rather than that it is wrong.
     pub(crate) fn is_gap(&self) -> bool {
         matches!(

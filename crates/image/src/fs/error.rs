@@ -64,7 +64,7 @@ pub enum Error {
     BadWhiteout { name: Vec<u8> },
     /// More names than there may be.
     #[error(
-        "{}: one name more than the {limit} there may be, with the directories above them; allow more with --max-entries",
+        "{}: one name more than the {limit} there may be, with the directories above them",
         escaped(name)
     )]
     TooMany { name: Vec<u8>, limit: u64 },

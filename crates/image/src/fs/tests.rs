@@ -427,7 +427,7 @@ fn directories_that_no_member_made_count_against_the_limit() {
     let error = system.put(member("h a/b/e = a/b/d")).unwrap_err();
     let message = error.to_string();
     assert!(
-        message.starts_with("a/b/e: ") && message.contains("--max-entries"),
+        message.starts_with("a/b/e: ") && message.contains("more than the 4 there may be"),
         "{message}"
     );
     // So do those that replace each other.

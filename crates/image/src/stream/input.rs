@@ -19,7 +19,7 @@ pub struct Input<R> {
 
 impl<R: Read> Input<R> {
     /// Begins where `inner` is.
-    pub fn new(inner: R) -> Self {
+    pub(crate) fn new(inner: R) -> Self {
         Self {
             inner,
             buffer: vec![0; BUFFER].into(),
@@ -31,7 +31,7 @@ impl<R: Read> Input<R> {
     }
 
     /// Returns the number of bytes consumed.
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
@@ -55,7 +55,7 @@ impl<R: Read> Input<R> {
     }
 
     /// The next bytes, which stay unread: `count` of them, or all that are left.
-    pub fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
+    pub(crate) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         if self.held.len() < count {
             self.buffer.copy_within(self.held.clone(), 0);
             self.held = 0..self.held.len();

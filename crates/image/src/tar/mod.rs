@@ -30,11 +30,11 @@ use super::member::Member;
 use super::tree::Warning;
 
 /// The longest PAX header or long name in bytes.
-pub const RECORD_LIMIT: u64 = 1 << 20;
+pub(crate) const RECORD_LIMIT: u64 = 1 << 20;
 
 /// The end of an archive. Readers agree on its members in each case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// With a zero block, and with nothing but zeros behind it.
     Marked,
     /// Behind a whole member: nothing in the archive shows that it was the last one.
@@ -45,7 +45,7 @@ pub enum End {
 
 impl End {
     /// The warning for an archive that no digest proves to be whole; `shown` is its name, escaped.
-    pub fn warning(self, shown: &str) -> Option<Warning> {
+    pub(crate) fn warning(self, shown: &str) -> Option<Warning> {
         let shown = shown.to_owned();
         match self {
             Self::Marked => None,
@@ -58,7 +58,7 @@ impl End {
 /// Reads the archive that is the region, hands over each member, and returns how it ends.
 ///
 /// Errors name the archive, the member and the offset of its header; those of `each` come through.
-pub fn read<E: From<Error>>(
+pub(crate) fn read<E: From<Error>>(
     region: &Region,
     entries: &Counter,
     each: &mut dyn FnMut(Member) -> Result<(), E>,

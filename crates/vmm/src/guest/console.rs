@@ -80,15 +80,15 @@ impl Copy {
             _ if bytes == 0 => return None,
             (Some(errno), _) => {
                 format!(
-                    "--console: {name}: {}; {bytes} bytes are missing",
+                    "{name}: {}; {bytes} bytes are missing",
                     std::io::Error::from(errno)
                 )
             }
             (None, true) => {
-                format!("--console: {name}: nobody reads it any more; {bytes} bytes are missing")
+                format!("{name}: nobody reads it any more; {bytes} bytes are missing")
             }
             (None, false) => format!(
-                "--console: {name}: {bytes} bytes are missing, since they were not read in time; name a file, or read faster"
+                "{name}: {bytes} bytes are missing, since they were not read in time; name a file, or read faster"
             ),
         };
         Some(Gaps { bytes, message })
@@ -204,7 +204,7 @@ impl Console {
     }
 
     /// Returns the kernel's message about its panic, if it panicked.
-    pub fn panic(&self) -> Option<String> {
+    pub(crate) fn panic(&self) -> Option<String> {
         const MARK: &str = "Kernel panic - not syncing: ";
         let lines = self.last_lines(usize::MAX);
         lines
@@ -291,10 +291,7 @@ mod tests {
         on_full.push(b"two!");
         let gaps = on_full.finish_copy(&signals).unwrap();
         assert_eq!(gaps.bytes, 7);
-        assert!(
-            gaps.message
-                .starts_with("--console: c: No space left on device")
-        );
+        assert!(gaps.message.starts_with("c: No space left on device"));
         let file = tempfile::tempfile().unwrap();
         let mut whole = console(file);
         whole.push(b"one");

@@ -10,8 +10,6 @@ use rdvm_proto::{Event, FRAME_MAX, FrameError, Totals};
 pub struct Control {
     pending: Vec<u8>,
     text: bool,
-    noise: u64,
-    foreign_version: Option<u8>,
 }
 
 /// The longest line that can be an exit code: three digits, a CR, a LF, with room for blanks.
@@ -23,8 +21,6 @@ impl Control {
         Self {
             pending: Vec::new(),
             text: false,
-            noise: 0,
-            foreign_version: None,
         }
     }
 
@@ -37,27 +33,17 @@ impl Control {
     }
 
     /// Takes bytes from the port.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
     }
 
     /// Returns the next whole event, if the bytes so far have one.
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
         if self.text {
             self.next_line()
         } else {
             self.next_frame()
         }
-    }
-
-    /// Returns the number of bytes that were part of no event.
-    pub fn noise(&self) -> u64 {
-        self.noise
-    }
-
-    /// Returns the version of the first frame that was of another version than ours.
-    pub fn foreign_version(&self) -> Option<u8> {
-        self.foreign_version
     }
 
     fn next_frame(&mut self) -> Option<Event> {
@@ -73,13 +59,7 @@ impl Control {
                     break Some(event);
                 }
                 Err(FrameError::Incomplete) => break None,
-                Err(error) => {
-                    if let FrameError::Version(version) = error {
-                        self.foreign_version.get_or_insert(version);
-                    }
-                    self.noise += 1;
-                    at += 1;
-                }
+                Err(_) => at += 1,
             }
         };
         self.pending.drain(..at);
@@ -96,12 +76,10 @@ impl Control {
             if let Some(code) = code {
                 return Some(Event::Exited(code, Totals::default()));
             }
-            self.noise += line.len() as u64;
         }
         if self.pending.len() > LINE_MAX {
             // No code is that long; keep the end, where the next line starts.
             let excess = self.pending.len() - LINE_MAX;
-            self.noise += excess as u64;
             self.pending.drain(..excess);
         }
         None
@@ -143,7 +121,6 @@ mod tests {
                 [Event::Started(5), exit],
                 "in steps of {step}"
             );
-            assert_eq!(control.noise(), 17 + 2 + 7);
         }
     }
 
@@ -159,12 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_another_version_is_remembered_and_not_believed() {
+    fn a_frame_of_another_version_is_not_believed() {
         let mut bytes = frame(Event::Exited(0, Totals::default()));
         bytes[4] = 9;
         let mut control = Control::frames();
         assert_eq!(events(&mut control, &bytes, 64), []);
-        assert_eq!(control.foreign_version(), Some(9));
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub enum Ending {
 
 impl Ending {
     /// Returns the ending by a guest's last event; `None` for any other event.
-    pub fn of(event: Event) -> Option<Self> {
+    pub(crate) fn of(event: Event) -> Option<Self> {
         match event {
             Event::Exited(code, totals) => Some(Self::Exited { code, totals }),
             Event::Killed(signal, totals) => Some(Self::Killed { signal, totals }),

@@ -12,7 +12,7 @@ pub mod control;
 pub mod ending;
 pub mod input_pump;
 pub mod output_stream;
-pub mod rings;
+pub(crate) mod rings;
 
 mod background;
 mod escape;
@@ -36,7 +36,7 @@ pub use self::timestamps::{BootClock, Counts, Timestamps};
 /// The guest's ports, in the order in which a host that sees several ready should read them: the status port first,
 /// since it tells what the bytes on the other two are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Port {
+pub(crate) enum Port {
     /// COM3: events.
     Status,
     /// COM2: the command's standard output.

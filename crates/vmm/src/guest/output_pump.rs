@@ -6,7 +6,7 @@ use rdvm_hostfs::units::ByteSize;
 use super::console::Console;
 use super::output_stream::OutputStream;
 
-/// Bytes that a kernel may print while it boots, however little the command may: with `--show-boot` it prints some 20 KiB.
+/// Bytes that a kernel may print while it boots, however little the command may: a verbose boot prints some 20 KiB.
 const BOOT_OUTPUT: u64 = 1 << 20;
 
 /// The output streams.

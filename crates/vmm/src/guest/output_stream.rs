@@ -129,7 +129,7 @@ impl OutputStream {
     }
 
     /// Returns the descriptor to poll for writing while the stream is not empty.
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         match &self.way {
             Way::Ready(fd) | Way::Socket(fd) | Way::Careful(fd) => fd.as_fd(),
             Way::Background(thread, _) => thread.idle(),
@@ -137,12 +137,12 @@ impl OutputStream {
     }
 
     /// True if the reader has gone away.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
 
     /// Returns the time of the last write.
-    pub fn last_write(&self) -> Option<Instant> {
+    pub(crate) fn last_write(&self) -> Option<Instant> {
         self.last_write
     }
 

@@ -7,11 +7,11 @@ use rdvm_proto::RING;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
 /// The bytes of both rings.
-pub const RINGS: u64 = 2 * RING;
+pub(crate) const RINGS: u64 = 2 * RING;
 
 /// The rings of one machine.
 #[derive(Debug)]
-pub struct Rings {
+pub(crate) struct Rings {
     region: MmapRegion,
     /// PID 1 has them too.
     pub(super) mapped: bool,
@@ -22,7 +22,7 @@ pub struct Rings {
 
 impl Rings {
     /// Rings in memory of [`RINGS`] bytes.
-    pub fn new(region: MmapRegion) -> Self {
+    pub(crate) fn new(region: MmapRegion) -> Self {
         Self {
             region,
             mapped: false,

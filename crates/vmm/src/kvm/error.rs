@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use crate::Remedy;
 use crate::probe::KvmState;
 use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::units::ByteSize;
@@ -13,16 +14,16 @@ use rdvm_hostfs::units::ByteSize;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// /dev/kvm is not, or not any more, what it was found to be.
-    #[error("{0}, or use --engine qemu")]
+    #[error("{0}")]
     Unusable(KvmState),
     /// This KVM lacks something.
-    #[error("/dev/kvm: offers no {what}; boot a newer host kernel, or use --engine qemu")]
+    #[error("/dev/kvm: offers no {what}; boot a newer host kernel")]
     Unsupported {
         /// The thing that is missing.
         what: &'static str,
     },
     /// A call to KVM failed.
-    #[error("kvm engine: {what}: {}; {}", reason(source), remedy(source))]
+    #[error("kvm engine: {what}: {}{}", reason(source), limit_to_raise(source))]
     Call {
         /// The operation.
         what: &'static str,
@@ -30,7 +31,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The host refused something else.
-    #[error("kvm engine: {what}: {}; {}", reason(source), remedy(source))]
+    #[error("kvm engine: {what}: {}{}", reason(source), limit_to_raise(source))]
     Host {
         /// The operation.
         what: &'static str,
@@ -39,7 +40,7 @@ pub enum Error {
     },
     /// The host has no address space for the guest's RAM.
     #[error(
-        "kvm engine: {memory} of guest RAM cannot be mapped: {}; raise ulimit -v, or give the guest less with -m",
+        "kvm engine: {memory} of guest RAM cannot be mapped: {}; raise ulimit -v",
         reason(source)
     )]
     Memory {
@@ -50,7 +51,7 @@ pub enum Error {
     },
     /// The kernel does not fit.
     #[error(
-        "{}: reaches up to {end:#x}, the guest's RAM ends at {ram_end:#x}; give it more with -m",
+        "{}: reaches up to {end:#x}, the guest's RAM ends at {ram_end:#x}",
         shown(kernel)
     )]
     KernelPlace {
@@ -62,10 +63,7 @@ pub enum Error {
         ram_end: u64,
     },
     /// The kernel's file could be checked but not loaded.
-    #[error(
-        "{}: cannot be loaded: {source}; try another kernel (-k)",
-        shown(kernel)
-    )]
+    #[error("{}: cannot be loaded: {source}", shown(kernel))]
     Kernel {
         /// Its file.
         kernel: PathBuf,
@@ -73,7 +71,7 @@ pub enum Error {
         source: linux_loader::loader::Error,
     },
     /// There is no place for the initrd.
-    #[error("initrd: its {} do not fit between the kernel's end {kernel_end:#x} and {} in {memory} of RAM; give the guest more with -m, or use a kernel that takes an initrd anywhere (Linux 3.8 or later)", ByteSize(*size), limit_name(*limit))]
+    #[error("initrd: its {} do not fit between the kernel's end {kernel_end:#x} and {} in {memory} of RAM; give the guest more, or use a kernel that takes an initrd anywhere (Linux 3.8 or later)", ByteSize(*size), limit_name(*limit))]
     InitrdPlace {
         /// Its length in bytes.
         size: u64,
@@ -88,11 +86,28 @@ pub enum Error {
     #[error(transparent)]
     Initrd(#[from] rdvm_initrd::Error),
     /// A part lies outside of the guest's RAM.
-    #[error("kvm engine: the guest's RAM has no room for its tables; give it more with -m")]
+    #[error("kvm engine: the guest's RAM has no room for its tables")]
     Place,
 }
 
 impl Error {
+    pub(crate) fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Unusable(_) | Self::Unsupported { .. } => Remedy::OtherEngine,
+            Self::Call { source, .. } | Self::Host { source, .. } => {
+                match Errno::from_io_error(source) {
+                    Some(Errno::MFILE | Errno::AGAIN) => Remedy::FewerCpus,
+                    Some(Errno::NOMEM) => Remedy::LessMemory,
+                    _ => Remedy::ExamineOrOtherEngine,
+                }
+            }
+            Self::Memory { .. } => Remedy::LessMemory,
+            Self::KernelPlace { .. } | Self::Place => Remedy::MoreMemory,
+            Self::Kernel { .. } => Remedy::OtherKernel,
+            Self::InitrdPlace { .. } | Self::Initrd(_) => return None,
+        })
+    }
+
     /// Wraps an error of the host with the operation.
     pub(super) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Host {
@@ -102,13 +117,13 @@ impl Error {
     }
 }
 
-/// Returns the way out of an error of the host.
-fn remedy(source: &io::Error) -> &'static str {
+/// Returns the way out of an error of the host, as far as it is not the caller's.
+fn limit_to_raise(source: &io::Error) -> &'static str {
     match Errno::from_io_error(source) {
-        Some(Errno::MFILE) => "raise ulimit -n, or take fewer --cpus",
-        Some(Errno::AGAIN) => "raise ulimit -u, or take fewer --cpus",
-        Some(Errno::NOMEM) => "free some memory, or give the guest less with -m",
-        _ => "see rdvm doctor, or use --engine qemu",
+        Some(Errno::MFILE) => "; raise ulimit -n",
+        Some(Errno::AGAIN) => "; raise ulimit -u",
+        Some(Errno::NOMEM) => "; free some memory",
+        _ => "",
     }
 }
 

@@ -39,7 +39,7 @@ impl Cpu {
     }
 
     /// Reads the first processor of the text of a /proc/cpuinfo.
-    pub fn parse(cpuinfo: &str) -> Self {
+    pub(crate) fn parse(cpuinfo: &str) -> Self {
         let first = cpuinfo.lines().take_while(|line| !line.is_empty());
         let fields = first.filter_map(|line| line.split_once(':'));
         let mut cpu = Self::default();

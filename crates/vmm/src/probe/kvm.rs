@@ -90,7 +90,7 @@ pub fn kvm() -> KvmState {
 
 impl KvmFacts {
     /// Looks at /dev/kvm (and opens it once), /proc/cpuinfo and /sys/module.
-    pub fn gather() -> Self {
+    pub(crate) fn gather() -> Self {
         let module = |name: &str| Path::new("/sys/module").join(name).exists();
         Self {
             node: KvmNode::gather(Path::new(NODE)),
@@ -101,7 +101,7 @@ impl KvmFacts {
 
     /// Judges the facts. A CPU that cannot do it outweighs a permission: asking for that
     /// would be a walk for nothing.
-    pub fn judge(&self) -> KvmState {
+    pub(crate) fn judge(&self) -> KvmState {
         let KvmNode::Device {
             number,
             group,
@@ -185,7 +185,7 @@ impl KvmState {
     }
 
     /// Returns the state of a device that could not be opened after all.
-    pub fn of_open_error(errno: Errno) -> Self {
+    pub(crate) fn of_open_error(errno: Errno) -> Self {
         let mut facts = KvmFacts::gather();
         if let KvmNode::Device { open, .. } = &mut facts.node {
             *open = Err(errno);

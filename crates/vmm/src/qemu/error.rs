@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::probe;
+use crate::{Remedy, probe};
 use rdvm_hostfs::escape::reason;
 
 /// An error of the QEMU engine.
@@ -19,10 +19,10 @@ pub enum Error {
     #[error(transparent)]
     Kernel(#[from] rdvm_kernel::Error),
     /// QEMU cannot share this image with other machines.
-    #[error("--share: {0}, and QEMU has no other way; leave it out, or use --engine kvm")]
+    #[error("sharing the initrd: {0}, and QEMU has no other way")]
     Share(&'static str),
     /// QEMU could not be started.
-    #[error("{}: cannot be started: {}; see rdvm doctor", program.display(), reason(source))]
+    #[error("{}: cannot be started: {}", program.display(), reason(source))]
     Start {
         /// The program.
         program: PathBuf,
@@ -30,7 +30,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The host failed.
-    #[error("qemu engine: {what}: {}; see rdvm doctor", reason(source))]
+    #[error("qemu engine: {what}: {}", reason(source))]
     Host {
         /// The operation.
         what: &'static str,
@@ -38,7 +38,7 @@ pub enum Error {
         source: io::Error,
     },
     /// QEMU ended before the guest printed anything.
-    #[error("{}: ended before the machine ran: {said}; try it with another kernel (-k), or see rdvm doctor", program.display())]
+    #[error("{}: ended before the machine ran: {said}", program.display())]
     Refused {
         /// The program.
         program: PathBuf,
@@ -48,6 +48,16 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Missing(error) => error.remedy(),
+            Self::Share(_) => Some(Remedy::DoNotShare),
+            Self::Start { .. } | Self::Host { .. } => Some(Remedy::Examine),
+            Self::Refused { .. } => Some(Remedy::OtherKernelOrExamine),
+            Self::Initrd(_) | Self::Kernel(_) => None,
+        }
+    }
+
     /// Wraps an error of the host with the operation.
     pub(super) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Host {

@@ -97,7 +97,7 @@ impl Qemu {
     /// # Errors
     ///
     /// It is not installed.
-    pub fn find() -> Result<Self, Error> {
+    pub(crate) fn find() -> Result<Self, Error> {
         Ok(Self {
             program: probe::qemu_path()?,
             clock: tsc::Sample::take(),
