@@ -52,7 +52,7 @@ const MARGIN_SHARE: u64 = 100;
 const KERNEL_OWN: ByteSize = ByteSize::mib(20);
 
 /// The same of a small kernel: so much, and two fifths of its size, since what is in it wants slabs and tables.
-const SMALL_KERNEL_OWN: ByteSize = ByteSize::mib(2);
+const SMALL_KERNEL_OWN: ByteSize = ByteSize(5 << 19);
 
 /// A further CPU's stacks, per-CPU area and run queues.
 const PER_CPU: ByteSize = ByteSize::mib(1);

@@ -5,7 +5,6 @@ mod cached;
 mod choice;
 
 use std::io;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +57,7 @@ pub enum ImageLayout {
 /// Facts about an image besides its bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageInfo {
-    /// The sizes of its archive and what is in it; only the numbers of entries where it is a file system.
+    /// The sizes of its archive and what is in it; only numbers of entries where no archive can hold it.
     pub contents: Contents,
     /// The size of its file system, where that is what it is used as.
     pub region: Option<u64>,
@@ -104,11 +103,9 @@ impl PreparedImage {
         .with_progress(progress);
         trust::check_parts(image, &sources)?;
         let wanted = trust::wanted(image)?;
-        // What has been checked counts; nothing else has to be opened to look it up.
-        let now = |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
         // An expected digest is that of what is read now.
         let cache = cache.filter(|_| in_place.is_possible() && wanted.is_none());
-        let before = cache.and_then(|_| inputs(image, epoch, now));
+        let before = cache.and_then(|_| inputs(image, epoch, &sources));
         if let Some((info, region)) = cache
             .zip(before.as_ref())
             .and_then(|(cache, inputs)| find(cache, inputs))
@@ -128,14 +125,19 @@ impl PreparedImage {
         let mut info = ImageInfo::of(&read, digest);
         if let Some(layout) = in_place.layout(&read.tree, epoch)? {
             info.accounts = Files::read(&read.tree).unwrap_or_default();
-            info.contents.entries = read.tree.entries().len() as u64;
-            info.contents.inodes = layout.inodes();
+            // An archive may not hold it: then there is no more to say.
+            info.contents = Layout::of(&read.tree, epoch).map_or(
+                Contents {
+                    entries: read.tree.entries().len() as u64,
+                    inodes: layout.inodes(),
+                    ..Contents::default()
+                },
+                |archive| archive.contents(),
+            );
             info.region = Some(layout.size());
             info.name = Some(shown_absolute(&image.path));
             // The state of what was read, wherever the paths lead by now; a directory's is asked for again.
-            let read_from =
-                |path: &Path| sources.metadata(path).map_or_else(|| path.metadata(), Ok);
-            let after = before.and_then(|before| Some((before, inputs(image, epoch, read_from)?)));
+            let after = before.and_then(|before| Some((before, inputs(image, epoch, &sources)?)));
             let inputs = after.and_then(|(before, after)| (before == after).then_some(after));
             return Ok(Self::Read {
                 info,

@@ -62,7 +62,9 @@ const MOUNTS: [Mount; 6] = [
     },
 ];
 
-const DIRECTORIES: [(&[u8], usize); 2] = [(b"/tmp\0", 0o1777), (b"/run\0", 0o755)];
+/// The last is in every kernel's own initramfs.
+const DIRECTORIES: [(&[u8], usize); 3] =
+    [(b"/tmp\0", 0o1777), (b"/run\0", 0o755), (b"/root\0", 0o700)];
 
 const LINKS: [(&[u8], &[u8]); 5] = [
     (b"/proc/self/fd\0", b"/dev/fd\0"),

@@ -1,5 +1,5 @@
-//! Whether a kernel can have an image as a region of memory. The answer takes a search through the whole kernel, so it is kept
-//! by the state of the kernel's file.
+//! The check that a kernel can have an image as a region of memory. It takes a search through the whole kernel, so the answer is
+//! kept by the state of the kernel's file.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -253,14 +253,20 @@ pub fn look(
     progress: &Progress,
 ) -> Result<(PreparedImage, Result<(Kernel, MemoryPlan)>)> {
     let epoch = Epoch::from_env_or_last()?;
+    let search = Search::from_env();
+    let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &search);
+    let can = |_| match &kernel {
+        Ok(kernel) if can_have_regions(kernel, search.cache.as_deref()) => Ok(()),
+        _ => Err(String::new()),
+    };
     let in_place = InPlace {
-        root: RootSpec::Initrd,
-        can: &|_| Ok(()),
+        root: RootSpec::Auto,
+        can: &can,
     };
     let prepared = PreparedImage::open(image, epoch, &in_place, None, progress)?;
-    let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &Search::from_env());
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
-        let needs = needs(prepared.info(), &kernel, cpus, 0);
+        let mut needs = needs(prepared.info(), &kernel, cpus, 0);
+        needs.regions = ByteSize(prepared.info().region.unwrap_or(0));
         let memory = memory::plan(&needs, MemorySpec::FromImage)?;
         Ok((kernel, memory))
     });

@@ -1,4 +1,6 @@
-//! Whether an image becomes a region of memory.
+//! The choice between an image in the initrd and one in a region of memory.
+
+use std::collections::HashSet;
 
 use crate::error::{Error, Result};
 use crate::request::RootSpec;
@@ -27,7 +29,8 @@ impl InPlace<'_> {
 
     /// True if a file system of so many bytes is.
     pub(super) fn may_be(&self, size: u64) -> bool {
-        self.is_possible() && (self.can)(size).is_ok()
+        let pays = self.root == RootSpec::Erofs || size >= REGION_FROM;
+        self.is_possible() && pays && (self.can)(size).is_ok()
     }
 
     /// Lays a tree out as a file system; `None` if it is to be an initrd.
@@ -58,10 +61,11 @@ impl InPlace<'_> {
     }
 }
 
-/// Returns the bytes of a tree's files, each name counted.
+/// Returns the bytes of a tree's files.
 fn bytes(tree: &Tree) -> u64 {
+    let mut links = HashSet::new();
     let sizes = tree.entries().iter().map(|entry| match &entry.kind {
-        Kind::File(file) => file.size,
+        Kind::File(file) if file.link.is_none_or(|link| links.insert(link)) => file.size,
         _ => 0,
     });
     sizes.fold(0, u64::saturating_add)

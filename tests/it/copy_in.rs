@@ -360,6 +360,7 @@ fn a_kept_image_gets_files_too() {
                 .option("--root")
                 .option("erofs");
             let rdvm = rdvm.with_variable("RDVM_CACHE", dir.path().join("cache"));
+            let rdvm = rdvm.with_variable("RDVM_KERNEL", crate::kept::kernel());
             rdvm.image(&tar)
                 .sh("cat /new/file")
                 .run()

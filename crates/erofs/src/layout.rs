@@ -10,19 +10,18 @@ use std::ops::Range;
 use rdvm_hostfs::path::split;
 use rdvm_image::body::Bodies;
 use rdvm_image::erofs::{
-    BLOCK, CHUNKS, COMPAT_MTIME, HOLE, INCOMPAT_CHUNKS, INLINE, INODE, MAGIC, NAMESPACES, PLAIN,
-    SLOT, SUPER, SUPER_AT, XATTR_ENTRY, XATTR_HEADER,
+    BLOCK, CHUNKS, COMPAT_MTIME, HOLE, INCOMPAT_CHUNKS, INLINE, INODE, MAGIC, PLAIN, SLOT, SUPER,
+    SUPER_AT,
 };
 use rdvm_image::tree::{Entry, FileBody, Kind, LinkId, Tree};
 use rdvm_initrd::Epoch;
 
-use crate::Error;
 use crate::directory::{self, Name};
+use crate::inode::{Inode, device, type_of};
+use crate::{Error, attributes};
 
 /// The most chunks of a file with holes: their addresses take a page in a thousand of the guest's memory at most.
 const CHUNKS_MAX: u64 = 1 << 16;
-/// A directory's mode where the tree does not say it.
-const ROOT_MODE: u16 = 0o755;
 
 /// A file system that is planned to the byte.
 #[derive(Debug)]
@@ -45,23 +44,6 @@ pub(crate) struct Stretch {
     pub(crate) from: u64,
     /// The file's entry in the tree.
     pub(crate) entry: usize,
-}
-
-/// An inode in the making.
-#[derive(Debug, Default)]
-struct Inode {
-    /// Where it stands.
-    at: u64,
-    /// Length of what follows it.
-    xattrs: u64,
-    /// How its bytes are told.
-    form: u16,
-    size: u64,
-    /// The block of its bytes, the device, or the size of its chunks.
-    union: u32,
-    links: u32,
-    /// A file's chunks.
-    map: Vec<u32>,
 }
 
 impl Layout {
@@ -90,7 +72,7 @@ impl Layout {
     }
 }
 
-/// What is known of a tree on the way to its layout.
+/// A tree on the way to its layout.
 struct Planner<'a> {
     entries: &'a [Entry],
     /// The inode of each entry. The root's is the first.
@@ -158,7 +140,7 @@ impl<'a> Planner<'a> {
         let mut large = Vec::new();
         let mut files = Vec::new();
         for inode in 0..self.inodes.len() {
-            let attributes = self.attributes(inode)?;
+            let attributes = attributes::bytes(self.entry_of(inode))?;
             self.inodes[inode].xattrs = attributes.len() as u64;
             let fixed = INODE + attributes.len() as u64;
             let mut length = fixed;
@@ -316,8 +298,14 @@ impl<'a> Planner<'a> {
         Ok(stretches)
     }
 
+    /// The entry of an inode; none for a root that the tree has not.
+    fn entry_of(&self, inode: usize) -> Option<&'a Entry> {
+        self.entry[inode].map(|entry| &self.entries[entry])
+    }
+
     fn kind(&self, inode: usize) -> &'a Kind {
-        self.entry[inode].map_or(&Kind::Directory, |entry| &self.entries[entry].kind)
+        self.entry_of(inode)
+            .map_or(&Kind::Directory, |entry| &entry.kind)
     }
 
     fn number_of(&self, inode: usize) -> u64 {
@@ -348,44 +336,6 @@ impl<'a> Planner<'a> {
         names
     }
 
-    /// The bytes of an inode's extended attributes, header and all; none where it has none.
-    fn attributes(&self, inode: usize) -> Result<Vec<u8>, Error> {
-        let entry = self.entry[inode].map(|entry| &self.entries[entry]);
-        let Some((entry, attributes)) =
-            entry.and_then(|entry| Some((entry, entry.xattrs.as_ref()?)))
-        else {
-            return Ok(Vec::new());
-        };
-        if attributes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut out = vec![0; XATTR_HEADER];
-        for (name, value) in attributes.iter() {
-            let refused = || Error::Attribute {
-                path: entry.path.clone(),
-                name: name.clone(),
-                bytes: value.len(),
-            };
-            let known = NAMESPACES.iter().find_map(|&(number, namespace)| {
-                let rest = name.strip_prefix(namespace)?;
-                (rest.is_empty() != namespace.ends_with(b".")).then_some((number, rest))
-            });
-            let (number, rest) = known.ok_or_else(refused)?;
-            let length = u8::try_from(rest.len()).map_err(|_| refused())?;
-            let size = u16::try_from(value.len()).map_err(|_| refused())?;
-            out.extend([length, number]);
-            out.extend(size.to_le_bytes());
-            out.extend(rest);
-            out.extend(value);
-            out.resize(out.len().next_multiple_of(XATTR_ENTRY), 0);
-            // Their length is counted in 16 bits.
-            if out.len() - XATTR_HEADER >= usize::from(u16::MAX) * XATTR_ENTRY {
-                return Err(refused());
-            }
-        }
-        Ok(out)
-    }
-
     /// Appends the super block and every inode with what follows it.
     fn write(
         &self,
@@ -397,40 +347,15 @@ impl<'a> Planner<'a> {
         out.extend(super_block);
         for (index, inode) in self.inodes.iter().enumerate() {
             out.resize(inode.at as usize, 0);
-            self.append_inode(index, inode, epoch, out);
-            out.extend(self.attributes(index)?);
+            let entry = self.entry_of(index);
+            inode.append(index as u32 + 1, entry, epoch, out);
+            out.extend(attributes::bytes(entry)?);
             if inode.form == INLINE {
                 self.append_body(index, out);
             }
             out.extend(inode.map.iter().flat_map(|block| block.to_le_bytes()));
         }
         Ok(())
-    }
-
-    fn append_inode(&self, index: usize, inode: &Inode, epoch: Epoch, out: &mut Vec<u8>) {
-        let entry = self.entry[index].map(|entry| &self.entries[entry]);
-        let (mode, uid, gid, mtime) = match entry {
-            Some(entry) => (entry.mode, entry.uid, entry.gid, epoch.clamp(entry.mtime)),
-            None => (ROOT_MODE, 0, 0, 0),
-        };
-        // What is not the header counts in units of an entry's alignment, and one for the header.
-        let count = match inode.xattrs {
-            0 => 0,
-            bytes => (bytes as usize - XATTR_HEADER) / XATTR_ENTRY + 1,
-        };
-        out.extend((1 | inode.form << 1).to_le_bytes());
-        out.extend((count as u16).to_le_bytes());
-        out.extend((format_of(self.kind(index)) | mode).to_le_bytes());
-        out.extend([0; 2]);
-        out.extend(inode.size.to_le_bytes());
-        out.extend(inode.union.to_le_bytes());
-        out.extend((index as u32 + 1).to_le_bytes());
-        out.extend(uid.to_le_bytes());
-        out.extend(gid.to_le_bytes());
-        out.extend(u64::from(mtime).to_le_bytes());
-        out.extend(0u32.to_le_bytes());
-        out.extend(inode.links.to_le_bytes());
-        out.extend([0; 16]);
     }
 
     /// Appends a directory's or a link's bytes.
@@ -461,35 +386,4 @@ impl Layout {
 fn number(block: u64) -> Result<u32, Error> {
     let number = u32::try_from(block).ok().filter(|number| *number != HOLE);
     number.ok_or(Error::TooLarge)
-}
-
-/// A device as Linux tells it on disk (`new_encode_dev`).
-fn device(major: u32, minor: u32) -> u32 {
-    minor & 0xff | major << 8 | (minor & !0xff) << 12
-}
-
-/// The kind of an entry in `st_mode`.
-fn format_of(kind: &Kind) -> u16 {
-    match kind {
-        Kind::Directory => 0o040000,
-        Kind::File(_) => 0o100000,
-        Kind::Symlink(_) => 0o120000,
-        Kind::CharDevice { .. } => 0o020000,
-        Kind::BlockDevice { .. } => 0o060000,
-        Kind::Fifo => 0o010000,
-        Kind::Socket => 0o140000,
-    }
-}
-
-/// The kind of an entry as a directory tells it.
-fn type_of(kind: &Kind) -> u8 {
-    match kind {
-        Kind::File(_) => 1,
-        Kind::Directory => 2,
-        Kind::CharDevice { .. } => 3,
-        Kind::BlockDevice { .. } => 4,
-        Kind::Fifo => 5,
-        Kind::Socket => 6,
-        Kind::Symlink(_) => 7,
-    }
 }

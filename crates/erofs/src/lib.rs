@@ -4,7 +4,9 @@
 //! it. The same tree always has the same bytes. `layout.rs` decides what stands where, `write.rs` writes it; the format's
 //! numbers are `rdvm_image::erofs`.
 
+mod attributes;
 mod directory;
+mod inode;
 mod layout;
 mod write;
 

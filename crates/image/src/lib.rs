@@ -54,7 +54,7 @@ mod tests;
 use rustix::io::Errno;
 
 pub use blobs::ParseError;
-pub use directory_state::{DirectoryState, directory_state};
+pub use directory_state::DirectoryState;
 pub use error::{Error, Remedy};
 pub use layers::LayerFacts;
 pub use recognise::Form;

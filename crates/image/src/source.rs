@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::byte_source::{ByteSource, Region};
+use super::directory_state::{DirectoryState, directory_state};
 use super::host::HostRoot;
 use super::layers::LayeredImage;
 use super::limit::Budget;
@@ -19,7 +20,7 @@ use super::recognise::{self, Kind};
 use super::stream::{self, Compression, Input};
 use super::tree::Tree;
 use super::{Error, cpio, start_of};
-use crate::reference::ImageRef;
+use crate::reference::{ImageRef, Limits};
 use rdvm_hostfs::escape::shown;
 use rdvm_hostfs::progress::Progress;
 
@@ -79,6 +80,16 @@ impl Sources {
         let opened = self.opened.borrow();
         let found = opened.iter().find(|opened| opened.path == path);
         found.map(|opened| opened.metadata.clone())
+    }
+
+    /// Returns the present state of the directory at `path`, which is opened unless it was before; `None` where there is none, or
+    /// it cannot be read.
+    pub fn directory_state(&self, path: &Path) -> Option<DirectoryState> {
+        let budget = Budget::new(&Limits::default());
+        match self.open(path, &budget).ok()? {
+            Source::Directory(root) => directory_state(&root).ok(),
+            Source::Archive(..) => None,
+        }
     }
 
     /// Opens what is at `path`, and unpacks it if it is compressed; or returns it as it was opened before.

@@ -37,6 +37,8 @@ pub(super) struct Bus {
     /// In the order of `PORTS`.
     pub(super) serial: [Serial; 3],
     cmos: Cmos,
+    /// There is a way to a PCI bus, with nothing on it.
+    pub(super) empty_pci: bool,
     /// ACPI's event enable register: kernels see to it that it keeps what they write.
     pm1_enable: [u8; 2],
     /// Bytes read from or written to ports where nothing is.
@@ -84,8 +86,8 @@ impl Bus {
                             self.pm1_enable[usize::from(port - PM1_ENABLE)] = *value;
                         }
                     }
-                    Device::Pci => {}
-                    Device::None => self.strays += 1,
+                    Device::Pci if self.empty_pci => {}
+                    Device::Pci | Device::None => self.strays += 1,
                 }
             }
         }
@@ -101,7 +103,7 @@ impl Bus {
                 *value = match device(port) {
                     Device::Serial(index, offset) => self.serial[index].read(offset),
                     Device::Cmos => self.cmos.read(port),
-                    Device::Pci => 0,
+                    Device::Pci if self.empty_pci => 0,
                     Device::Power if port == acpi::PM1_CONTROL => ACPI_ON,
                     Device::Power => match port {
                         PM1_ENABLE..acpi::PM1_CONTROL => {
@@ -109,7 +111,7 @@ impl Bus {
                         }
                         _ => 0,
                     },
-                    Device::None => {
+                    Device::Pci | Device::None => {
                         self.strays += 1;
                         0xff
                     }

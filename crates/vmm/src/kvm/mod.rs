@@ -117,7 +117,9 @@ pub(super) fn boot(
         .collect::<Result<Vec<_>, _>>()?;
     guest.machine_starts();
     let regions = std::mem::take(&mut machine.regions);
-    let session = Session::start(Devices::new(vm, guest), vcpus, regions)?;
+    let mut devices = Devices::new(vm, guest);
+    devices.bus.empty_pci = !regions.is_empty();
+    let session = Session::start(devices, vcpus, regions)?;
     // The guest has a copy of every byte: freeing thousands of entries costs nothing while it boots.
     drop(machine);
     session.run(signals)

@@ -56,6 +56,9 @@ impl Display for Inspected<'_> {
         line("entries", &Entries::of(&read.tree))?;
         line("unpacked", &ByteSize(info.contents.page_rounded_bytes))?;
         line("initrd", &ByteSize(info.contents.packed_bytes))?;
+        if let Some(region) = info.region {
+            line("in place", &ByteSize(region))?;
+        }
         let config = &info.config;
         match (config.entrypoint.is_empty(), config.cmd.is_empty()) {
             (true, true) if read.tree.get(b"init").is_some() => line("command", &"/init")?,
@@ -106,6 +109,7 @@ struct Document<'a> {
     entries: Entries,
     unpacked_bytes: u64,
     initrd_bytes: u64,
+    in_place_bytes: Option<u64>,
     entrypoint: &'a [String],
     cmd: &'a [String],
     env: &'a [String],
@@ -170,6 +174,7 @@ impl Inspected<'_> {
             entries: Entries::of(&read.tree),
             unpacked_bytes: info.contents.page_rounded_bytes,
             initrd_bytes: info.contents.packed_bytes,
+            in_place_bytes: info.region,
             entrypoint: &info.config.entrypoint,
             cmd: &info.config.cmd,
             env: &info.config.env,
