@@ -30,6 +30,14 @@ pub enum Error {
         /// The reason.
         reason: String,
     },
+    /// A directory has to be a region of memory and cannot be.
+    #[error("--volume: {directory}: {reason}; --copy-in copies it instead")]
+    NotAVolume {
+        /// The directory, escaped.
+        directory: String,
+        /// The reason.
+        reason: String,
+    },
     /// The destination of a copy cannot be used.
     #[error(transparent)]
     CopyOut(#[from] copyout::Error),

@@ -213,7 +213,13 @@ fn read(
                 is_layer: false,
                 ..directory
             };
-            let prepared = open(&directory, &in_place)?;
+            let prepared = open(&directory, &in_place).map_err(|error| match error {
+                Error::NotInPlace { reason } => Error::NotAVolume {
+                    directory: shown(&volume.host),
+                    reason,
+                },
+                error => error,
+            })?;
             taken.set(taken.get() + prepared.info().region.unwrap_or(0));
             volumes.push((prepared, volume.guest.as_bytes().to_vec()));
         }

@@ -67,7 +67,7 @@ pub(super) fn walk(
         builder,
         filter,
         dev: stat.st_dev,
-        jobs: WorkList::new(first),
+        jobs: WorkList::new(vec![first]),
         places: AtomicUsize::new(0),
     };
 

@@ -13,6 +13,10 @@ use rdvm_hostfs::{Digest, FileStamp, path};
 
 /// Threads that look; as many as read.
 const WALKERS: usize = 2;
+/// Fewer directories are not worth a thread.
+const FEW: usize = 16;
+/// Bytes of names that are read at a time.
+const NAMES: usize = 16 << 10;
 
 /// The state of a directory and of everything below it on its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,28 +39,19 @@ struct Seen {
 /// It, or a directory in it, cannot be read.
 pub(super) fn directory_state(root: &HostRoot) -> io::Result<DirectoryState> {
     let device = fstat(root.as_fd())?.st_dev;
-    let list = WorkList::new(Vec::new());
-    let look = || -> io::Result<Seen> {
-        let mut seen = Seen {
-            sum: [0; 4],
-            is_settled: true,
-        };
-        let mut buffer = Vec::with_capacity(64 << 10);
-        list.each(|path: Vec<u8>| seen.directory(root, path, device, &mut buffer))?;
-        Ok(seen)
+    let mut all = Seen {
+        sum: [0; 4],
+        is_settled: true,
     };
-    let all = std::thread::scope(|scope| -> io::Result<Seen> {
-        let others: Vec<_> = (1..WALKERS).map(|_| scope.spawn(look)).collect();
-        let mut all = look()?;
-        for other in others {
-            let seen = other
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            all.add(seen.sum);
-            all.is_settled &= seen.is_settled;
-        }
-        Ok(all)
-    })?;
+    let mut buffer = Vec::with_capacity(NAMES);
+    let mut waiting = vec![Vec::new()];
+    for _ in 0..FEW {
+        let Some(path) = waiting.pop() else { break };
+        waiting.extend(all.directory(root, path, device, &mut buffer)?);
+    }
+    if !waiting.is_empty() {
+        all.many(root, device, waiting)?;
+    }
     let mut digest = [0; 32];
     let words = digest.chunks_exact_mut(8).zip(all.sum);
     words.for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
@@ -67,6 +62,34 @@ pub(super) fn directory_state(root: &HostRoot) -> io::Result<DirectoryState> {
 }
 
 impl Seen {
+    /// Takes in many directories, with several threads.
+    fn many(&mut self, root: &HostRoot, device: u64, waiting: Vec<Vec<u8>>) -> io::Result<()> {
+        let list = WorkList::new(waiting);
+        let look = || -> io::Result<Seen> {
+            let mut seen = Seen {
+                sum: [0; 4],
+                is_settled: true,
+            };
+            let mut buffer = Vec::with_capacity(NAMES);
+            list.each(|path: Vec<u8>| seen.directory(root, path, device, &mut buffer))?;
+            Ok(seen)
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..WALKERS).map(|_| scope.spawn(look)).collect();
+            let own = look()?;
+            self.add(own.sum);
+            self.is_settled &= own.is_settled;
+            for other in others {
+                let seen = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                self.add(seen.sum);
+                self.is_settled &= seen.is_settled;
+            }
+            Ok(())
+        })
+    }
+
     /// Takes in one directory; returns those in it.
     fn directory(
         &mut self,

@@ -17,11 +17,11 @@ struct List<T> {
 }
 
 impl<T> WorkList<T> {
-    /// Returns a list with one job.
-    pub(super) fn new(first: T) -> Self {
+    /// Returns a list with these jobs.
+    pub(super) fn new(waiting: Vec<T>) -> Self {
         Self {
             list: Mutex::new(List {
-                waiting: vec![first],
+                waiting,
                 running: 0,
                 stopped: false,
             }),

@@ -8,7 +8,7 @@ use super::build_dir::BuildDir;
 use super::error::Error;
 
 /// Name and text. Each stands for itself.
-const PATCHES: [(&str, &str); 2] = [
+const PATCHES: [(&str, &str); 3] = [
     (
         "unpack",
         include_str!("../../../kernels/patches/unpack.patch"),
@@ -16,6 +16,10 @@ const PATCHES: [(&str, &str); 2] = [
     (
         "release",
         include_str!("../../../kernels/patches/release.patch"),
+    ),
+    (
+        "regions",
+        include_str!("../../../kernels/patches/regions.patch"),
     ),
 ];
 
