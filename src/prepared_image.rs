@@ -109,7 +109,7 @@ impl PreparedImage {
         if let Some((info, region)) = cache
             .zip(before.as_ref())
             .and_then(|(cache, inputs)| find(cache, inputs))
-            && in_place.may_be(region.size)
+            && in_place.may_be(region.size, info.contents.entries)
         {
             return Ok(Self::Kept { info, region });
         }

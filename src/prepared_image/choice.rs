@@ -8,9 +8,12 @@ use rdvm_erofs::Layout;
 use rdvm_image::tree::{Kind, Tree};
 use rdvm_initrd::Epoch;
 
-/// The least bytes of files for which a region pays: below, unpacking costs less than what a kernel does for a region
+/// The least bytes of files for which a region pays: below, unpacking costs little more than what a kernel does for a region
 /// (docs/performance.md).
 pub const REGION_FROM: u64 = 16 << 20;
+
+/// A file costs as much as so many bytes, read, packed and unpacked.
+const PER_ENTRY: u64 = 10 << 10;
 
 /// The conditions under which an image is used in place.
 pub struct InPlace<'a> {
@@ -27,10 +30,14 @@ impl InPlace<'_> {
         self.root != RootSpec::Initrd
     }
 
-    /// True if a file system of so many bytes is.
-    pub(super) fn may_be(&self, size: u64) -> bool {
-        let pays = self.root == RootSpec::Erofs || size >= REGION_FROM;
-        self.is_possible() && pays && (self.can)(size).is_ok()
+    /// True if a file system of so many bytes and entries is.
+    pub(super) fn may_be(&self, size: u64, entries: u64) -> bool {
+        self.is_possible() && self.pays(size, entries) && (self.can)(size).is_ok()
+    }
+
+    fn pays(&self, bytes: u64, entries: u64) -> bool {
+        let weight = bytes.saturating_add(entries.saturating_mul(PER_ENTRY));
+        self.root == RootSpec::Erofs || weight >= REGION_FROM
     }
 
     /// Lays a tree out as a file system; `None` if it is to be an initrd.
@@ -38,7 +45,8 @@ impl InPlace<'_> {
     /// # Errors
     /// It has to be a file system and cannot be one.
     pub(super) fn layout(&self, tree: &Tree, epoch: Epoch) -> Result<Option<Layout>> {
-        if !self.is_possible() || self.root == RootSpec::Auto && bytes(tree) < REGION_FROM {
+        let entries = tree.entries().len() as u64;
+        if !self.is_possible() || !self.pays(bytes(tree), entries) {
             return Ok(None);
         }
         let layout = match hazard(tree) {
@@ -126,7 +134,7 @@ mod tests {
             ),
             (
                 RootSpec::Auto,
-                &tree(REGION_FROM - 1, b"user.a"),
+                &tree(REGION_FROM - PER_ENTRY - 1, b"user.a"),
                 &can,
                 Some(false),
             ),

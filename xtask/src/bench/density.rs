@@ -1,7 +1,7 @@
 //! Many machines of one image: what each further one takes of the host's memory, and how many start in a second.
 //!
-//! ENGINE (qemu); MACHINES (100 that share, 10 others), how many are there at once for the memory; RUNS (24), how many are
-//! started for the rates; MODES (default share).
+//! ENGINE (qemu); MACHINES (100 in place, 10 others), how many are there at once for the memory; RUNS (24), how many are
+//! started for the rates; MODES (initrd erofs), the image's way to the root.
 //!
 //! Memory: machines of the Debian image without documents and apt's lists (107 MB) whose command has started and waits, one after
 //! another. What is counted is PSS of rdvm and QEMU: what a process has for itself, and its part of what it shares. A further
@@ -42,7 +42,7 @@ pub(super) fn measure(project: &Project) -> Result<()> {
         engine: variable_or("ENGINE", "qemu"),
     };
     let (modes, runs) = (
-        variable_or("MODES", "default share"),
+        variable_or("MODES", "initrd erofs"),
         number_or("RUNS", 24)?,
     );
     let head =
@@ -75,16 +75,13 @@ impl Bench {
     fn command(&self, mode: &str, options: &[&str], image: &Path) -> Command {
         let mut run = Command::new(&self.rdvm);
         run.args(["run", "-q", "--engine", &self.engine]);
-        if mode != "default" {
-            run.arg(format!("--{mode}"));
-        }
-        run.args(options).arg(image);
+        run.args(["--root", mode]).args(options).arg(image);
         run
     }
 
     /// A row of the table of memory.
     fn memory(&self, mode: &str, image: &Path) -> Result<String> {
-        let most = number_or("MACHINES", if mode == "share" { 100 } else { 10 })?;
+        let most = number_or("MACHINES", if mode == "erofs" { 100 } else { 10 })?;
         let mut machines = Machines(vec![self.machine(mode, image)?]);
         let (first, before) = (machines.pss(), available());
         while (machines.0.len() as u64) < most {

@@ -161,13 +161,8 @@ fn starts(table: &Table) -> Result<Lines, Error> {
             ));
         }
         ticks = points.iter().map(|(x, _)| *x).collect();
-        let name = if mode == "default" {
-            "rdvm run"
-        } else {
-            "rdvm run --share"
-        };
         lines.push(Line {
-            name: name.to_owned(),
+            name: format!("--root {mode}"),
             points,
             guide: false,
         });
