@@ -9,6 +9,9 @@ mod layout;
 mod write;
 
 #[cfg(test)]
+#[path = "../../../tests/it/support/skips.rs"]
+mod skips;
+#[cfg(test)]
 mod tests;
 
 use std::io;
