@@ -59,7 +59,9 @@ impl Region {
 
     /// True if the file is no longer as long as it must be.
     pub(crate) fn is_cut_off(&self) -> bool {
-        self.file.metadata().is_ok_and(|file| file.len() < self.size)
+        self.file
+            .metadata()
+            .is_ok_and(|file| file.len() < self.size)
     }
 }
 
