@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rdvm_hostfs::units::ByteSize;
@@ -133,7 +134,7 @@ fn attributes(all: &[(&str, &[u8])]) -> Option<Arc<BTreeMap<Vec<u8>, Vec<u8>>>> 
     Some(Arc::new(all.collect()))
 }
 
-/// What `setcap cap_net_bind_service+ep` sets.
+/// The value that `setcap cap_net_bind_service+ep` sets.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// One of everything.
@@ -222,6 +223,30 @@ fn a_directory_of_three_thousand_names_and_a_path_of_the_longest_are_read() {
     let bench = Bench::new();
     let tree = Tree::from_entries(all).unwrap();
     let read = open(&bench.write(&tree)).unwrap();
+    assert_same(&entries(&read), &entries(&tree), "all");
+}
+
+#[test]
+fn two_million_entries_are_read_in_seconds() {
+    if std::env::var_os("RDVM_TEST_LONG").is_none() {
+        return left_out("RDVM_TEST_LONG is not set");
+    }
+    let mut all = vec![entry("", Kind::Directory)];
+    for number in 0..2_000 {
+        all.push(entry(format!("{number}"), Kind::Directory));
+        all.extend((0..999).map(|file| {
+            let kind = self::file(&[1; 7][..file % 7], None);
+            entry(format!("{number}/name-{file}"), kind)
+        }));
+    }
+    let bench = Bench::new();
+    let tree = Tree::from_entries(all).unwrap();
+    let path = bench.write(&tree);
+    let begin = Instant::now();
+    let read = open(&path).unwrap();
+    let took = begin.elapsed();
+    eprintln!("read {} entries in {took:?}", read.entries().len());
+    assert!(took < Duration::from_secs(60), "{took:?}");
     assert_same(&entries(&read), &entries(&tree), "all");
 }
 

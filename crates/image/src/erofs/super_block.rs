@@ -19,7 +19,7 @@ const NAMES: [(u32, &str); 4] = [
     (0x100, "compressed metadata"),
 ];
 
-/// What the super block says.
+/// The part of the super block that a reader needs.
 #[derive(Debug)]
 pub(super) struct SuperBlock {
     /// The number of the root's inode.
