@@ -52,7 +52,8 @@ runc runc
 crun crun
 bochs bochs
 xorriso xorriso
-shellcheck shellcheck'
+shellcheck shellcheck
+mkfs.erofs erofs-utils'
 vmx_programs='g++ g++'
 
 # missing_programs LIST: the packages of those that are not here.

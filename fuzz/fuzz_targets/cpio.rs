@@ -31,6 +31,9 @@ fn write_seeds() {
         (cat "$0/newc"; zstd -q <"$0/crc") >"$0/zstd"
         (cat "$0/gzip" "$0/zstd"; head -c 512 /dev/zero; cat "$0/newc") >"$0/mixed"
     "#;
-    let made = Command::new("bash").args(["-c", script]).arg(corpus).status();
+    let made = Command::new("bash")
+        .args(["-c", script])
+        .arg(corpus)
+        .status();
     assert!(made.unwrap().success());
 }

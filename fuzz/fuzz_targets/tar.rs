@@ -52,6 +52,9 @@ fn write_seeds() {
         done
         tar -b1 --format=posix --pax-option=mtime=5,comment=x -cf "$0/global" d/file
     "#;
-    let made = Command::new("bash").args(["-c", script]).arg(corpus).status();
+    let made = Command::new("bash")
+        .args(["-c", script])
+        .arg(corpus)
+        .status();
     assert!(made.unwrap().success());
 }

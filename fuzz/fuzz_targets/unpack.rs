@@ -27,6 +27,9 @@ fn write_seeds() {
         text | lz4 -q -l >"$0/lz4-old"
         cat "$0/gzip" "$0/gzip" >"$0/gzip-two"
     "#;
-    let made = Command::new("bash").args(["-c", script]).arg(corpus).status();
+    let made = Command::new("bash")
+        .args(["-c", script])
+        .arg(corpus)
+        .status();
     assert!(made.unwrap().success());
 }

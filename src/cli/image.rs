@@ -71,6 +71,8 @@ enum FormatArg {
     Oci,
     /// newc archive, such as an initrd
     Cpio,
+    /// EROFS file system, not compressed
+    Erofs,
 }
 
 impl ImageArgs {
@@ -129,6 +131,7 @@ impl From<FormatArg> for Format {
             FormatArg::Docker => Self::Docker,
             FormatArg::Oci => Self::Oci,
             FormatArg::Cpio => Self::Cpio,
+            FormatArg::Erofs => Self::Erofs,
         }
     }
 }

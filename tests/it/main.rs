@@ -14,6 +14,8 @@ mod outputs;
 
 mod archives;
 
+mod erofs;
+
 mod expected;
 
 mod kept;

@@ -11,6 +11,9 @@ mod layout;
 mod write;
 
 #[cfg(test)]
+#[path = "../../../tests/it/support/skips.rs"]
+mod skips;
+#[cfg(test)]
 mod tests;
 
 use std::io;

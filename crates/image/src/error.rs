@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::blobs::ParseError;
-use super::{cpio, fs, limit, stream, tar, tree};
+use super::{cpio, erofs, fs, limit, stream, tar, tree};
 use rdvm_hostfs::escape::{reason, shown};
 
 /// Why an image was not read.
@@ -26,7 +26,7 @@ pub enum Error {
     Image { path: PathBuf, source: io::Error },
     /// Neither a directory nor an archive.
     #[error(
-        "{}: is {what}, which is no image; give a directory, or what tar, docker save, skopeo or cpio -H newc made",
+        "{}: is {what}, which is no image; give a directory, or what tar, docker save, skopeo, cpio -H newc or mkfs.erofs made",
         shown(path)
     )]
     WrongKind { path: PathBuf, what: &'static str },
@@ -73,6 +73,9 @@ pub enum Error {
     /// A cpio archive cannot be read.
     #[error(transparent)]
     Cpio(#[from] cpio::Error),
+    /// An EROFS file system cannot be read.
+    #[error(transparent)]
+    Erofs(#[from] erofs::Error),
     /// An image comes to too much.
     #[error(transparent)]
     Limit(#[from] limit::Error),

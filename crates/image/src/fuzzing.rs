@@ -1,14 +1,15 @@
 //! The bodies of the fuzz targets, which reach readers that are no part of the interface: any bytes as a tar archive, as cpio
-//! archives, as a compressed stream. Each panics where a promise is broken.
+//! archives, as a compressed stream, as an EROFS file system. Each panics where a promise is broken.
 
 use std::sync::Arc;
 
-use crate::byte_source::{ByteSource, CHUNK, Region};
+use crate::byte_source::{ByteSource, CHUNK, Region, Span};
 use crate::limit::{Budget, Counter};
-use crate::member::{EntryKind, FileContent, Member};
+use crate::member::{EntryKind, Extent, FileContent, Member};
 use crate::reference::Limits;
 use crate::stream::Compression;
-use crate::{cpio, stream, tar};
+use crate::tree::Content;
+use crate::{cpio, erofs, stream, tar};
 use rdvm_hostfs::units::ByteSize;
 
 /// Reads the bytes as a tar archive.
@@ -66,6 +67,61 @@ pub fn unpack(bytes: &[u8]) {
         Ok(store) => assert_eq!(store.length(), seen),
         Err(error) => assert!(!error.to_string().contains(char::is_control)),
     }
+}
+
+/// Reads the bytes as an EROFS file system.
+///
+/// # Panics
+/// A promise is broken.
+pub fn erofs(bytes: &[u8]) {
+    match erofs_within(bytes, 10_000, 64 << 20) {
+        Ok((_, directories)) => assert!(directories <= bytes.len() / 32),
+        Err(error) => assert!(!error.to_string().contains(char::is_control)),
+    }
+}
+
+/// The same with limits: at most so many entries, and so many bytes that are kept of it. Returns the number of members, and of
+/// directories among them, each of which has an inode of its own.
+///
+/// # Errors
+/// They are no such file system, or more than the limits.
+///
+/// # Panics
+/// A promise is broken.
+pub fn erofs_within(
+    bytes: &[u8],
+    entries: u64,
+    memory: u64,
+) -> Result<(usize, usize), erofs::Error> {
+    let limits = Limits {
+        unpacked: Some(ByteSize(memory)),
+        entries,
+    };
+    let (counter, budget) = (Counter::new(&limits), Budget::new(&limits));
+    let (mut members, mut directories) = (0, 0);
+    erofs::read(&region(bytes), &counter, &budget, &mut |member| {
+        check(&member);
+        assert!(member.name.len() <= 4095 && !member.name.contains(&0));
+        members += 1;
+        directories += usize::from(member.what == EntryKind::Directory);
+        Ok::<(), erofs::Error>(())
+    })?;
+    Ok((members, directories))
+}
+
+/// Returns the contents of a file with 3s at these places and of these lengths, and holes around them.
+pub fn sparse(data: &[(u64, u64)]) -> Content {
+    let longest = data.iter().map(|&(_, length)| length).max().unwrap_or(0);
+    let store = region(&vec![3; longest as usize]);
+    let extents = data.iter().map(|&(at, length)| Extent {
+        at,
+        length,
+        bytes: Span {
+            store: Arc::clone(&store.store),
+            offset: store.offset,
+        },
+    });
+    Content::Sparse(extents.collect())
 }
 
 /// Limits that a test machine can bear: 64 MiB and 10,000 members.
@@ -126,6 +182,7 @@ mod tests {
             super::tar(bytes);
             super::cpio(bytes);
             super::unpack(bytes);
+            super::erofs(bytes);
         }
     }
 }

@@ -102,9 +102,9 @@ pub fn open_from(image: &ImageRef, sources: &Sources) -> Result<Image, Error> {
     loader::open(image, sources)
 }
 
-/// The first bytes of a region, as many as there are up to a tar header.
+/// The first bytes of a region, as many as there are of those that tell its kind.
 fn start_of(region: &Region) -> Result<Vec<u8>, Errno> {
-    let mut start = vec![0; region.length.min(512) as usize];
+    let mut start = vec![0; region.length.min(recognise::START) as usize];
     region.read_exact(0, &mut start)?;
     Ok(start)
 }

@@ -16,7 +16,7 @@ use super::recognise::{self, Bundle, Form, Kind};
 use super::source::{Kept, Source, Sources};
 use super::stream::Compression;
 use super::tree::Tree;
-use super::{Error, Image, cpio, dir, docker, oci, start_of, tar};
+use super::{Error, Image, cpio, dir, docker, erofs, oci, start_of, tar};
 use crate::reference::{Format, ImageRef};
 use rdvm_hostfs::escape::shown;
 
@@ -147,6 +147,7 @@ impl<'a> Reading<'a> {
         };
         let kind = match image.format {
             Some(Format::Cpio) => Kind::Cpio,
+            Some(Format::Erofs) => Kind::Erofs,
             Some(Format::Tar | Format::Docker | Format::Oci) => Kind::Tar,
             Some(Format::Dir) => return Err(not_of(image, "a directory")),
             None => recognise::kind(&first_block(&region)?).map_err(wrong)?,
@@ -155,6 +156,10 @@ impl<'a> Reading<'a> {
             Kind::Cpio => {
                 self.cpio(&region, rest)?;
                 Part::new(Form::Cpio)
+            }
+            Kind::Erofs => {
+                self.erofs(&region)?;
+                Part::new(Form::Erofs)
             }
             Kind::Tar => self.tar(&region, image)?,
         };
@@ -187,6 +192,7 @@ impl<'a> Reading<'a> {
             (_, Some(Format::Tar)) => Err(not_of(image, "a tar archive")),
             (_, Some(Format::Docker)) => Err(not_of(image, "a docker archive")),
             (_, Some(Format::Cpio)) => Err(not_of(image, "a cpio archive")),
+            (_, Some(Format::Erofs)) => Err(not_of(image, "an EROFS file system")),
             (None, Some(Format::Oci)) => Err(not_of(image, "an OCI layout")),
             _ => {
                 let tree = dir::read(root.clone(), image)?;
@@ -283,6 +289,13 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
+    fn erofs(&mut self, region: &Region) -> Result<(), Error> {
+        let system = &mut self.system;
+        erofs::read(region, &self.members, self.budget, &mut |member| {
+            system.put(member).map_err(in_archive(region))
+        })
+    }
+
     /// Puts a directory or an archive on top of what there is.
     fn layer(&mut self, layer: &ImageRef) -> Result<(), Error> {
         let (region, rest) = match self.sources.open(&layer.path, self.budget)? {
@@ -304,6 +317,10 @@ impl<'a> Reading<'a> {
             Kind::Cpio => {
                 self.system.begin_layer(Rules::Layer);
                 self.cpio(&region, rest)?;
+            }
+            Kind::Erofs => {
+                self.system.begin_layer(Rules::Layer);
+                self.erofs(&region)?;
             }
             Kind::Tar => match self.held(&region)? {
                 Some((bundle, blobs)) => {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::blobs::{Blobs, parse};
 use super::fs::FileSystem;
-use super::{docker, docker_v1};
+use super::{docker, docker_v1, erofs};
 
 /// The form an image came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Form {
     Tar,
     /// One or several newc archives.
     Cpio,
+    /// An EROFS file system.
+    Erofs,
     /// An archive of `docker save`.
     DockerArchive,
     /// An OCI image layout in a tar archive.
@@ -34,12 +36,18 @@ impl fmt::Display for Form {
             Self::Directory => "directory",
             Self::Tar => "tar archive",
             Self::Cpio => "cpio archive",
+            Self::Erofs => "EROFS file system",
             Self::DockerArchive => "docker archive",
             Self::OciArchive => "OCI archive",
             Self::OciDirectory => "OCI layout directory",
         })
     }
 }
+
+/// The number of first bytes that tell a kind.
+pub(super) const START: u64 = erofs::SUPER_AT + erofs::MAGIC.to_le_bytes().len() as u64;
+/// Bytes of a tar header.
+const HEADER: usize = 512;
 
 /// The kind of an uncompressed archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +56,8 @@ pub(super) enum Kind {
     Tar,
     /// cpio.
     Cpio,
+    /// EROFS.
+    Erofs,
 }
 
 /// Where a known kind of file that is no image has which bytes.
@@ -60,7 +70,10 @@ const KINDS: [(&[u8], &str); 6] = [
     (b"#!", "a script"),
 ];
 
-/// Returns an uncompressed archive's kind by its first bytes, a tar header's length of them.
+/// Returns an uncompressed archive's kind by its first bytes, [`START`] of them.
+///
+/// Before an EROFS file system's super block anything may stand, as a rule zeros, which are the end of a tar archive
+/// without members.
 ///
 /// # Errors
 /// It is none; its probable kind, with an article.
@@ -68,7 +81,16 @@ pub(super) fn kind(start: &[u8]) -> Result<Kind, &'static str> {
     if start.starts_with(b"07070") {
         return Ok(Kind::Cpio);
     }
-    if start.len() == 512 && (start[257..].starts_with(b"ustar") || is_tar(start)) {
+    let header = start.get(..HEADER);
+    let is_zero = header.is_some_and(|header| header.iter().all(|&byte| byte == 0));
+    if header.is_some_and(|header| header[257..].starts_with(b"ustar") || is_tar(header)) {
+        return Ok(Kind::Tar);
+    }
+    let super_block = start.get(erofs::SUPER_AT as usize..).unwrap_or_default();
+    if super_block.starts_with(&erofs::MAGIC.to_le_bytes()) {
+        return Ok(Kind::Erofs);
+    }
+    if is_zero {
         return Ok(Kind::Tar);
     }
     match KINDS.iter().find(|(magic, _)| start.starts_with(magic)) {
@@ -78,8 +100,7 @@ pub(super) fn kind(start: &[u8]) -> Result<Kind, &'static str> {
     }
 }
 
-/// True if a block is a tar header by its checksum (those of the oldest kind have no magic number), or an empty
-/// archive's end.
+/// True if a block is a tar header by its checksum: those of the oldest kind have no magic number.
 fn is_tar(block: &[u8]) -> bool {
     const FIELD: std::ops::Range<usize> = 148..156;
     let field = block[FIELD].iter().map(|&byte| char::from(byte));
@@ -92,7 +113,7 @@ fn is_tar(block: &[u8]) -> bool {
         let bytes = bytes.map(|(at, &byte)| if FIELD.contains(&at) { blanks } else { byte });
         bytes.map(u32::from).sum()
     };
-    sum(0) == 0 && digits.is_empty() || u32::from_str_radix(&digits, 8) == Ok(sum(b' '))
+    u32::from_str_radix(&digits, 8) == Ok(sum(b' '))
 }
 
 /// Which lists of images an archive has.
@@ -184,7 +205,19 @@ mod tests {
             .map(|(at, &byte)| u32::from(if (148..156).contains(&at) { b' ' } else { byte }))
             .sum();
         v7[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        let erofs = |mut start: Vec<u8>| {
+            start.resize(1024, 0);
+            start.extend(0xe0f5_e1e2_u32.to_le_bytes());
+            start
+        };
         for (bytes, known) in [
+            (&erofs(Vec::new())[..], Ok(Kind::Erofs)),
+            (&erofs(vec![1; 512]), Ok(Kind::Erofs)),
+            (&erofs(b"hsqs".to_vec()), Ok(Kind::Erofs)),
+            (&erofs(Vec::new())[..1027], Ok(Kind::Tar)),
+            (&erofs(tar_of(&["f a x"])[..512].to_vec()), Ok(Kind::Tar)),
+            (&erofs(v7[..512].to_vec()), Ok(Kind::Tar)),
+            (&erofs(b"070701".to_vec()), Ok(Kind::Cpio)),
             (&tar_of(&["f a x"])[..512], Ok(Kind::Tar)),
             (&v7[..512], Ok(Kind::Tar)),
             (&[0; 512], Ok(Kind::Tar)),

@@ -57,6 +57,8 @@ pub enum Format {
     Oci,
     /// newc cpio, one archive or several behind each other.
     Cpio,
+    /// An EROFS file system.
+    Erofs,
 }
 
 /// Bounds on archives that unpack to more than expected.

@@ -41,10 +41,7 @@ pub(super) fn measure(project: &Project) -> Result<()> {
         rdvm: project.release()?,
         engine: variable_or("ENGINE", "qemu"),
     };
-    let (modes, runs) = (
-        variable_or("MODES", "initrd erofs"),
-        number_or("RUNS", 24)?,
-    );
+    let (modes, runs) = (variable_or("MODES", "initrd erofs"), number_or("RUNS", 24)?);
     let head =
         "PSS of rdvm and QEMU, commands that wait; the Debian image without documents (107 MB)";
     let mut table = tsv::head_here(project, head)?
