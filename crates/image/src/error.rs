@@ -190,6 +190,7 @@ impl Error {
             Self::Limit(limit)
             | Self::Stream(stream::Error::Limit(limit))
             | Self::Tar(tar::Error::Limit(limit))
+            | Self::Erofs(erofs::Error::Limit(limit))
             | Self::Cpio(
                 cpio::Error::Limit(limit) | cpio::Error::Stream(stream::Error::Limit(limit)),
             ) => Some(limit.remedy()),

@@ -52,17 +52,17 @@ pub enum ParseError {
     BlockSize(u8),
     /// A feature that this reader does not know.
     #[error(
-        "the file system has {0}, which rdvm does not read; mount it and give the directory, or write it anew with rdvm pack --format erofs, or mkfs.erofs without -z, -E and --blobdev"
+        "the file system has {0}, which is not read; mount it and give the directory, or write it anew with mkfs.erofs and no options"
     )]
     Feature(String),
     /// Compressed contents.
     #[error(
-        "is compressed, which rdvm does not read in EROFS; mount the file system and give the directory, or write it anew with mkfs.erofs without -z, or rdvm pack --format erofs"
+        "is compressed, which is not read in EROFS; mount the file system and give the directory, or write it anew with mkfs.erofs without -z"
     )]
     Compressed,
     /// An inode in a form that this reader does not know.
     #[error(
-        "its inode has the unknown format {0:#x}; mount the file system and give the directory, or write it anew with rdvm pack --format erofs"
+        "its inode has the unknown format {0:#x}; mount the file system and give the directory, or write it anew with mkfs.erofs and no options"
     )]
     Format(u16),
     /// A place that the file does not have.
