@@ -136,7 +136,7 @@ impl PreparedImage {
             );
             info.region = Some(layout.size());
             info.name = Some(shown_absolute(&image.path));
-            // The state of what was read, wherever the paths lead by now; a directory's is asked for again.
+            // The state of what was read, wherever the paths lead by now.
             let after = before.and_then(|before| Some((before, inputs(image, epoch, &sources)?)));
             let inputs = after.and_then(|(before, after)| (before == after).then_some(after));
             return Ok(Self::Read {

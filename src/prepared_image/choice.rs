@@ -54,11 +54,13 @@ impl InPlace<'_> {
                 "{}: means something else below an overlay",
                 rdvm_hostfs::escape::escaped(path)
             )),
-            None => match Layout::of(tree, epoch) {
-                Ok(layout) => (self.can)(layout.size()).map(|()| layout),
+            // Before the work of a layout.
+            None => match (self.can)(bytes(tree)).map(|()| Layout::of(tree, epoch)) {
+                Ok(Ok(layout)) => (self.can)(layout.size()).map(|()| layout),
                 // Not the format's fault.
-                Err(error @ rdvm_erofs::Error::Body(_)) => return Err(error.into()),
-                Err(error) => Err(error.to_string()),
+                Ok(Err(error @ rdvm_erofs::Error::Body(_))) => return Err(error.into()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(reason) => Err(reason),
             },
         };
         match (layout, self.root) {

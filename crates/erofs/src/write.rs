@@ -56,8 +56,8 @@ impl Layout {
         let first = self
             .stretches
             .partition_point(|stretch| stretch.at + stretch.length <= start);
-        buffer.fill(0);
         let mut made = Piece::Hole;
+        let mut done = 0;
         for stretch in &self.stretches[first..] {
             let (from, to) = (
                 stretch.at.max(start),
@@ -69,12 +69,17 @@ impl Layout {
             let Kind::File(file) = &tree.entries()[stretch.entry].kind else {
                 continue;
             };
-            let piece = &mut buffer[(from - start) as usize..(to - start) as usize];
+            let (first, last) = ((from - start) as usize, (to - start) as usize);
+            buffer[done..first].fill(0);
+            done = last;
+            let piece = &mut buffer[first..last];
             let offset = stretch.from + (from - stretch.at);
-            if bodies.read(&file.content, offset, piece)? == Piece::Bytes {
-                made = Piece::Bytes;
+            match bodies.read(&file.content, offset, piece)? {
+                Piece::Bytes => made = Piece::Bytes,
+                Piece::Hole => piece.fill(0),
             }
         }
+        buffer[done..].fill(0);
         Ok(made)
     }
 }

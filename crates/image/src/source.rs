@@ -49,6 +49,8 @@ struct Opened {
     /// As it was before the first byte was read.
     metadata: Metadata,
     source: Source,
+    /// Of a directory, when it was asked for first.
+    state: Option<DirectoryState>,
 }
 
 /// The result of reading a directory.
@@ -82,14 +84,20 @@ impl Sources {
         found.map(|opened| opened.metadata.clone())
     }
 
-    /// Returns the present state of the directory at `path`, which is opened unless it was before; `None` where there is none, or
-    /// it cannot be read.
+    /// Returns the state of the directory at `path` when this was asked for first; `None` where there is none, or it cannot be
+    /// read. The directory that was looked at is the one that is read. What changes in it after that has other stamps for
+    /// ever, so a tree that has the change is never found by this state.
     pub fn directory_state(&self, path: &Path) -> Option<DirectoryState> {
         let budget = Budget::new(&Limits::default());
-        match self.open(path, &budget).ok()? {
-            Source::Directory(root) => directory_state(&root).ok(),
-            Source::Archive(..) => None,
+        let Source::Directory(root) = self.open(path, &budget).ok()? else {
+            return None;
+        };
+        let mut opened = self.opened.borrow_mut();
+        let opened = opened.iter_mut().find(|opened| opened.path == path)?;
+        if opened.state.is_none() {
+            opened.state = directory_state(&root).ok();
         }
+        opened.state
     }
 
     /// Opens what is at `path`, and unpacks it if it is compressed; or returns it as it was opened before.
@@ -107,6 +115,7 @@ impl Sources {
             path: path.to_owned(),
             metadata,
             source: source.clone(),
+            state: None,
         });
         Ok(source)
     }
