@@ -15,6 +15,7 @@ mod copy_frame;
 mod event;
 mod frame;
 mod host_request;
+mod modules;
 mod room;
 mod start;
 
@@ -23,6 +24,7 @@ pub use copy_frame::*;
 pub use event::*;
 pub use frame::{FrameError, crc32};
 pub use host_request::*;
+pub use modules::*;
 pub use room::*;
 pub use start::*;
 
