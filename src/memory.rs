@@ -83,6 +83,8 @@ pub struct Needs {
     pub kernel_end: u64,
     /// PID 1, what it is told and the table of extended attributes.
     pub own: ByteSize,
+    /// Modules that PID 1 loads; they are in `own` as well.
+    pub modules: ByteSize,
     /// Number of vCPUs.
     pub cpus: u8,
     /// The bytes of all regions.
@@ -142,6 +144,9 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
         ("room to write, at first the initrd", files),
         ("programs and new inodes", ByteSize(room.0 - files.0)),
     ];
+    if needs.modules.0 > 0 {
+        terms.push(("modules, loaded", needs.modules.page_round_up()));
+    }
     if needs.regions.0 > 0 {
         let structs = needs.regions.0 / PAGE_STRUCTS;
         terms.push(("page structs of the image", ByteSize(structs)));
@@ -276,6 +281,7 @@ mod tests {
             kernel: ByteSize::mib(46),
             kernel_end: 62 << 20,
             own: ByteSize(200 << 10),
+            modules: ByteSize(0),
             cpus,
             regions: ByteSize(0),
             root_keeps_its_half: false,
