@@ -8,7 +8,7 @@
 extern crate alloc;
 
 /// Version of all formats.
-pub(crate) const VERSION: u8 = 5;
+pub(crate) const VERSION: u8 = 6;
 
 mod attributes;
 mod copy_frame;
