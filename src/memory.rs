@@ -314,6 +314,22 @@ mod tests {
         assert!(files > ByteSize::mib(45), "{plan}");
     }
 
+    #[test]
+    fn modules_count_in_the_initrd_unpacked_and_loaded() {
+        let need = |mib: u64| {
+            let plain = needs(2 << 20, 2 << 20, 10, 1);
+            let with = Needs {
+                own: ByteSize(plain.own.0 + (mib << 20)),
+                modules: ByteSize::mib(mib),
+                regions: ByteSize::mib(128),
+                ..plain
+            };
+            plan(&with, MemorySpec::FromImage).unwrap().need.0 >> 20
+        };
+        let more = need(10) - need(0);
+        assert!((30..=34).contains(&more), "{more} MiB");
+    }
+
     fn small(packed: u64, unpacked: u64) -> Needs {
         Needs {
             kernel: ByteSize::mib(11),

@@ -158,3 +158,72 @@ fn keep(note: &Path, answer: &[u8]) -> std::io::Result<()> {
     file.write_all(answer)?;
     draft.put_in_place()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdvm_kernel::Origin;
+
+    /// The options of a kernel with `value` for those that can be modules, and `other` for one of the others.
+    fn config(value: &str, other: &str) -> Config {
+        let modular = |need: &str| REGION_MODULES.iter().any(|(option, _)| *option == need);
+        let line = |need: &&str| match *need {
+            need if modular(need) => format!("CONFIG_{need}={value}\n"),
+            "FS_DAX" => format!("CONFIG_FS_DAX={other}\n"),
+            need => format!("CONFIG_{need}=y\n"),
+        };
+        let text: String = REGIONS.iter().map(line).collect();
+        Config::of_text(text.as_bytes(), Path::new("config")).unwrap()
+    }
+
+    #[test]
+    fn a_kernel_has_regions_by_itself_or_by_modules_or_says_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("modules/1");
+        fs::create_dir_all(&place).unwrap();
+        let write = |name: &str, text: &str| fs::write(place.join(name), text).unwrap();
+        let directory = || {
+            let kernel = dir.path().join("vmlinuz-1");
+            ModuleDirectory::of(&kernel, Origin::Asked, None)
+        };
+        let judged = |config: Option<&Config>| match judge(config, directory().as_ref()) {
+            Ok(Regions::BuiltIn) => "built in".to_owned(),
+            Ok(Regions::Modules(modules)) => modules.names().collect::<Vec<_>>().join(" "),
+            Err(reason) => reason,
+        };
+        assert_eq!(judged(Some(&config("y", "y"))), "built in");
+        assert_eq!(
+            judged(Some(&config("m", "y"))),
+            "CONFIG_X86_PMEM_LEGACY is a module"
+        );
+        let unknown = "neither its options nor its modules are known";
+        assert_eq!(judged(None), unknown);
+        for name in ["erofs", "overlay", "nd_pmem", "nd_e820"] {
+            write(&format!("{name}.ko"), "");
+        }
+        let all = "nd_e820.ko:\nnd_pmem.ko:\nerofs.ko:\noverlay.ko:\n";
+        write("modules.dep", all);
+        let order = "nd_e820 nd_pmem erofs overlay";
+        assert_eq!(judged(Some(&config("m", "y"))), order);
+        assert_eq!(judged(None), order);
+        // These are no modules, whatever there is.
+        assert_eq!(judged(Some(&config("m", "n"))), "CONFIG_FS_DAX is off");
+        assert_eq!(
+            judged(Some(&config("n", "y"))),
+            "CONFIG_X86_PMEM_LEGACY is off"
+        );
+        write(
+            "modules.builtin",
+            "a/nd-e820.ko\na/nd_pmem.ko\na/overlay.ko\n",
+        );
+        assert_eq!(judged(None), "erofs");
+        write("modules.dep", "");
+        let missing = format!("{}: has no module erofs", place.display());
+        assert_eq!(judged(Some(&config("m", "y"))), missing);
+        write(
+            "modules.builtin",
+            "nd_e820.ko\nnd_pmem.ko\noverlay.ko\nerofs.ko\n",
+        );
+        assert_eq!(judged(None), "built in");
+    }
+}
