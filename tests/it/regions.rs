@@ -296,10 +296,7 @@ fn an_image_is_in_place_on_every_kernel_by_its_modules() {
             let script = "ls -A / | grep rdvm; grep ' / ' /proc/mounts; echo marker";
             let run = run.sh(script).run().exits(0);
             let said = run.stdout();
-            assert!(
-                said.starts_with("overlay / overlay "),
-                "{said}"
-            );
+            assert!(said.starts_with("overlay / overlay "), "{said}");
             assert!(said.ends_with("\nmarker\n"), "{}: {said}", kernel.display());
             boots += 1;
         }

@@ -404,8 +404,8 @@ fn the_json_form_says_the_same() {
     let json = serde_json::to_value(&diagnosis).unwrap();
     assert_eq!(json["can_run"], false);
     assert_eq!(json["verdict"], "a run cannot work: 1 problem, marked FAIL");
-    assert_eq!(json["findings"][4]["area"], "memory");
-    assert_eq!(json["findings"][4]["level"], "problem");
+    assert_eq!(json["findings"][5]["area"], "memory");
+    assert_eq!(json["findings"][5]["level"], "problem");
     assert_eq!(json["findings"][0]["remedy"], serde_json::Value::Null);
 }
 
