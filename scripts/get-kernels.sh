@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the kernels that the tests boot into DIR (default: target/kernels of this checkout), and nothing else of them:
+# Fetches the kernels that the tests boot into DIR (default: target/kernels of this checkout), and of what belongs to them only
+# the configuration and the modules by which they have an image in place, in DIR/modules/RELEASE:
 #
 #   Debian   cloud and generic kernel of two releases: bookworm (6.1) and trixie (6.12); bullseye (5.10) stands in
 #   Ubuntu   those of linux-image-virtual, -generic and -generic-hwe-VERSION of the running release
@@ -19,11 +20,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 say() { printf 'kernels: %s\n' "$*" >&3; }
 die() { say "$*"; exit 1; }
 
-# complete NAME: are all files there that NAME.list names?
+# there FILE: is this kernel there, with its modules?
+there() {
+	[ -s "$out/$1" ] && [ -s "$out/modules/${1#vmlinuz-}/modules.dep" ]
+}
+
+# complete NAME: are all kernels there that NAME.list names?
 complete() {
 	local file
 	[ -s "$out/$1.list" ] || return 1
-	while read -r file; do [ -s "$out/$file" ] || return 1; done <"$out/$1.list"
+	while read -r file; do there "$file" || return 1; done <"$out/$1.list"
 }
 
 # private PROGRAM WORDS...: apt-get or apt-cache with lists of its own, and only the sources in $work/sources. It stays
@@ -45,14 +51,30 @@ real() {
 		sed -n 's/^ *\(linux-image-[0-9][^ (|]*\).*/\1/p' | head -n 1
 }
 
-# kernel PACKAGE FILE: the one file out of the package.
+# kernel RELEASE: the kernel out of its package, its configuration and modules out of the same or those that Ubuntu has for them.
 kernel() {
-	(cd "$work/packages" && private apt-get download "$1") || return 1
-	# tar stops reading at the kernel and dpkg-deb then fails, which is as well: apt has checked the whole package.
-	{ dpkg-deb --fsys-tarfile "$work/packages/$1"_*.deb 2>/dev/null || true; } |
-		tar -x -O --occurrence=1 "./boot/$2" >"$work/$2" || return 1
-	rm "$work/packages"/*
-	mv "$work/$2" "$out/$2"
+	local package tree=$work/tree file
+	mkdir -p "$tree"
+	for package in "linux-image-$1" "linux-modules-$1" "linux-modules-extra-$1"; do
+		private apt-cache show "$package" >/dev/null 2>&1 || continue
+		(cd "$work/packages" && private apt-get download "$package") || return 1
+		dpkg-deb --fsys-tarfile "$work/packages/$package"_*.deb |
+			tar -x -C "$tree" --wildcards --transform 's,^\./usr/lib/,./lib/,' './boot/*' '*/lib/modules/*' || return 1
+		rm "$work/packages"/*
+	done
+	depmod -b "$tree" "$1" || return 1
+	mkdir -p "$out/modules/$1"
+	(
+		cd "$tree/lib/modules/$1"
+		# Each line is a module and all that it needs, but for an algorithm that libcrc32c asks for.
+		{ grep -E '^[^:]*/(nd_e820|nd_pmem|erofs|overlay|crc32c_generic)\.ko' modules.dep || true; } | tr -s ': ' '\n' |
+			sort -u | while read -r file; do [ -z "$file" ] || cp --parents "$file" "$out/modules/$1"; done
+		cp modules.builtin "$out/modules/$1"
+		cp "$tree/boot/config-$1" "$out/modules/$1/config"
+		cp modules.dep "$out/modules/$1"
+	) || return 1
+	mv "$tree/boot/vmlinuz-$1" "$out"
+	rm -rf "$tree"
 }
 
 # fetch NAME META...: the kernels of these packages from $work/sources, listed in NAME.list.
@@ -68,10 +90,12 @@ fetch() {
 			continue
 		fi
 		file=vmlinuz-${package#linux-image-}
-		[ -s "$out/$file" ] || kernel "$package" "$file" || return 1
+		there "$file" || kernel "${package#linux-image-}" || return 1
 		echo "$file" >>"$work/list"
 	done
 	[ -s "$work/list" ] || return 1
+	# Older ones of the same list, if any, were fetched before modules were.
+	{ grep -vxFf "$work/list" "$out/$name.list" 2>/dev/null || true; } | while read -r file; do rm -f "$out/$file"; done
 	sort -u "$work/list" >"$out/$name.list"
 	say "$name: $(tr '\n' ' ' <"$out/$name.list")"
 }
@@ -131,8 +155,10 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 # shellcheck source=/dev/null
 distribution=$(. /etc/os-release && printf ' %s %s ' "$ID" "${ID_LIKE:-}")
 if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-	die "there is no apt here; put kernels as vmlinuz-RELEASE into $out"
+	die "there is no apt here; put kernels as vmlinuz-RELEASE into $out, and their modules into $out/modules/RELEASE"
 fi
+PATH=$PATH:/usr/sbin:/sbin
+command -v depmod >/dev/null || die "depmod is missing; install kmod"
 case $distribution in
 	*' ubuntu '*) ubuntu ;;
 	*' debian '*) debian ;;

@@ -50,6 +50,7 @@ setcap libcap2-bin
 bwrap bubblewrap
 runc runc
 crun crun
+depmod kmod
 bochs bochs
 xorriso xorriso
 shellcheck shellcheck

@@ -83,6 +83,8 @@ pub struct Needs {
     pub kernel_end: u64,
     /// PID 1, what it is told and the table of extended attributes.
     pub own: ByteSize,
+    /// Modules that PID 1 loads; they are in `own` as well.
+    pub modules: ByteSize,
     /// Number of vCPUs.
     pub cpus: u8,
     /// The bytes of all regions.
@@ -142,6 +144,9 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
         ("room to write, at first the initrd", files),
         ("programs and new inodes", ByteSize(room.0 - files.0)),
     ];
+    if needs.modules.0 > 0 {
+        terms.push(("modules, loaded", needs.modules.page_round_up()));
+    }
     if needs.regions.0 > 0 {
         let structs = needs.regions.0 / PAGE_STRUCTS;
         terms.push(("page structs of the image", ByteSize(structs)));
@@ -276,6 +281,7 @@ mod tests {
             kernel: ByteSize::mib(46),
             kernel_end: 62 << 20,
             own: ByteSize(200 << 10),
+            modules: ByteSize(0),
             cpus,
             regions: ByteSize(0),
             root_keeps_its_half: false,
@@ -306,6 +312,22 @@ mod tests {
         let (files, programs) = (term(&plan, "room to write"), term(&plan, "programs"));
         assert_eq!(files.0 + programs.0, ROOM.0, "{plan}");
         assert!(files > ByteSize::mib(45), "{plan}");
+    }
+
+    #[test]
+    fn modules_count_in_the_initrd_unpacked_and_loaded() {
+        let need = |mib: u64| {
+            let plain = needs(2 << 20, 2 << 20, 10, 1);
+            let with = Needs {
+                own: ByteSize(plain.own.0 + (mib << 20)),
+                modules: ByteSize::mib(mib),
+                regions: ByteSize::mib(128),
+                ..plain
+            };
+            plan(&with, MemorySpec::FromImage).unwrap().need.0 >> 20
+        };
+        let more = need(10) - need(0);
+        assert!((30..=34).contains(&more), "{more} MiB");
     }
 
     fn small(packed: u64, unpacked: u64) -> Needs {

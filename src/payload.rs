@@ -1,5 +1,5 @@
-//! The segment that rdvm adds to an image: PID 1, the start record and the extended attributes, in a cpio archive behind
-//! the image's.
+//! The segment that rdvm adds to an image: PID 1, the start record, the extended attributes and the kernel's modules, in a cpio
+//! archive behind the image's.
 //!
 //! The only file that knows where rdinit's bytes are. The image's own entries are never touched: the names added are ones
 //! the image does not have.
@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_REQUESTS, HAS_STDIN, HAS_TERMINAL,
-    IS_INIT, Limit, MAKE_WORKDIR, OWNS_ROOT, RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_MODULES, HAS_REQUESTS, HAS_STDIN,
+    HAS_TERMINAL, IS_INIT, Limit, MAKE_WORKDIR, MODULES_SUFFIX, OWNS_ROOT, RECORD_SUFFIX,
+    StartRecord, WANT_TIMELINE,
 };
 
 use crate::request::{Command, CopyIn, Request, Ulimit};
@@ -56,8 +57,16 @@ const CONTAINER: &[u8] = b"container=rdvm";
 pub(crate) fn name(image: &Tree) -> String {
     let taken = |path: String| image.get(path.as_bytes()).is_some();
     let free = |name: &String| {
-        let mut suffixes = ["", RECORD_SUFFIX, ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX].into_iter();
-        !suffixes.any(|suffix| taken(format!("{name}{suffix}")))
+        let suffixes = [
+            "",
+            RECORD_SUFFIX,
+            ATTRIBUTES_SUFFIX,
+            MODULES_SUFFIX,
+            COPY_IN_SUFFIX,
+        ];
+        !suffixes
+            .into_iter()
+            .any(|suffix| taken(format!("{name}{suffix}")))
     };
     let mut names =
         std::iter::once(".rdvm".to_owned()).chain((1u64..).map(|n| format!(".rdvm{n}")));
@@ -77,10 +86,12 @@ pub(crate) struct Surroundings<'a> {
     pub rings: Option<u64>,
     /// Where regions are mounted.
     pub regions: &'a [&'a [u8]],
+    /// The modules that are loaded for them ([`rdvm_proto::Modules`]).
+    pub modules: Option<&'a Arc<[u8]>>,
 }
 
-/// The segment for rdinit: itself, the record of what it is to do, and the table of the image's extended attributes
-/// ([`rdvm_initrd::attributes::table`]) where there is one. What is copied in ([`landing`]) is not in it.
+/// The segment for rdinit: itself, the record of what it is to do, the table of the image's extended attributes
+/// ([`rdvm_initrd::attributes::table`]) where there is one, and modules. What is copied in ([`landing`]) is not in it.
 pub(crate) fn segment(
     name: &str,
     request: &Request,
@@ -92,6 +103,7 @@ pub(crate) fn segment(
         (true, OWNS_ROOT),
         (request.timings, WANT_TIMELINE),
         (attributes.is_some(), HAS_ATTRIBUTES),
+        (surroundings.modules.is_some(), HAS_MODULES),
         (request.stdin.interactive, HAS_STDIN),
         (request.stdin.tty, HAS_TERMINAL),
         (request.takes_requests(), HAS_REQUESTS),
@@ -105,6 +117,8 @@ pub(crate) fn segment(
         (format!("{name}{RECORD_SUFFIX}"), 0o600, record.into()),
     ];
     files.extend(attributes.map(|table| (format!("{name}{ATTRIBUTES_SUFFIX}"), 0o600, table)));
+    let modules = surroundings.modules.cloned();
+    files.extend(modules.map(|file| (format!("{name}{MODULES_SUFFIX}"), 0o600, file)));
     tree(files)
 }
 
@@ -182,6 +196,7 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         window,
         rings,
         regions,
+        modules: _,
     } = surroundings;
     let default = [DEFAULT_COMMAND.as_bytes()];
     let given: Vec<&[u8]> = command.argv.iter().map(|arg| arg.as_bytes()).collect();
@@ -353,6 +368,7 @@ mod tests {
             window: [0, 0],
             rings: None,
             regions: &[],
+            modules: None,
         };
         let make = |table| segment(".rdvm", &request, surroundings, table);
         let flags = |segment: &Tree| {
@@ -369,7 +385,13 @@ mod tests {
 
     #[test]
     fn the_names_of_what_rdvm_adds_are_free_in_the_image() {
-        for taken in [".rdvm", ".rdvm.start", ".rdvm.xattrs", ".rdvm.in"] {
+        for taken in [
+            ".rdvm",
+            ".rdvm.start",
+            ".rdvm.xattrs",
+            ".rdvm.modules",
+            ".rdvm.in",
+        ] {
             assert_eq!(name(&image(&[taken])), ".rdvm1", "{taken}");
         }
     }

@@ -159,6 +159,7 @@ pub fn boot<S: Borrow<StopSignals>>(
         command: &ready.command_name,
         memory: &memory,
         copies: &request.copies.into,
+        modules: &ready.modules,
     };
     let console_lost = guest.console().finish_copy(signals);
     let last_lines = last_lines(&ending, &mut guest);

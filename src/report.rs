@@ -336,6 +336,7 @@ mod tests {
             command: "/sbin/init",
             memory: "64 MiB",
             copies: &[],
+            modules: &[],
         };
         let ending = Ending::NotStarted {
             stage: Stage::Fork,
@@ -352,6 +353,7 @@ mod tests {
             command: "cc",
             memory: "64 MiB",
             copies: &[],
+            modules: &[],
         };
         let ending = |code, free_bytes, free_inodes| {
             let root = RootUse {
@@ -401,6 +403,7 @@ mod tests {
             command: "cc",
             memory: "64 MiB",
             copies: &[],
+            modules: &[],
         };
         let report = Report::of(&Ending::Killed { signal: 9, totals }, subjects);
         assert_eq!(report.outcome, Outcome::OutOfMemory);

@@ -1,14 +1,17 @@
-//! PID 1's life, in order: record, the image's attributes, mounts, ports, command, end, reset.
+//! PID 1's life, in order: record, modules, the image's attributes, mounts, ports, command, end, reset.
 
 use crate::copy_writer::CopyWriter;
 use crate::input::HostRequests;
 use crate::relay::Ports;
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::{PollFd, Shared};
-use crate::{attributes, collect, etc, mounts, place, regions, relay, root, sys, timeline};
+use crate::{
+    attributes, collect, etc, modules, mounts, place, regions, relay, root, sys, timeline,
+};
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_REQUESTS, HostRequest,
-    OWNS_ROOT, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_MODULES, HAS_REQUESTS,
+    HostRequest, MODULES_SUFFIX, OWNS_ROOT, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals,
+    WANT_TIMELINE,
 };
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
@@ -56,23 +59,30 @@ type Task = (
     Start<'static>,
     Strings<'static>,
     AttributesLost,
-    sys::Result<bool>,
+    Result<bool, Failure>,
 );
 
-/// Enters a root file system that can be pivoted and gives its files their extended attributes.
+/// Loads modules, enters a root file system that can be pivoted and gives its files their extended attributes.
 fn finish_root(
     name: &[u8],
     start: &Start<'_>,
     strings: &Strings<'_>,
-) -> sys::Result<(AttributesLost, sys::Result<bool>)> {
-    let in_region = regions::enter_root(name, strings.regions);
-    if start.flags & OWNS_ROOT != 0 && in_region == Ok(false) {
+) -> sys::Result<(AttributesLost, Result<bool, Failure>)> {
+    let mut buffer = [0u8; 256];
+    let loaded = match start.flags & HAS_MODULES {
+        0 => Ok(()),
+        _ => modules::load(beside(name, MODULES_SUFFIX, &mut buffer)?),
+    };
+    let in_region = match loaded {
+        Ok(()) => regions::enter_root(name, strings.regions).map_err(at(Stage::Region)),
+        Err((which, errno)) => Err(at_one(Stage::Modules, which)(errno)),
+    };
+    if start.flags & OWNS_ROOT != 0 && matches!(in_region, Ok(false)) {
         root::cover();
     }
     if start.flags & HAS_ATTRIBUTES == 0 {
         return Ok((AttributesLost::default(), in_region));
     }
-    let mut buffer = [0u8; 256];
     let table = beside(name, ATTRIBUTES_SUFFIX, &mut buffer)?;
     let lost = attributes::set(table);
     let _ = sys::unlink(table);
@@ -107,7 +117,7 @@ fn live(
     if lost.attributes > 0 {
         send(*status, &Event::AttributesLost(lost));
     }
-    root.map_err(at(Stage::Region))?;
+    root?;
     let console = open_port(strings.console).map_err(&ports)?;
     let stdout = open_port(strings.stdout).map_err(&ports)?;
     if let [name @ .., 0] = strings.hostname

@@ -24,6 +24,8 @@ mod etc;
 
 mod mounts;
 
+mod modules;
+
 mod place;
 
 mod spawn;

@@ -327,6 +327,18 @@ pub(crate) fn unmount(target: &[u8]) -> Result<()> {
     call3(__NR_umount2, path(target)?, MNT_DETACH, 0).map(drop)
 }
 
+/// Loads a module into the kernel, without parameters.
+pub(crate) fn init_module(module: &[u8]) -> Result<()> {
+    let parameters = path(b"\0")?;
+    call3(
+        __NR_init_module,
+        module.as_ptr() as usize,
+        module.len(),
+        parameters,
+    )
+    .map(drop)
+}
+
 /// Becomes the leader of a new session.
 pub(crate) fn setsid() {
     let _ = call3(__NR_setsid, 0, 0, 0);

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::regions::{self, Regions};
 use crate::level::Level;
 use config::Config;
-use features::{FEATURES, Feature, Weight};
+use features::{FEATURES, Feature, REGIONS, Weight};
 use rdvm_hostfs::escape::shown;
 
 use rdvm_kernel::FileError;
@@ -57,6 +58,9 @@ pub struct Verdict {
 struct Finding {
     feature: &'static str,
     level: Level,
+    /// The directory of the modules that it is there by, escaped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modules: Option<String>,
     /// The deviation, as text: `CONFIG_SMP is off`.
     missing: Vec<String>,
     /// The consequence.
@@ -95,7 +99,20 @@ fn judge(config: &Config) -> Verdict {
 impl Feature {
     fn judge(&self, config: &Config) -> Finding {
         let missing = self.needs.iter().filter_map(|need| lack(need, config));
-        let missing: Vec<String> = missing.collect();
+        let mut missing: Vec<String> = missing.collect();
+        let mut modules = None;
+        if self.needs == REGIONS && !missing.is_empty() {
+            match regions::judge(Some(config), config.modules.as_ref()) {
+                Ok(Regions::Modules(found)) => {
+                    modules = Some(shown(&found.directory));
+                    missing.clear();
+                }
+                Ok(Regions::BuiltIn) => missing.clear(),
+                // The options are modules, and one of these cannot be had.
+                Err(reason) if !missing.contains(&reason) => missing.push(reason),
+                Err(_) => {}
+            }
+        }
         let level = match (missing.is_empty(), self.weight) {
             (true, _) => Level::Ok,
             (false, Weight::Useful) => Level::Note,
@@ -104,6 +121,7 @@ impl Feature {
         Finding {
             feature: self.name,
             level,
+            modules,
             consequence: (!missing.is_empty()).then_some(self.without),
             missing,
         }
@@ -111,7 +129,7 @@ impl Feature {
 }
 
 /// Why a need is not met.
-fn lack(need: &str, config: &Config) -> Option<String> {
+pub(super) fn lack(need: &str, config: &Config) -> Option<String> {
     if let Some((name, least)) = need.split_once(">=") {
         let number = |text: &str| text.parse::<u64>().ok();
         let value = config.value(name);
@@ -123,7 +141,8 @@ fn lack(need: &str, config: &Config) -> Option<String> {
     }
     match config.value(need) {
         Some("y") => None,
-        // Nothing loads modules in a machine before the command runs, and an image seldom has those of this kernel.
+        // No other modules than those for regions are loaded in a machine before the command runs, and an image seldom has
+        // those of this kernel.
         Some("m") => Some(format!("CONFIG_{need} is a module")),
         _ => Some(format!("CONFIG_{need} is off")),
     }
@@ -146,6 +165,9 @@ impl Verdict {
         let mut text = String::new();
         for one in &self.features {
             text += &format!("{:<4}  {}", one.level, one.feature);
+            if let Some(modules) = &one.modules {
+                text += &format!(": by modules of {modules}");
+            }
             if let Some(consequence) = one.consequence {
                 text += &format!(": {consequence}\n      {}", one.missing.join(", "));
             }

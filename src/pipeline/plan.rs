@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::thread;
 
 use rdvm_proto::Stage;
@@ -10,7 +11,7 @@ use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
-use crate::kernel::regions::can_have_regions;
+use crate::kernel::regions::{self, ModuleFile, Regions};
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::payload;
 use crate::prepared_image::{ImageInfo, InPlace, PreparedImage};
@@ -48,6 +49,8 @@ pub struct Plan {
     pub memory: MemoryPlan,
     /// Problems that do not keep the machine from running, one line each.
     pub warnings: Vec<String>,
+    /// The reason why a large image is not used in place.
+    pub not_in_place: Option<String>,
     /// The request's command over the image's.
     pub(super) command: Command,
     /// The account that runs it.
@@ -60,6 +63,17 @@ pub struct Plan {
     pub(super) volumes: Vec<PreparedVolume>,
     /// The sizes of the regions, the root's first.
     pub(super) regions: Vec<u64>,
+    /// The modules that PID 1 loads for them.
+    pub(super) modules: Option<ModuleFile>,
+}
+
+/// The result of reading.
+struct Read {
+    image: PreparedImage,
+    volumes: Vec<PreparedVolume>,
+    kernel: Kernel,
+    modules: Option<ModuleFile>,
+    not_in_place: Option<String>,
 }
 
 /// A volume, and the place where it is mounted.
@@ -90,7 +104,13 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     if let MemorySpec::Exactly(given) = request.memory {
         host.check_given(given)?;
     }
-    let (image, volumes, kernel) = read(request, engine)?;
+    let Read {
+        image,
+        volumes,
+        kernel,
+        modules,
+        not_in_place,
+    } = read(request, engine)?;
     let info = image.info();
     let mut warnings = info.warnings.clone();
     warnings.extend(kernel.warnings.iter().cloned());
@@ -109,6 +129,10 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
         .collect();
     let mut needs = needs(info, &kernel, request.cpus, words(&command));
     needs.regions = ByteSize(regions.iter().sum());
+    let modules = modules.filter(|_| !regions.is_empty());
+    let loaded = modules.as_ref().map_or(0, |modules| modules.bytes.len());
+    needs.modules = ByteSize(loaded as u64);
+    needs.own.0 += needs.modules.0;
     let mut copied = None;
     if let Some(gathered) = copyin::read(&request.copies, &below, account.uid, account.gid)? {
         let Gathered {
@@ -131,12 +155,14 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
         kernel,
         memory,
         warnings,
+        not_in_place,
         command,
         account,
         copied,
         contents: needs.contents,
         volumes,
         regions,
+        modules,
     })
 }
 
@@ -144,10 +170,7 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
 ///
 /// # Errors
 /// Those of the image and the volumes, then those of the kernel.
-fn read(
-    request: &Request,
-    engine: &Engine,
-) -> Result<(PreparedImage, Vec<PreparedVolume>, Kernel)> {
+fn read(request: &Request, engine: &Engine) -> Result<Read> {
     let epoch = Epoch::from_env_or_last()?;
     let search = Search::from_env();
     let cache = cache_of(request);
@@ -163,18 +186,15 @@ fn read(
                 result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
         };
-        let taken = Cell::new(0);
+        let (taken, modules) = (Cell::new(0), OnceCell::new());
+        let not_in_place = Cell::new(None);
         let can = |size: u64| -> std::result::Result<(), String> {
             let Ok(kernel) = kernel() else {
                 // The kernel's error is told when the image has been read.
                 return Err("there is no kernel".to_owned());
             };
-            if !can_have_regions(kernel, search.cache.as_deref()) {
-                let kernel = shown(&kernel.path);
-                return Err(format!(
-                    "{kernel} has not the options for it (rdvm kernel check)"
-                ));
-            }
+            let modules = modules.get_or_init(|| modules_for(kernel, search.cache.as_deref()));
+            modules.as_ref().map_err(String::clone)?;
             let ram = match request.memory {
                 MemorySpec::Exactly(given) => given,
                 MemorySpec::FromImage => ByteSize(MOST_BESIDE + size / 32),
@@ -184,6 +204,8 @@ fn read(
                 false => Err("in QEMU it has to fit into 3 GiB with the RAM".to_owned()),
             }
         };
+        let can =
+            |size: u64| can(size).inspect_err(|reason| not_in_place.set(Some(reason.clone())));
         let root = match request.rdinit {
             // A PID 1 of the user's own mounts none.
             Some(_) => RootSpec::Initrd,
@@ -225,8 +247,32 @@ fn read(
         }
         kernel();
         let kernel = found.into_inner().expect("it was asked for")?;
-        Ok((image, volumes, kernel))
+        let modules = modules.into_inner().and_then(std::result::Result::ok);
+        Ok(Read {
+            image,
+            volumes,
+            kernel,
+            modules: modules.flatten(),
+            not_in_place: not_in_place.into_inner(),
+        })
     })
+}
+
+/// Returns the modules by which a kernel has regions; `None` where it needs none.
+///
+/// # Errors
+/// As a text: why it cannot have them.
+fn modules_for(
+    kernel: &Kernel,
+    cache: Option<&Path>,
+) -> std::result::Result<Option<ModuleFile>, String> {
+    match regions::of(kernel, cache)? {
+        Regions::BuiltIn => Ok(None),
+        Regions::Modules(modules) => {
+            let file = ModuleFile::of(&modules).map_err(|error| error.to_string())?;
+            Ok(Some(file))
+        }
+    }
 }
 
 /// Returns what image and kernel need together, with a command of so many bytes, all its words and variables counted.
@@ -242,6 +288,7 @@ fn needs(image: &ImageInfo, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
         kernel: ByteSize(kernel.memory_bytes()),
         kernel_end: kernel.load_end(),
         own: ByteSize(payload::RDINIT.len() as u64 + table + words),
+        modules: ByteSize(0),
         cpus,
         regions: ByteSize(0),
         root_keeps_its_half: false,
@@ -261,9 +308,11 @@ pub fn look(
     let epoch = Epoch::from_env_or_last()?;
     let search = Search::from_env();
     let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &search);
-    let can = |_| match &kernel {
-        Ok(kernel) if can_have_regions(kernel, search.cache.as_deref()) => Ok(()),
-        _ => Err(String::new()),
+    let modules = OnceCell::new();
+    let can = |_| {
+        let kernel = kernel.as_ref().map_err(ToString::to_string)?;
+        let modules = modules.get_or_init(|| modules_for(kernel, search.cache.as_deref()));
+        modules.as_ref().map(drop).map_err(String::clone)
     };
     let in_place = InPlace {
         root: RootSpec::Auto,
@@ -272,7 +321,13 @@ pub fn look(
     let prepared = PreparedImage::open(image, epoch, &in_place, None, progress)?;
     let machine = kernel.map_err(Error::from).and_then(|kernel| {
         let mut needs = needs(prepared.info(), &kernel, cpus, 0);
-        needs.regions = ByteSize(prepared.info().region.unwrap_or(0));
+        if let Some(region) = prepared.info().region {
+            let modules = modules.into_inner().and_then(std::result::Result::ok);
+            let modules = modules.flatten().map_or(0, |modules| modules.bytes.len());
+            needs.regions = ByteSize(region);
+            needs.modules = ByteSize(modules as u64);
+            needs.own.0 += needs.modules.0;
+        }
         let memory = memory::plan(&needs, MemorySpec::FromImage)?;
         Ok((kernel, memory))
     });
@@ -321,6 +376,7 @@ fn check_command(
                 command: &command_name(command),
                 memory: "",
                 copies: &[],
+                modules: &[],
             };
             Err(Error::NotStarted(Box::new(Report::of(&ending, subjects))))
         }

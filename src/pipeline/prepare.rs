@@ -35,6 +35,8 @@ pub struct Ready {
     pub slower: Option<String>,
     /// Problems that do not keep the machine from running, one line each.
     pub warnings: Vec<String>,
+    /// The reason why a large image is not used in place.
+    pub not_in_place: Option<String>,
     /// The start of the report's timeline: when [`prepare`] was called, unless the caller sets an earlier moment.
     pub began: Instant,
     /// The start of the report's timings.
@@ -42,6 +44,8 @@ pub struct Ready {
     /// The table of extended attributes that the guest gets.
     pub(super) attributes: Option<Arc<[u8]>>,
     pub(super) command_name: String,
+    /// The names of the modules that the guest gets.
+    pub(super) modules: Vec<String>,
     pub(super) engine: Engine,
     pub(super) receiver: Option<Receiver>,
     pub(super) facts: MachineFacts,
@@ -94,6 +98,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
                 },
                 rings,
                 regions: &targets,
+                modules: plan.modules.as_ref().map(|modules| &modules.bytes),
             };
             payload::segment(&info.init, request, surroundings, attributes.clone())
         }
@@ -128,10 +133,12 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         memory: plan.memory,
         slower,
         warnings: plan.warnings,
+        not_in_place: plan.not_in_place,
         began,
         prepared_since: began,
         attributes,
         command_name: command_name(&plan.command),
+        modules: plan.modules.map_or_else(Vec::new, |modules| modules.names),
         engine,
         receiver,
         facts,

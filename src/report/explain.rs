@@ -73,6 +73,8 @@ pub struct Subjects<'a> {
     pub memory: &'a str,
     /// The copies, in the order in which the guest counts them.
     pub copies: &'a [CopyIn],
+    /// The names of the modules, likewise.
+    pub modules: &'a [String],
 }
 
 /// The outcome's name, and the line for stderr where the command did not end by itself.
@@ -239,6 +241,13 @@ fn not_started(stage: Stage, errno: i32, which: u32, subjects: Subjects<'_>) -> 
         Stage::Region => format!(
             "region {which}: the guest's kernel did not mount it: {error}; add --root initrd, or take another kernel (rdvm kernel check)"
         ),
+        Stage::Modules => {
+            let module = subjects.modules.get(which as usize);
+            let module = module.map_or("modules", String::as_str);
+            format!(
+                "{module}: the guest's kernel did not load this module: {error}; add --root initrd, or take another kernel (rdvm kernel check)"
+            )
+        }
         Stage::Fork if errno == EINVAL => format!(
             "{name}: has to be PID 1, and the guest's kernel has no PID namespaces; take a kernel with CONFIG_PID_NS"
         ),

@@ -158,7 +158,8 @@ fn what_is_no_file_system_is_refused_by_name() {
     let text = place.path().join("text");
     fs::write(&text, [b'x'; 5000]).unwrap();
     inspect(&text, "erofs").says("text: there is no EROFS file system in it; give another file");
-    inspect(image.path(), "erofs").says("is not an EROFS file system; leave out --format, or correct it");
+    inspect(image.path(), "erofs")
+        .says("is not an EROFS file system; leave out --format, or correct it");
     let stdin = File::open(&cut).unwrap();
     let run = Rdvm::verb("inspect")
         .stdin(stdin)

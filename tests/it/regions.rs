@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::kept::kernel;
+use crate::kernels::kernels;
 use crate::support::{Image, RDVM, Rdvm, Run, busybox, children_of, engines, note_run};
 
 /// How much the image has that is not in anybody's busybox.
@@ -281,6 +282,122 @@ fn a_region_whose_file_is_cut_off_ends_its_machine_and_nothing_else() {
         let status = running.0.wait().unwrap();
         assert_eq!(status.code(), Some(125), "{engine}: {status}");
     }
+}
+
+/// Kernels of distributions have the drivers as modules, which come along and are gone from the root.
+#[test]
+fn an_image_is_in_place_on_every_kernel_by_its_modules() {
+    let mut boots = 0;
+    for kernel in kernels() {
+        for engine in engines() {
+            let run = Rdvm::on(engine).option("--timeout").option("300s");
+            let run = run.option("--root").option("erofs");
+            let run = run.option("-k").option(kernel).image(busybox().path());
+            let script = "ls -A / | grep rdvm; grep ' / ' /proc/mounts; echo marker";
+            let run = run.sh(script).run().exits(0);
+            let said = run.stdout();
+            assert!(said.starts_with("overlay / overlay "), "{said}");
+            assert!(said.ends_with("\nmarker\n"), "{}: {said}", kernel.display());
+            boots += 1;
+        }
+    }
+    assert_eq!(boots, kernels().len() * engines().len());
+}
+
+/// A place with a kernel of a distribution, by a link, and copies of its modules.
+fn kernel_apart() -> (TempDir, PathBuf, PathBuf) {
+    let kernel = kernels().first().unwrap();
+    let release = kernel.file_name().unwrap().to_str().unwrap();
+    let release = release.strip_prefix("vmlinuz-").unwrap();
+    let from = kernel.with_file_name("modules").join(release);
+    let dir = TempDir::new().unwrap();
+    let to = dir.path().join("lib/modules");
+    fs::create_dir_all(&to).unwrap();
+    let copied = Command::new("cp").arg("-r").args([&from, &to]).status();
+    assert!(copied.unwrap().success());
+    let boot = dir.path().join("boot");
+    fs::create_dir(&boot).unwrap();
+    let link = boot.join(kernel.file_name().unwrap());
+    std::os::unix::fs::symlink(fs::canonicalize(kernel).unwrap(), &link).unwrap();
+    (dir, link, to.join(release))
+}
+
+#[test]
+fn modules_that_come_or_go_or_cannot_be_read_are_noticed() {
+    let (_dir, kernel, modules) = kernel_apart();
+    let place = Place::new();
+    let run = |root: &str, options: &[&str]| {
+        let mut command = place.rdvm(
+            "qemu",
+            &[options, &["--root", root, "--dry-run"]].concat(),
+            "true",
+        );
+        command.env("RDVM_KERNEL", &kernel);
+        Run(command.output().unwrap())
+    };
+    let erofs = fs::read_dir(modules.join("kernel/fs/erofs"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let has_regions = |run: Run| run.exits(0).stderr().contains("page structs of the image");
+    assert!(has_regions(run("auto", &[])));
+    run("erofs", &[]).exits(0).says("modules, loaded");
+    // Damaged; then a list without it; then no list at all.
+    let good = fs::read(&erofs).unwrap();
+    fs::write(&erofs, "text").unwrap();
+    assert!(!has_regions(run("auto", &[])));
+    let file = erofs.display().to_string();
+    run("erofs", &[])
+        .exits(125)
+        .says(&format!("rdvm: --root erofs: {file}: "));
+    fs::remove_file(&erofs).unwrap();
+    run("erofs", &[]).exits(125).says(&format!(
+        "{file}: no such file (rdvm kernel check); --root auto"
+    ));
+    fs::write(&erofs, good).unwrap();
+    assert!(has_regions(run("auto", &[])));
+    fs::remove_file(modules.join("modules.dep")).unwrap();
+    assert!(!has_regions(run("auto", &[])));
+}
+
+#[test]
+fn the_reason_why_a_large_image_is_unpacked_is_told_under_verbose_alone() {
+    let (_dir, kernel, modules) = kernel_apart();
+    fs::remove_dir_all(modules).unwrap();
+    for engine in engines() {
+        let place = Place::new();
+        let run = |options: &[&str]| {
+            let mut command = place.rdvm(engine, options, "exit 3");
+            Run(command.env("RDVM_KERNEL", &kernel).output().unwrap()).exits(3)
+        };
+        run(&["--verbose"]).says("rdvm: the image is unpacked, not used in place: ");
+        run(&[]).says_only("");
+    }
+}
+
+/// By the table of `rdvm kernel check`.
+#[test]
+fn a_kernel_is_judged_with_its_modules() {
+    let (dir, kernel, modules) = kernel_apart();
+    let check = |file: &Path| Rdvm::verb("kernel").option("check").option(file).run();
+    let by = format!(
+        "large images in place: by modules of {}\n",
+        modules.display()
+    );
+    let said = check(&kernel).exits(0).stdout();
+    assert!(said.contains(&by), "{said}");
+    let release = modules.file_name().unwrap().to_str().unwrap();
+    let config = dir.path().join("boot").join(format!("config-{release}"));
+    fs::rename(modules.join("config"), &config).unwrap();
+    assert!(check(&config).exits(0).stdout().contains(&by));
+    fs::remove_dir_all(modules.join("kernel/fs")).unwrap();
+    let said = check(&config).exits(0).stdout();
+    assert!(
+        said.contains("CONFIG_EROFS_FS is a module") && said.contains("erofs.ko"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -95,8 +95,8 @@ fn files_are_short_and_say_what_they_are() {
 }
 
 /// The most public items of the crates, and of the root package, whose hidden modules its program uses.
-const CRATES: usize = 495;
-const ROOT: usize = 216;
+const CRATES: usize = 520;
+const ROOT: usize = 225;
 
 /// Counts the lines before the unit tests that begin with `pub` and an item; fields are not items, and what is `pub(crate)`
 /// is no interface. What only tests are made of does not count.

@@ -3,7 +3,7 @@
 //! Takes the wish and the places to look; returns open files and checked facts, so that an engine has nothing left to
 //! verify. Boots nothing, and does not know which engine will. Steps: `find` (which file), `file` (open it safely),
 //! `probe` (what is in it), `bzimage` and `elf`
-//! (check it), `unpack`, `cache` (do so only once). Beside that path: `list`.
+//! (check it), `unpack`, `cache` (do so only once). Beside that path: `list`, `modules`.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod field;
 pub mod file;
 pub mod find;
 mod list;
+pub mod modules;
 mod probe;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;

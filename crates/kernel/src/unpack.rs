@@ -117,6 +117,41 @@ pub(super) fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, ParseError> 
     })
 }
 
+/// Unpacks a module, whose file does not promise a size, into at most `limit` bytes.
+///
+/// # Errors
+/// One that is damaged, too large, packed by other means than those of modules, or no ELF file.
+pub(super) fn unpack_module(packed: Vec<u8>, limit: u64) -> Result<Vec<u8>, ParseError> {
+    let compression = Compression::of(&packed);
+    let bytes = match compression {
+        Compression::None => Ok(packed),
+        Compression::Gzip => at_most(flate2::read::GzDecoder::new(&packed[..]), limit),
+        Compression::Xz => at_most(lzma_rust2::XzReader::new(&packed[..], false), limit),
+        Compression::Zstd => ruzstd::decoding::StreamingDecoder::new(&packed[..])
+            .map_err(|error| error.to_string())
+            .and_then(|decoder| at_most(decoder, limit)),
+        _ => Err("not unpacked here".into()),
+    };
+    let bytes = bytes.and_then(|bytes| match Compression::of(&bytes) {
+        Compression::None => Ok(bytes),
+        _ => Err("no ELF file".into()),
+    });
+    bytes.map_err(|what| ParseError::Payload {
+        compression: compression.name(),
+        what,
+    })
+}
+
+fn at_most(decoder: impl Read, limit: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut limited = decoder.take(limit + 1);
+    let read = limited.read_to_end(&mut bytes);
+    match read.map_err(|error| error.to_string())? as u64 > limit {
+        true => Err(format!("more than {limit} bytes")),
+        false => Ok(bytes),
+    }
+}
+
 /// Empty, with room for `size` bytes: `size` comes from the file, and a lack of memory is no reason to abort.
 fn room(size: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();

@@ -126,6 +126,8 @@ pub enum Stage {
     Terminal = 11,
     /// Mounting a region of memory.
     Region = 12,
+    /// Loading a module.
+    Modules = 13,
 }
 
 impl Stage {
@@ -144,6 +146,7 @@ impl Stage {
             Self::Limit,
             Self::Terminal,
             Self::Region,
+            Self::Modules,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)

@@ -8,13 +8,14 @@
 extern crate alloc;
 
 /// Version of all formats.
-pub(crate) const VERSION: u8 = 5;
+pub(crate) const VERSION: u8 = 6;
 
 mod attributes;
 mod copy_frame;
 mod event;
 mod frame;
 mod host_request;
+mod modules;
 mod room;
 mod start;
 
@@ -23,6 +24,7 @@ pub use copy_frame::*;
 pub use event::*;
 pub use frame::{FrameError, crc32};
 pub use host_request::*;
+pub use modules::*;
 pub use room::*;
 pub use start::*;
 

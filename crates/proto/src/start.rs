@@ -26,6 +26,8 @@ pub const HAS_REQUESTS: u32 = 32;
 pub const OWNS_ROOT: u32 = 64;
 /// Flag in a start record: the command is PID 1 of a namespace of its own, as inits must be.
 pub const IS_INIT: u32 = 128;
+/// Flag in a start record: there are modules, which PID 1 loads before it mounts anything.
+pub const HAS_MODULES: u32 = 256;
 
 /// The suffix of rdinit's own path that gives the path of the directory in which files copied in land: below it a directory
 /// for each, named by its number.

@@ -12,6 +12,8 @@ pub(crate) const EIO: Errno = Errno(5);
 pub(crate) const EAGAIN: Errno = Errno(11);
 /// Permission denied.
 pub(crate) const EACCES: Errno = Errno(13);
+/// It is there already.
+pub(crate) const EEXIST: Errno = Errno(17);
 /// A path component is not a directory.
 pub(crate) const ENOTDIR: Errno = Errno(20);
 /// Invalid argument.

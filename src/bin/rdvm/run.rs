@@ -88,6 +88,11 @@ fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Fi
             say(&note);
         }
         say(&ready.to_string());
+        if let Some(reason) = &ready.not_in_place {
+            say(&format!(
+                "the image is unpacked, not used in place: {reason}"
+            ));
+        }
         say(&ready.memory.to_string());
     }
     let streams = Streams::inherited()

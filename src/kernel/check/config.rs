@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::request::KernelSpec;
 use rdvm_kernel::file::{self, Links};
-use rdvm_kernel::{Kernel, KernelImage, Search, bzimage};
+use rdvm_kernel::modules::ModuleDirectory;
+use rdvm_kernel::{Kernel, KernelImage, Origin, Search, bzimage};
 
 /// Distributions' have 300 KB.
 const MAX_TEXT: u64 = 8 << 20;
@@ -23,6 +24,8 @@ pub(crate) struct Config {
     values: HashMap<String, String>,
     /// Where they were found.
     pub(super) from: PathBuf,
+    /// The modules of its kernel.
+    pub(super) modules: Option<ModuleDirectory>,
 }
 
 impl Config {
@@ -51,9 +54,11 @@ impl Config {
         } else {
             file::read_at(&file, 0, length as usize).map_err(|error| failed(error.into()))
         };
-        Self::of_text(&text?, path).ok_or_else(|| Error::NoConfig {
+        let config = Self::of_text(&text?, path).ok_or_else(|| Error::NoConfig {
             path: path.to_owned(),
-        })
+        })?;
+        let modules = ModuleDirectory::of(path, Origin::Asked, None);
+        Ok(Self { modules, ..config })
     }
 
     /// That which a kernel carries, or that of `config-RELEASE` beside it.
@@ -62,40 +67,48 @@ impl Config {
             cache: cache.map(Path::to_owned),
             ..Search::default()
         };
-        Self::of(&rdvm_kernel::open(
-            &KernelSpec::File(path.to_owned()),
-            None,
-            &host,
-        )?)
+        let kernel = rdvm_kernel::open(&KernelSpec::File(path.to_owned()), None, &host)?;
+        let modules = ModuleDirectory::of(path, kernel.origin, kernel.release.as_deref());
+        let config = Self::carried_by(&kernel)
+            .or_else(|| Self::near(&kernel, modules.as_ref()))
+            .ok_or_else(|| Error::Silent {
+                path: path.to_owned(),
+                beside: beside(path, kernel.release.as_deref())
+                    .pop()
+                    .unwrap_or_default(),
+            })?;
+        Ok(Self { modules, ..config })
     }
 
-    /// Reads that of an open kernel.
-    ///
-    /// # Errors
-    /// It says nothing of its options, and no file beside it does.
-    pub(crate) fn of(kernel: &Kernel) -> Result<Self, Error> {
-        let path = &kernel.path;
-        if let KernelImage::Elf { elf, .. } = &kernel.image
-            && let Some(text) = carried(elf)
-            && let Some(config) = Self::of_text(&text, path)
-        {
-            return Ok(config);
-        }
-        let beside = beside(path, kernel.release.as_deref());
-        let text = beside.iter().find_map(|beside| {
-            let file = file::open(beside, Links::Follow).ok()?;
+    /// Searches an open kernel for its configuration.
+    pub(crate) fn carried_by(kernel: &Kernel) -> Option<Self> {
+        let KernelImage::Elf { elf, .. } = &kernel.image else {
+            return None;
+        };
+        Self::of_text(&carried(elf)?, &kernel.path)
+    }
+
+    /// Reads the configuration beside a kernel that does not carry it, or among its modules.
+    pub(crate) fn near(kernel: &Kernel, modules: Option<&ModuleDirectory>) -> Option<Self> {
+        let links = match kernel.origin {
+            Origin::Image => Links::Refuse,
+            _ => Links::Follow,
+        };
+        let beside = beside(&kernel.path, kernel.release.as_deref());
+        let beside = beside.iter().find_map(|beside| {
+            let file = file::open(beside, links).ok()?;
             let mut text = Vec::new();
             file.take(MAX_TEXT).read_to_end(&mut text).ok()?;
             Self::of_text(&text, beside)
         });
-        text.ok_or_else(|| Error::Silent {
-            path: path.to_owned(),
-            beside: beside.into_iter().next_back().unwrap_or_default(),
+        beside.or_else(|| {
+            let text = modules?.text("config").ok()?;
+            Self::of_text(text.as_bytes(), &modules?.path().join("config"))
         })
     }
 
     /// `None` for a text in which no option is set.
-    fn of_text(text: &[u8], from: &Path) -> Option<Self> {
+    pub(crate) fn of_text(text: &[u8], from: &Path) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let settings = text
             .lines()
@@ -106,6 +119,7 @@ impl Config {
         (!values.is_empty()).then(|| Self {
             values,
             from: from.to_owned(),
+            modules: None,
         })
     }
 

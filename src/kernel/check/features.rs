@@ -15,7 +15,7 @@ pub(super) enum Weight {
 pub(super) struct Feature {
     pub(super) name: &'static str,
     pub(super) weight: Weight,
-    /// All of these must be built in, without `CONFIG_`. `A>=3` is a number.
+    /// All of these must be built in, without `CONFIG_`, but for [`REGION_MODULES`]. `A>=3` is a number.
     pub(super) needs: &'static [&'static str],
     /// The consequence of its absence.
     pub(super) without: &'static str,
@@ -47,7 +47,7 @@ const fn useful(
     }
 }
 
-/// The options by which an image is a region of memory that is mounted in place.
+/// The options by which an image is a region of memory that is mounted in place. Those of [`REGION_MODULES`] may be modules.
 pub(crate) const REGIONS: &[&str] = &[
     "X86_PMEM_LEGACY",
     "BLK_DEV_PMEM",
@@ -61,6 +61,14 @@ pub(crate) const REGIONS: &[&str] = &[
     "SHMEM",
     "TMPFS",
     "TMPFS_XATTR",
+];
+
+/// The modules by which an image is a region of memory, where these options are not built in: PID 1 loads them.
+pub(crate) const REGION_MODULES: &[(&str, &str)] = &[
+    ("X86_PMEM_LEGACY", "nd_e820"),
+    ("BLK_DEV_PMEM", "nd_pmem"),
+    ("EROFS_FS", "erofs"),
+    ("OVERLAY_FS", "overlay"),
 ];
 
 /// All of them, what is required first.

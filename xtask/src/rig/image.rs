@@ -159,6 +159,12 @@ impl Image {
     pub(super) fn add_kernels(&self, project: &Project, rdvm: &Path) -> Result<()> {
         self.make_dir("kernels")?;
         self.make_dir("unpacked")?;
+        // Those few by which a kernel has an image in place.
+        let modules = project.kernels.join("modules");
+        if modules.is_dir() {
+            let copy = ["cp", "-r", "--reflink=auto"];
+            process::run(command(&copy).arg(modules).arg(self.path("kernels")))?;
+        }
         let mut found = 0;
         for entry in fs::read_dir(&project.kernels)
             .into_iter()

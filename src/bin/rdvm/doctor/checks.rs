@@ -118,10 +118,11 @@ pub(super) fn kernels(facts: &HostFacts, kernels: &[KernelFinding]) -> Vec<Findi
         Some(_) => Level::Note,
         None => Level::Problem,
     };
-    let mut findings: Vec<Finding> = kernels
-        .iter()
-        .map(|kernel| kernel_finding(kernel, bad))
-        .collect();
+    let findings = kernels.iter().flat_map(|kernel| {
+        let in_place = kernel.in_place.as_ref().map(in_place_finding);
+        [kernel_finding(kernel, bad)].into_iter().chain(in_place)
+    });
+    let mut findings: Vec<Finding> = findings.collect();
     if kernels.is_empty() {
         let command = facts
             .packages
@@ -164,6 +165,19 @@ fn kernel_finding(kernel: &KernelFinding, bad: Level) -> Finding {
             ));
             Finding::new("kernel", bad, format!("{path}: {what}"), remedy)
         }
+    }
+}
+
+fn in_place_finding(found: &Result<String, String>) -> Finding {
+    let feature = "large images in place";
+    match found {
+        Ok(place) => Finding::new("kernel", Level::Ok, format!("{feature}: {place}"), None),
+        Err(reason) => Finding::new(
+            "kernel",
+            Level::Note,
+            format!("{feature}: no, each is unpacked into memory: {reason}"),
+            Some("rdvm kernel build (makes a kernel that has all)".into()),
+        ),
     }
 }
 

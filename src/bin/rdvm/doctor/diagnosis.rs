@@ -18,6 +18,8 @@ pub(crate) struct KernelFinding {
     pub(crate) usable: Result<(), String>,
     /// True if a run would use it.
     pub(crate) chosen: bool,
+    /// The place of what large images in place need, or why it is not there; `None` if it was not looked for.
+    pub(crate) in_place: Option<Result<String, String>>,
 }
 
 /// The result: findings in the order of areas, and what follows from them.

@@ -67,6 +67,7 @@ fn good_kernel() -> KernelFinding {
         path: "/boot/vmlinuz-6.1.0".into(),
         usable: Ok(()),
         chosen: true,
+        in_place: Some(Ok("by modules of /lib/modules/6.1.0".into())),
     }
 }
 
@@ -75,6 +76,7 @@ fn unreadable_kernel() -> KernelFinding {
         path: "/boot/vmlinuz-6.8.0-generic".into(),
         usable: Err("permission denied; sudo chmod +r /boot/vmlinuz-6.8.0-generic".into()),
         chosen: false,
+        in_place: None,
     }
 }
 
@@ -108,6 +110,7 @@ ok    cpu      Intel(R) Xeon(R) Gold 6338 (GenuineIntel), cores: 8, vmx
 ok    kvm      /dev/kvm: usable
 ok    qemu     /usr/bin/qemu-system-x86_64, version 7.2.22
 ok    kernel   /boot/vmlinuz-6.1.0, the one for a run
+ok    kernel   large images in place: by modules of /lib/modules/6.1.0
 ok    memory   8000 MiB available
 ok    limits   open files 1024, processes unlimited, file size unlimited, address space unlimited
 ok    files    temporary files in /tmp, cache in /home/ann/.cache/rdvm
@@ -266,6 +269,7 @@ fn a_chosen_kernel_that_cannot_boot_is_a_problem_whatever_else_there_is() {
         path: "/k".into(),
         usable: Err("is not a kernel".into()),
         chosen: true,
+        in_place: Some(Ok("by modules of /lib/modules/6.1.0".into())),
     };
     let other = KernelFinding {
         chosen: false,
@@ -400,8 +404,8 @@ fn the_json_form_says_the_same() {
     let json = serde_json::to_value(&diagnosis).unwrap();
     assert_eq!(json["can_run"], false);
     assert_eq!(json["verdict"], "a run cannot work: 1 problem, marked FAIL");
-    assert_eq!(json["findings"][4]["area"], "memory");
-    assert_eq!(json["findings"][4]["level"], "problem");
+    assert_eq!(json["findings"][5]["area"], "memory");
+    assert_eq!(json["findings"][5]["level"], "problem");
     assert_eq!(json["findings"][0]["remedy"], serde_json::Value::Null);
 }
 
