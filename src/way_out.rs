@@ -34,7 +34,6 @@ pub(crate) fn of_engine(error: &rdvm_vmm::Error) -> &'static str {
         Remedy::LessMemory => ", or give the guest less with -m",
         Remedy::MoreMemory => "; give it more with -m",
         Remedy::OtherKernel => "; try another kernel (-k)",
-        Remedy::DoNotShare => "; leave out --share, or use --engine kvm",
         Remedy::Examine => "; see rdvm doctor",
         Remedy::ExamineOrOtherEngine => "; see rdvm doctor, or use --engine qemu",
         Remedy::OtherKernelOrExamine => "; try it with another kernel (-k), or see rdvm doctor",

@@ -113,8 +113,6 @@ pub enum Remedy {
     MoreMemory,
     /// Boot another kernel.
     OtherKernel,
-    /// Make the machine without [`Machine::share`], or use the other engine.
-    DoNotShare,
     /// Examine the host.
     Examine,
     /// Examine the host, or use the other engine.

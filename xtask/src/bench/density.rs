@@ -37,6 +37,8 @@ pub(super) fn measure(project: &Project) -> Result<()> {
     let work = Scratch::new("rdvm-density", "/tmp")?;
     let debian = work.path().join("debian");
     copy_lean_debian(&project.bench_images().join("debian"), &debian)?;
+    // What changed in the last ten seconds is not kept, and each machine would have a file of its own.
+    std::thread::sleep(std::time::Duration::from_secs(12));
     let bench = Bench {
         rdvm: project.release()?,
         engine: variable_or("ENGINE", "qemu"),

@@ -18,9 +18,6 @@ pub enum Error {
     /// The kernel cannot be started by QEMU.
     #[error(transparent)]
     Kernel(#[from] rdvm_kernel::Error),
-    /// QEMU cannot share this image with other machines.
-    #[error("sharing the initrd: {0}, and QEMU has no other way")]
-    Share(&'static str),
     /// QEMU could not be started.
     #[error("{}: cannot be started: {}", program.display(), reason(source))]
     Start {
@@ -51,7 +48,6 @@ impl Error {
     pub(crate) fn remedy(&self) -> Option<Remedy> {
         match self {
             Self::Missing(error) => error.remedy(),
-            Self::Share(_) => Some(Remedy::DoNotShare),
             Self::Start { .. } | Self::Host { .. } => Some(Remedy::Examine),
             Self::Refused { .. } => Some(Remedy::OtherKernelOrExamine),
             Self::Initrd(_) | Self::Kernel(_) => None,
