@@ -66,6 +66,9 @@ pub(super) fn run(rig: &Rig, outer: &Outer<'_>) -> Result<i32> {
     qemu.env("RDVM_QEMU", rig.project.top.join("tests/rig/qemu.sh"));
     qemu.args([
         "run",
+        // Probes that count calls (uprobes) do not work on files that are mapped in place.
+        "--root",
+        "initrd",
         "--engine",
         "qemu",
         "--timeout",
