@@ -129,7 +129,7 @@ fn a_machine_that_is_held_up_while_it_boots_has_the_right_time() {
     }
 }
 
-/// What one part of a second is to a clock that runs at the right rate and is read to a hundredth.
+/// The largest part by which a clock that is right may seem to run too fast or too slow.
 const RATE: f64 = 0.05;
 
 /// The guest's clock is neither fast nor slow, and the guest kept to the counter.

@@ -181,7 +181,7 @@ fn a_guest_that_writes_to_its_region_changes_nothing_for_others() {
     }
 }
 
-/// What programs do to a root, and what it says of itself.
+/// Everything that programs do to a root, and all that it says of itself.
 #[test]
 fn an_image_in_place_is_a_root_like_any_other() {
     let script = r#"

@@ -98,7 +98,7 @@ struct Directory {
     block: DirectoryBlock,
     /// The name before.
     last: Vec<u8>,
-    /// How many of its names for itself and its parent were met.
+    /// The number of its names for itself and its parent that were met.
     dots: u8,
 }
 
