@@ -55,7 +55,7 @@ pub enum Verb {
     /// Show what is in an image and the RAM it needs
     #[command(after_help = help::examples(help::INSPECT))]
     Inspect(InspectArgs),
-    /// List or remove the packed images that --cache keeps
+    /// List or remove the packed images that runs have kept
     #[command(subcommand, after_help = help::examples(help::CACHE))]
     Cache(CacheVerb),
     /// List, build and check kernels

@@ -90,7 +90,7 @@ pub const DOCTOR: &[Example] = &[
 pub const CACHE: &[Example] = &[
     (
         "rdvm cache list",
-        "Show the packed images that run --cache has kept.",
+        "Show the packed images that runs have kept.",
     ),
     (
         "rdvm cache prune --to 2g",
@@ -110,7 +110,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "RDVM_CACHE",
-        "The cache directory: kernels, and the images that --cache keeps.",
+        "The cache directory: kernels, and packed images.",
     ),
     (
         "XDG_CACHE_HOME, HOME",

@@ -1,7 +1,7 @@
 //! The way in which a kernel can have an image as a region of memory: by itself, or by modules that PID 1 loads.
 //!
-//! What the kernel itself says of its options takes a search through all of it, so that is kept by the state of its file. What is
-//! beside the kernel, configuration and modules, is looked at each time.
+//! The kernel's own list of options is found by a search through all of it, so the answer is kept by the state of its file. The
+//! configuration and the modules beside the kernel are looked at each time.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -55,7 +55,7 @@ impl Place {
         path
     }
 
-    /// How often a run with `--cache` opens `archive`; it ends before it boots.
+    /// How often a run opens `archive`; it ends before it boots.
     fn opens(&self, archive: &str, words: &[&str]) -> usize {
         let log = self.path("log");
         let mut command = Command::new("strace");

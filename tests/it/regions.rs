@@ -13,7 +13,7 @@ use crate::kept::kernel;
 use crate::kernels::kernels;
 use crate::support::{Image, RDVM, Rdvm, Run, busybox, children_of, engines, note_run};
 
-/// How much the image has that is not in anybody's busybox.
+/// The bytes of the image that are in nobody's busybox.
 const LARGE: usize = 24 << 20;
 
 /// A directory with a large file, and a cache of its own.

@@ -91,7 +91,7 @@ fn memory(memory: ByteSize, fds: &Fds) -> Vec<String> {
     backend("ram", below, own);
     for (index, &(fd, size)) in fds.regions.iter().enumerate() {
         let id = format!("region{index}");
-        // Private, so that it can be opened for reading and written to.
+        // A private mapping: the guest writes to pages of its own.
         backend(&id, size, Some((fd, "share=off,readonly=on")));
         ids.push(id);
     }
