@@ -59,6 +59,8 @@ pub struct Request {
     pub root: RootSpec,
     /// Directories of the host whose present contents the guest sees, read-only.
     pub volumes: Vec<Volume>,
+    /// True if streams and files may go through memory shared with the guest, where they are too much for a serial port.
+    pub rings: bool,
     /// True if packed images are kept for later runs.
     pub cache: bool,
     /// The counter of what is read and packed; silent by default.
@@ -96,6 +98,7 @@ impl Request {
             timings: false,
             root: RootSpec::Auto,
             volumes: Vec::new(),
+            rings: true,
             cache: true,
             progress: Progress::default(),
         }
@@ -174,14 +177,12 @@ impl Request {
 
     /// True if PID 1 can receive requests while the command runs. A user's own init receives none.
     pub(crate) fn takes_requests(&self) -> bool {
-        let Stdin { interactive, tty } = self.stdin;
-        let ends = self.timeout.is_some() || self.max_output.is_some();
-        self.rdinit.is_none() && (interactive || tty || ends || !self.copies.out.is_empty())
+        self.rdinit.is_none()
     }
 
-    /// True if more may go in or out than a serial port is made for.
+    /// True if memory is shared with PID 1.
     pub(crate) fn wants_rings(&self) -> bool {
-        self.rdinit.is_none() && (self.stdin.interactive || !self.copies.out.is_empty())
+        self.rings && self.takes_requests()
     }
 }
 

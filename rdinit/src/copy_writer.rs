@@ -1,46 +1,19 @@
-//! The way out for copied files: the outbound ring where it is mapped, else the stdout port.
+//! The way out for copied files: the ring of standard output where that is mapped, else the stdout port.
 
-use crate::init::send;
 use crate::input::HostRequests;
 use crate::relay;
-use crate::sys::{self, PollFd, Shared};
-use rdvm_proto::{Event, HostRequest, RING};
+use crate::rings::Outbound;
+use crate::sys::{self, PollFd};
 
 /// Takes bytes, and waits for the host where it must.
 pub(crate) enum CopyWriter<'a> {
     /// A serial port.
     Port(i32),
-    /// The ring, and the status port on which both sides say how far they are.
-    Ring {
-        rings: &'a Shared,
-        status: i32,
-        requests: &'a mut HostRequests,
-        put: u64,
-        told: u64,
-        taken: u64,
-    },
+    /// The ring, and the requests among which the host rings when there is room.
+    Ring(Outbound, &'a mut HostRequests),
 }
 
-impl<'a> CopyWriter<'a> {
-    pub(crate) fn new(
-        rings: Option<&'a Shared>,
-        stdout: i32,
-        status: i32,
-        requests: &'a mut HostRequests,
-    ) -> Self {
-        match rings {
-            Some(rings) => Self::Ring {
-                rings,
-                status,
-                requests,
-                put: 0,
-                told: 0,
-                taken: 0,
-            },
-            None => Self::Port(stdout),
-        }
-    }
-
+impl CopyWriter<'_> {
     /// Sends all of `bytes`.
     ///
     /// Errors: the port is gone.
@@ -58,34 +31,11 @@ impl<'a> CopyWriter<'a> {
                     }
                 }
             }
-            Self::Ring {
-                rings,
-                status,
-                requests,
-                put,
-                told,
-                taken,
-            } => {
+            Self::Ring(ring, requests) => {
                 while !bytes.is_empty() {
-                    let room = RING - (*put - *taken);
-                    let count = bytes
-                        .len()
-                        .min(room as usize)
-                        .min((RING - *put % RING) as usize);
-                    rings.put((RING + *put % RING) as usize, &bytes[..count]);
-                    bytes = &bytes[count..];
-                    *put += count as u64;
-                    if *put - *told >= RING / 4 {
-                        send(*status, &Event::Produced(*put));
-                        *told = *put;
-                    }
-                    if room == count as u64 {
-                        // At least the half of it, so that both sides have something to do.
-                        while *put - *taken > RING / 2 {
-                            if let HostRequest::Consumed(total) = requests.wait() {
-                                *taken = total.clamp(*taken, *put);
-                            }
-                        }
+                    bytes = &bytes[ring.put(bytes)..];
+                    while !bytes.is_empty() && !ring.has_room(1) {
+                        requests.wait();
                     }
                 }
             }
@@ -95,9 +45,8 @@ impl<'a> CopyWriter<'a> {
 
     /// Sees to it that everything is on its way.
     pub(crate) fn flush(&mut self) {
-        match self {
-            Self::Port(port) => relay::drain(*port),
-            Self::Ring { status, put, .. } => send(*status, &Event::Produced(*put)),
+        if let Self::Port(port) = self {
+            relay::drain(*port);
         }
     }
 }

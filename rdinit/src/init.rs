@@ -3,15 +3,16 @@
 use crate::copy_writer::CopyWriter;
 use crate::input::HostRequests;
 use crate::relay::Ports;
+use crate::rings::{Outbound, Rings};
 use crate::spawn::{self, Failure, at, at_one};
-use crate::sys::{PollFd, Shared};
+use crate::sys::PollFd;
 use crate::{
     attributes, collect, etc, modules, mounts, place, regions, relay, root, sys, timeline,
 };
 use rdvm_proto::{
     ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_MODULES, HAS_REQUESTS,
-    HostRequest, MODULES_SUFFIX, OWNS_ROOT, RECORD_SUFFIX, RING, Stage, Start, Strings, Totals,
-    WANT_TIMELINE,
+    HAS_STDIN, HostRequest, MODULES_SUFFIX, OWNS_ROOT, RECORD_SUFFIX, Ring, Stage, Start, Strings,
+    Totals, WANT_TIMELINE,
 };
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
@@ -125,9 +126,11 @@ fn live(
     {
         let _ = sys::sethostname(name);
     }
-    let rings = (start.rings > 0).then(|| Shared::map(start.rings, 2 * RING));
-    let rings = rings.and_then(Result::ok);
-    if rings.is_some() {
+    let mut rings = Rings::new(start.rings);
+    // What goes in, and files, are worth it at once; output only once there is much of it.
+    let is_mapped =
+        (start.flags & HAS_STDIN != 0 || start.copies_out > 0) && rings.memory().is_some();
+    if is_mapped {
         send(*status, &Event::Mapped);
     }
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
@@ -143,17 +146,25 @@ fn live(
     let mut ports = Ports {
         console,
         stdout,
+        status: *status,
         rings,
+        has_input_ring: is_mapped,
         requests: (start.flags & HAS_REQUESTS != 0).then(|| HostRequests::new(*status)),
     };
-    let end = relay::until_the_end(&child, children, &mut ports, |event| send(*status, event));
+    let end = relay::until_the_end(&child, children, &mut ports);
     send(*status, &ending(&end, child.is_init));
     if let Some(requests) = &mut ports.requests
         && start.copies_out > 0
     {
         // Asked for once the host has all the output: from then on the port carries the files.
         while requests.wait() != HostRequest::CopyOut {}
-        let mut outlet = CopyWriter::new(ports.rings.as_ref(), stdout, *status, requests);
+        let memory = is_mapped.then(|| ports.rings.memory()).flatten();
+        let mut outlet = match memory {
+            Some(memory) => {
+                CopyWriter::Ring(Outbound::new(memory, Ring::Stdout, *status), requests)
+            }
+            None => CopyWriter::Port(stdout),
+        };
         collect::send(&mut outlet, strings.copies_out, start.copies_out);
         outlet.flush();
     }

@@ -70,11 +70,11 @@ impl HostRequests {
 }
 
 /// The command's standard input.
-pub(crate) struct Stdin<'a> {
+pub(crate) struct Stdin {
     /// A pipe or the master side of a terminal; negative when it is closed.
     to: i32,
     terminal: bool,
-    source: Source<'a>,
+    source: Source,
     /// The bytes received, and those of them that the command was given.
     received: u64,
     given: u64,
@@ -88,17 +88,17 @@ pub(crate) struct Stdin<'a> {
 }
 
 /// The source of the input.
-enum Source<'a> {
+enum Source {
     /// The inbound ring.
-    Ring(&'a Shared),
+    Ring(Shared),
     /// A port, and what was read of it and not yet given.
     Port(i32, &'static mut [u8]),
 }
 
-impl<'a> Stdin<'a> {
+impl Stdin {
     /// From the ring, or where there is none from a port, to a pipe or the master side of a terminal; negative where the
     /// command gets none.
-    pub(crate) fn new(rings: Option<&'a Shared>, port: i32, to: i32, terminal: bool) -> Self {
+    pub(crate) fn new(rings: Option<Shared>, port: i32, to: i32, terminal: bool) -> Self {
         if to >= 0 {
             let _ = sys::set_nonblocking(port);
             let _ = sys::set_nonblocking(to);

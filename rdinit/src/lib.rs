@@ -40,6 +40,8 @@ mod relay;
 
 mod regions;
 
+mod rings;
+
 mod root;
 
 pub mod collect;

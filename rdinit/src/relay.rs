@@ -1,17 +1,21 @@
-//! From the command's pipes to the serial ports, while waiting for its end.
+//! From the command's pipes to the serial ports or the rings, while waiting for its end.
 //!
 //! The command gets pipes and not the ports themselves, so that it does not take its output for a terminal and
 //! cannot change how the ports treat bytes. A port that does not take any (the host's reader sleeps) stops its own
-//! pipe and nothing else.
+//! pipe and nothing else. The same holds for a ring.
 
+use crate::init::send;
 use crate::input::{HostRequests, Stdin};
+use crate::rings::{Outbound, Rings};
 use crate::streams::Child;
-use crate::sys::{self, PollFd, Shared, Usage};
-use rdvm_proto::{Event, HostRequest};
+use crate::sys::{self, PollFd, Usage};
+use rdvm_proto::{Event, HostRequest, Ring};
 
 /// The number of dead processes that are reaped before the ports are served again.
 const AT_ONCE: u32 = 256;
 const BUFFER: usize = 1 << 16;
+/// Bytes of a stream after which its ring is worth what it costs to map it, which is as much as a few hundred bytes on a port.
+const SWITCH: u64 = 4 << 10;
 
 /// The end of the command.
 pub(crate) struct End {
@@ -19,9 +23,9 @@ pub(crate) struct End {
     pub(crate) status: i32,
     /// The resources that it and its children used.
     pub(crate) usage: Usage,
-    /// Bytes sent to the stdout port.
+    /// Bytes of standard output sent.
     pub(crate) stdout: u64,
-    /// Bytes sent to the console.
+    /// Bytes of standard error sent.
     pub(crate) stderr: u64,
 }
 
@@ -29,26 +33,24 @@ pub(crate) struct End {
 pub(crate) struct Ports {
     pub(crate) console: i32,
     pub(crate) stdout: i32,
+    pub(crate) status: i32,
     /// Memory for what is too much for a port.
-    pub(crate) rings: Option<Shared>,
+    pub(crate) rings: Rings,
+    /// Standard input comes through its ring.
+    pub(crate) has_input_ring: bool,
     /// The input of the status port, where the host sends requests.
     pub(crate) requests: Option<HostRequests>,
 }
 
 /// Carries output and input and reaps until the command and all that it left behind are gone and everything is sent.
-/// Events meanwhile go to `tell`.
-pub(crate) fn until_the_end(
-    child: &Child,
-    children: i32,
-    ports: &mut Ports,
-    mut tell: impl FnMut(&Event),
-) -> End {
+pub(crate) fn until_the_end(child: &Child, children: i32, ports: &mut Ports) -> End {
     let mut forwarders = [
-        Forwarder::new(child.stdout, ports.stdout, child.terminal),
-        Forwarder::new(child.stderr, ports.console, None),
+        Forwarder::new(child.stdout, ports.stdout, Ring::Stdout, child.terminal),
+        Forwarder::new(child.stderr, ports.console, Ring::Stderr, None),
     ];
+    let rings = &mut ports.rings;
     let mut stdin = Stdin::new(
-        ports.rings.as_ref(),
+        ports.has_input_ring.then(|| rings.memory()).flatten(),
         ports.stdout,
         child.stdin,
         child.terminal.is_some(),
@@ -61,7 +63,7 @@ pub(crate) fn until_the_end(
     };
     loop {
         if let Some(granted) = stdin.grant() {
-            tell(&granted);
+            send(ports.status, &granted);
         }
         if reaper.alone {
             forwarders[0].release_terminal();
@@ -95,6 +97,9 @@ pub(crate) fn until_the_end(
         }
         for (forwarder, ready) in forwarders.iter_mut().zip(&set[3..]) {
             if ready.revents != 0 {
+                if ports.requests.is_some() {
+                    forwarder.switch(ports.status, &mut ports.rings);
+                }
                 forwarder.step();
             }
         }
@@ -111,7 +116,7 @@ pub(crate) fn until_the_end(
     }
 }
 
-fn obey(request: HostRequest, child: &Child, stdin: &mut Stdin<'_>) {
+fn obey(request: HostRequest, child: &Child, stdin: &mut Stdin) {
     match request {
         HostRequest::Signal(signal) if usize::from(signal) == sys::SIGKILL => {
             sys::kill_all_others(sys::SIGKILL);
@@ -132,7 +137,9 @@ fn obey(request: HostRequest, child: &Child, stdin: &mut Stdin<'_>) {
         HostRequest::Produced(total) => stdin.arrived(total),
         HostRequest::StdinEnd(total) => stdin.ends_after(total),
         // The output is not all there yet: the host asks for the files when it is.
-        HostRequest::Resize { .. } | HostRequest::CopyOut | HostRequest::Consumed(_) => {}
+        HostRequest::Resize { .. } | HostRequest::CopyOut => {}
+        // Rings are looked at each time around.
+        HostRequest::Bell => {}
     }
 }
 
@@ -143,10 +150,12 @@ pub(crate) fn drain(port: i32) {
     }
 }
 
-/// One direction: a pipe, a port, and what was read but not yet written.
+/// One direction: a pipe, a port and what was read but not yet written; or a pipe and a ring.
 struct Forwarder {
     from: i32,
     to: i32,
+    stream: Ring,
+    ring: Option<Outbound>,
     buffer: &'static mut [u8],
     pending: core::ops::Range<usize>,
     ended: bool,
@@ -157,7 +166,7 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    fn new(from: i32, to: i32, terminal: Option<i32>) -> Self {
+    fn new(from: i32, to: i32, stream: Ring, terminal: Option<i32>) -> Self {
         let _ = sys::set_nonblocking(to);
         if from >= 0 {
             let _ = sys::set_nonblocking(from);
@@ -167,6 +176,8 @@ impl Forwarder {
         Self {
             from,
             to,
+            stream,
+            ring: None,
             buffer,
             pending: 0..0,
             // With a terminal there is one stream only.
@@ -200,15 +211,36 @@ impl Forwarder {
     fn wants(&self) -> PollFd {
         match (self.pending.is_empty(), self.ended) {
             (false, _) => PollFd::new(self.to, sys::POLLOUT),
+            // The host rings when there is room.
+            (true, false) if self.ring.as_ref().is_some_and(|ring| !ring.has_room(1)) => {
+                PollFd::new(-1, 0)
+            }
             (true, false) => PollFd::new(self.from, sys::POLLIN),
             (true, true) => PollFd::new(-1, 0),
         }
     }
 
+    /// Goes over to the ring once there has been much to send.
+    fn switch(&mut self, status: i32, rings: &mut Rings) {
+        if self.ring.is_none()
+            && self.sent >= SWITCH
+            && self.pending.is_empty()
+            && let Some(memory) = rings.memory()
+        {
+            send(status, &Event::Switched(self.stream, self.sent));
+            self.ring = Some(Outbound::new(memory, self.stream, status));
+        }
+    }
+
     fn step(&mut self) {
         if self.pending.is_empty() {
-            match sys::read(self.from, self.buffer) {
+            let read = match &mut self.ring {
+                Some(ring) => ring.read_from(self.from),
+                None => sys::read(self.from, self.buffer),
+            };
+            match read {
                 Ok(0) => self.ended = true,
+                Ok(length) if self.ring.is_some() => self.sent += length as u64,
                 Ok(length) => self.pending = 0..length,
                 Err(sys::EAGAIN | sys::EINTR) => return,
                 Err(sys::EIO) if self.reopen_terminal() => return,

@@ -134,6 +134,13 @@ pub(crate) fn file_size(fd: i32) -> Result<usize> {
     Ok(stat[6] as usize)
 }
 
+/// The number of the device that an open file is; zero for what is none.
+pub(crate) fn device_number(fd: i32) -> Result<u64> {
+    let mut stat = [0u64; 18];
+    call3(__NR_fstat, fd as usize, stat.as_mut_ptr() as usize, 0)?;
+    Ok(stat[5])
+}
+
 /// Waits until something in the set happens or `timeout_ms` have passed (negative: for ever).
 pub(crate) fn poll(set: &mut [PollFd], timeout_ms: i32) -> Result<usize> {
     call3(

@@ -154,13 +154,16 @@ pub struct RunArgs {
     /// Engine that runs the machine
     #[arg(long, value_enum, default_value_t = EngineArg::Auto, help_heading = "Machine")]
     engine: EngineArg,
+    /// Way of the streams between command and host
+    #[arg(long, value_enum, value_name = "WAY", default_value_t = PortsArg::Auto, help_heading = "Machine")]
+    ports: PortsArg,
     /// Custom PID 1 instead of rdvm's; it prints the exit code on /dev/ttyS2
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Machine")]
     rdinit: Option<PathBuf>,
     /// Stop the command after this time (90s, 10m, 2h) and exit with 124
     #[arg(long, value_name = "TIME", value_parser = parse_span, help_heading = "Limits")]
     timeout: Option<Duration>,
-    /// Time between SIGTERM to the command and the end of the machine
+    /// Time that the command has to end after SIGTERM or SIGINT, before its machine is stopped
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "2s", help_heading = "Limits")]
     stop_timeout: Duration,
     /// Stop the command if it prints more than this on standard output or standard error
@@ -219,6 +222,15 @@ enum RootArg {
     Initrd,
     /// In place: a read-only file system, with a layer on top for what is written
     Erofs,
+}
+
+/// `--ports`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PortsArg {
+    /// Much of them through shared memory, where the guest's kernel has /dev/mem
+    Auto,
+    /// Every byte over the serial ports
+    Uart,
 }
 
 /// `--copy-links`.
@@ -297,6 +309,7 @@ impl RunArgs {
                 RootArg::Erofs => RootSpec::Erofs,
             },
             volumes: self.volume,
+            rings: self.ports == PortsArg::Auto,
             cache: !self.no_cache,
             progress: Progress::default(),
         })

@@ -2,12 +2,12 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Image, Rdvm, Run, any_engine, busybox, children_of, engines, eventually, first_bytes, is_alive,
-    send, sized, while_sleeping,
+    Image, RDVM, Rdvm, Run, any_engine, busybox, children_of, engines, eventually, first_bytes,
+    is_alive, send, sized, while_sleeping,
 };
 
 /// Long enough for every machine to have started its command.
@@ -278,5 +278,150 @@ fn ctrl_c_leaves_nothing_behind_whatever_goes_on() {
         );
         assert_eq!(child.wait().unwrap().code(), Some(130));
         assert!(!machines.iter().any(|&pid| is_alive(pid)));
+    }
+}
+
+/// Reads a line that the command prints.
+fn line(child: &mut Child) -> String {
+    let stdout = child.stdout.as_mut().unwrap();
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        assert!(stdout.read(&mut byte).unwrap() > 0, "it ended: {line:?}");
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+/// Runs a script, and waits for the line that it prints first.
+fn on(engine: &str, options: &[&str], script: &str) -> Child {
+    let rdvm = Rdvm::on(engine);
+    let rdvm = options
+        .iter()
+        .fold(rdvm, |rdvm, option| rdvm.option(option));
+    let mut child = rdvm.image(busybox().path()).sh(script).spawn();
+    assert_eq!(line(&mut child), "on\n");
+    child
+}
+
+#[test]
+fn a_signal_to_rdvm_is_the_commands_and_so_is_the_exit_code() {
+    for engine in engines() {
+        let script = "for s in HUP USR1 USR2 INT; do trap \"echo $s\" $s; done; trap 'echo TERM; exit 9' TERM
+            echo on; while :; do sleep 0.1; done";
+        let mut child = on(engine, &["--stop-timeout", "1h"], script);
+        for signal in ["HUP", "USR1", "USR2", "USR1"] {
+            send(child.id(), signal);
+            assert_eq!(line(&mut child), format!("{signal}\n"));
+        }
+        send(child.id(), "TERM");
+        assert_eq!(line(&mut child), "TERM\n");
+        assert_eq!(child.wait().unwrap().code(), Some(9));
+    }
+}
+
+#[test]
+fn a_program_without_a_shell_and_its_children_get_signals_too() {
+    let image = Image::empty().program("signals", "signals");
+    for engine in any_engine() {
+        let mut child = Rdvm::on(engine)
+            .image(image.path())
+            .command(&["/signals"])
+            .spawn();
+        assert_eq!(line(&mut child), "on\n");
+        for (signal, number) in [("USR2", "12\n"), ("INT", "2\n")] {
+            send(child.id(), signal);
+            assert_eq!(line(&mut child), number);
+        }
+        // It has the time of --stop-timeout from the first one on, and a second one would end the machine.
+        let (_, code) = rest(child);
+        assert_eq!(code, Some(130));
+        let mut child = Rdvm::on(engine)
+            .image(image.path())
+            .command(&["/signals"])
+            .spawn();
+        assert_eq!(line(&mut child), "on\n");
+        send(child.id(), "TERM");
+        assert_eq!(line(&mut child), "15\n");
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_machine_whose_command_does_not_listen() {
+    for engine in any_engine() {
+        let script = "trap '' TERM INT; echo on; while :; do sleep 0.1; done";
+        for (first, second, code) in [
+            ("TERM", "TERM", 143),
+            ("INT", "TERM", 143),
+            ("TERM", "INT", 130),
+        ] {
+            let mut child = on(engine, &["--stop-timeout", "1h"], script);
+            send(child.id(), first);
+            std::thread::sleep(Duration::from_secs(1));
+            assert!(child.try_wait().unwrap().is_none(), "it has its time");
+            send(child.id(), second);
+            eventually("rdvm ends", || child.try_wait().unwrap().is_some());
+            assert_eq!(child.wait().unwrap().code(), Some(code));
+        }
+        // Or nobody is sent a second one.
+        let mut child = on(engine, &["--stop-timeout", "1s"], script);
+        send(child.id(), "TERM");
+        eventually("rdvm ends", || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+    }
+}
+
+#[test]
+fn a_kernel_that_hangs_goes_when_the_command_has_had_its_time() {
+    let image = Image::empty().program("hog", "hog");
+    for engine in any_engine() {
+        let rdvm = Rdvm::on(engine).option("--stop-timeout").option("1s");
+        let mut child = rdvm.image(image.path()).command(&["/hog"]).spawn();
+        assert_eq!(line(&mut child), "on\n");
+        send(child.id(), "TERM");
+        eventually("rdvm ends", || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+    }
+}
+
+/// timeout(1) signals its process group, and a service manager all processes of the service: QEMU is among those.
+#[test]
+fn who_signals_all_processes_reaches_the_command_alone() {
+    for engine in any_engine() {
+        let script = "trap 'echo bye; exit 3' TERM; echo on; while :; do sleep 0.1; done";
+        let mut child = on(engine, &["--stop-timeout", "1h"], script);
+        for pid in children_of(child.id()).into_iter().chain([child.id()]) {
+            send(pid, "TERM");
+        }
+        assert_eq!(line(&mut child), "bye\n");
+        assert_eq!(child.wait().unwrap().code(), Some(3));
+        let mut timeout = Command::new("timeout");
+        timeout.args(["--preserve-status", soon()]).arg(RDVM);
+        timeout.args(["run", "--engine", engine, "--stop-timeout", "1h"]);
+        timeout.arg(busybox().path()).args(["sh", "-c", script]);
+        let output = timeout.output().unwrap();
+        assert_eq!(output.stdout, b"on\nbye\n", "{output:?}");
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+    }
+}
+
+#[test]
+fn files_are_copied_out_when_a_signal_has_ended_the_command() {
+    let out = tempfile::tempdir().unwrap();
+    for engine in any_engine() {
+        // The second one does not listen, and is killed when it has had its time.
+        for (name, trap, code) in [("asked", "exit 4", 4), ("killed", "", 137)] {
+            let copy = format!("/kept:{}", out.path().join(name).display());
+            let options = ["--copy-out", &copy, "--stop-timeout", "1s"];
+            let script = format!(
+                "trap '{trap}' TERM; echo {name} >/kept; echo on; while :; do sleep 0.1; done"
+            );
+            let mut child = on(engine, &options, &script);
+            send(child.id(), "TERM");
+            assert_eq!(child.wait().unwrap().code(), Some(code));
+            let kept = std::fs::read_to_string(out.path().join(name)).unwrap();
+            assert_eq!(kept, format!("{name}\n"));
+        }
     }
 }

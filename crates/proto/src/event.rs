@@ -1,7 +1,7 @@
 //! Guest to host: what PID 1 says on the status port, in checked frames.
 
-use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
+use crate::{BELL, Decoder, Ring};
 
 /// First bytes of an event's frame; none of them is text, so that no stray message on the port looks like one.
 pub(crate) const FRAME_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfe];
@@ -42,8 +42,10 @@ pub enum Event {
     Credit(u64),
     /// The rings are mapped: standard input and copied files go through them.
     Mapped,
-    /// So many bytes have been put into the outbound ring in all.
-    Produced(u64),
+    /// After so many bytes on its port the rest of this stream comes through its ring.
+    Switched(Ring, u64),
+    /// There is something new in the rings.
+    Bell,
 }
 
 /// The bytes sent through the ports and the resources used when the command had ended.
@@ -198,8 +200,16 @@ impl Event {
                 w.put(&errno.to_le_bytes());
                 w.put(&which.to_le_bytes());
             }
-            Self::Credit(total) | Self::Produced(total) => w.put(&total.to_le_bytes()),
+            Self::Credit(total) => w.put(&total.to_le_bytes()),
+            Self::Switched(ring, after) => {
+                w.put(&[ring as u8]);
+                w.put(&after.to_le_bytes());
+            }
             Self::Mapped => {}
+            Self::Bell => {
+                out[0] = BELL;
+                return 1;
+            }
         }
         let length = w.at - HEAD;
         frame::seal(out, FRAME_MAGIC, self.kind(), length)
@@ -209,6 +219,9 @@ impl Event {
     ///
     /// Errors: [`FrameError`]; only `Incomplete` may turn into a frame when more bytes follow.
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
+        if bytes.first() == Some(&BELL) {
+            return Ok((Self::Bell, 1));
+        }
         let (kind, payload, length) = frame::open(bytes, FRAME_MAGIC, PAYLOAD_MAX)?;
         let event = Self::from_payload(kind, payload).ok_or(FrameError::Malformed)?;
         Ok((event, length))
@@ -224,7 +237,8 @@ impl Event {
             Self::AttributesLost(_) => 6,
             Self::Credit(_) => 7,
             Self::Mapped => 8,
-            Self::Produced(_) => 9,
+            Self::Switched(..) => 9,
+            Self::Bell => BELL,
         }
     }
 
@@ -247,7 +261,7 @@ impl Event {
             },
             7 => Self::Credit(r.u64()?),
             8 => Self::Mapped,
-            9 => Self::Produced(r.u64()?),
+            9 => Self::Switched(Ring::from_byte(r.u8()?)?, r.u64()?),
             6 => Self::AttributesLost(AttributesLost {
                 attributes: r.u32()?,
                 files: r.u32()?,
@@ -336,7 +350,8 @@ mod tests {
             },
             Event::Credit(1 << 50),
             Event::Mapped,
-            Event::Produced(1),
+            Event::Switched(Ring::Stderr, 1 << 33),
+            Event::Bell,
         ]
     }
 

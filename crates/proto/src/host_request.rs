@@ -1,7 +1,7 @@
 //! Host to guest while the command runs: what rdvm asks of PID 1 on the status port, in checked frames.
 
-use crate::Decoder;
 use crate::frame::{self, FrameError, HEAD, TAIL};
+use crate::{BELL, Decoder};
 
 /// First bytes of an order's frame.
 pub(crate) const ORDER_MAGIC: [u8; 4] = [0xf5, 0x9d, 0xa7, 0xfc];
@@ -27,8 +27,8 @@ pub enum HostRequest {
     CopyOut,
     /// So many bytes of standard input have been put into the inbound ring in all.
     Produced(u64),
-    /// So many bytes have been taken from the outbound ring in all.
-    Consumed(u64),
+    /// There is room in a ring again.
+    Bell,
 }
 
 impl HostRequest {
@@ -46,14 +46,20 @@ impl HostRequest {
                 (2, 4)
             }
             Self::CopyOut => (4, 0),
-            Self::StdinEnd(total) | Self::Produced(total) | Self::Consumed(total) => {
+            Self::StdinEnd(total) | Self::Produced(total) => {
                 payload = total.to_le_bytes();
-                let kind = match self {
-                    Self::StdinEnd(_) => 3,
-                    Self::Produced(_) => 5,
-                    _ => 6,
-                };
-                (kind, 8)
+                (
+                    if matches!(self, Self::StdinEnd(_)) {
+                        3
+                    } else {
+                        5
+                    },
+                    8,
+                )
+            }
+            Self::Bell => {
+                out[0] = BELL;
+                return 1;
             }
         };
         out[HEAD..HEAD + length].copy_from_slice(&payload[..length]);
@@ -64,6 +70,9 @@ impl HostRequest {
     ///
     /// Errors: [`FrameError`]; only `Incomplete` may turn into a frame when more bytes follow.
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
+        if bytes.first() == Some(&BELL) {
+            return Ok((Self::Bell, 1));
+        }
         let (kind, payload, length) = frame::open(bytes, ORDER_MAGIC, PAYLOAD_MAX)?;
         let mut r = Decoder { bytes: payload };
         let request = match kind {
@@ -75,7 +84,6 @@ impl HostRequest {
             3 => r.u64().map(Self::StdinEnd),
             4 => Some(Self::CopyOut),
             5 => r.u64().map(Self::Produced),
-            6 => r.u64().map(Self::Consumed),
             _ => None,
         };
         match request {
@@ -100,7 +108,7 @@ mod tests {
             HostRequest::StdinEnd(1 << 40),
             HostRequest::CopyOut,
             HostRequest::Produced(7),
-            HostRequest::Consumed(u64::MAX),
+            HostRequest::Bell,
         ] {
             let mut frame = [0; HOST_REQUEST_MAX];
             let length = request.encode(&mut frame);

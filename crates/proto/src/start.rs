@@ -33,10 +33,6 @@ pub const HAS_MODULES: u32 = 256;
 /// for each, named by its number.
 pub const COPY_IN_SUFFIX: &str = ".in";
 
-/// Bytes of a ring. There are two behind each other: what goes in, and what comes out. They hold bytes and nothing else:
-/// how far each side is, it says on the status port. The byte with number N of a stream stands at N modulo this.
-pub const RING: u64 = 256 << 10;
-
 /// A resource limit, as `setrlimit(2)` takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {

@@ -1,4 +1,4 @@
-//! Requests from outside to stop a machine, by the number of a signal.
+//! Requests from outside to stop a machine, or to tell its command something, by the number of a signal.
 //!
 //! [`StopSignals::new`] catches nothing: the caller calls [`StopSignals::stop`]. [`StopSignals::catch`] installs signal
 //! handlers, as a program does whose machine is what it runs.
@@ -12,21 +12,21 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 pub(crate) use self::handlers::Catcher;
 
-/// Signals that stop the machine.
-pub(crate) const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+/// Signals that end a program, the most urgent first. Of several the first one counts.
+const ENDING: [i32; 4] = [SIGQUIT, SIGTERM, SIGINT, SIGHUP];
+/// Signals that mean whatever a program likes.
+const OTHERS: [i32; 2] = [SIGUSR1, SIGUSR2];
 
-/// The signal that a machine is to be stopped by, and a descriptor that becomes readable when it comes. Each machine has its
-/// own.
+/// Signals that have come for a machine, and a descriptor that becomes readable when one does. Each machine has its own.
 #[derive(Debug)]
 pub struct StopSignals {
     /// The number that [`Self::stop`] was called with, or zero.
     told: AtomicI32,
-    stop: Option<Catcher>,
-    window: Option<Catcher>,
+    catcher: Option<Catcher>,
     wake: UnixStream,
     notify: UnixStream,
 }
@@ -42,8 +42,7 @@ impl StopSignals {
         let (wake, notify) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         Ok(Self {
             told: AtomicI32::new(0),
-            stop: None,
-            window: None,
+            catcher: None,
             wake: wake.into(),
             notify: notify.into(),
         })
@@ -55,24 +54,26 @@ impl StopSignals {
     ///
     /// No descriptors left; 1024 others catch signals.
     pub fn catch() -> io::Result<Self> {
-        let signals = Self::new()?;
-        let stop = Some(signals.catcher(&SIGNALS)?);
-        Ok(Self { stop, ..signals })
+        Self::catching(&ENDING)
     }
 
-    /// Catches SIGWINCH as well, by which a terminal tells that its size has changed.
+    /// Catches SIGUSR1 and SIGUSR2 as well, and SIGWINCH, by which a terminal tells that its size has changed: all that a
+    /// machine's command may be told.
     ///
     /// # Errors
     ///
     /// As [`Self::catch`].
-    pub fn catch_with_window() -> io::Result<Self> {
-        let signals = Self::catch()?;
-        let window = Some(signals.catcher(&[SIGWINCH])?);
-        Ok(Self { window, ..signals })
+    pub fn catch_for_command() -> io::Result<Self> {
+        Self::catching(&[&ENDING[..], &OTHERS, &[SIGWINCH]].concat())
     }
 
-    fn catcher(&self, signals: &[i32]) -> io::Result<Catcher> {
-        Catcher::new(signals, Some(self.notify.try_clone()?.into()))
+    fn catching(signals: &[i32]) -> io::Result<Self> {
+        let new = Self::new()?;
+        let catcher = Catcher::new(signals, Some(new.notify.try_clone()?.into()))?;
+        Ok(Self {
+            catcher: Some(catcher),
+            ..new
+        })
     }
 
     /// Stops the machine as if this signal had come.
@@ -96,18 +97,29 @@ impl StopSignals {
         let _ = (&self.wake).read(&mut [0; 64]);
     }
 
-    /// Returns the signal that came, if one did.
+    /// Returns the most urgent signal that came and has not been taken, if one did.
     pub fn signal(&self) -> Option<i32> {
-        match self.told.load(Ordering::SeqCst) {
-            0 => self.stop.as_ref().and_then(Catcher::last),
-            signal => Some(signal),
+        let told = self.told.load(Ordering::SeqCst);
+        let catcher = self.catcher.as_ref();
+        let mut all = ENDING.into_iter().chain(OTHERS);
+        let came = all.find(|signal| catcher.is_some_and(|catcher| catcher.has(*signal)));
+        Some(told).filter(|told| *told != 0).or(came)
+    }
+
+    /// Forgets a signal that [`Self::signal`] has returned; the next one of its number counts anew.
+    pub(crate) fn take(&self, signal: i32) {
+        let told = self
+            .told
+            .compare_exchange(signal, 0, Ordering::SeqCst, Ordering::SeqCst);
+        if let (Err(_), Some(catcher)) = (told, &self.catcher) {
+            catcher.take(signal);
         }
     }
 
     /// True if the terminal's size has changed since this was called last.
     pub(crate) fn take_window_change(&self) -> bool {
-        let window = self.window.as_ref();
-        window.is_some_and(|window| window.take(SIGWINCH))
+        let catcher = self.catcher.as_ref();
+        catcher.is_some_and(|catcher| catcher.take(SIGWINCH))
     }
 
     /// Returns the descriptor to poll for reading.
@@ -154,12 +166,16 @@ mod tests {
         assert!(!signals.take_window_change());
         signals.stop(SIGTERM);
         assert_eq!(signals.signal(), Some(SIGTERM));
+        signals.take(SIGINT);
+        assert_eq!(signals.signal(), Some(SIGTERM), "another one was taken");
+        signals.take(SIGTERM);
+        assert_eq!(signals.signal(), None);
         assert_eq!((&signals.wake).read(&mut [0; 9]).unwrap(), 1);
     }
 
     #[test]
     fn nothing_stays_open_when_signals_are_caught_no_more() {
-        let signals = StopSignals::catch_with_window().unwrap();
+        let signals = StopSignals::catch_for_command().unwrap();
         let waker = signals.waker().unwrap();
         waker.wake();
         let ours = [fstat(&signals.wake), fstat(&signals.notify)];
@@ -171,7 +187,7 @@ mod tests {
                 |link: &PathBuf| ours.iter().any(|name| link.as_os_str() == name.as_str());
             links.filter(is_ours).count()
         };
-        assert_eq!(open(), 5);
+        assert_eq!(open(), 4);
         drop((waker, signals));
         assert_eq!(open(), 0);
     }

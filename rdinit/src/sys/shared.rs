@@ -2,10 +2,15 @@
 
 use crate::arch::*;
 
-use super::{EINVAL, O_CLOEXEC, O_RDWR, Result, call, call3, close, open};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::{EINVAL, O_CLOEXEC, O_RDWR, Result, call, call3, close, device_number, open};
+
+/// The number of /dev/mem (`Documentation/admin-guide/devices.txt`).
+const DEV_MEM: u64 = 1 << 8 | 1;
 
 /// Physical memory that is not the kernel's, mapped for good. The other side may change it at any time.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Shared {
     address: usize,
     length: usize,
@@ -17,7 +22,11 @@ impl Shared {
     pub(crate) fn map(physical: u64, length: u64) -> Result<Self> {
         let fd = open(b"/dev/mem\0", O_RDWR | O_CLOEXEC)?;
         let length = length as usize;
-        let address = call(__NR_mmap, [0, length, 3, 1, fd as usize, physical as usize]);
+        // Whatever else may stand there by now gets none of what the host is to see.
+        let address = match device_number(fd) {
+            Ok(DEV_MEM) => call(__NR_mmap, [0, length, 3, 1, fd as usize, physical as usize]),
+            _ => Err(EINVAL),
+        };
         close(fd);
         address.map(|address| Self { address, length })
     }
@@ -30,6 +39,41 @@ impl Shared {
             }
             _ => Err(EINVAL),
         }
+    }
+
+    /// Reads bytes from a descriptor straight into it: at most `count`, to `at` and behind. Gives how many there were.
+    pub(crate) fn read_from(&self, fd: i32, at: usize, count: usize) -> Result<usize> {
+        match at.checked_add(count) {
+            Some(end) if end <= self.length => {
+                call3(__NR_read, fd as usize, self.address + at, count)
+            }
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// The number at `at`, a multiple of eight; what was read before is not read again before this.
+    pub(crate) fn load(&self, at: usize) -> u64 {
+        self.number(at)
+            .map_or(0, |number| number.load(Ordering::Acquire))
+    }
+
+    /// Puts a number at `at`, a multiple of eight, after everything that was put before.
+    pub(crate) fn store(&self, at: usize, value: u64) {
+        if let Some(number) = self.number(at) {
+            number.store(value, Ordering::Release);
+        }
+    }
+
+    /// Everything that was put before is seen by the other side before anything is read that comes after.
+    pub(crate) fn settle() {
+        fence(Ordering::SeqCst);
+    }
+
+    fn number(&self, at: usize) -> Option<&AtomicU64> {
+        let fits = at % 8 == 0 && at.checked_add(8).is_some_and(|end| end <= self.length);
+        // SAFETY: it lies within the mapping, which is never unmapped and begins at a page, so it is aligned; this process has
+        // one thread and reaches what stands there in no other way, and who else does (the host) is no part of the program.
+        fits.then(|| unsafe { AtomicU64::from_ptr((self.address + at) as *mut u64) })
     }
 
     /// Copies `bytes` to `at`; what would not fit is left out.

@@ -98,13 +98,10 @@ fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Fi
     let streams = Streams::inherited()
         .map_err(|error| format!("standard output and error: {}", reason(&error)))?;
     let terminal = pipeline::terminal(&request)?;
-    let catch = match &terminal {
-        Some(terminal) => {
-            terminal.settings().restore_on_panic();
-            StopSignals::catch_with_window
-        }
-        None => StopSignals::catch,
-    };
+    if let Some(terminal) = &terminal {
+        terminal.settings().restore_on_panic();
+    }
+    let catch = StopSignals::catch_for_command;
     Ok(pipeline::boot(&request, ready, streams, terminal, catch)?)
 }
 

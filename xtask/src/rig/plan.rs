@@ -88,7 +88,7 @@ pub(crate) fn peers(dir: &str, names: &[&str], kernels: &[(&str, &str)]) -> Stri
     plan
 }
 
-/// Bytes in and out of the image DIR/libs; DIR/blob.SIZE has as many. Standard output and standard error stop at MOST bytes.
+/// Bytes in and out of the image DIR/libs; DIR/blob.SIZE has as many. What goes by a serial port stops at MOST bytes.
 pub(crate) fn ports(engine: Engine, dir: &str, sizes: &[u64], most: u64) -> String {
     // Through a shell, which gives it its standard input.
     let run = |port: &str, size: u64, words: &str| {
@@ -101,14 +101,23 @@ pub(crate) fn ports(engine: Engine, dir: &str, sizes: &[u64], most: u64) -> Stri
     let libs = format!("{dir}/libs");
     let mut plan = run("nothing", 0, &format!("{libs} busybox true </dev/null"));
     for &size in sizes {
-        if size <= most {
-            plan += &run(
-                "standard output",
-                size,
-                &format!("{libs} busybox head -c {size} /dev/zero"),
-            );
-            let script = format!("{libs} -- busybox sh -c 'busybox head -c {size} /dev/zero >&2'");
-            plan += &run("standard error", size, &script);
+        for (way, by, limit) in [("", "", u64::MAX), ("--ports uart", ", by the port", most)] {
+            if size > limit {
+                continue;
+            }
+            for (stream, script) in [
+                ("standard output", zeros(size, size.min(65536))),
+                (
+                    "standard error",
+                    zeros(size, size.min(65536)).replace("3>&1", "3>&2"),
+                ),
+                ("standard output, 10 bytes a write", zeros(size, 10)),
+            ] {
+                let words = format!("{way} {libs} -- busybox sh -c '{script}'");
+                if !stream.ends_with("write") || size <= most {
+                    plan += &run(&format!("{stream}{by}"), size, &words);
+                }
+            }
         }
         let blob = format!("{dir}/blob.{size}");
         plan += &run(
@@ -125,6 +134,15 @@ pub(crate) fn ports(engine: Engine, dir: &str, sizes: &[u64], most: u64) -> Stri
         plan += &run("--copy-out", size, &copy);
     }
     plan
+}
+
+/// A script that prints so many bytes, so many of them at a time.
+fn zeros(size: u64, at_a_time: u64) -> String {
+    let count = size / at_a_time;
+    // What it says itself goes elsewhere.
+    format!(
+        "busybox dd if=/dev/zero of=/proc/self/fd/3 bs={at_a_time} count={count} 3>&1 2>/dev/null"
+    )
 }
 
 /// Throughput by the phases of such a plan. The time of a run that carries nothing is taken away; where what is left is less
@@ -189,7 +207,7 @@ mod tests {
         );
         assert_eq!(
             ports(Engine::Qemu, "/b", &[4, 8], 4).lines().count(),
-            1 + 5 + 3
+            1 + 9 + 5
         );
         let peer = peers("/bench", &["hello"], &kernels);
         assert!(

@@ -85,7 +85,8 @@ impl Ending {
             | Event::Started(_)
             | Event::Credit(_)
             | Event::Mapped
-            | Event::Produced(_) => None,
+            | Event::Switched(..)
+            | Event::Bell => None,
         }
     }
 }

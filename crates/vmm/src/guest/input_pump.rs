@@ -344,7 +344,7 @@ mod tests {
             taken += 1;
         }
         assert!(taken < REQUESTS_ENOUGH, "it goes on for ever");
-        (0..REQUESTS_MAX).for_each(|_| input.request(HostRequest::Consumed(7)));
+        (0..REQUESTS_MAX).for_each(|_| input.request(HostRequest::StdinEnd(7)));
         assert!(input.pending(Port::Status).len() < REQUESTS_MAX + 2 * HOST_REQUEST_MAX);
         // One that reads them late still gets those that matter.
         input.sent(Port::Status, input.pending(Port::Status).len());

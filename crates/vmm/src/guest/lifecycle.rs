@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdvm_hostfs::units::after;
 use rdvm_proto::HostRequest;
-use signal_hook::consts::{SIGKILL, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::ending::Ending;
 
@@ -49,6 +49,8 @@ pub(super) enum Event {
         /// The files that are copied out are all here.
         files_are_here: bool,
     },
+    /// This signal has come from outside.
+    Signal(i32),
     /// Time has passed.
     Tick(StreamState),
 }
@@ -152,6 +154,7 @@ impl Lifecycle {
                 None
             }
             Event::Drained { files_are_here } => self.drained(files_are_here, now),
+            Event::Signal(signal) => self.signalled(signal, now),
             Event::Tick(streams) => match self.state {
                 State::Copying { .. } => self.tick_copying(streams, now),
                 State::Stopping(_) | State::Ended { stop: Some(_), .. } => {
@@ -166,7 +169,11 @@ impl Lifecycle {
         let (ran, stop) = match std::mem::take(&mut self.state) {
             State::Booting => (false, None),
             State::Running => (true, None),
-            State::Stopping(stop) => (true, Some(stop)),
+            // Who was sent a signal from outside ends as it likes.
+            State::Stopping(stop) => {
+                let stop = Some(stop).filter(|stop| !matches!(stop.why, Ending::Interrupted(_)));
+                (true, stop)
+            }
             // The first one stands.
             state => {
                 self.state = state;
@@ -189,6 +196,36 @@ impl Lifecycle {
         }
         self.state = State::Copying { since: now, ending };
         Some(Action::Send(HostRequest::CopyOut))
+    }
+
+    /// A running command is told, and what it makes of the signal is its own affair. After the first signal that asks it to end it
+    /// has its time, and the second one ends the machine.
+    fn signalled(&mut self, signal: i32, now: Instant) -> Option<Action> {
+        let end = Some(Action::End(Ending::Interrupted(signal)));
+        let tell = Some(Action::Send(HostRequest::Signal(signal as u8)));
+        let Some(stop_timeout) = self.rules.stop_timeout else {
+            return end;
+        };
+        match (&self.state, signal) {
+            (State::Running | State::Stopping(_), SIGHUP | SIGUSR1 | SIGUSR2) => tell,
+            (State::Running, SIGTERM | SIGINT) => {
+                // The run as a whole has no more time for that than without the signal.
+                let until = after(now, stop_timeout);
+                let latest = self
+                    .rules
+                    .deadline
+                    .map(|deadline| after(deadline, stop_timeout));
+                self.state = State::Stopping(Stop {
+                    why: Ending::Interrupted(signal),
+                    until: latest.map_or(until, |latest| until.min(latest)),
+                    killed: false,
+                });
+                tell
+            }
+            // There is nobody any more whom it could mean anything to.
+            (State::Ended { .. } | State::Copying { .. }, SIGUSR1 | SIGUSR2) => None,
+            _ => end,
+        }
     }
 
     fn tick_running(&mut self, streams: StreamState, now: Instant) -> Option<Action> {
@@ -435,6 +472,81 @@ mod tests {
         steps(&mut run, began, &plan);
     }
 
+    fn tell(signal: i32) -> Option<Action> {
+        Some(Action::Send(HostRequest::Signal(signal as u8)))
+    }
+
+    #[test]
+    fn a_command_that_is_sent_a_signal_ends_as_it_likes_and_in_time() {
+        let began = Instant::now();
+        for signal in [SIGTERM, SIGINT] {
+            let told = [
+                (1, Event::Started, None),
+                (2, Event::Signal(SIGHUP), tell(SIGHUP)),
+                (50, quiet(), None),
+                (50, Event::Signal(signal), tell(signal)),
+                (51, Event::Signal(SIGUSR1), tell(SIGUSR1)),
+                (59, quiet(), None),
+            ];
+            let mut run = limited(began, false);
+            steps(&mut run, began, &told);
+            let plan = [
+                (59, Event::Ended(exited()), None),
+                (70, quiet(), None),
+                (71, Event::Signal(SIGUSR2), None),
+                (71, drained(true), end(exited())),
+            ];
+            steps(&mut run, began, &plan);
+            // It does not end; or the user does not wait for it; or its files are wanted.
+            let over = end(Ending::Interrupted(signal));
+            for (copies_out, event, at, action) in [
+                (false, quiet(), 60, over.clone()),
+                (true, quiet(), 60, kill()),
+                (true, Event::Signal(signal), 59, over),
+            ] {
+                let mut run = limited(began, copies_out);
+                steps(&mut run, began, &told);
+                steps(&mut run, began, &[(at, event, action)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_signal_ends_a_machine_that_has_nobody_to_be_told() {
+        let began = Instant::now();
+        let over = |signal| end(Ending::Interrupted(signal));
+        let mut untold = limited(began, false);
+        untold.rules.stop_timeout = None;
+        for mut run in [limited(began, false), untold] {
+            if run.rules.stop_timeout.is_none() {
+                steps(&mut run, began, &[(1, Event::Started, None)]);
+            }
+            let plan = [(2, Event::Signal(SIGUSR1), over(SIGUSR1))];
+            steps(&mut run, began, &plan);
+        }
+        let mut run = limited(began, false);
+        let plan = [
+            (1, Event::Started, None),
+            (2, Event::Ended(exited()), None),
+            (3, Event::Signal(SIGTERM), over(SIGTERM)),
+        ];
+        steps(&mut run, began, &plan);
+    }
+
+    #[test]
+    fn a_signal_gives_no_more_time_than_there_was() {
+        let began = Instant::now();
+        let mut run = limited(began, false);
+        run.rules.stop_timeout = Some(1000 * SECOND);
+        run.rules.deadline = Some(began + 100 * SECOND);
+        let plan = [
+            (1, Event::Started, None),
+            (99, Event::Signal(SIGTERM), tell(SIGTERM)),
+            (1100, quiet(), end(Ending::Interrupted(SIGTERM))),
+        ];
+        steps(&mut run, began, &plan);
+    }
+
     #[test]
     fn files_that_are_wanted_are_asked_for_after_the_command_was_killed() {
         let began = Instant::now();
@@ -577,6 +689,8 @@ mod tests {
             Event::Ended(not_started()),
             drained(false),
             drained(true),
+            Event::Signal(SIGTERM),
+            Event::Signal(SIGUSR1),
         ];
         for bits in 0..8 {
             events.push(Event::Tick(StreamState {
@@ -657,7 +771,9 @@ mod tests {
         assert!(!before.has_ended() || after.has_ended(), "{}", context());
         assert!(!before.is_copying() || after == before, "{}", context());
         if let Some(known) = before.outcome() {
-            let is_late_stop = stop(after).is_some() && stop(before).is_none();
+            // Who was sent a signal from outside ends as it likes.
+            let is_own_end = matches!(known, Ending::Interrupted(_)) && after.has_ended();
+            let is_late_stop = is_own_end || stop(after).is_some() && stop(before).is_none();
             assert!(
                 after.outcome() == Some(known) || is_late_stop,
                 "{}",
@@ -665,6 +781,10 @@ mod tests {
             );
         }
         match action {
+            Some(Action::Send(HostRequest::Signal(told))) if matches!(event, Event::Signal(_)) => {
+                assert_eq!(*event, Event::Signal(i32::from(*told)), "{}", context());
+                assert!(before.has_started() && !before.has_ended(), "{}", context());
+            }
             Some(Action::Send(HostRequest::Signal(signal))) => {
                 assert!(before.has_started() && !before.has_ended(), "{}", context());
                 assert!(before.rules.stop_timeout.is_some());
@@ -680,6 +800,7 @@ mod tests {
             // Nothing ends a run but its verdict, its time and its limit.
             Some(Action::End(ending)) => match ending {
                 Ending::OutputLimit | Ending::TimedOut { .. } => {}
+                Ending::Interrupted(signal) if *event == Event::Signal(*signal) => {}
                 said => assert_eq!(before.outcome().as_ref(), Some(said), "{}", context()),
             },
             None => {}

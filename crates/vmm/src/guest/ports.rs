@@ -29,6 +29,10 @@ pub struct GuestPorts {
     input: InputPump,
     copy_out: Option<Arc<dyn CopySink>>,
     rings: Option<Rings>,
+    /// Bytes that came by each port while the command ran.
+    by_port: [u64; 3],
+    /// Something came through a ring since it was last slept for.
+    gathers: bool,
     lifecycle: Lifecycle,
     timestamps: Timestamps,
     attributes_lost: Option<AttributesLost>,
@@ -45,6 +49,8 @@ impl GuestPorts {
             input: InputPump::default(),
             copy_out: None,
             rings: None,
+            by_port: [0; 3],
+            gathers: false,
             lifecycle: Lifecycle::default(),
             timestamps: Timestamps::default(),
             attributes_lost: None,
@@ -91,8 +97,16 @@ impl GuestPorts {
         self.rings = Some(rings);
     }
 
+    #[cfg(test)]
+    pub(super) fn rings_mut(&mut self) -> Option<&mut Rings> {
+        self.rings.as_mut()
+    }
+
     /// Takes bytes that arrived on a port. Call it only while [`Self::has_room`] is true.
     pub(crate) fn receive(&mut self, port: Port, bytes: &[u8]) {
+        if self.timestamps.started.is_some() {
+            self.by_port[port as usize] += bytes.len() as u64;
+        }
         match port {
             Port::Status => self.control.feed(bytes),
             Port::Stdout => match self.copying() {
@@ -137,9 +151,9 @@ impl GuestPorts {
         self.output.flush();
     }
 
-    /// True if all output has been written.
+    /// True if all output that is here has been written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.output.is_empty()
+        self.output.is_empty() && !self.has_ringed_output()
     }
 
     /// True if nothing more can be printed on standard output.

@@ -1,23 +1,31 @@
-//! Memory that we share with the guest for what is too much for a serial port: standard input, and copied files.
+//! Memory that we share with the guest for what is too much for a serial port: standard streams, and copied files.
 //!
-//! Two rings of bytes, and nothing but bytes: each side reports its position on the status port in checked frames. What the
-//! guest does to the memory meanwhile has no effect: bytes are copied out before they are looked at.
+//! Rings of bytes, and nothing but bytes ([`rdvm_proto::Ring`]). What the guest does to the memory meanwhile has no effect:
+//! counters are read once and checked, bytes are copied out before they are looked at.
 
-use rdvm_proto::RING;
+use std::sync::atomic::{Ordering, fence};
+
+use rdvm_proto::{Counter, RING, Ring, filled};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
-/// The bytes of both rings.
-pub(crate) const RINGS: u64 = 2 * RING;
+pub(crate) use rdvm_proto::RINGS;
 
 /// The rings of one machine.
 #[derive(Debug)]
 pub(crate) struct Rings {
     region: MmapRegion,
-    /// PID 1 has them too.
+    /// PID 1 has them from the beginning: standard input and files go through them.
     pub(super) mapped: bool,
-    /// Bytes that the guest has put in, and bytes that have been taken out, in all.
-    announced: u64,
+    stdout: Outbound,
+    stderr: Outbound,
+}
+
+/// Our side of a ring that the guest puts bytes into.
+#[derive(Debug, Default)]
+struct Outbound {
     taken: u64,
+    /// The bytes of the stream that came by its port, once the rest comes through the ring.
+    after: Option<u64>,
 }
 
 impl Rings {
@@ -26,8 +34,8 @@ impl Rings {
         Self {
             region,
             mapped: false,
-            announced: 0,
-            taken: 0,
+            stdout: Outbound::default(),
+            stderr: Outbound::default(),
         }
     }
 
@@ -39,34 +47,98 @@ impl Rings {
         self.copy_in(0, tail);
     }
 
-    /// Notes that the guest has put in `total` bytes. Impossible numbers are ignored.
-    pub(super) fn announce(&mut self, total: u64) {
-        if total > self.announced && total - self.taken <= RING {
-            self.announced = total;
+    /// Notes that a stream comes through its ring after so many bytes on its port. The first time counts.
+    pub(super) fn switch(&mut self, ring: Ring, after: u64) {
+        if let Some(outbound) = self.outbound(ring) {
+            outbound.after.get_or_insert(after);
         }
     }
 
-    /// True if some of what was put in has not been taken out.
-    pub(super) fn has_more(&self) -> bool {
-        self.taken < self.announced
+    /// True if a stream comes through its ring, and all of it that came by its port is here: that is so many bytes.
+    pub(super) fn is_next(&self, ring: Ring, by_port: u64) -> bool {
+        let after = match ring {
+            Ring::Stdin => None,
+            Ring::Stdout => self.stdout.after,
+            Ring::Stderr => self.stderr.after,
+        };
+        after.is_some_and(|after| after <= by_port)
     }
 
-    /// Takes out at most `room` bytes of what is there, and hands them on piece by piece; returns how many have been taken
-    /// out in all, `None` where there were no more.
-    pub(super) fn take(&mut self, room: u64, mut to: impl FnMut(&[u8])) -> Option<u64> {
-        let before = self.taken;
-        let total = self.announced.min(self.taken.saturating_add(room));
-        let most = (total - self.taken).min(RING / 4);
+    /// Returns how many bytes a ring has for us. Impossible numbers are none.
+    pub(super) fn filled(&self, ring: Ring) -> u64 {
+        let taken = match ring {
+            Ring::Stdin => return 0,
+            Ring::Stdout => self.stdout.taken,
+            Ring::Stderr => self.stderr.taken,
+        };
+        filled(self.counter(ring, Counter::Produced), taken).unwrap_or(0)
+    }
+
+    /// Takes out at most `room` bytes of what is there, and hands them on piece by piece. Returns true if the guest is to be
+    /// rung for, since it sleeps until there is room.
+    pub(super) fn take(&mut self, ring: Ring, room: u64, mut to: impl FnMut(&[u8])) -> bool {
+        let count = self.filled(ring).min(room);
+        let Some(mut taken) = self.outbound(ring).map(|outbound| outbound.taken) else {
+            return false;
+        };
+        let total = taken + count;
+        let most = count.min(RING / 4);
         let mut buffer = vec![0; most as usize];
-        while self.taken < total {
-            let at = self.taken % RING;
-            let count = (total - self.taken).min(RING - at).min(most);
+        while taken < total {
+            let at = taken % RING;
+            let count = (total - taken).min(RING - at).min(most);
             let piece = &mut buffer[..count as usize];
-            self.slice()?.read_slice(piece, (RING + at) as usize).ok()?;
+            if let Some(slice) = self.slice() {
+                // It has room for any offset below RING and what fits behind it.
+                let _ = slice.read_slice(piece, (ring.offset() + at) as usize);
+            }
             to(piece);
-            self.taken += count;
+            taken += count;
         }
-        (self.taken > before).then_some(self.taken)
+        if let Some(outbound) = self.outbound(ring) {
+            outbound.taken = total;
+        }
+        self.set(ring, Counter::Consumed, total);
+        // Either it sees the new number before it sleeps, or we see that it does.
+        fence(Ordering::SeqCst);
+        // With the half of it free both sides have something to do.
+        let wakes =
+            self.counter(ring, Counter::ProducerSleeps) != 0 && self.filled(ring) <= RING / 2;
+        if wakes {
+            self.set(ring, Counter::ProducerSleeps, 0);
+        }
+        wakes
+    }
+
+    /// Asks the guest to ring when it puts something into one of these rings.
+    pub(super) fn sleep(&self, rings: impl IntoIterator<Item = Ring>) {
+        for ring in rings {
+            self.set(ring, Counter::ConsumerSleeps, 1);
+        }
+        // Either it sees this when it has put something in, or who calls sees that there is something.
+        fence(Ordering::SeqCst);
+    }
+
+    fn outbound(&mut self, ring: Ring) -> Option<&mut Outbound> {
+        match ring {
+            Ring::Stdin => None,
+            Ring::Stdout => Some(&mut self.stdout),
+            Ring::Stderr => Some(&mut self.stderr),
+        }
+    }
+
+    fn counter(&self, ring: Ring, counter: Counter) -> u64 {
+        let at = ring.counter(counter) as usize;
+        let value = self.slice().map(|slice| slice.load(at, Ordering::Acquire));
+        // It is aligned, and within the memory.
+        u64::from_le(value.and_then(Result::ok).unwrap_or(0))
+    }
+
+    fn set(&self, ring: Ring, counter: Counter, value: u64) {
+        let at = ring.counter(counter) as usize;
+        if let Some(slice) = self.slice() {
+            let _ = slice.store(value.to_le(), at, Ordering::Release);
+        }
     }
 
     fn copy_in(&self, at: u64, bytes: &[u8]) {
@@ -81,13 +153,37 @@ impl Rings {
     }
 }
 
+/// The guest's side, for tests.
+#[cfg(test)]
+impl Rings {
+    /// Puts bytes into a ring of the guest's, as many as have room; returns true if it would ring.
+    pub(super) fn produce(&mut self, ring: Ring, bytes: &[u8]) -> bool {
+        let produced = self.counter(ring, Counter::Produced);
+        for (at, byte) in (produced..).zip(bytes) {
+            let at = (ring.offset() + at % RING) as usize;
+            self.slice().unwrap().write_slice(&[*byte], at).unwrap();
+        }
+        self.lie(ring, Counter::Produced, produced + bytes.len() as u64);
+        self.counter(ring, Counter::ConsumerSleeps) != 0
+    }
+
+    /// Sets a counter to anything.
+    pub(super) fn lie(&mut self, ring: Ring, counter: Counter, value: u64) {
+        self.set(ring, counter, value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn rings() -> Rings {
+        Rings::new(MmapRegion::new(RINGS as usize).unwrap())
+    }
+
     #[test]
-    fn bytes_go_round_and_no_more_than_a_ring_is_believed() {
-        let mut rings = Rings::new(MmapRegion::new(RINGS as usize).unwrap());
+    fn what_goes_in_goes_round() {
+        let mut rings = rings();
         let bytes: Vec<u8> = (0..1000u32).map(|n| n as u8).collect();
         rings.put(RING - 300, &bytes);
         let mut seen = vec![0; 1000];
@@ -97,26 +193,44 @@ mod tests {
             .unwrap();
         slice.read_slice(&mut seen[300..], 0).unwrap();
         assert_eq!(seen, bytes);
+    }
 
-        (rings.announced, rings.taken) = (5 * RING - 10, 5 * RING - 10);
-        let slice = rings.slice().unwrap();
-        slice
-            .write_slice(b"0123456789", 2 * RING as usize - 10)
-            .unwrap();
-        slice.write_slice(b"abc", RING as usize).unwrap();
-        let mut out = Vec::new();
-        rings.announce(5 * RING + 3);
-        // As much as there is room for, and the rest later.
-        for (room, total) in [(4, 5 * RING - 6), (0, 0), (1 << 40, 5 * RING + 3)] {
-            let taken = rings.take(room, |piece| out.extend_from_slice(piece));
-            assert_eq!(taken, Some(total).filter(|_| room > 0));
+    #[test]
+    fn bytes_come_out_as_there_is_room_and_no_more_than_a_ring_is_believed() {
+        let mut rings = rings();
+        for ring in [Ring::Stdout, Ring::Stderr] {
+            let start = 5 * RING - 10;
+            rings.outbound(ring).unwrap().taken = start;
+            rings.lie(ring, Counter::Produced, start);
+            rings.produce(ring, b"0123456789abc");
+            let mut out = Vec::new();
+            for (room, filled) in [(4, 9), (0, 9), (1 << 40, 0)] {
+                assert!(!rings.take(ring, room, |piece| out.extend_from_slice(piece)));
+                assert_eq!(rings.filled(ring), filled);
+            }
+            assert_eq!(out, b"0123456789abc");
+            assert_eq!(rings.counter(ring, Counter::Consumed), 5 * RING + 3);
+            for wrong in [0, 5 * RING + 2, 5 * RING + 3, 6 * RING + 4, u64::MAX] {
+                rings.lie(ring, Counter::Produced, wrong);
+                assert_eq!(rings.filled(ring), 0, "{wrong}");
+                rings.take(ring, RING, |_| panic!("took something"));
+            }
         }
-        assert_eq!(out, b"0123456789abc");
-        for wrong in [0, 5 * RING + 2, 5 * RING + 3, 6 * RING + 4, u64::MAX] {
-            rings.announce(wrong);
-            assert!(!rings.has_more(), "{wrong}");
-            let taken = rings.take(RING, |_| panic!("took something"));
-            assert_eq!(taken, None, "{wrong}");
-        }
+    }
+
+    #[test]
+    fn who_sleeps_is_woken_and_nobody_else() {
+        let mut rings = rings();
+        let full = vec![7; RING as usize];
+        assert!(!rings.produce(Ring::Stdout, &full), "we are awake");
+        rings.sleep([Ring::Stdout]);
+        assert!(rings.produce(Ring::Stdout, b""));
+        assert!(!rings.produce(Ring::Stderr, b"x"), "not for this one");
+        assert!(!rings.take(Ring::Stdout, RING / 2, |_| ()), "it is awake");
+        rings.lie(Ring::Stdout, Counter::ProducerSleeps, 1);
+        rings.produce(Ring::Stdout, b"xy");
+        assert!(!rings.take(Ring::Stdout, 1, |_| ()), "there is little room");
+        assert!(rings.take(Ring::Stdout, 1, |_| ()));
+        assert!(!rings.take(Ring::Stdout, 1, |_| ()), "once");
     }
 }

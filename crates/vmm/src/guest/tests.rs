@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdvm_proto::{Event, FRAME_MAX, HOST_REQUEST_MAX, HostRequest, RING, RootUse, Stage, Totals};
+use rdvm_proto::{
+    Counter, Event, FRAME_MAX, HOST_REQUEST_MAX, HostRequest, RING, Ring, RootUse, Stage, Totals,
+};
 use rustix::pipe::pipe;
 use vm_memory::MmapRegion;
 
@@ -129,25 +131,104 @@ fn rings_that_are_mapped_once_the_command_runs_come_too_late() {
 
 #[test]
 fn files_that_nobody_asked_for_and_more_than_a_ring_of_them_are_not_taken() {
-    let mut guest = spoken_to(Some(Arc::default()));
+    let signals = StopSignals::new().unwrap();
+    let files = Arc::<Files>::default();
+    let mut guest = spoken_to(Some(Arc::clone(&files)));
+    let produce = |guest: &mut GuestPorts, bytes: &[u8]| {
+        let rings = guest.rings_mut().unwrap();
+        rings.lie(Ring::Stdout, Counter::ProducerSleeps, 1);
+        rings.produce(Ring::Stdout, bytes);
+        say(guest, Event::Bell);
+        assert_eq!(guest.steer(&signals), None);
+        (files.progress(), requests(guest))
+    };
     say(&mut guest, Event::Mapped);
     say(&mut guest, Event::Started(1));
-    say(&mut guest, Event::Produced(10));
-    assert_eq!(requests(&mut guest), []);
+    assert_eq!(produce(&mut guest, b"0123456789"), (0, vec![]));
     say(&mut guest, EXITED);
     assert!(guest.conclude().is_none());
     assert_eq!(requests(&mut guest), [HostRequest::CopyOut]);
-    for wrong in [RING + 1, u64::MAX] {
-        say(&mut guest, Event::Produced(wrong));
-        assert_eq!(requests(&mut guest), [], "{wrong}");
+    assert_eq!(produce(&mut guest, b""), (10, vec![HostRequest::Bell]));
+    for wrong in [0, 9, 10, RING + 11, u64::MAX] {
+        let rings = guest.rings_mut().unwrap();
+        rings.lie(Ring::Stdout, Counter::Produced, wrong);
+        assert_eq!(guest.steer(&signals), None);
+        assert_eq!(files.progress(), 10, "{wrong}");
     }
-    say(&mut guest, Event::Produced(10));
-    assert_eq!(requests(&mut guest), [HostRequest::Consumed(10)]);
-    // The same again is no news, and it cannot have become less.
-    for stale in [10, 9, 0] {
-        say(&mut guest, Event::Produced(stale));
-        assert_eq!(requests(&mut guest), [], "{stale}");
+}
+
+/// Its own output, and a reader of it.
+fn printing() -> (GuestPorts, std::os::fd::OwnedFd) {
+    let (read, write) = pipe().unwrap();
+    let null = File::options().write(true).open("/dev/null").unwrap();
+    let console = Console::new(OutputStream::new(null.into()), None, false);
+    let mut guest = GuestPorts::new(OutputStream::new(write), console, Control::frames());
+    guest.attach(Rings::new(MmapRegion::new(RINGS as usize).unwrap()));
+    say(&mut guest, Event::Started(1));
+    (guest, read)
+}
+
+fn read(pipe: &std::os::fd::OwnedFd) -> Vec<u8> {
+    let mut buffer = vec![0; 1 << 20];
+    let count = rustix::io::read(pipe, &mut buffer[..]).unwrap();
+    buffer.truncate(count);
+    buffer
+}
+
+#[test]
+fn what_comes_through_a_ring_follows_all_that_came_by_the_port() {
+    let signals = StopSignals::new().unwrap();
+    let (mut guest, pipe) = printing();
+    guest.receive(Port::Stdout, b"ab");
+    let rings = guest.rings_mut().unwrap();
+    rings.produce(Ring::Stdout, b"def");
+    assert_eq!(guest.steer(&signals), None);
+    assert!(guest.has_room(Port::Stdout) || !guest.is_flushed());
+    say(&mut guest, Event::Switched(Ring::Stdout, 3));
+    // The second one is a lie.
+    say(&mut guest, Event::Switched(Ring::Stdout, 0));
+    guest.flush();
+    assert_eq!(guest.steer(&signals), None);
+    assert_eq!(read(&pipe), b"ab");
+    guest.receive(Port::Stdout, b"c");
+    guest.flush();
+    assert!(!guest.is_flushed(), "the ring has more");
+    assert_eq!(guest.steer(&signals), None);
+    assert_eq!(read(&pipe), b"cdef");
+    assert!(guest.is_flushed());
+    // It is silent: after a while we sleep, and have it ring.
+    assert!(guest.time_left().is_some());
+    assert_eq!(guest.time_left(), None);
+    assert!(guest.rings_mut().unwrap().produce(Ring::Stdout, b"g"));
+    assert_eq!(guest.time_left(), Some(Duration::ZERO));
+}
+
+#[test]
+fn a_reader_that_sleeps_stops_the_ring_and_what_is_left_comes_after_the_verdict() {
+    let signals = StopSignals::new().unwrap();
+    let (mut guest, pipe) = printing();
+    say(&mut guest, Event::Switched(Ring::Stdout, 0));
+    let sent: Vec<u8> = (0..2 * RING).map(|n| (n % 251) as u8).collect();
+    let (first, second) = sent.split_at(RING as usize);
+    let rings = guest.rings_mut().unwrap();
+    rings.produce(Ring::Stdout, first);
+    assert_eq!(guest.steer(&signals), None);
+    // All of it has been taken, and a second time there is no room.
+    guest.rings_mut().unwrap().produce(Ring::Stdout, second);
+    for _ in 0..3 {
+        assert_eq!(guest.steer(&signals), None);
+        assert_eq!(guest.rings_mut().unwrap().filled(Ring::Stdout), RING);
     }
+    say(&mut guest, EXITED);
+    let mut seen = Vec::new();
+    while !guest.is_flushed() {
+        seen.extend(read(&pipe));
+        guest.flush();
+        assert_eq!(guest.steer(&signals), None);
+    }
+    seen.extend(read(&pipe));
+    assert!(seen == sent, "{} bytes", seen.len());
+    assert!(guest.conclude().is_some());
 }
 
 /// A million events, most of them in no order that makes sense; nobody ever reads what is sent back.
@@ -168,7 +249,20 @@ fn a_guest_that_lies_all_the_time_makes_nothing_panic_or_grow() {
             match next() % 16 {
                 0 => say(&mut guest, Event::Mapped),
                 1 => say(&mut guest, Event::Credit(number)),
-                2 | 3 => say(&mut guest, Event::Produced(number)),
+                2 => {
+                    let counters = [
+                        Counter::Produced,
+                        Counter::Consumed,
+                        Counter::ProducerSleeps,
+                    ];
+                    let ring = [Ring::Stdin, Ring::Stdout, Ring::Stderr][next() as usize % 3];
+                    let rings = guest.rings_mut().unwrap();
+                    rings.lie(ring, counters[next() as usize % 3], number);
+                }
+                3 => say(
+                    &mut guest,
+                    [Event::Bell, Event::Switched(Ring::Stdout, number >> 32)][next() as usize % 2],
+                ),
                 4 if round % 5 == 0 => say(&mut guest, Event::Started(number)),
                 5 if round % 7 == 0 => say(&mut guest, EXITED),
                 6 if next() % 5000 == 0 => say(
@@ -236,7 +330,7 @@ fn a_span_that_no_clock_can_hold_is_no_deadline_that_comes() {
         Duration::MAX,
         Duration::from_secs(10_000_000_000_000_000_000),
     ] {
-        let guest = spoken_to(None).with_timeout(Some(span));
+        let mut guest = spoken_to(None).with_timeout(Some(span));
         assert!(guest.time_left() > Some(Duration::from_secs(1 << 30)));
         assert!(!guest.is_over(&signals));
     }

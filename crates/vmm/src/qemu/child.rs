@@ -9,6 +9,8 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use vmm_sys_util::signal::block_signal;
 
 /// Bytes that are kept of QEMU's standard error.
 const SAID_MAX: u64 = 16 << 10;
@@ -44,10 +46,11 @@ impl Process {
             .stdin(stdin)
             .stdout(stdout)
             .stderr(Stdio::piped());
-        // A group of its own: Ctrl-C on the terminal is for us to handle, not for QEMU.
+        // A group of its own, and no signals: Ctrl-C on the terminal, and what a service manager sends to all processes of a
+        // service, is for us to handle.
         command.process_group(0);
         // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
-        // prctl, getppid and fcntl calls through rustix, allocates nothing and takes no lock.
+        // prctl, getppid, sigprocmask and fcntl calls, allocates nothing and takes no lock.
         unsafe { command.pre_exec(move || prepare(parent, &inherit)) };
         let mut child = command.spawn()?;
         let stderr = child.stderr.take();
@@ -94,6 +97,10 @@ fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
     // The parent may have died before that call; then no signal would ever come.
     if rustix::process::getppid() != Some(parent) {
         return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
+        // It fails for one that is blocked already.
+        let _ = block_signal(signal);
     }
     for &fd in inherit {
         // SAFETY: the parent keeps these descriptors open over the whole start, and a fork has copies of them all.

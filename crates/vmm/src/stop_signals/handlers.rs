@@ -23,8 +23,6 @@ struct Slot {
     wanted: AtomicU64,
     /// Those that came.
     came: AtomicU64,
-    /// The one that came last.
-    last: AtomicI32,
     /// One more than the number of the socket whose other end becomes readable; zero for none.
     notify: AtomicI32,
 }
@@ -33,7 +31,6 @@ static SLOTS: [Slot; CATCHERS] = [const {
     Slot {
         wanted: AtomicU64::new(0),
         came: AtomicU64::new(0),
-        last: AtomicI32::new(0),
         notify: AtomicI32::new(0),
     }
 }; CATCHERS];
@@ -88,7 +85,6 @@ impl Catcher {
         let fd = notify.as_ref().map_or(0, |fd| fd.as_raw_fd() + 1);
         entry.notify.store(fd, Ordering::SeqCst);
         entry.came.store(0, Ordering::SeqCst);
-        entry.last.store(0, Ordering::SeqCst);
         catcher._notify = notify;
         USED.fetch_max(slot + 1, Ordering::SeqCst);
         entry.wanted.store(bits, Ordering::SeqCst);
@@ -103,15 +99,13 @@ impl Catcher {
         Ok(catcher)
     }
 
-    /// Returns the signal that came last.
-    pub(crate) fn last(&self) -> Option<c_int> {
-        match SLOTS[self.slot].last.load(Ordering::SeqCst) {
-            0 => None,
-            signal => Some(signal),
-        }
+    /// True if `signal` came and has not been taken.
+    pub(crate) fn has(&self, signal: c_int) -> bool {
+        let bit = bit(signal).unwrap_or(0);
+        SLOTS[self.slot].came.load(Ordering::SeqCst) & bit != 0
     }
 
-    /// True if `signal` came since this was asked last.
+    /// True if `signal` came since this was called last.
     pub(crate) fn take(&self, signal: c_int) -> bool {
         let bit = bit(signal).unwrap_or(0);
         SLOTS[self.slot].came.fetch_and(!bit, Ordering::SeqCst) & bit != 0
@@ -224,7 +218,6 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut li
         if slot.wanted.load(Ordering::SeqCst) & bit == 0 {
             continue;
         }
-        slot.last.store(signal, Ordering::SeqCst);
         slot.came.fetch_or(bit, Ordering::SeqCst);
         let notify = slot.notify.load(Ordering::SeqCst) - 1;
         if notify >= 0 {
@@ -291,12 +284,12 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let first = Catcher::new(&[signal], Some(notify.into())).unwrap();
         let second = Catcher::new(&[signal, signal + 1], None).unwrap();
-        assert_eq!((first.last(), first.take(signal)), (None, false));
+        assert_eq!((first.has(signal), first.take(signal)), (false, false));
         raise(signal);
         assert_eq!(SEEN.swap(0, Ordering::SeqCst), signal);
         assert_eq!(io::Read::read(&mut &ours, &mut [0; 9]).unwrap(), 1);
         drop(second);
-        assert_eq!(first.last(), Some(signal));
+        assert!(first.has(signal));
         assert!(first.take(signal) && !first.take(signal));
         raise(signal);
         assert!(first.take(signal));

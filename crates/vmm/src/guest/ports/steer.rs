@@ -18,9 +18,13 @@ impl GuestPorts {
     pub(crate) fn steer(&mut self, signals: &StopSignals) -> Option<Ending> {
         signals.seen();
         self.output.console.flush_copy();
-        self.take_files();
-        if let Some(signal) = signals.signal() {
-            return Some(Ending::Interrupted(signal));
+        self.take_rings();
+        while let Some(signal) = signals.signal() {
+            // One that ends the run stays, for who asks what else there is to do.
+            if let Some(ending) = self.advance(lifecycle::Event::Signal(signal)) {
+                return Some(ending);
+            }
+            signals.take(signal);
         }
         if self.input.is_left() {
             return Some(Ending::Left);
@@ -80,7 +84,8 @@ impl GuestPorts {
     }
 
     /// Returns how long [`Self::steer`] need not be called, if nothing comes.
-    pub(crate) fn time_left(&self) -> Option<Duration> {
+    pub(crate) fn time_left(&mut self) -> Option<Duration> {
+        let rings = self.rings_rest();
         let now = Instant::now();
         let console = &self.output.console;
         let next = self.lifecycle.next_tick(self.streams(), now);
@@ -88,7 +93,7 @@ impl GuestPorts {
         let left = next.into_iter().chain(silent).min();
         let left = left.map(|time| time.saturating_duration_since(now));
         let look = console.copy_waits().then_some(COPY_LOOK);
-        left.into_iter().chain(look).min()
+        left.into_iter().chain(look).chain(rings).min()
     }
 
     /// True if a signal came or the time of the run is up.

@@ -1,0 +1,115 @@
+//! PID 1's side of the rings that bytes go out through.
+
+use crate::init::send;
+use crate::sys::{self, Shared};
+use rdvm_proto::{Counter, Event, RING, RINGS, Ring, filled};
+
+/// The shared memory: mapped when it is needed first.
+pub(crate) struct Rings {
+    /// Physical address; zero where there are none.
+    at: u64,
+    memory: Option<Shared>,
+}
+
+impl Rings {
+    pub(crate) fn new(at: u64) -> Self {
+        Self { at, memory: None }
+    }
+
+    /// The memory; `None` where there is none, or the kernel does not give it out.
+    pub(crate) fn memory(&mut self) -> Option<Shared> {
+        if self.at > 0 && self.memory.is_none() {
+            self.memory = Shared::map(self.at, RINGS).ok();
+            // One try is enough.
+            self.at = 0;
+        }
+        self.memory
+    }
+}
+
+/// A ring that bytes are put into, and the status port.
+pub(crate) struct Outbound {
+    memory: Shared,
+    ring: Ring,
+    status: i32,
+    produced: u64,
+}
+
+impl Outbound {
+    pub(crate) fn new(memory: Shared, ring: Ring, status: i32) -> Self {
+        let produced = memory.load(ring.counter(Counter::Produced) as usize);
+        Self {
+            memory,
+            ring,
+            status,
+            produced,
+        }
+    }
+
+    /// True if so many bytes have room. If not the host will ring when half of the ring has.
+    pub(crate) fn has_room(&self, count: usize) -> bool {
+        if self.room() >= count {
+            return true;
+        }
+        self.set(Counter::ProducerSleeps, 1);
+        // Either the host sees that we sleep, or we see what it has taken.
+        Shared::settle();
+        self.room() >= count
+    }
+
+    fn room(&self) -> usize {
+        let consumed = self.memory.load(self.counter(Counter::Consumed));
+        // A host that lies about it gets nothing more.
+        filled(self.produced, consumed).map_or(0, |filled| (RING - filled) as usize)
+    }
+
+    /// Reads from a descriptor into the ring, at most what has room in one piece; gives how many bytes came, zero at the end.
+    /// `EAGAIN` where there is no room.
+    pub(crate) fn read_from(&mut self, fd: i32) -> sys::Result<usize> {
+        let (at, room) = self.place();
+        if room == 0 {
+            return Err(sys::EAGAIN);
+        }
+        let count = self.memory.read_from(fd, at, room)?;
+        self.produce(count);
+        Ok(count)
+    }
+
+    /// Copies as many of `bytes` as have room in one piece; gives how many.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> usize {
+        let (at, room) = self.place();
+        let count = room.min(bytes.len());
+        self.memory.put(at, &bytes[..count]);
+        self.produce(count);
+        count
+    }
+
+    fn place(&self) -> (usize, usize) {
+        let at = (self.produced % RING) as usize;
+        let offset = self.ring.offset() as usize + at;
+        (offset, self.room().min(RING as usize - at))
+    }
+
+    /// Tells the host of `count` bytes more, and rings if it sleeps.
+    fn produce(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.produced += count as u64;
+        self.set(Counter::Produced, self.produced);
+        // Either the host sees the new number before it sleeps, or we see that it does.
+        Shared::settle();
+        if self.memory.load(self.counter(Counter::ConsumerSleeps)) != 0 {
+            self.set(Counter::ConsumerSleeps, 0);
+            send(self.status, &Event::Bell);
+        }
+    }
+
+    fn counter(&self, counter: Counter) -> usize {
+        self.ring.counter(counter) as usize
+    }
+
+    fn set(&self, counter: Counter, value: u64) {
+        self.memory.store(self.counter(counter), value);
+    }
+}
