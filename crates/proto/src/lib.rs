@@ -16,6 +16,8 @@ mod event;
 mod frame;
 mod host_request;
 mod modules;
+mod net_frame;
+mod net_streams;
 mod room;
 mod start;
 
@@ -25,6 +27,8 @@ pub use event::*;
 pub use frame::{FrameError, crc32};
 pub use host_request::*;
 pub use modules::*;
+pub use net_frame::*;
+pub use net_streams::*;
 pub use room::*;
 pub use start::*;
 
