@@ -17,6 +17,8 @@ mod frame;
 mod host_request;
 mod modules;
 mod rings;
+mod net_frame;
+mod net_streams;
 mod room;
 mod start;
 
@@ -27,6 +29,8 @@ pub use frame::{FrameError, crc32};
 pub use host_request::*;
 pub use modules::*;
 pub use rings::*;
+pub use net_frame::*;
+pub use net_streams::*;
 pub use room::*;
 pub use start::*;
 
