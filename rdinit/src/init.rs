@@ -2,17 +2,18 @@
 
 use crate::copy_writer::CopyWriter;
 use crate::input::HostRequests;
+use crate::net::Net;
 use crate::relay::Ports;
-use crate::rings::{Outbound, Rings};
+use crate::rings::{Inbound, Outbound, Rings};
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::PollFd;
 use crate::{
     attributes, collect, etc, modules, mounts, place, regions, relay, root, sys, timeline,
 };
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_MODULES, HAS_REQUESTS,
-    HAS_STDIN, HostRequest, MODULES_SUFFIX, OWNS_ROOT, RECORD_SUFFIX, Ring, Stage, Start, Strings,
-    Totals, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_MODULES, HAS_NETWORK,
+    HAS_PROXY, HAS_REQUESTS, HAS_STDIN, HostRequest, MODULES_SUFFIX, OWNS_ROOT, RECORD_SUFFIX,
+    Ring, Stage, Start, Strings, Totals, WANT_TIMELINE,
 };
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
@@ -133,6 +134,13 @@ fn live(
     if is_mapped {
         send(*status, &Event::Mapped);
     }
+    let net = match start.flags & HAS_NETWORK {
+        0 => None,
+        _ => {
+            let has_proxy = start.flags & HAS_PROXY != 0;
+            Some(network(has_proxy, &mut rings, *status).map_err(at(Stage::Network))?)
+        }
+    };
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
     regions::mount_volumes(strings.regions)
         .map_err(|(which, errno)| at_one(Stage::Region, which)(errno))?;
@@ -149,6 +157,7 @@ fn live(
         status: *status,
         rings,
         has_input_ring: is_mapped,
+        net,
         requests: (start.flags & HAS_REQUESTS != 0).then(|| HostRequests::new(*status)),
     };
     let end = relay::until_the_end(&child, children, &mut ports);
@@ -169,6 +178,13 @@ fn live(
         outlet.flush();
     }
     Ok(())
+}
+
+fn network(has_proxy: bool, rings: &mut Rings, status: i32) -> sys::Result<Net> {
+    let memory = rings.memory().ok_or(sys::ENOENT)?;
+    let outbound = Outbound::new(memory, Ring::NetOut, status);
+    let inbound = Inbound::new(memory, Ring::NetIn, status);
+    Net::new(has_proxy, outbound, inbound)
 }
 
 /// Maps the start record and removes it and rdinit itself, so that the command sees the image and nothing else.

@@ -26,6 +26,8 @@ mod mounts;
 
 mod modules;
 
+mod net;
+
 mod place;
 
 mod spawn;

@@ -6,6 +6,7 @@
 
 use crate::init::send;
 use crate::input::{HostRequests, Stdin};
+use crate::net::{NET_POLL, Net};
 use crate::rings::{Outbound, Rings};
 use crate::streams::Child;
 use crate::sys::{self, PollFd, Usage};
@@ -14,6 +15,13 @@ use rdvm_proto::{Event, HostRequest, Ring};
 /// The number of dead processes that are reaped before the ports are served again.
 const AT_ONCE: u32 = 256;
 const BUFFER: usize = 1 << 16;
+/// Descriptors that are waited for besides connections.
+const OWN: usize = 5;
+const NONE: PollFd = PollFd {
+    fd: -1,
+    events: 0,
+    revents: 0,
+};
 /// Bytes of a stream after which its ring is worth what it costs to map it, which is as much as a few hundred bytes on a port.
 const SWITCH: u64 = 4 << 10;
 
@@ -40,6 +48,8 @@ pub(crate) struct Ports {
     pub(crate) has_input_ring: bool,
     /// The input of the status port, where the host sends requests.
     pub(crate) requests: Option<HostRequests>,
+    /// Connections to and from the host.
+    pub(crate) net: Option<Net>,
 }
 
 /// Carries output and input and reaps until the command and all that it left behind are gone and everything is sent.
@@ -71,17 +81,21 @@ pub(crate) fn until_the_end(child: &Child, children: i32, ports: &mut Ports) -> 
                 break;
             }
         }
-        let mut set = [
-            PollFd::new(children, sys::POLLIN),
-            ports
-                .requests
-                .as_ref()
-                .map_or(PollFd::new(-1, 0), HostRequests::wants),
-            stdin.wants(),
-            forwarders[0].wants(),
-            forwarders[1].wants(),
-        ];
-        let _ = sys::poll(&mut set, if reaper.more { 0 } else { -1 });
+        let mut set = [NONE; OWN + NET_POLL];
+        let (own, connections) = set.split_at_mut(OWN);
+        own[0] = PollFd::new(children, sys::POLLIN);
+        own[1] = ports.requests.as_ref().map_or(NONE, HostRequests::wants);
+        own[2] = stdin.wants();
+        own[3] = forwarders[0].wants();
+        own[4] = forwarders[1].wants();
+        let timeout = ports.net.as_mut().map(|net| net.wants(connections));
+        let length = if timeout.is_some() { set.len() } else { OWN };
+        let timeout = if reaper.more {
+            0
+        } else {
+            timeout.unwrap_or(-1)
+        };
+        let _ = sys::poll(&mut set[..length], timeout);
         if set[0].revents != 0 || reaper.more {
             let mut discard = [0u8; 128];
             let _ = sys::read(children, &mut discard);
@@ -94,6 +108,9 @@ pub(crate) fn until_the_end(child: &Child, children: i32, ports: &mut Ports) -> 
         }
         if set[2].revents != 0 {
             stdin.step();
+        }
+        if let Some(net) = &mut ports.net {
+            net.step(&set[OWN..]);
         }
         for (forwarder, ready) in forwarders.iter_mut().zip(&set[3..]) {
             if ready.revents != 0 {

@@ -1,4 +1,4 @@
-//! PID 1's side of the rings that bytes go out through.
+//! PID 1's side of the rings that counters belong to.
 
 use crate::init::send;
 use crate::sys::{self, Shared};
@@ -84,6 +84,14 @@ impl Outbound {
         count
     }
 
+    /// Copies all of `bytes`; nothing where not all of them have room, since a part of a frame is worse than none.
+    pub(crate) fn put_all(&mut self, bytes: &[u8]) {
+        if self.room() >= bytes.len() {
+            let count = self.put(bytes);
+            self.put(&bytes[count..]);
+        }
+    }
+
     fn place(&self) -> (usize, usize) {
         let at = (self.produced % RING) as usize;
         let offset = self.ring.offset() as usize + at;
@@ -111,5 +119,66 @@ impl Outbound {
 
     fn set(&self, counter: Counter, value: u64) {
         self.memory.store(self.counter(counter), value);
+    }
+}
+/// A ring that bytes are taken from, and the status port.
+pub(crate) struct Inbound {
+    memory: Shared,
+    ring: Ring,
+    status: i32,
+    consumed: u64,
+}
+
+impl Inbound {
+    pub(crate) fn new(memory: Shared, ring: Ring, status: i32) -> Self {
+        Self {
+            memory,
+            ring,
+            status,
+            consumed: 0,
+        }
+    }
+
+    fn filled(&self) -> u64 {
+        let produced = self
+            .memory
+            .load(self.ring.counter(Counter::Produced) as usize);
+        // A host that lies about it is not believed.
+        filled(produced, self.consumed).unwrap_or(0)
+    }
+
+    /// Takes as many bytes as there are and have room; gives how many.
+    pub(crate) fn take(&mut self, to: &mut [u8]) -> usize {
+        let count = to.len().min(self.filled() as usize);
+        let at = (self.consumed % RING) as usize;
+        let (head, tail) = to[..count].split_at_mut(count.min(RING as usize - at));
+        let offset = self.ring.offset() as usize;
+        self.memory.get(offset + at, head);
+        self.memory.get(offset, tail);
+        if count > 0 {
+            self.consumed += count as u64;
+            self.set(Counter::Consumed, self.consumed);
+            // Either the host sees the new number before it sleeps, or we see that it does.
+            Shared::settle();
+            let sleeps = self.ring.counter(Counter::ProducerSleeps) as usize;
+            if self.memory.load(sleeps) != 0 && self.filled() <= RING / 2 {
+                self.memory.store(sleeps, 0);
+                send(self.status, &Event::Bell);
+            }
+        }
+        count
+    }
+
+    /// Asks the host to ring when it puts something in. False if there is something already.
+    pub(crate) fn sleeps(&self) -> bool {
+        self.set(Counter::ConsumerSleeps, 1);
+        // Either the host sees this when it has put something in, or we see what it put in.
+        Shared::settle();
+        self.filled() == 0
+    }
+
+    fn set(&self, counter: Counter, value: u64) {
+        self.memory
+            .store(self.ring.counter(counter) as usize, value);
     }
 }

@@ -8,6 +8,7 @@ mod files;
 mod process;
 #[allow(unsafe_code)]
 mod shared;
+mod sockets;
 
 use core::arch::asm;
 
@@ -17,6 +18,7 @@ pub(crate) use constants::*;
 pub(crate) use files::*;
 pub(crate) use process::*;
 pub(crate) use shared::*;
+pub(crate) use sockets::*;
 
 /// The result of a system call.
 pub(crate) type Result<T> = core::result::Result<T, Errno>;

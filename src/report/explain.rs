@@ -248,6 +248,9 @@ fn not_started(stage: Stage, errno: i32, which: u32, subjects: Subjects<'_>) -> 
                 "{module}: the guest's kernel did not load this module: {error}; add --root initrd, or take another kernel (rdvm kernel check)"
             )
         }
+        Stage::Network => {
+            format!("rdinit: network: {error}; is CONFIG_DEVMEM in the guest's kernel?")
+        }
         Stage::Fork if errno == EINVAL => format!(
             "{name}: has to be PID 1, and the guest's kernel has no PID namespaces; take a kernel with CONFIG_PID_NS"
         ),

@@ -130,6 +130,8 @@ pub enum Stage {
     Region = 12,
     /// Loading a module.
     Modules = 13,
+    /// Making the way of network streams.
+    Network = 14,
 }
 
 impl Stage {
@@ -149,6 +151,7 @@ impl Stage {
             Self::Terminal,
             Self::Region,
             Self::Modules,
+            Self::Network,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)

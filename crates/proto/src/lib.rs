@@ -16,9 +16,9 @@ mod event;
 mod frame;
 mod host_request;
 mod modules;
-mod rings;
 mod net_frame;
 mod net_streams;
+mod rings;
 mod room;
 mod start;
 
@@ -28,9 +28,9 @@ pub use event::*;
 pub use frame::{FrameError, crc32};
 pub use host_request::*;
 pub use modules::*;
-pub use rings::*;
 pub use net_frame::*;
 pub use net_streams::*;
+pub use rings::*;
 pub use room::*;
 pub use start::*;
 

@@ -19,6 +19,8 @@
 use crate::Decoder;
 use crate::frame::FrameError;
 
+/// The port of the guest's loopback that leads to the proxy: the usual one of an HTTP proxy.
+pub const NET_PORT: u16 = 3128;
 /// Bytes before the payload.
 pub const NET_HEAD: usize = 8;
 /// The most payload of one frame.

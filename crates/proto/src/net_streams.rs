@@ -259,6 +259,11 @@ impl NetStreams {
         Some(owed)
     }
 
+    /// Returns true if the other end has sent a finish.
+    pub fn has_received_finish(&self, slot: usize) -> bool {
+        self.slots[slot].received_finish
+    }
+
     /// Returns true if both ends have sent a finish: the slot is to be released once its bytes were passed on.
     pub fn is_finished(&self, slot: usize) -> bool {
         self.slots[slot].sent_finish && self.slots[slot].received_finish

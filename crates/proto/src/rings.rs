@@ -9,7 +9,7 @@ pub const RING: u64 = 256 << 10;
 /// Bytes of all rings and of the counters behind them.
 pub const RINGS: u64 = COUNT * RING + COUNTERS;
 
-const COUNT: u64 = 3;
+const COUNT: u64 = 5;
 /// Far more than they take: sizes of memory are rounded, by 8 KiB in QEMU.
 const COUNTERS: u64 = 64 << 10;
 /// Each counter has a line of the processor's caches to itself.
@@ -25,6 +25,10 @@ pub enum Ring {
     Stdout = 1,
     /// Guest to host: standard error.
     Stderr = 2,
+    /// Host to guest: frames of network streams ([`NetFrame`](crate::NetFrame)).
+    NetIn = 3,
+    /// Guest to host: the same.
+    NetOut = 4,
 }
 
 /// A number of a ring, in eight bytes, least significant first.
@@ -44,9 +48,15 @@ pub enum Counter {
 impl Ring {
     /// The ring of this number.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Stdin, Self::Stdout, Self::Stderr]
-            .into_iter()
-            .find(|ring| *ring as u8 == byte)
+        [
+            Self::Stdin,
+            Self::Stdout,
+            Self::Stderr,
+            Self::NetIn,
+            Self::NetOut,
+        ]
+        .into_iter()
+        .find(|ring| *ring as u8 == byte)
     }
 
     /// Where the ring begins in the shared memory.
@@ -74,8 +84,7 @@ mod tests {
     #[test]
     fn nothing_stands_where_something_else_does() {
         let mut places = alloc::vec::Vec::new();
-        for ring in [Ring::Stdin, Ring::Stdout, Ring::Stderr] {
-            assert_eq!(Ring::from_byte(ring as u8), Some(ring));
+        for ring in (0..5).filter_map(Ring::from_byte) {
             places.push(ring.offset()..ring.offset() + RING);
             for counter in [
                 Counter::Produced,
@@ -91,7 +100,7 @@ mod tests {
         places.sort_by_key(|place| place.start);
         assert!(places.windows(2).all(|pair| pair[0].end <= pair[1].start));
         assert!(places.iter().all(|place| place.end <= RINGS));
-        assert_eq!(Ring::from_byte(3), None);
+        assert_eq!((places.len(), Ring::from_byte(5)), (25, None));
     }
 
     #[test]

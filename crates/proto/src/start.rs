@@ -29,6 +29,11 @@ pub const IS_INIT: u32 = 128;
 /// Flag in a start record: there are modules, which PID 1 loads before it mounts anything.
 pub const HAS_MODULES: u32 = 256;
 
+/// Flag in a start record: the host carries connections through the rings.
+pub const HAS_NETWORK: u32 = 512;
+/// Flag in a start record: connections to [`NET_PORT`](crate::NET_PORT) are for the host's proxy.
+pub const HAS_PROXY: u32 = 1024;
+
 /// The suffix of rdinit's own path that gives the path of the directory in which files copied in land: below it a directory
 /// for each, named by its number.
 pub const COPY_IN_SUFFIX: &str = ".in";

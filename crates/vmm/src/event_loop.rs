@@ -18,6 +18,8 @@ pub(crate) enum Token {
     Input,
     /// Standard output or standard error can be written.
     Output,
+    /// The network's socket has something, or room for something.
+    Net,
     /// A thread of the engine wakes it.
     Engine,
     /// A port has bytes, or room for some.
@@ -72,6 +74,7 @@ impl<'a> PollSet<'a> {
 pub(crate) struct EventLoop {
     outputs: [OwnedFd; 2],
     input: Option<OwnedFd>,
+    net: Option<OwnedFd>,
 }
 
 /// The streams that are waited for now.
@@ -81,6 +84,8 @@ pub(crate) struct Wanted {
     pub(crate) outputs: [bool; 2],
     /// Standard input.
     pub(crate) input: bool,
+    /// The network's socket, to be read and to be written.
+    pub(crate) net: [bool; 2],
 }
 
 impl EventLoop {
@@ -95,6 +100,7 @@ impl EventLoop {
         Ok(Self {
             outputs: [duplicate(stdout.fd())?, duplicate(stderr.fd())?],
             input: guest.input_source().map(duplicate).transpose()?,
+            net: guest.net_socket().map(duplicate).transpose()?,
         })
     }
 
@@ -105,6 +111,15 @@ impl EventLoop {
         for (output, wanted) in self.outputs.iter().zip(wanted.outputs) {
             if wanted {
                 set.write(Token::Output, output.as_fd());
+            }
+        }
+        if let Some(net) = &self.net {
+            let [reads, writes] = wanted.net;
+            if reads {
+                set.read(Token::Net, net.as_fd());
+            }
+            if writes {
+                set.write(Token::Net, net.as_fd());
             }
         }
         set

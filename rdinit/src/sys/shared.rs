@@ -51,6 +51,16 @@ impl Shared {
         }
     }
 
+    /// Copies bytes from `at` on to `to`; what lies beyond the end is left out.
+    pub(crate) fn get(&self, at: usize, to: &mut [u8]) {
+        let room = self.length.saturating_sub(at);
+        let length = to.len().min(room);
+        let from = (self.address + at) as *const u8;
+        // SAFETY: `at` and the cut above keep all of this within the mapping, which is never unmapped; `to` is memory of ours,
+        // which the mapping is not. The host may write there meanwhile, and then some of either is copied: bytes are bytes.
+        unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), length) };
+    }
+
     /// The number at `at`, a multiple of eight; what was read before is not read again before this.
     pub(crate) fn load(&self, at: usize) -> u64 {
         self.number(at)

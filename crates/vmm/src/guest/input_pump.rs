@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rdvm_proto::{HOST_REQUEST_MAX, HostRequest};
+use rdvm_proto::{HOST_REQUEST_MAX, HostRequest, Ring};
 use rustix::io::Errno;
 
 use super::Port;
@@ -157,7 +157,7 @@ impl InputPump {
         self.taken += bytes.len() as u64;
         match rings {
             Some(rings) => {
-                rings.put(before, &bytes);
+                rings.put(Ring::Stdin, before, &bytes);
                 self.request(HostRequest::Produced(self.taken));
             }
             None => self.stdin.push(&bytes),

@@ -11,6 +11,7 @@ pub mod console;
 pub mod control;
 pub mod ending;
 pub mod input_pump;
+pub mod net_link;
 pub mod output_stream;
 pub(crate) mod rings;
 

@@ -15,6 +15,7 @@ use super::console::Console;
 use super::control::Control;
 use super::input_pump::InputPump;
 use super::lifecycle::Lifecycle;
+use super::net_link::NetLink;
 use super::output_pump::OutputPump;
 use super::output_stream::OutputStream;
 use super::rings::Rings;
@@ -29,6 +30,7 @@ pub struct GuestPorts {
     input: InputPump,
     copy_out: Option<Arc<dyn CopySink>>,
     rings: Option<Rings>,
+    net: Option<NetLink>,
     /// Bytes that came by each port while the command ran.
     by_port: [u64; 3],
     /// Something came through a ring since it was last slept for.
@@ -49,6 +51,7 @@ impl GuestPorts {
             input: InputPump::default(),
             copy_out: None,
             rings: None,
+            net: None,
             by_port: [0; 3],
             gathers: false,
             lifecycle: Lifecycle::default(),
@@ -68,6 +71,14 @@ impl GuestPorts {
         self.copy_out = Some(copy_out);
         self.lifecycle.rules.copies_out = true;
         self
+    }
+
+    /// Carries connections to and from the guest by this link.
+    pub fn with_network(self, link: NetLink) -> Self {
+        Self {
+            net: Some(link),
+            ..self
+        }
     }
 
     /// Adds limits. The command is told to stop once PID 1 has reported that it runs; before that the machine is stopped at
@@ -177,7 +188,13 @@ impl GuestPorts {
         Wanted {
             outputs: self.outputs().map(|stream| !stream.is_empty()),
             input: self.wants_input(),
+            net: self.net_wanted(),
         }
+    }
+
+    /// Returns the socket of the network's link.
+    pub(crate) fn net_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.net.as_ref().map(NetLink::socket)
     }
 
     /// True while the guest has room for input. [`Self::take_input`] reads it.

@@ -18,6 +18,9 @@ pub(crate) struct Rings {
     pub(super) mapped: bool,
     stdout: Outbound,
     stderr: Outbound,
+    net_out: Outbound,
+    /// Bytes that were put into the ring of network frames for the guest.
+    net_in: u64,
 }
 
 /// Our side of a ring that the guest puts bytes into.
@@ -36,42 +39,67 @@ impl Rings {
             mapped: false,
             stdout: Outbound::default(),
             stderr: Outbound::default(),
+            net_out: Outbound::default(),
+            net_in: 0,
         }
     }
 
-    /// Puts bytes into the inbound ring, `before` having been put there.
-    pub(super) fn put(&mut self, before: u64, bytes: &[u8]) {
+    /// Puts bytes into an inbound ring, `before` having been put there.
+    pub(super) fn put(&mut self, ring: Ring, before: u64, bytes: &[u8]) {
         let at = before % RING;
         let (head, tail) = bytes.split_at(bytes.len().min((RING - at) as usize));
-        self.copy_in(at, head);
-        self.copy_in(0, tail);
+        self.copy_in(ring.offset() + at, head);
+        self.copy_in(ring.offset(), tail);
+    }
+
+    /// Puts frames for the guest into their ring, for which there must be room. Returns true if the guest is to be rung for, since
+    /// it sleeps until something comes.
+    pub(super) fn put_net(&mut self, bytes: &[u8]) -> bool {
+        self.put(Ring::NetIn, self.net_in, bytes);
+        self.net_in += bytes.len() as u64;
+        self.set(Ring::NetIn, Counter::Produced, self.net_in);
+        // Either it sees the new number before it sleeps, or we see that it does.
+        fence(Ordering::SeqCst);
+        let wakes = self.counter(Ring::NetIn, Counter::ConsumerSleeps) != 0;
+        if wakes {
+            self.set(Ring::NetIn, Counter::ConsumerSleeps, 0);
+        }
+        wakes
+    }
+
+    /// Returns how many bytes of frames for the guest have room. Where none have, it rings when there is some.
+    pub(super) fn net_room(&self) -> u64 {
+        let room = || {
+            let consumed = self.counter(Ring::NetIn, Counter::Consumed);
+            // One that lies about it gets nothing more.
+            filled(self.net_in, consumed).map_or(0, |filled| RING - filled)
+        };
+        if room() == 0 {
+            self.set(Ring::NetIn, Counter::ProducerSleeps, 1);
+            fence(Ordering::SeqCst);
+        }
+        room()
     }
 
     /// Notes that a stream comes through its ring after so many bytes on its port. The first time counts.
     pub(super) fn switch(&mut self, ring: Ring, after: u64) {
-        if let Some(outbound) = self.outbound(ring) {
+        if let Some(outbound) = self.outbound_mut(ring) {
             outbound.after.get_or_insert(after);
         }
     }
 
     /// True if a stream comes through its ring, and all of it that came by its port is here: that is so many bytes.
     pub(super) fn is_next(&self, ring: Ring, by_port: u64) -> bool {
-        let after = match ring {
-            Ring::Stdin => None,
-            Ring::Stdout => self.stdout.after,
-            Ring::Stderr => self.stderr.after,
-        };
+        let after = self.outbound(ring).and_then(|outbound| outbound.after);
         after.is_some_and(|after| after <= by_port)
     }
 
     /// Returns how many bytes a ring has for us. Impossible numbers are none.
     pub(super) fn filled(&self, ring: Ring) -> u64 {
-        let taken = match ring {
-            Ring::Stdin => return 0,
-            Ring::Stdout => self.stdout.taken,
-            Ring::Stderr => self.stderr.taken,
-        };
-        filled(self.counter(ring, Counter::Produced), taken).unwrap_or(0)
+        let taken = self.outbound(ring).map(|outbound| outbound.taken);
+        taken
+            .and_then(|taken| filled(self.counter(ring, Counter::Produced), taken))
+            .unwrap_or(0)
     }
 
     /// Takes out at most `room` bytes of what is there, and hands them on piece by piece. Returns true if the guest is to be
@@ -95,7 +123,7 @@ impl Rings {
             to(piece);
             taken += count;
         }
-        if let Some(outbound) = self.outbound(ring) {
+        if let Some(outbound) = self.outbound_mut(ring) {
             outbound.taken = total;
         }
         self.set(ring, Counter::Consumed, total);
@@ -119,11 +147,21 @@ impl Rings {
         fence(Ordering::SeqCst);
     }
 
-    fn outbound(&mut self, ring: Ring) -> Option<&mut Outbound> {
+    fn outbound(&self, ring: Ring) -> Option<&Outbound> {
         match ring {
-            Ring::Stdin => None,
+            Ring::Stdin | Ring::NetIn => None,
+            Ring::Stdout => Some(&self.stdout),
+            Ring::Stderr => Some(&self.stderr),
+            Ring::NetOut => Some(&self.net_out),
+        }
+    }
+
+    fn outbound_mut(&mut self, ring: Ring) -> Option<&mut Outbound> {
+        match ring {
+            Ring::Stdin | Ring::NetIn => None,
             Ring::Stdout => Some(&mut self.stdout),
             Ring::Stderr => Some(&mut self.stderr),
+            Ring::NetOut => Some(&mut self.net_out),
         }
     }
 
@@ -142,7 +180,7 @@ impl Rings {
     }
 
     fn copy_in(&self, at: u64, bytes: &[u8]) {
-        // It has room for any offset below RING and what fits behind it.
+        // Both lie within a ring.
         if let Some(slice) = self.slice() {
             let _ = slice.write_slice(bytes, at as usize);
         }
@@ -185,7 +223,7 @@ mod tests {
     fn what_goes_in_goes_round() {
         let mut rings = rings();
         let bytes: Vec<u8> = (0..1000u32).map(|n| n as u8).collect();
-        rings.put(RING - 300, &bytes);
+        rings.put(Ring::Stdin, RING - 300, &bytes);
         let mut seen = vec![0; 1000];
         let slice = rings.slice().unwrap();
         slice
@@ -200,7 +238,7 @@ mod tests {
         let mut rings = rings();
         for ring in [Ring::Stdout, Ring::Stderr] {
             let start = 5 * RING - 10;
-            rings.outbound(ring).unwrap().taken = start;
+            rings.outbound_mut(ring).unwrap().taken = start;
             rings.lie(ring, Counter::Produced, start);
             rings.produce(ring, b"0123456789abc");
             let mut out = Vec::new();
@@ -215,6 +253,33 @@ mod tests {
                 assert_eq!(rings.filled(ring), 0, "{wrong}");
                 rings.take(ring, RING, |_| panic!("took something"));
             }
+        }
+    }
+
+    #[test]
+    fn frames_for_the_guest_have_room_as_it_takes_them_and_wake_it() {
+        let mut rings = rings();
+        assert!(!rings.put_net(&[1; 100]), "it is awake");
+        rings.lie(Ring::NetIn, Counter::ConsumerSleeps, 1);
+        assert!(
+            rings.put_net(&[2; 100]) && !rings.put_net(&[3; 100]),
+            "once"
+        );
+        assert_eq!(rings.net_room(), RING - 300);
+        rings.put_net(&vec![4; RING as usize - 300]);
+        assert_eq!(rings.counter(Ring::NetIn, Counter::ProducerSleeps), 0);
+        assert_eq!(rings.net_room(), 0);
+        assert_eq!(rings.counter(Ring::NetIn, Counter::ProducerSleeps), 1);
+        rings.lie(Ring::NetIn, Counter::Consumed, 200);
+        assert_eq!(rings.net_room(), 200);
+        rings.put_net(&[5; 200]);
+        let mut seen = [0; 201];
+        let at = Ring::NetIn.offset() as usize;
+        rings.slice().unwrap().read_slice(&mut seen, at).unwrap();
+        assert_eq!((seen[0], seen[199], seen[200]), (5, 5, 3));
+        for lie in [0, RING + 201, u64::MAX] {
+            rings.lie(Ring::NetIn, Counter::Consumed, lie);
+            assert_eq!(rings.net_room(), 0, "{lie}");
         }
     }
 

@@ -168,7 +168,7 @@ fn printing() -> (GuestPorts, std::os::fd::OwnedFd) {
     (guest, read)
 }
 
-fn read(pipe: &std::os::fd::OwnedFd) -> Vec<u8> {
+fn read(pipe: impl std::os::fd::AsFd) -> Vec<u8> {
     let mut buffer = vec![0; 1 << 20];
     let count = rustix::io::read(pipe, &mut buffer[..]).unwrap();
     buffer.truncate(count);
@@ -229,6 +229,48 @@ fn a_reader_that_sleeps_stops_the_ring_and_what_is_left_comes_after_the_verdict(
     seen.extend(read(&pipe));
     assert!(seen == sent, "{} bytes", seen.len());
     assert!(guest.conclude().is_some());
+}
+
+#[test]
+fn frames_go_both_ways_as_far_as_there_is_room_and_a_lost_proxy_ends_the_run() {
+    let signals = StopSignals::new().unwrap();
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (guest, _pipe) = printing();
+    let mut guest = guest.with_network(net_link::NetLink::new(ours.into()));
+    let rings = guest.rings_mut().unwrap();
+    rings.produce(Ring::NetOut, b"from the guest");
+    rings.lie(Ring::NetIn, Counter::ConsumerSleeps, 1);
+    std::io::Write::write_all(&mut theirs, b"to the guest").unwrap();
+    assert_eq!(guest.steer(&signals), None);
+    assert_eq!(requests(&mut guest), [HostRequest::Bell]);
+    assert_eq!(read(&theirs), b"from the guest");
+    let filled = RING - guest.rings_mut().unwrap().net_room();
+    assert_eq!(filled, 12);
+    // It takes nothing more: what is beyond a ring stays in the socket.
+    theirs.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    while let Ok(count) = std::io::Write::write(&mut theirs, &[7; 10_000]) {
+        sent += count as u64;
+        assert_eq!(guest.steer(&signals), None);
+        assert!(sent < 100 * RING, "it has no end");
+    }
+    assert_eq!(guest.wanted().net, [false, false]);
+    // Nor does the process: the guest's frames stay in its ring.
+    let full = vec![8; RING as usize];
+    for _ in 0..10 {
+        let rings = guest.rings_mut().unwrap();
+        let room = (RING - rings.filled(Ring::NetOut)) as usize;
+        rings.produce(Ring::NetOut, &full[..room]);
+        assert_eq!(guest.steer(&signals), None);
+    }
+    assert!(guest.wanted().net[1]);
+    assert_eq!(guest.rings_mut().unwrap().filled(Ring::NetOut), RING);
+    drop(theirs);
+    let ending = guest.steer(&signals);
+    assert!(
+        matches!(ending, Some(ending::Ending::Died { .. })),
+        "{ending:?}"
+    );
 }
 
 /// A million events, most of them in no order that makes sense; nobody ever reads what is sent back.

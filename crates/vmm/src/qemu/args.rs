@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
-use super::regions_at;
+use super::{RINGS_AT, regions_at};
 use crate::PCI_CONFIGURATION;
 use crate::acpi::{ACPI, PM1_CONTROL};
+use crate::guest::rings::RINGS;
 use rdvm_hostfs::units::ByteSize;
 
 /// The descriptors that QEMU inherits, by number.
@@ -17,8 +18,8 @@ pub(super) struct Fds {
     pub(super) tables: RawFd,
     /// Console, stdout, status.
     pub(super) ports: [Line; 3],
-    /// A file that is to be the guest's RAM, below its regions, where some of that is shared.
-    pub(super) ram: Option<RawFd>,
+    /// The memory that is shared, where any is.
+    pub(super) rings: Option<RawFd>,
     /// The files of regions, and how much of each.
     pub(super) regions: Vec<(RawFd, u64)>,
 }
@@ -62,13 +63,34 @@ const NAME: &str = "rdvm,debug-threads=on";
 /// QEMU's own seccomp filter at its strictest: no new processes, no privileges, no obsolete calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// Returns the arguments for `memory` where it is in several pieces, or shared: `-m` has the sum.
+/// Returns the arguments for `memory` with what is shared of it and the regions in it: pieces where it has any, one behind the
+/// other.
 fn memory(memory: ByteSize, fds: &Fds) -> Vec<String> {
-    let regions: u64 = fds.regions.iter().map(|(_, size)| size).sum();
-    let all = memory.0.saturating_add(regions);
+    // A private mapping: the guest writes to pages of its own.
+    const REGION: &str = "share=off,readonly=on";
+    let below = match fds.regions.is_empty() {
+        true => memory.0,
+        false => regions_at(memory),
+    };
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    if let Some(rings) = fds.rings {
+        pieces.push((RINGS_AT, None));
+        pieces.push((RINGS, Some((rings, "share=on"))));
+        at = RINGS_AT + RINGS;
+    }
+    pieces.push((below.saturating_sub(at), None));
+    let regions = fds.regions.iter();
+    pieces.extend(regions.map(|&(fd, size)| (size, Some((fd, REGION)))));
+    pieces.push((memory.0 - below, None));
+    pieces.retain(|(bytes, _)| *bytes > 0);
+    let all: u64 = pieces.iter().map(|(bytes, _)| bytes).sum();
     let mut args = vec!["-m".to_owned(), format!("size={}k", all >> 10)];
-    let mut backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
-        let size = bytes >> 10;
+    if pieces.len() == 1 {
+        return args;
+    }
+    for (index, (bytes, file)) in pieces.into_iter().enumerate() {
+        let (id, size) = (format!("ram{index}"), bytes >> 10);
         args.push("-object".to_owned());
         args.push(match file {
             Some((fd, how)) => {
@@ -78,27 +100,7 @@ fn memory(memory: ByteSize, fds: &Fds) -> Vec<String> {
             }
             None => format!("memory-backend-ram,id={id},size={size}k"),
         });
-    };
-    let own = fds.ram.map(|fd| (fd, "share=on"));
-    if fds.regions.is_empty() {
-        if own.is_some() {
-            backend("ram", memory.0, own);
-        }
-        return args;
-    }
-    let below = regions_at(memory);
-    let mut ids = vec!["ram".to_owned()];
-    backend("ram", below, own);
-    for (index, &(fd, size)) in fds.regions.iter().enumerate() {
-        let id = format!("region{index}");
-        // A private mapping: the guest writes to pages of its own.
-        backend(&id, size, Some((fd, "share=off,readonly=on")));
-        ids.push(id);
-    }
-    backend("rest", memory.0 - below, None);
-    ids.push("rest".to_owned());
-    // Nodes are what QEMU takes more than one piece of RAM for. Its tables do not mention them on this machine.
-    for id in ids {
+        // Nodes are what QEMU takes more than one piece of RAM for. Its tables do not mention them on this machine.
         args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
     }
     args
@@ -133,10 +135,7 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-accel".into(),
         accelerator(machine.cpus).into(),
         "-M".into(),
-        match (fds.ram, &fds.regions[..]) {
-            (Some(_), []) => format!("{MACHINE},memory-backend=ram"),
-            _ => MACHINE.into(),
-        },
+        MACHINE.into(),
         "-cpu".into(),
         CPU.into(),
         "-smp".into(),
@@ -185,42 +184,51 @@ mod tests {
     const PORTS: [Line; 3] = [Line::Out(9), Line::Out(10), Line::Socket(11)];
 
     #[test]
-    fn regions_lie_between_two_parts_of_the_ram() {
+    fn memory_is_in_pieces_one_behind_the_other() {
         let machine = Settings {
             cmdline: "quiet",
             memory: ByteSize::mib(101),
             cpus: 1,
         };
-        for (ram, low) in [
-            (None, "memory-backend-ram,id=ram,size=94208k -object"),
+        let ring = RINGS >> 10;
+        let rest = 94208 - 8192 - ring;
+        let low = format!(
+            "memory-backend-ram,id=ram0,size=8192k -numa node,memdev=ram0 -object memory-backend-file,id=ram1,size={ring}k,mem-path=/proc/self/fd/12,share=on -numa node,memdev=ram1 -object memory-backend-ram,id=ram2,size={rest}k"
+        );
+        for (rings, low, first) in [
             (
-                Some(12),
-                "memory-backend-file,id=ram,size=94208k,mem-path=/proc/self/fd/12,share=on",
+                None,
+                "memory-backend-ram,id=ram0,size=94208k -numa node,memdev=ram0",
+                1,
             ),
+            (Some(12), low.as_str(), 3),
         ] {
             let fds = Fds {
                 kernel: 7,
                 initrd: 8,
                 tables: 14,
-                ram,
+                rings,
                 regions: vec![(15, 6 << 20), (16, 2 << 20)],
                 ports: PORTS,
             };
             let args = args(&machine, &fds);
             let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
             let text = args.join(" ");
+            let (second, last) = (first + 1, first + 2);
             for part in [
                 low,
                 "-m size=111616k",
-                "id=region0,size=6144k,mem-path=/proc/self/fd/15,share=off,readonly=on",
-                "id=region1,size=2048k,mem-path=/proc/self/fd/16,share=off,readonly=on",
-                "id=rest,size=9216k -numa",
-                "-numa node,memdev=ram -numa node,memdev=region0 -numa node,memdev=region1 -numa node,memdev=rest",
+                &format!(
+                    "id=ram{first},size=6144k,mem-path=/proc/self/fd/15,share=off,readonly=on"
+                ),
+                &format!(
+                    "id=ram{second},size=2048k,mem-path=/proc/self/fd/16,share=off,readonly=on"
+                ),
+                &format!("id=ram{last},size=9216k -numa node,memdev=ram{last}"),
                 "-device isa-debugcon,chardev=pcicfa,readback=0,iobase=0xcfa",
             ] {
                 assert!(text.contains(part), "{part} is not in {text}");
             }
-            assert!(!text.contains("memory-backend="));
         }
     }
 
@@ -243,7 +251,7 @@ mod tests {
                 kernel: 7,
                 initrd: 8,
                 tables: 14,
-                ram: Some(12),
+                rings: None,
                 regions: Vec::new(),
                 ports: PORTS,
             },
@@ -256,7 +264,6 @@ mod tests {
             "-device isa-debug-exit,iosize=2,iobase=0x604",
             "-smp 2 -m size=153600k",
             "-chardev file,id=port1,path=/proc/self/fd/10 -device isa-serial,chardev=port1,index=1",
-            "-object memory-backend-file,id=ram,size=153600k,mem-path=/proc/self/fd/12,share=on",
             "-chardev socket,id=port2,fd=11",
             "-kernel /proc/self/fd/7 -initrd /proc/self/fd/8",
         ] {

@@ -1,4 +1,4 @@
-//! The files that QEMU inherits: kernel, initrd, ACPI tables, and RAM where some of it is shared.
+//! The files that QEMU inherits: kernel, initrd, regions, ACPI tables, and memory that is shared.
 
 use std::fs::File;
 use std::io;
@@ -9,12 +9,11 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{FileOffset, MmapRegion};
 
-use rdvm_hostfs::units::ByteSize;
 use rdvm_kernel::Boot;
 
+use super::TIMER;
 use super::args::{Fds, Line};
 use super::error::Error;
-use super::{RINGS_AT, TIMER, regions_at};
 use crate::acpi;
 use crate::guest::rings::{RINGS, Rings};
 use crate::machine::Region;
@@ -25,12 +24,11 @@ pub(super) struct Files {
     initrd: File,
     regions: Vec<Region>,
     tables: File,
-    ram: Option<Arc<File>>,
+    rings: Option<Arc<File>>,
 }
 
 impl Files {
-    /// Makes the files of a machine with so much `memory` and so many `cpus`. With `rings` some of the RAM is shared with
-    /// us.
+    /// Makes the files of a machine with so many `cpus`. With `rings` some of the RAM is shared with us.
     ///
     /// # Errors
     ///
@@ -39,15 +37,11 @@ impl Files {
         boot: Boot,
         initrd: File,
         regions: Vec<Region>,
-        (memory, cpus): (ByteSize, u8),
+        cpus: u8,
         rings: bool,
     ) -> Result<(Self, Option<Rings>), Error> {
-        let below = match regions.is_empty() {
-            true => memory,
-            false => ByteSize(regions_at(memory)),
-        };
-        let ram = rings.then(|| share(below)).transpose();
-        let (ram, rings) = ram.map_err(Error::host("sharing memory"))?.unzip();
+        let shared = rings.then(share).transpose();
+        let (file, rings) = shared.map_err(Error::host("sharing memory"))?.unzip();
         let tables = tables(cpus).map_err(Error::host("writing the ACPI tables"))?;
         // QEMU has no 64-bit entry: an uncompressed kernel starts by its PVH entry, any other unpacks itself.
         let (Boot::Pvh(kernel, _) | Boot::BzImage(kernel, _)) = boot;
@@ -56,7 +50,7 @@ impl Files {
             initrd,
             regions,
             tables,
-            ram,
+            rings: file,
         };
         Ok((files, rings))
     }
@@ -66,7 +60,7 @@ impl Files {
         let regions = self.regions.iter();
         Fds {
             tables: self.tables.as_raw_fd(),
-            ram: self.ram.as_ref().map(AsRawFd::as_raw_fd),
+            rings: self.rings.as_ref().map(AsRawFd::as_raw_fd),
             kernel: self.kernel.as_raw_fd(),
             initrd: self.initrd.as_raw_fd(),
             regions: regions
@@ -80,8 +74,8 @@ impl Files {
     pub(super) fn inherited(&self) -> impl Iterator<Item = RawFd> {
         let files = [&self.kernel, &self.initrd, &self.tables];
         let regions = self.regions.iter().map(|region| &region.file);
-        let ram = self.ram.as_deref();
-        let all = files.into_iter().chain(regions).chain(ram);
+        let rings = self.rings.as_deref();
+        let all = files.into_iter().chain(regions).chain(rings);
         all.map(AsRawFd::as_raw_fd)
     }
 
@@ -91,17 +85,17 @@ impl Files {
     }
 }
 
-/// Returns a file for RAM of so many bytes, and the part of it that is shared with us.
-fn share(memory: ByteSize) -> io::Result<(Arc<File>, Rings)> {
+/// Returns a file for the memory that is shared, and that memory.
+fn share() -> io::Result<(Arc<File>, Rings)> {
     let file = File::from(memfd_create(
-        "rdvm-ram",
+        "rdvm-rings",
         MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
     )?);
-    file.set_len(memory.0)?;
+    file.set_len(RINGS)?;
     // A QEMU that was broken into cannot take away what we have mapped.
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     let file = Arc::new(file);
-    let place = FileOffset::from_arc(Arc::clone(&file), RINGS_AT);
+    let place = FileOffset::from_arc(Arc::clone(&file), 0);
     let region = MmapRegion::from_file(place, RINGS as usize).map_err(io::Error::other)?;
     Ok((file, Rings::new(region)))
 }

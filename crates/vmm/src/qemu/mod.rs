@@ -149,8 +149,7 @@ impl Qemu {
         guest.machine_starts();
         let memory = with_rings(machine.memory, machine.rings);
         let (boot, cpus) = (machine.kernel.into_boot()?, machine.cpus);
-        let (files, rings) =
-            Files::new(boot, initrd, machine.regions, (memory, cpus), machine.rings)?;
+        let (files, rings) = Files::new(boot, initrd, machine.regions, cpus, machine.rings)?;
         if let Some(rings) = rings {
             guest.attach(rings);
         }

@@ -77,6 +77,11 @@ impl GuestPorts {
     pub(super) fn take_rings(&mut self) {
         let ready = self.ready_rings();
         let Some(rings) = &mut self.rings else { return };
+        if let Some(net) = &mut self.net
+            && net.pump(rings)
+        {
+            self.input.request(HostRequest::Bell);
+        }
         for ring in ready.into_iter().flatten() {
             let wakes = match (ring, &self.copy_out) {
                 (Ring::Stdout, Some(copy_out)) if self.lifecycle.is_copying() => {
@@ -145,8 +150,20 @@ impl GuestPorts {
             return Some(GATHER);
         }
         let rings = self.rings.as_ref()?;
-        rings.sleep(self.open_rings().into_iter().flatten());
+        // Of what its process does not take, there is no need to hear more.
+        let net = self.net.as_ref().filter(|net| !net.waits());
+        let net = net.map(|_| Ring::NetOut);
+        rings.sleep(self.open_rings().into_iter().flatten().chain(net));
         let is_ready = self.ready_rings().into_iter().flatten().next().is_some();
-        is_ready.then_some(Duration::ZERO)
+        let has_frames = net.is_some_and(|ring| rings.filled(ring) > 0);
+        (is_ready || has_frames).then_some(Duration::ZERO)
+    }
+
+    /// Returns whether the network's socket is to be read, and to be written.
+    pub(super) fn net_wanted(&self) -> [bool; 2] {
+        let (Some(net), Some(rings)) = (&self.net, &self.rings) else {
+            return [false; 2];
+        };
+        [rings.net_room() > 0, net.waits()]
     }
 }

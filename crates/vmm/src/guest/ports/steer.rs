@@ -47,6 +47,14 @@ impl GuestPorts {
         if let Some(errno) = self.input.failure().filter(|_| !self.has_verdict()) {
             return Some(Ending::InputFailed(errno.raw_os_error()));
         }
+        let lost = self.net.as_ref().filter(|net| net.is_closed());
+        if lost.is_some() && !self.has_verdict() {
+            return Some(Ending::Died {
+                started: self.timestamps.started.is_some(),
+                panic: None,
+                how: Some("lost its network, since the proxy has ended".to_owned()),
+            });
+        }
         let panic = self.output.console.stays_panicked()?;
         Some(Ending::Died {
             started: false,
