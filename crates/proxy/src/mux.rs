@@ -1,0 +1,361 @@
+//! The loop between the link and the sockets of its streams: frames on one side, connections on the other.
+//!
+//! It waits for nothing but everything at once, so that no stream holds up another, and keeps a bounded number of bytes: a
+//! window for each stream, and [`OUTGOING`] for the link. Both ends of a link can be such a loop.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use rdvm_hostfs::escape::reason;
+use rdvm_proto::{
+    FrameError, NET_HEAD, NET_SLOTS, NetError, NetEvent, NetFrame, NetKind, NetSide, NetStreams,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+
+use crate::gateway::Session;
+use crate::local::{Local, Received};
+
+/// Bytes for the link above which nothing more is read from sockets.
+const OUTGOING: usize = 256 << 10;
+/// Bytes for the link above which nothing more is read from it either: answers to frames that no end sends that keeps the rules.
+const FULL: usize = 512 << 10;
+/// Bytes that are read from the link at a time.
+const INCOMING: usize = 64 << 10;
+
+/// Why a link ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The other end broke a rule.
+    #[error("network: the guest sent {0}")]
+    Rule(NetError),
+    /// The other end sent bytes that are no frame.
+    #[error("network: the guest sent bytes that are no frame")]
+    Frame,
+    /// The other end closed the link within a frame.
+    #[error("network: the link ended within a frame")]
+    Cut,
+    /// The link failed.
+    #[error("network: the link failed: {}", reason(.0))]
+    Link(io::Error),
+}
+
+/// Opens what a stream leads to, by its port; returns this side's socket.
+pub(crate) type Open = Box<dyn FnMut(u16) -> Option<(OwnedFd, Option<Arc<Session>>)> + Send>;
+
+/// One end of a link.
+pub(crate) struct Mux {
+    link: UnixStream,
+    streams: NetStreams,
+    locals: Vec<Option<Local>>,
+    /// Sockets whose connections become streams, and the ports of these.
+    listeners: Vec<(TcpListener, u16)>,
+    open: Open,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    /// Listeners are left alone until a stream has ended, for want of descriptors.
+    is_short: bool,
+}
+
+/// A descriptor that was waited for.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Link,
+    Listener(usize),
+    Slot(usize),
+}
+
+impl Mux {
+    pub(crate) fn new(
+        side: NetSide,
+        link: UnixStream,
+        listeners: Vec<(TcpListener, u16)>,
+        open: Open,
+    ) -> io::Result<Self> {
+        link.set_nonblocking(true)?;
+        for (listener, _) in &listeners {
+            listener.set_nonblocking(true)?;
+        }
+        Ok(Self {
+            link,
+            streams: NetStreams::new(side),
+            locals: (0..NET_SLOTS).map(|_| None).collect(),
+            listeners,
+            open,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            is_short: false,
+        })
+    }
+
+    /// Carries streams until the link ends.
+    ///
+    /// # Errors
+    ///
+    /// The other end broke a rule, or the link failed.
+    pub(crate) fn run(&mut self) -> Result<(), LinkError> {
+        loop {
+            for (token, flags) in self.wait()? {
+                match token {
+                    Token::Link => {
+                        if flags.contains(PollFlags::OUT) {
+                            self.send()?;
+                        }
+                        if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+                            && !self.receive()?
+                        {
+                            return Ok(());
+                        }
+                    }
+                    Token::Listener(at) => self.accept(at),
+                    Token::Slot(slot) => self.serve(slot, flags),
+                }
+            }
+            self.send()?;
+        }
+    }
+
+    /// Waits for whatever can go on, and returns it.
+    fn wait(&self) -> Result<Vec<(Token, PollFlags)>, LinkError> {
+        let wanted = |wanted, flags| match wanted {
+            true => flags,
+            false => PollFlags::empty(),
+        };
+        let link = wanted(self.outgoing.len() < FULL, PollFlags::IN)
+            | wanted(!self.outgoing.is_empty(), PollFlags::OUT);
+        let mut all = vec![(Token::Link, self.link.as_fd(), link)];
+        if !self.is_short && self.streams.has_room() {
+            let listeners = self.listeners.iter().enumerate();
+            all.extend(
+                listeners.map(|(at, (listener, _))| {
+                    (Token::Listener(at), listener.as_fd(), PollFlags::IN)
+                }),
+            );
+        }
+        for (slot, local) in self.locals.iter().enumerate() {
+            let Some(local) = local else { continue };
+            let can_read = local.is_readable()
+                && self.streams.room(slot) > 0
+                && self.outgoing.len() < OUTGOING;
+            let flags =
+                wanted(can_read, PollFlags::IN) | wanted(local.has_pending(), PollFlags::OUT);
+            all.push((Token::Slot(slot), local.fd(), flags));
+        }
+        // A descriptor from which nothing is wanted would report its end again and again.
+        all.retain(|(_, _, flags)| !flags.is_empty());
+        let mut fds: Vec<PollFd<'_>> = all
+            .iter()
+            .map(|&(_, fd, flags)| PollFd::from_borrowed_fd(fd, flags))
+            .collect();
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(LinkError::Link(errno.into())),
+        }
+        let ready = all
+            .iter()
+            .zip(&fds)
+            .map(|(&(token, _, _), fd)| (token, fd.revents()));
+        Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
+    }
+
+    /// Reads from the link and acts on the frames; returns false at its end.
+    fn receive(&mut self) -> Result<bool, LinkError> {
+        if self.outgoing.len() >= FULL {
+            return Ok(true);
+        }
+        let before = self.incoming.len();
+        self.incoming.resize(before + INCOMING, 0);
+        let received = recv(
+            &self.link,
+            &mut self.incoming[before..],
+            RecvFlags::DONTWAIT,
+        );
+        let count = match received {
+            Ok((_, count)) => count,
+            Err(Errno::AGAIN | Errno::INTR) => {
+                self.incoming.truncate(before);
+                return Ok(true);
+            }
+            Err(Errno::CONNRESET) => 0,
+            Err(errno) => return Err(LinkError::Link(errno.into())),
+        };
+        self.incoming.truncate(before + count);
+        if count == 0 {
+            return match before {
+                0 => Ok(false),
+                _ => Err(LinkError::Cut),
+            };
+        }
+        let bytes = std::mem::take(&mut self.incoming);
+        let mut at = 0;
+        loop {
+            match NetFrame::decode(&bytes[at..]) {
+                Ok((frame, length)) => {
+                    self.act(&frame)?;
+                    at += length;
+                }
+                Err(FrameError::Incomplete) => break,
+                Err(_) => return Err(LinkError::Frame),
+            }
+        }
+        self.incoming = bytes;
+        self.incoming.drain(..at);
+        Ok(true)
+    }
+
+    fn act(&mut self, frame: &NetFrame<'_>) -> Result<(), LinkError> {
+        let event = self.streams.receive(frame).map_err(LinkError::Rule)?;
+        match event {
+            NetEvent::Opened(slot, port) => match (self.open)(port) {
+                Some((socket, session)) => self.locals[slot] = Some(Local::new(socket, session)),
+                None => self.reset(slot),
+            },
+            NetEvent::Full => self.put(frame.stream, NetKind::Reset),
+            NetEvent::Data(slot) => {
+                if let (NetKind::Data(bytes), Some(local)) = (frame.kind, &mut self.locals[slot]) {
+                    let passed_on = local.pass_on(bytes);
+                    self.passed_on(slot, passed_on);
+                }
+            }
+            NetEvent::Finished(slot) => {
+                if let Some(local) = &mut self.locals[slot] {
+                    local.finish();
+                }
+                self.release_if_over(slot);
+            }
+            NetEvent::Reset(slot) => self.drop_local(slot),
+            NetEvent::Credit(_) | NetEvent::Late => {}
+        }
+        Ok(())
+    }
+
+    /// Does what one socket is ready for.
+    fn serve(&mut self, slot: usize, flags: PollFlags) {
+        let Some(local) = &mut self.locals[slot] else {
+            return;
+        };
+        if local.has_pending() && flags.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP)
+        {
+            let passed_on = local.flush();
+            self.passed_on(slot, passed_on);
+        }
+        if flags.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
+            self.read(slot);
+        }
+        self.release_if_over(slot);
+    }
+
+    /// Reads one frame from a socket, straight behind its head.
+    fn read(&mut self, slot: usize) {
+        let room = self.streams.room(slot);
+        let (Some(local), Some(stream)) = (&mut self.locals[slot], self.streams.stream(slot))
+        else {
+            return;
+        };
+        if room == 0 || !local.is_readable() || self.outgoing.len() >= OUTGOING {
+            return;
+        }
+        let at = self.outgoing.len();
+        self.outgoing.resize(at + NET_HEAD + room, 0);
+        let received = local.receive(&mut self.outgoing[at + NET_HEAD..]);
+        let Received::Bytes(count) = received else {
+            self.outgoing.truncate(at);
+            match received {
+                Received::End if self.streams.finish(slot) => self.put(stream, NetKind::Finish),
+                Received::Reset => self.reset(slot),
+                _ => {}
+            }
+            return;
+        };
+        self.outgoing.truncate(at + NET_HEAD + count);
+        self.outgoing[at..at + NET_HEAD].copy_from_slice(&NetFrame::data_head(stream, count));
+        self.streams.sent(slot, count);
+    }
+
+    /// Gives credit for what a socket took, or resets the stream of one that is closed.
+    fn passed_on(&mut self, slot: usize, passed_on: Result<usize, Errno>) {
+        let Ok(count) = passed_on else {
+            return self.reset(slot);
+        };
+        self.streams.passed_on(slot, count);
+        if let (Some(count), Some(stream)) = (self.streams.grant(slot), self.streams.stream(slot)) {
+            self.put(stream, NetKind::Credit(count));
+        }
+    }
+
+    fn accept(&mut self, at: usize) {
+        let (listener, port) = &self.listeners[at];
+        let port = *port;
+        let socket = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => socket,
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                self.is_short = true;
+                return;
+            }
+            // The connection is gone already, or was another's to accept.
+            Err(_) => return,
+        };
+        // More than one listener may have found the last room.
+        if let Some((slot, stream)) = self.streams.open() {
+            self.locals[slot] = Some(Local::new(socket, None));
+            self.put(stream, NetKind::Open(port));
+        }
+    }
+
+    fn reset(&mut self, slot: usize) {
+        if let Some(stream) = self.streams.stream(slot) {
+            self.put(stream, NetKind::Reset);
+        }
+        self.streams.release(slot);
+        self.drop_local(slot);
+    }
+
+    fn drop_local(&mut self, slot: usize) {
+        self.is_short = false;
+        if let Some(local) = self.locals[slot].take() {
+            local.abort();
+        }
+    }
+
+    /// Frees the slot of a stream that both ends have finished, once everything is passed on.
+    fn release_if_over(&mut self, slot: usize) {
+        let has_pending = self.locals[slot].as_ref().is_some_and(Local::has_pending);
+        if self.streams.is_finished(slot) && !has_pending {
+            self.streams.release(slot);
+            self.is_short = false;
+            if let Some(local) = self.locals[slot].take() {
+                local.close();
+            }
+        }
+    }
+
+    fn put(&mut self, stream: u32, kind: NetKind<'_>) {
+        let mut bytes = [0; NET_HEAD + 4];
+        let frame = NetFrame { stream, kind };
+        if let Some(length) = frame.encode(&mut bytes) {
+            self.outgoing.extend(&bytes[..length]);
+        }
+    }
+
+    /// Writes to the link what it takes.
+    fn send(&mut self) -> Result<(), LinkError> {
+        let mut sent = 0;
+        while sent < self.outgoing.len() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match send(&self.link, &self.outgoing[sent..], flags) {
+                Ok(count) => sent += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                // The next read finds the end.
+                Err(Errno::PIPE | Errno::CONNRESET) => sent = self.outgoing.len(),
+                Err(errno) => return Err(LinkError::Link(errno.into())),
+            }
+        }
+        self.outgoing.drain(..sent);
+        Ok(())
+    }
+}
