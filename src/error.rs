@@ -38,6 +38,12 @@ pub enum Error {
         /// The reason.
         reason: String,
     },
+    /// A port cannot be listened on.
+    #[error("--publish: {0}")]
+    Publish(#[from] rdvm_proxy::RuleError),
+    /// The network's process does not start.
+    #[error(transparent)]
+    Network(#[from] rdvm_proxy::ProcessError),
     /// The destination of a copy cannot be used.
     #[error(transparent)]
     CopyOut(#[from] copyout::Error),

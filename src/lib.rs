@@ -52,6 +52,9 @@ pub mod cache;
 mod command;
 
 #[doc(hidden)]
+pub mod network;
+
+#[doc(hidden)]
 pub mod output;
 
 #[doc(hidden)]

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_MODULES, HAS_REQUESTS, HAS_STDIN,
-    HAS_TERMINAL, IS_INIT, Limit, MAKE_WORKDIR, MODULES_SUFFIX, OWNS_ROOT, RECORD_SUFFIX,
-    StartRecord, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_MODULES, HAS_NETWORK, HAS_PROXY,
+    HAS_REQUESTS, HAS_STDIN, HAS_TERMINAL, IS_INIT, Limit, MAKE_WORKDIR, MODULES_SUFFIX, OWNS_ROOT,
+    RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
 };
 
+use crate::network;
 use crate::request::{Command, CopyIn, Request, Ulimit};
 use rdvm_image::account::Account;
 use rdvm_image::config;
@@ -107,6 +108,8 @@ pub(crate) fn segment(
         (request.stdin.interactive, HAS_STDIN),
         (request.stdin.tty, HAS_TERMINAL),
         (request.takes_requests(), HAS_REQUESTS),
+        (request.network.is_wanted(), HAS_NETWORK),
+        (request.network.has_proxy(), HAS_PROXY),
         (is_init(surroundings.command), IS_INIT),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set);
@@ -204,7 +207,11 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         .hostname
         .as_ref()
         .map_or(HOSTNAME, |name| name.as_bytes());
-    let env = environment(command, account, hostname, request.stdin.tty);
+    let proxy = match request.network.has_proxy() {
+        true => network::environment(),
+        false => Vec::new(),
+    };
+    let env = environment(command, account, hostname, request.stdin.tty, &proxy);
     let env: Vec<&[u8]> = env.iter().map(Vec::as_slice).collect();
     let workdir = command
         .workdir
@@ -257,15 +264,22 @@ fn is_init(command: &Command) -> bool {
     inits.contains(&name) || name.rsplit(|&byte| byte == b'/').next() == Some(b"systemd")
 }
 
-/// PATH, HOME, HOSTNAME and with a terminal TERM as docker sets them, then the user's own; the last of each name wins and
-/// keeps the first's place.
-fn environment(command: &Command, account: &Account, hostname: &[u8], tty: bool) -> Vec<Vec<u8>> {
+/// PATH, HOME, HOSTNAME and with a terminal TERM as docker sets them, the `proxy`'s, then the user's own; the last of each name
+/// wins and keeps the first's place.
+fn environment(
+    command: &Command,
+    account: &Account,
+    hostname: &[u8],
+    tty: bool,
+    proxy: &[String],
+) -> Vec<Vec<u8>> {
     let path = format!("PATH={DEFAULT_PATH}");
     let home = format!("HOME={}", account.home);
     let hostname = [b"HOSTNAME=", hostname].concat();
     let defaults = [path.as_bytes(), home.as_bytes(), &hostname];
     let defaults = defaults.into_iter().chain(tty.then_some(TERM));
     let defaults = defaults.chain(is_init(command).then_some(CONTAINER));
+    let defaults = defaults.chain(proxy.iter().map(String::as_bytes));
     let own = command.env.iter().map(|entry| entry.as_bytes());
     let entries = config::last_of_each(defaults.chain(own));
     entries.into_iter().map(<[u8]>::to_vec).collect()

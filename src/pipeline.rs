@@ -17,6 +17,7 @@ pub use self::prepare::{Ready, prepare};
 
 use crate::copyout::CopyOut;
 use crate::error::{Error, Result};
+use crate::network::RunningNetwork;
 use crate::report::{Loss, MachineFacts, Report, Subjects, Timeline, Timings};
 use crate::request::{ConsoleSpec, Request, Stdin};
 use rdvm_hostfs::atomic;
@@ -151,6 +152,12 @@ pub fn boot<S: Borrow<StopSignals>>(
     if let Some(copy_out) = &copy_out {
         guest = guest.with_copy_out(Arc::clone(copy_out) as Arc<_>);
     }
+    let mut network = None;
+    if let Some(prepared) = ready.network {
+        let (running, link) = prepared.start()?;
+        network = Some(running);
+        guest = guest.with_network(link);
+    }
     let memory = ready.machine.memory.to_string();
     let table = ready.attributes;
     let (ending, mut guest) = ready.engine.boot(ready.machine, guest, signals)?;
@@ -176,6 +183,8 @@ pub fn boot<S: Borrow<StopSignals>>(
     report.timings = Some(Timings::of(ready.prepared_since, &timestamps, now));
     report.timeline = Some(Timeline::of(ready.began, &timestamps, now));
     report.console_lost = console_lost;
+    guest.close_network();
+    report.network = network.map(RunningNetwork::finish);
     let lost = table.zip(guest.attributes_lost());
     report.attributes_lost = lost.map(|(table, lost)| Loss::of(&table, &lost));
     Ok(Finished { report, last_lines })

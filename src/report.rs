@@ -21,6 +21,7 @@ use rdvm_proto::Totals;
 use serde::Serialize;
 
 use crate::copyout::Copied;
+use crate::network::NetworkFacts;
 use rdvm_vmm::guest::Counts;
 use rdvm_vmm::guest::console::Gaps;
 use rdvm_vmm::guest::ending::Ending;
@@ -58,6 +59,9 @@ pub struct Report {
     /// The copies, one for each `--copy-out` in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copied: Vec<Copied>,
+    /// The network, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkFacts>,
     /// The machine, where one was planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineFacts>,
@@ -171,6 +175,7 @@ impl Report {
             attributes_lost: None,
             console_lost: None,
             copied: Vec::new(),
+            network: None,
             machine: None,
             timings: None,
             timeline: None,
@@ -191,6 +196,7 @@ impl Report {
             attributes_lost: None,
             console_lost: None,
             copied: Vec::new(),
+            network: None,
             machine: None,
             timings: None,
             timeline: None,

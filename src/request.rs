@@ -3,12 +3,14 @@
 //! No field is a string that still has to be parsed. Knows no flag names.
 
 mod copies;
+mod network;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::copies::{Copies, CopyIn, CopyOut, Links};
+pub use self::network::{AllowRule, Network, PublishRule, UpstreamProxy};
 pub use rdvm_image::reference::{
     Expectation, Format, Id, ImageRef, Limits, OwnerRange, Ownership, UserSpec,
 };
@@ -59,6 +61,8 @@ pub struct Request {
     pub root: RootSpec,
     /// Directories of the host whose present contents the guest sees, read-only.
     pub volumes: Vec<Volume>,
+    /// The network.
+    pub network: Network,
     /// True if streams and files may go through memory shared with the guest, where they are too much for a serial port.
     pub rings: bool,
     /// True if packed images are kept for later runs.
@@ -98,6 +102,7 @@ impl Request {
             timings: false,
             root: RootSpec::Auto,
             volumes: Vec::new(),
+            network: Network::default(),
             rings: true,
             cache: true,
             progress: Progress::default(),

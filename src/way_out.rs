@@ -6,6 +6,9 @@ use std::fmt;
 use rdvm_hostfs::hostmem;
 use rdvm_image::tree::Warning;
 
+/// The way out for a host that the guest may not reach; the rule takes the place of the braces.
+pub(crate) const ALLOW: &str = "--allow {} allows it";
+
 /// The way out for a digest that is none.
 pub(crate) const DIGESTS: &str = "rdvm inspect prints an image's";
 

@@ -14,8 +14,8 @@ use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
-    Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request,
-    RootSpec, Stdin, Ulimit, UserSpec, Volume,
+    AllowRule, Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec,
+    Network, PublishRule, Request, RootSpec, Stdin, Ulimit, UpstreamProxy, UserSpec, Volume,
 };
 use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::{ByteSize, parse_span};
@@ -107,9 +107,24 @@ pub struct RunArgs {
     /// Symbolic links that --copy-out copies
     #[arg(long, value_enum, value_name = "WHICH", default_value_t = LinksArg::Inside)]
     copy_links: LinksArg,
-    /// Network of the guest; only none is available
-    #[arg(long, alias = "net", value_name = "none", default_value = "none", value_parser = ["none"], hide_possible_values = true, help_heading = "Machine")]
-    network: String,
+    /// Network of the guest (default: none, or proxy with --allow)
+    #[arg(
+        long,
+        alias = "net",
+        value_enum,
+        value_name = "HOW",
+        help_heading = "Network"
+    )]
+    network: Option<NetworkArg>,
+    /// Let the guest reach HOST by its proxy, on ports 80 and 443: a name, *.NAME, an address, or * for any public one; repeatable
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = str::parse::<AllowRule>, help_heading = "Network")]
+    allow: Vec<AllowRule>,
+    /// Proxy that the guest's proxy uses, as in http://USER:PASSWORD@HOST:PORT
+    #[arg(long, value_name = "URL", value_parser = str::parse::<UpstreamProxy>, help_heading = "Network")]
+    upstream_proxy: Option<UpstreamProxy>,
+    /// Open a port of the host that leads to one of the guest's loopback; repeatable
+    #[arg(short, long, value_name = "[IP:]PORT:GUESTPORT", value_parser = str::parse::<PublishRule>, help_heading = "Network")]
+    publish: Vec<PublishRule>,
     /// Accepted for compatibility with docker; no effect
     #[arg(long, value_name = "NAME", hide = true)]
     name: Option<String>,
@@ -122,9 +137,6 @@ pub struct RunArgs {
     /// docker's other option for that; rejected.
     #[arg(long, hide = true, value_parser = Elsewhere("--volume DIR:GUEST mounts a directory, read-only"))]
     mount: Option<String>,
-    /// docker's option to open a port; rejected.
-    #[arg(short, long, hide = true, value_parser = Elsewhere("the guest has no network, so no port to open"))]
-    publish: Option<String>,
     /// docker's options to give a container more or less of the host; rejected.
     #[arg(long, aliases = ["cap-add", "cap-drop", "security-opt", "read-only"], hide = true, num_args = 0..=1, default_missing_value = "", require_equals = true, value_parser = Elsewhere("the command is root in a machine of its own, which has nothing of the host's; leave it out"))]
     privileged: Option<String>,
@@ -224,6 +236,15 @@ enum RootArg {
     Erofs,
 }
 
+/// `--network`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NetworkArg {
+    /// Loopback only
+    None,
+    /// An HTTP proxy on the guest's 127.0.0.1, which reaches what --allow names
+    Proxy,
+}
+
 /// `--ports`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PortsArg {
@@ -252,6 +273,7 @@ impl RunArgs {
     /// Options that exclude each other; an environment file or an image name that cannot be used.
     pub fn into_request(self) -> Result<Request, Error> {
         self.check_own_init()?;
+        let network = self.network()?;
         let (path, argv) = image_and_command(self.rest);
         let command = Command {
             entrypoint: self.entrypoint,
@@ -309,9 +331,37 @@ impl RunArgs {
                 RootArg::Erofs => RootSpec::Erofs,
             },
             volumes: self.volume,
+            network,
             rings: self.ports == PortsArg::Auto,
             cache: !self.no_cache,
             progress: Progress::default(),
+        })
+    }
+
+    /// Returns the network, whose options have to agree.
+    fn network(&self) -> Result<Network, Error> {
+        let has_rules = !self.allow.is_empty();
+        let is_wanted = has_rules || !self.publish.is_empty();
+        match self.network {
+            Some(NetworkArg::Proxy) if !has_rules => return Err(Error::NothingAllowed),
+            Some(NetworkArg::None) if is_wanted => return Err(Error::NoNetwork),
+            _ if self.upstream_proxy.is_some() && !has_rules => return Err(Error::NothingAllowed),
+            _ if is_wanted && self.ports == PortsArg::Uart => return Err(Error::NetworkByUart),
+            _ => {}
+        }
+        let from_env = || match self.network {
+            Some(NetworkArg::Proxy) => upstream_of_env(),
+            _ => Ok(None),
+        };
+        let upstream = self
+            .upstream_proxy
+            .clone()
+            .map_or_else(from_env, |url| Ok(Some(url)));
+        Ok(Network {
+            allow: self.allow.clone(),
+            upstream: upstream?,
+            publish: self.publish.clone(),
+            program: None,
         })
     }
 
@@ -325,6 +375,8 @@ impl RunArgs {
             ("--copy-in", !self.copy_in.is_empty()),
             ("--copy-out", !self.copy_out.is_empty()),
             ("--ulimit", !self.ulimits.is_empty()),
+            ("--allow", !self.allow.is_empty()),
+            ("--publish", !self.publish.is_empty()),
         ];
         let mut asked = asked.into_iter().filter(|(_, is_asked)| *is_asked);
         match (&self.rdinit, asked.next()) {
@@ -355,4 +407,17 @@ impl RunArgs {
         self.rest = [image, "--".into()].into_iter().chain(command).collect();
         Ok(())
     }
+}
+
+/// Returns the host's own proxy, as curl finds it.
+fn upstream_of_env() -> Result<Option<UpstreamProxy>, Error> {
+    let url = ["https_proxy", "http_proxy"].into_iter().find_map(|name| {
+        let url = std::env::var(name).ok().filter(|url| !url.is_empty())?;
+        Some((name, url))
+    });
+    let parsed = url.map(|(name, url)| {
+        let refused = |source| Error::ProxyOfEnv { name, source };
+        url.parse().map_err(refused)
+    });
+    parsed.transpose()
 }

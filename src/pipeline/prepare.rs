@@ -13,6 +13,7 @@ use crate::cmdline;
 use crate::copyout::Receiver;
 use crate::error::{Error, Result};
 use crate::memory::MemoryPlan;
+use crate::network::PreparedNetwork;
 use crate::payload::{self, Surroundings};
 use crate::report::MachineFacts;
 use crate::request::Request;
@@ -48,6 +49,7 @@ pub struct Ready {
     pub(super) modules: Vec<String>,
     pub(super) engine: Engine,
     pub(super) receiver: Option<Receiver>,
+    pub(super) network: Option<PreparedNetwork>,
     pub(super) facts: MachineFacts,
 }
 
@@ -74,6 +76,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         }
         plan => plan?,
     };
+    let network = PreparedNetwork::listen(&request.network, &plan.command)?;
     let rings = request.wants_rings().then(|| engine.rings_at());
     let info = plan.image.info();
     let cmdline = cmdline::build(&cmdline::Parts {
@@ -141,6 +144,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         modules: plan.modules.map_or_else(Vec::new, |modules| modules.names),
         engine,
         receiver,
+        network,
         facts,
     })
 }

@@ -119,6 +119,7 @@ fn full_report() -> Report {
             bytes: 1,
             message: "m".into(),
         }),
+        network: None,
         copied: vec![Copied {
             guest: "/g".into(),
             host: "h".into(),

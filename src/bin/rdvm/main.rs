@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use clap::CommandFactory;
 use rdvm::cli::{Cli, Verb};
+use rdvm::network::PROXY_VERB;
 use rdvm::report::FAILED;
 use signal_hook::consts::SIGXFSZ;
 
@@ -23,6 +24,12 @@ use signal_hook::consts::SIGXFSZ;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|verb| verb == PROXY_VERB)
+    {
+        return rdvm_proxy::main();
+    }
     let began = Instant::now();
     let cli = match rdvm::cli::parse(std::env::args_os()) {
         Ok(cli) => cli,

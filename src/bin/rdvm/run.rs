@@ -128,6 +128,8 @@ impl Verbosity {
             let lost = report.attributes_lost.iter().map(|lost| &lost.message);
             let gaps = report.console_lost.iter().map(|gaps| &gaps.message);
             lost.chain(gaps).for_each(|message| say(message));
+            let network = report.network.iter().flat_map(|network| network.lines());
+            network.for_each(|line| say(&line));
         }
         report.message.iter().for_each(|message| say(message));
         let copied = report.copied.iter().filter_map(Copied::message);

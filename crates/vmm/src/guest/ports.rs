@@ -81,6 +81,11 @@ impl GuestPorts {
         }
     }
 
+    /// Closes the link of the network.
+    pub fn close_network(&mut self) {
+        self.net = None;
+    }
+
     /// Adds limits. The command is told to stop once PID 1 has reported that it runs; before that the machine is stopped at
     /// once.
     pub fn with_limits(mut self, limits: Limits) -> Self {
