@@ -157,12 +157,19 @@ impl NetworkFacts {
     /// Returns a line for each host and port that was refused.
     pub fn lines(&self) -> Vec<String> {
         let refused = self.refused.iter().map(|refused| {
-            let Refused { reason, times, .. } = refused;
+            let Refused {
+                host,
+                port,
+                reason,
+                rule,
+                times,
+            } = refused;
             let times = match times {
                 1 => String::new(),
                 times => format!(" ({times} times)"),
             };
-            format!("network: {reason}{times}")
+            let way_out = way_out::ALLOW.replace("{}", rule);
+            format!("network: {host}:{port}: {reason}{times}; {way_out}")
         });
         let fault = self.fault.iter();
         refused
@@ -213,7 +220,8 @@ mod tests {
         let refused = |times| Refused {
             host: "a.example".into(),
             port: 80,
-            reason: "a.example:80: is not allowed; --allow a.example".into(),
+            reason: "is not allowed".into(),
+            rule: "a.example".into(),
             times,
         };
         let facts = NetworkFacts {
@@ -221,11 +229,10 @@ mod tests {
             fault: Some("over".into()),
             ..NetworkFacts::default()
         };
-        let line = "network: a.example:80: is not allowed; --allow a.example";
         let lines = [
-            line.to_owned(),
-            format!("{line} (3 times)"),
-            "network: over".into(),
+            "network: a.example:80: is not allowed; --allow a.example allows it",
+            "network: a.example:80: is not allowed (3 times); --allow a.example allows it",
+            "network: over",
         ];
         assert_eq!(facts.lines(), lines);
     }

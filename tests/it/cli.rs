@@ -256,7 +256,7 @@ fn mistakes_are_one_clear_message_and_125() {
         (&["run", "-e", "=x", "."], "NAME=VALUE"),
         (&["run", "-v", "/src:/src:rw", "x"], "--copy-out GUEST:HOST"),
         (&["run", "--mount", "type=bind", "x"], "--volume"),
-        (&["run", "-p", "80:80", "x"], "no network"),
+        (&["run", "-p", "80", "x"], "PORT:GUESTPORT"),
         (&["run", "-d", "x"], "in the foreground"),
         (
             &["run", "--env-file", "/no/such/file", "."],

@@ -48,6 +48,8 @@ mod endings;
 
 mod stopping;
 
+mod network;
+
 mod many;
 
 mod surroundings;

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rdvm::copyout::{Copied, LeftLink};
+use rdvm::network::{NetworkFacts, PublishedPort};
 use rdvm::report::{Guest, Loss, MachineFacts, Outcome, Report, SCHEMA, Timeline, Timings};
+use rdvm_proxy::{Reached, Refused};
 use rdvm_vmm::guest::Counts;
 use rdvm_vmm::guest::console::Gaps;
 use serde_json::{Value, json};
@@ -119,7 +121,28 @@ fn full_report() -> Report {
             bytes: 1,
             message: "m".into(),
         }),
-        network: None,
+        network: Some(NetworkFacts {
+            reached: vec![Reached {
+                host: "a".into(),
+                port: 80,
+                connections: 1,
+                sent: 0,
+                received: 0,
+            }],
+            refused: vec![Refused {
+                host: "a".into(),
+                port: 80,
+                reason: "r".into(),
+                rule: "a".into(),
+                times: 1,
+            }],
+            published: vec![PublishedPort {
+                address: "a:1".into(),
+                guest_port: 1,
+            }],
+            overridden: vec!["n".into()],
+            fault: Some("f".into()),
+        }),
         copied: vec![Copied {
             guest: "/g".into(),
             host: "h".into(),

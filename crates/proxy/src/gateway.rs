@@ -112,7 +112,7 @@ impl Gateway {
 
     /// Notes a refused request, and returns the response to it.
     pub(crate) fn refuse(&self, host: &Host, port: u16, denied: &Denied) -> Refusal {
-        self.ledger.refused(host.to_string(), port, &denied.reason);
+        self.ledger.refused(host.to_string(), port, denied);
         let remedy = self.policy.remedy(denied);
         Refusal::new(403, &format!("{host}:{port}: {}; {remedy}", denied.reason))
     }

@@ -19,12 +19,12 @@ pub(crate) struct Policy {
 }
 
 /// A host or an address that may not be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Denied {
     /// The reason, to be read behind the host and port.
     pub(crate) reason: String,
     /// The rule that would allow it.
-    rule: String,
+    pub(crate) rule: String,
 }
 
 impl Policy {

@@ -226,7 +226,7 @@ fn confine() -> io::Result<()> {
         (Resource::Nofile, FILES),
         (Resource::Data, MEMORY),
         // The record's memory is all that is written to.
-        (Resource::Fsize, 2 << 20),
+        (Resource::Fsize, 4 << 20),
     ] {
         let highest = rustix::process::getrlimit(resource).maximum;
         let limit = Some(highest.map_or(limit, |highest| highest.min(limit)));

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Denied;
+
 /// How many hosts and ports have an entry of their own, of those reached and of those refused.
 const ENTRIES: usize = 1000;
 /// The host of the entry for all others.
@@ -46,8 +48,10 @@ pub struct Refused {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// The reason, as in "example.org:80 REASON".
+    /// The reason, as in "example.org:80: REASON".
     pub reason: String,
+    /// The rule that would allow it.
+    pub rule: String,
     /// The number of requests.
     pub times: u64,
 }
@@ -64,7 +68,7 @@ pub(crate) struct Traffic {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     reached: Mutex<Entries<Arc<Traffic>>>,
-    refused: Mutex<Entries<(String, u64)>>,
+    refused: Mutex<Entries<(Denied, u64)>>,
     fault: Mutex<Option<String>>,
 }
 
@@ -93,11 +97,11 @@ impl Ledger {
     }
 
     /// Notes a request that was refused.
-    pub(crate) fn refused(&self, host: String, port: u16, reason: &str) {
+    pub(crate) fn refused(&self, host: String, port: u16, denied: &Denied) {
         let mut entries = locked(&self.refused);
         let (kept, times) = entry(&mut entries, host, port);
-        if kept.is_empty() {
-            *kept = reason.to_owned();
+        if *times == 0 {
+            *kept = denied.clone();
         }
         *times += 1;
     }
@@ -121,10 +125,11 @@ impl Ledger {
         let refused = locked(&self.refused);
         let refused = refused
             .iter()
-            .map(|((host, port), (reason, times))| Refused {
+            .map(|((host, port), (denied, times))| Refused {
                 host: host.clone(),
                 port: *port,
-                reason: reason.clone(),
+                reason: denied.reason.clone(),
+                rule: denied.rule.clone(),
                 times: *times,
             });
         Record {
@@ -139,6 +144,13 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    fn denied(reason: &str) -> Denied {
+        Denied {
+            reason: reason.into(),
+            rule: "rule".into(),
+        }
+    }
+
     #[test]
     fn connections_bytes_and_refusals_add_up() {
         let ledger = Ledger::default();
@@ -148,8 +160,8 @@ mod tests {
             traffic.received.fetch_add(1, Relaxed);
         }
         ledger.reached("a.example".into(), 443);
-        ledger.refused("b.example".into(), 80, "is not allowed");
-        ledger.refused("b.example".into(), 80, "is private");
+        ledger.refused("b.example".into(), 80, &denied("is not allowed"));
+        ledger.refused("b.example".into(), 80, &denied("is private"));
         let record = ledger.record();
         let reached = |entry: &Reached| (entry.port, entry.connections, entry.sent, entry.received);
         let reached: Vec<_> = record.reached.iter().map(reached).collect();
@@ -165,7 +177,7 @@ mod tests {
     fn a_million_hosts_have_a_thousand_entries_and_one() {
         let ledger = Ledger::default();
         for at in 0..1_000_000 {
-            ledger.refused(format!("{at}.example"), 80, "is not allowed");
+            ledger.refused(format!("{at}.example"), 80, &denied("is not allowed"));
             if at < 2000 {
                 ledger.reached(format!("{at}.example"), 80);
             }

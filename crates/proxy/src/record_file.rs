@@ -12,8 +12,8 @@ use rustix::io::{pread, pwrite};
 
 use crate::record::Record;
 
-/// Room for a copy. A record's 2,002 entries have at most 500 bytes each.
-const COPY: usize = 1 << 20;
+/// Room for a copy. A record's 2,002 entries have at most 800 bytes each.
+const COPY: usize = 1600 << 10;
 /// Bytes before a copy's text: its number, length and checksum.
 const HEAD: usize = 16;
 
@@ -147,6 +147,7 @@ mod tests {
                 host,
                 port: 65535,
                 reason,
+                rule: format!("{at:0>253}:65535"),
                 times: u64::MAX,
             });
         }
