@@ -256,7 +256,10 @@ fn sixty_four_downloads_at_once_need_little_memory() {
     });
     let (proxy, link) = Proxy::start(command(), &settings(&allow(server)), Vec::new()).unwrap();
     let (address, end) = guest(&link);
-    let request = format!("GET http://127.0.0.1:{}/ HTTP/1.1\r\n\r\n", server.port());
+    let request = format!(
+        "GET http://127.0.0.1:{}/ HTTP/1.1\r\nConnection: close\r\n\r\n",
+        server.port()
+    );
     thread::scope(|scope| {
         for _ in 0..64 {
             scope.spawn(|| {
