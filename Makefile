@@ -128,7 +128,7 @@ check-speed-setup:
 test-quick: ## the unit tests alone: no machine is booted, nothing is installed
 	@rm -f $$RDVM_TEST_SKIPS; trap scripts/list-skips.sh EXIT; set -ex; $(CARGO) test --workspace --lib
 
-fuzz: ## feed damaged kernels to the check for FUZZ_SECONDS, 60 by default; wants a nightly toolchain
+fuzz: ## feed damaged kernels, archives and bytes of the network to their readers for FUZZ_SECONDS each, 60 by default; wants a nightly toolchain
 	fuzz/run.sh $(FUZZ_SECONDS)
 
 # Each part leaves its tables in benches/results, so that one can be measured again alone.

@@ -31,7 +31,7 @@ pub(crate) struct Exchange<'a> {
     pub(crate) path: &'a str,
 }
 
-/// What is possible after a response.
+/// The state of both connections after a response.
 pub(crate) struct Next {
     /// The client may send another request.
     pub(crate) client: bool,

@@ -137,12 +137,9 @@ mod tests {
             3;x\r\nabc\r\n0\r\nT: u\r\n\r\nGET http://[::1]/ HTTP/1.0\r\nContent-Length: 2\r\n\r\nab";
         let response = b"\0HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: x\r\n\r\n1\r\na\r\n0\r\n\r\n";
         let frames = b"\x02\0\0\0\x01\0\x02\0\0\0\x02\0\0\0\x02\0\x02\0ab\x02\0\0\0\x04\0\0\0\x02\0\0\0\x05\0\0\0";
-        let targets: [(&[u8], fn(&[u8])); 3] = [
-            (requests, super::requests),
-            (response, super::response),
-            (frames, super::frames),
-        ];
-        for (seed, target) in targets {
+        let seeds = [&requests[..], response, frames];
+        let targets: [fn(&[u8]); 3] = [super::requests, super::response, super::frames];
+        for (seed, target) in seeds.into_iter().zip(targets) {
             for at in 0..seed.len() {
                 target(&seed[..at]);
                 for byte in *b"\0\r\n :;,09aA@\xff" {

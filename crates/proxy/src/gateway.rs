@@ -1,4 +1,4 @@
-//! What all connections of a proxy share, and what one of them is told from outside.
+//! The parts that all connections of a proxy share, and the state of one that its stream shares.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::rules::AllowRule;
 use crate::upstream::UpstreamProxy;
 
-/// What a guest may reach, and how.
+/// The destinations that a guest may reach, and the way to them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Settings {
     /// The rules, of which one has to match.
@@ -118,7 +118,7 @@ impl Gateway {
     }
 }
 
-/// What the thread of one connection and the loop of all streams tell each other.
+/// The state that the thread of a connection shares with the loop of all streams.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     /// The stream is over: the connection to the server is of no use any more.

@@ -8,12 +8,14 @@ mod body;
 mod connection;
 mod descriptors;
 mod exchange;
+mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gateway;
 mod head;
 mod host;
 mod input;
+mod link;
 mod local;
 mod mux;
 mod origin;
@@ -30,7 +32,6 @@ mod upstream;
 mod tests;
 
 pub use gateway::Settings;
-pub use mux::LinkError;
 pub use process::{ProcessError, Proxy, main};
 pub use record::{Reached, Record, Refused};
 pub use rules::{AllowRule, PublishRule, Published, RuleError};

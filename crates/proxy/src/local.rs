@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt}
 
 use crate::gateway::Session;
 
-/// What came from a socket.
+/// The outcome of reading from a socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     /// So many bytes.

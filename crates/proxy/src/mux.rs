@@ -1,7 +1,7 @@
 //! The loop between the link and the sockets of its streams: frames on one side, connections on the other.
 //!
 //! It waits for nothing but everything at once, so that no stream holds up another, and keeps a bounded number of bytes: a
-//! window for each stream, and [`OUTGOING`] for the link. Both ends of a link can be such a loop.
+//! window for each stream, and what [`Link`] has room for. Both ends of a link can be such a loop.
 
 use std::io;
 use std::net::TcpListener;
@@ -9,54 +9,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use rdvm_hostfs::escape::reason;
-use rdvm_proto::{
-    FrameError, NET_HEAD, NET_SLOTS, NetError, NetEvent, NetFrame, NetKind, NetSide, NetStreams,
-};
+use rdvm_proto::{FrameError, NET_SLOTS, NetEvent, NetFrame, NetKind, NetSide, NetStreams};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use rustix::net::{SocketFlags, accept_with};
 
 use crate::gateway::Session;
+use crate::link::{Link, LinkError};
 use crate::local::{Local, Received};
-
-/// Bytes for the link above which nothing more is read from sockets.
-const OUTGOING: usize = 256 << 10;
-/// Bytes for the link above which nothing more is read from it either: answers to frames that no end sends that keeps the rules.
-const FULL: usize = 512 << 10;
-/// Bytes that are read from the link at a time.
-const INCOMING: usize = 64 << 10;
-
-/// Why a link ended before its time.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkError {
-    /// The other end broke a rule.
-    #[error("network: the guest sent {0}")]
-    Rule(NetError),
-    /// The other end sent bytes that are no frame.
-    #[error("network: the guest sent bytes that are no frame")]
-    Frame,
-    /// The other end closed the link within a frame.
-    #[error("network: the link ended within a frame")]
-    Cut,
-    /// The link failed.
-    #[error("network: the link failed: {}", reason(.0))]
-    Link(io::Error),
-}
 
 /// Opens what a stream leads to, by its port; returns this side's socket.
 pub(crate) type Open = Box<dyn FnMut(u16) -> Option<(OwnedFd, Option<Arc<Session>>)> + Send>;
 
 /// One end of a link.
 pub(crate) struct Mux {
-    link: UnixStream,
+    link: Link,
     streams: NetStreams,
     locals: Vec<Option<Local>>,
     /// Sockets whose connections become streams, and the ports of these.
     listeners: Vec<(TcpListener, u16)>,
     open: Open,
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
     /// Listeners are left alone until a stream has ended, for want of descriptors.
     is_short: bool,
 }
@@ -81,13 +53,11 @@ impl Mux {
             listener.set_nonblocking(true)?;
         }
         Ok(Self {
-            link,
+            link: Link::new(link),
             streams: NetStreams::new(side),
             locals: (0..NET_SLOTS).map(|_| None).collect(),
             listeners,
             open,
-            incoming: Vec::new(),
-            outgoing: Vec::new(),
             is_short: false,
         })
     }
@@ -103,7 +73,7 @@ impl Mux {
                 match token {
                     Token::Link => {
                         if flags.contains(PollFlags::OUT) {
-                            self.send()?;
+                            self.link.send()?;
                         }
                         if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
                             && !self.receive()?
@@ -115,7 +85,7 @@ impl Mux {
                     Token::Slot(slot) => self.serve(slot, flags),
                 }
             }
-            self.send()?;
+            self.link.send()?;
         }
     }
 
@@ -125,9 +95,7 @@ impl Mux {
             true => flags,
             false => PollFlags::empty(),
         };
-        let link = wanted(self.outgoing.len() < FULL, PollFlags::IN)
-            | wanted(!self.outgoing.is_empty(), PollFlags::OUT);
-        let mut all = vec![(Token::Link, self.link.as_fd(), link)];
+        let mut all = vec![(Token::Link, self.link.fd(), self.link.wanted())];
         if !self.is_short && self.streams.has_room() {
             let listeners = self.listeners.iter().enumerate();
             all.extend(
@@ -138,9 +106,8 @@ impl Mux {
         }
         for (slot, local) in self.locals.iter().enumerate() {
             let Some(local) = local else { continue };
-            let can_read = local.is_readable()
-                && self.streams.room(slot) > 0
-                && self.outgoing.len() < OUTGOING;
+            let can_read =
+                local.is_readable() && self.streams.room(slot) > 0 && self.link.has_room();
             let flags =
                 wanted(can_read, PollFlags::IN) | wanted(local.has_pending(), PollFlags::OUT);
             all.push((Token::Slot(slot), local.fd(), flags));
@@ -164,33 +131,9 @@ impl Mux {
 
     /// Reads from the link and acts on the frames; returns false at its end.
     fn receive(&mut self) -> Result<bool, LinkError> {
-        if self.outgoing.len() >= FULL {
-            return Ok(true);
-        }
-        let before = self.incoming.len();
-        self.incoming.resize(before + INCOMING, 0);
-        let received = recv(
-            &self.link,
-            &mut self.incoming[before..],
-            RecvFlags::DONTWAIT,
-        );
-        let count = match received {
-            Ok((_, count)) => count,
-            Err(Errno::AGAIN | Errno::INTR) => {
-                self.incoming.truncate(before);
-                return Ok(true);
-            }
-            Err(Errno::CONNRESET) => 0,
-            Err(errno) => return Err(LinkError::Link(errno.into())),
+        let Some(bytes) = self.link.receive()? else {
+            return Ok(false);
         };
-        self.incoming.truncate(before + count);
-        if count == 0 {
-            return match before {
-                0 => Ok(false),
-                _ => Err(LinkError::Cut),
-            };
-        }
-        let bytes = std::mem::take(&mut self.incoming);
         let mut at = 0;
         loop {
             match NetFrame::decode(&bytes[at..]) {
@@ -202,8 +145,7 @@ impl Mux {
                 Err(_) => return Err(LinkError::Frame),
             }
         }
-        self.incoming = bytes;
-        self.incoming.drain(..at);
+        self.link.keep(bytes, at);
         Ok(true)
     }
 
@@ -214,7 +156,7 @@ impl Mux {
                 Some((socket, session)) => self.locals[slot] = Some(Local::new(socket, session)),
                 None => self.reset(slot),
             },
-            NetEvent::Full => self.put(frame.stream, NetKind::Reset),
+            NetEvent::Full => self.link.put(frame.stream, NetKind::Reset),
             NetEvent::Data(slot) => {
                 if let (NetKind::Data(bytes), Some(local)) = (frame.kind, &mut self.locals[slot]) {
                     let passed_on = local.pass_on(bytes);
@@ -256,24 +198,18 @@ impl Mux {
         else {
             return;
         };
-        if room == 0 || !local.is_readable() || self.outgoing.len() >= OUTGOING {
+        if room == 0 || !local.is_readable() || !self.link.has_room() {
             return;
         }
-        let at = self.outgoing.len();
-        self.outgoing.resize(at + NET_HEAD + room, 0);
-        let received = local.receive(&mut self.outgoing[at + NET_HEAD..]);
-        let Received::Bytes(count) = received else {
-            self.outgoing.truncate(at);
-            match received {
-                Received::End if self.streams.finish(slot) => self.put(stream, NetKind::Finish),
-                Received::Reset => self.reset(slot),
-                _ => {}
-            }
-            return;
-        };
-        self.outgoing.truncate(at + NET_HEAD + count);
-        self.outgoing[at..at + NET_HEAD].copy_from_slice(&NetFrame::data_head(stream, count));
-        self.streams.sent(slot, count);
+        match self
+            .link
+            .put_data(stream, room, |buffer| local.receive(buffer))
+        {
+            Received::Bytes(count) => self.streams.sent(slot, count),
+            Received::End if self.streams.finish(slot) => self.link.put(stream, NetKind::Finish),
+            Received::Reset => self.reset(slot),
+            Received::Nothing | Received::End => {}
+        }
     }
 
     /// Gives credit for what a socket took, or resets the stream of one that is closed.
@@ -283,7 +219,7 @@ impl Mux {
         };
         self.streams.passed_on(slot, count);
         if let (Some(count), Some(stream)) = (self.streams.grant(slot), self.streams.stream(slot)) {
-            self.put(stream, NetKind::Credit(count));
+            self.link.put(stream, NetKind::Credit(count));
         }
     }
 
@@ -302,13 +238,13 @@ impl Mux {
         // More than one listener may have found the last room.
         if let Some((slot, stream)) = self.streams.open() {
             self.locals[slot] = Some(Local::new(socket, None));
-            self.put(stream, NetKind::Open(port));
+            self.link.put(stream, NetKind::Open(port));
         }
     }
 
     fn reset(&mut self, slot: usize) {
         if let Some(stream) = self.streams.stream(slot) {
-            self.put(stream, NetKind::Reset);
+            self.link.put(stream, NetKind::Reset);
         }
         self.streams.release(slot);
         self.drop_local(slot);
@@ -331,31 +267,5 @@ impl Mux {
                 local.close();
             }
         }
-    }
-
-    fn put(&mut self, stream: u32, kind: NetKind<'_>) {
-        let mut bytes = [0; NET_HEAD + 4];
-        let frame = NetFrame { stream, kind };
-        if let Some(length) = frame.encode(&mut bytes) {
-            self.outgoing.extend(&bytes[..length]);
-        }
-    }
-
-    /// Writes to the link what it takes.
-    fn send(&mut self) -> Result<(), LinkError> {
-        let mut sent = 0;
-        while sent < self.outgoing.len() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match send(&self.link, &self.outgoing[sent..], flags) {
-                Ok(count) => sent += count,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                // The next read finds the end.
-                Err(Errno::PIPE | Errno::CONNRESET) => sent = self.outgoing.len(),
-                Err(errno) => return Err(LinkError::Link(errno.into())),
-            }
-        }
-        self.outgoing.drain(..sent);
-        Ok(())
     }
 }

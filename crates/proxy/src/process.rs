@@ -136,12 +136,14 @@ impl Proxy {
     }
 
     /// Returns the process number.
-    pub fn id(&self) -> u32 {
+    #[cfg(test)]
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Returns the record as it was at most a second ago.
-    pub fn record(&self) -> Record {
+    #[cfg(test)]
+    pub(crate) fn record(&self) -> Record {
         self.record.read()
     }
 

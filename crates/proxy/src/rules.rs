@@ -1,4 +1,4 @@
-//! What a guest may reach, and where it is reached: the rules as the user writes them.
+//! The rules as the user writes them: destinations that a guest may reach, and ports by which it is reached.
 
 use std::fmt;
 use std::io;

@@ -11,7 +11,8 @@ use rustix::net::sockopt;
 
 use crate::connection;
 use crate::gateway::{Gateway, Session};
-use crate::mux::{LinkError, Mux, Open};
+use crate::link::LinkError;
+use crate::mux::{Mux, Open};
 use crate::record::Record;
 use crate::record_file::RecordFile;
 use crate::rules::Published;

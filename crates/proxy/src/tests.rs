@@ -10,17 +10,20 @@ use std::time::{Duration, Instant};
 use rdvm_proto::NetSide;
 
 use crate::gateway::{Gateway, Settings};
-use crate::mux::{LinkError, Mux};
+use crate::link::LinkError;
+use crate::mux::Mux;
 use crate::record::Record;
 use crate::record_file::RecordFile;
 use crate::rules::Published;
 use crate::serve::serve;
 
+mod clients;
 mod hostile;
 mod http;
 mod links;
 mod process;
 mod tunnels;
+mod upstream;
 
 /// Time that passes only if something hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(60);

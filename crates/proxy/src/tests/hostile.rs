@@ -1,4 +1,4 @@
-//! What clients, servers and names do that mean harm: one defined outcome each.
+//! Clients, servers and names that mean harm: one defined outcome each.
 
 use std::sync::Mutex;
 use std::time::Instant;

@@ -242,3 +242,44 @@ fn what_does_not_start_is_told_in_a_line() {
     let long = settings(&vec!["a.example".to_owned(); 1_000_000]);
     assert!(start(command(), &long, 0).starts_with("network: the rules have "));
 }
+
+#[test]
+fn sixty_four_downloads_at_once_need_little_memory() {
+    const LENGTH: usize = 4 << 20;
+    let server = server(|mut stream| {
+        head(&mut stream);
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\nConnection: close\r\n\r\n"
+        );
+        let _ = stream.write_all(&vec![b'x'; LENGTH]);
+    });
+    let (proxy, link) = Proxy::start(command(), &settings(&allow(server)), Vec::new()).unwrap();
+    let (address, end) = guest(&link);
+    let request = format!(
+        "GET http://127.0.0.1:{}/ HTTP/1.1\r\nConnection: close\r\n\r\n",
+        server.port()
+    );
+    thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| {
+                let answer = ask(address, &request);
+                assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.len() > LENGTH);
+            });
+        }
+    });
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.id())).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let peak: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    println!("the proxy's peak: {peak} KiB");
+    assert!(peak < 48 << 10, "{peak} KiB");
+    link.shutdown(Shutdown::Both).unwrap();
+    end.join().unwrap().unwrap();
+    let (record, complaint) = proxy.finish();
+    assert_eq!(complaint, None);
+    assert_eq!(record.reached[0].connections, 64);
+    assert!(record.reached[0].received > 64 * LENGTH as u64);
+}
