@@ -19,6 +19,7 @@ use rdvm_hostfs::units::ByteSize;
 
 pub mod help;
 mod image;
+mod network;
 mod pack;
 mod refused;
 mod run;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::image::image_and_command;
+use super::network::NetworkArgs;
 use super::values::{
     Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_ulimit, parse_volume,
 };
@@ -14,8 +15,8 @@ use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
-    AllowRule, Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec,
-    Network, PublishRule, Request, RootSpec, Stdin, Ulimit, UpstreamProxy, UserSpec, Volume,
+    Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request,
+    RootSpec, Stdin, Ulimit, UserSpec, Volume,
 };
 use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::{ByteSize, parse_span};
@@ -107,24 +108,8 @@ pub struct RunArgs {
     /// Symbolic links that --copy-out copies
     #[arg(long, value_enum, value_name = "WHICH", default_value_t = LinksArg::Inside)]
     copy_links: LinksArg,
-    /// Network of the guest (default: none, or proxy with --allow)
-    #[arg(
-        long,
-        alias = "net",
-        value_enum,
-        value_name = "HOW",
-        help_heading = "Network"
-    )]
-    network: Option<NetworkArg>,
-    /// Let the guest reach HOST by its proxy, on ports 80 and 443: a name, *.NAME, an address, or * for any public one; repeatable
-    #[arg(long, value_name = "HOST[:PORT]", value_parser = str::parse::<AllowRule>, help_heading = "Network")]
-    allow: Vec<AllowRule>,
-    /// Proxy that the guest's proxy uses, as in http://USER:PASSWORD@HOST:PORT
-    #[arg(long, value_name = "URL", value_parser = str::parse::<UpstreamProxy>, help_heading = "Network")]
-    upstream_proxy: Option<UpstreamProxy>,
-    /// Open a port of the host that leads to one of the guest's loopback; repeatable
-    #[arg(short, long, value_name = "[IP:]PORT:GUESTPORT", value_parser = str::parse::<PublishRule>, help_heading = "Network")]
-    publish: Vec<PublishRule>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Accepted for compatibility with docker; no effect
     #[arg(long, value_name = "NAME", hide = true)]
     name: Option<String>,
@@ -236,15 +221,6 @@ enum RootArg {
     Erofs,
 }
 
-/// `--network`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum NetworkArg {
-    /// Loopback only
-    None,
-    /// An HTTP proxy on the guest's 127.0.0.1, which reaches what --allow names
-    Proxy,
-}
-
 /// `--ports`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PortsArg {
@@ -273,7 +249,7 @@ impl RunArgs {
     /// Options that exclude each other; an environment file or an image name that cannot be used.
     pub fn into_request(self) -> Result<Request, Error> {
         self.check_own_init()?;
-        let network = self.network()?;
+        let network = self.network.to_network(self.ports == PortsArg::Uart)?;
         let (path, argv) = image_and_command(self.rest);
         let command = Command {
             entrypoint: self.entrypoint,
@@ -338,33 +314,6 @@ impl RunArgs {
         })
     }
 
-    /// Returns the network, whose options have to agree.
-    fn network(&self) -> Result<Network, Error> {
-        let has_rules = !self.allow.is_empty();
-        let is_wanted = has_rules || !self.publish.is_empty();
-        match self.network {
-            Some(NetworkArg::Proxy) if !has_rules => return Err(Error::NothingAllowed),
-            Some(NetworkArg::None) if is_wanted => return Err(Error::NoNetwork),
-            _ if self.upstream_proxy.is_some() && !has_rules => return Err(Error::NothingAllowed),
-            _ if is_wanted && self.ports == PortsArg::Uart => return Err(Error::NetworkByUart),
-            _ => {}
-        }
-        let from_env = || match self.network {
-            Some(NetworkArg::Proxy) => upstream_of_env(),
-            _ => Ok(None),
-        };
-        let upstream = self
-            .upstream_proxy
-            .clone()
-            .map_or_else(from_env, |url| Ok(Some(url)));
-        Ok(Network {
-            allow: self.allow.clone(),
-            upstream: upstream?,
-            publish: self.publish.clone(),
-            program: None,
-        })
-    }
-
     /// Rejects options that rdinit carries out, with another PID 1.
     fn check_own_init(&self) -> Result<(), Error> {
         let asked = [
@@ -375,8 +324,8 @@ impl RunArgs {
             ("--copy-in", !self.copy_in.is_empty()),
             ("--copy-out", !self.copy_out.is_empty()),
             ("--ulimit", !self.ulimits.is_empty()),
-            ("--allow", !self.allow.is_empty()),
-            ("--publish", !self.publish.is_empty()),
+            ("--allow", !self.network.allow.is_empty()),
+            ("--publish", !self.network.publish.is_empty()),
         ];
         let mut asked = asked.into_iter().filter(|(_, is_asked)| *is_asked);
         match (&self.rdinit, asked.next()) {
@@ -407,17 +356,4 @@ impl RunArgs {
         self.rest = [image, "--".into()].into_iter().chain(command).collect();
         Ok(())
     }
-}
-
-/// Returns the host's own proxy, as curl finds it.
-fn upstream_of_env() -> Result<Option<UpstreamProxy>, Error> {
-    let url = ["https_proxy", "http_proxy"].into_iter().find_map(|name| {
-        let url = std::env::var(name).ok().filter(|url| !url.is_empty())?;
-        Some((name, url))
-    });
-    let parsed = url.map(|(name, url)| {
-        let refused = |source| Error::ProxyOfEnv { name, source };
-        url.parse().map_err(refused)
-    });
-    parsed.transpose()
 }

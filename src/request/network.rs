@@ -7,7 +7,7 @@ pub use rdvm_proxy::{AllowRule, PublishRule, UpstreamProxy};
 /// The network of a run; the default is none.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
-    /// What the guest reaches by an HTTP proxy. There is none without a rule.
+    /// Hosts and ports that the guest reaches by an HTTP proxy. There is none without a rule.
     pub allow: Vec<AllowRule>,
     /// The proxy's own proxy.
     pub upstream: Option<UpstreamProxy>,

@@ -98,7 +98,7 @@ fn files_are_short_and_say_what_they_are() {
 /// The most public items of the crates, and of the root package, whose hidden modules its program uses. The frames and streams of
 /// the network, which both ends use, are 29 of them, and the proxy 19.
 const CRATES: usize = 569;
-const ROOT: usize = 225;
+const ROOT: usize = 230;
 
 /// Counts the lines before the unit tests that begin with `pub` and an item; fields are not items, and what is `pub(crate)`
 /// is no interface. What only tests are made of does not count.
@@ -152,10 +152,8 @@ fn messages_of_the_crates_have_no_word_of_the_command_line() {
     ];
     let crates = ["hostfs", "image", "initrd", "proto", "proxy", "vmm"];
     for (path, text) in sources() {
-        if !crates
-            .iter()
-            .any(|name| path.starts_with(Path::new("crates").join(name)))
-        {
+        let is_crates = |name: &&str| path.starts_with(Path::new("crates").join(name));
+        if !crates.iter().any(is_crates) || path.iter().any(|name| name == "tests") {
             continue;
         }
         let lines = code(&text)
