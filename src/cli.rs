@@ -186,25 +186,9 @@ pub enum Error {
         /// The option.
         option: &'static str,
     },
-    /// A proxy without a rule.
-    #[error("--network: a proxy reaches only what is named; add --allow HOST[:PORT]")]
-    NothingAllowed,
-    /// A network and none.
-    #[error("--network none: contradicts --allow and --publish; leave one of them out")]
-    NoNetwork,
-    /// A network without rings.
-    #[error(
-        "--ports uart: connections do not go over serial ports; leave it out, or --allow and --publish"
-    )]
-    NetworkByUart,
-    /// A variable of the host's with a proxy that cannot be used.
-    #[error("{name}: {source}; or name another with --upstream-proxy")]
-    ProxyOfEnv {
-        /// The variable.
-        name: &'static str,
-        /// The error.
-        source: rdvm_proxy::UpstreamError,
-    },
+    /// Options for the network.
+    #[error(transparent)]
+    Network(#[from] network::NetworkError),
     /// The profile cannot be used.
     #[error(transparent)]
     Profile(#[from] profile::Error),

@@ -72,6 +72,8 @@ pub(crate) struct PreparedNetwork {
     settings: Settings,
     program: PathBuf,
     published: Vec<Published>,
+    /// The user has chosen the number of the port on the host.
+    is_chosen: Vec<bool>,
     facts: NetworkFacts,
 }
 
@@ -117,8 +119,23 @@ impl PreparedNetwork {
             },
             program: program.unwrap_or_else(|| "/proc/self/exe".into()),
             published,
+            is_chosen: network.publish.iter().map(|rule| rule.has_port()).collect(),
             facts,
         }))
+    }
+
+    /// Returns a line for each published port; `any` leaves out those whose number the user has chosen.
+    pub(crate) fn lines(&self, any: bool) -> Vec<String> {
+        let ports = self.facts.published.iter().zip(&self.is_chosen);
+        let told = ports.filter(|(_, is_chosen)| !(any && **is_chosen));
+        let line = |port: &PublishedPort| {
+            let PublishedPort {
+                address,
+                guest_port,
+            } = port;
+            format!("network: {address} leads to port {guest_port} of the guest")
+        };
+        told.map(|(port, _)| line(port)).collect()
     }
 
     /// Starts the process; returns it and the link to it.

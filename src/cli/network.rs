@@ -2,7 +2,6 @@
 
 use clap::{Args, ValueEnum};
 
-use super::Error;
 use crate::request::{AllowRule, Network, PublishRule, UpstreamProxy};
 
 /// Network of the guest.
@@ -37,19 +36,45 @@ enum NetworkArg {
     Proxy,
 }
 
+/// Options for the network that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A proxy without a rule.
+    #[error("--network: a proxy reaches only what is named; add --allow HOST[:PORT]")]
+    NothingAllowed,
+    /// A network and none.
+    #[error("--network none: contradicts --allow and --publish; leave one of them out")]
+    NoNetwork,
+    /// A network without rings.
+    #[error(
+        "--ports uart: connections do not go over serial ports; leave it out, or --allow and --publish"
+    )]
+    ByUart,
+    /// A variable of the host's with a proxy that cannot be used.
+    #[error("{name}: {source}; or name another with --upstream-proxy")]
+    ProxyOfEnv {
+        /// The variable.
+        name: &'static str,
+        /// The error.
+        source: rdvm_proxy::UpstreamError,
+    },
+}
+
 impl NetworkArgs {
     /// Returns the network. There is none without shared memory.
     ///
     /// # Errors
     /// Options that contradict each other; the host's own proxy cannot be used.
-    pub(super) fn to_network(&self, only_ports: bool) -> Result<Network, Error> {
+    pub(super) fn to_network(&self, only_ports: bool) -> Result<Network, NetworkError> {
         let has_rules = !self.allow.is_empty();
         let is_wanted = has_rules || !self.publish.is_empty();
         match self.network {
-            Some(NetworkArg::Proxy) if !has_rules => return Err(Error::NothingAllowed),
-            Some(NetworkArg::None) if is_wanted => return Err(Error::NoNetwork),
-            _ if self.upstream_proxy.is_some() && !has_rules => return Err(Error::NothingAllowed),
-            _ if is_wanted && only_ports => return Err(Error::NetworkByUart),
+            Some(NetworkArg::Proxy) if !has_rules => return Err(NetworkError::NothingAllowed),
+            Some(NetworkArg::None) if is_wanted => return Err(NetworkError::NoNetwork),
+            _ if self.upstream_proxy.is_some() && !has_rules => {
+                return Err(NetworkError::NothingAllowed);
+            }
+            _ if is_wanted && only_ports => return Err(NetworkError::ByUart),
             _ => {}
         }
         let from_env = || match self.network {
@@ -70,13 +95,13 @@ impl NetworkArgs {
 }
 
 /// Returns the host's own proxy, as curl finds it.
-fn upstream_of_env() -> Result<Option<UpstreamProxy>, Error> {
+fn upstream_of_env() -> Result<Option<UpstreamProxy>, NetworkError> {
     let url = ["https_proxy", "http_proxy"].into_iter().find_map(|name| {
         let url = std::env::var(name).ok().filter(|url| !url.is_empty())?;
         Some((name, url))
     });
     let parsed = url.map(|(name, url)| {
-        let refused = |source| Error::ProxyOfEnv { name, source };
+        let refused = |source| NetworkError::ProxyOfEnv { name, source };
         url.parse().map_err(refused)
     });
     parsed.transpose()

@@ -162,6 +162,14 @@ fn facts(engine: &Engine, plan: &Plan, own: &Places, cpus: u8) -> MachineFacts {
     }
 }
 
+impl Ready {
+    /// Returns a line for each published port, only for those with `any` free number if that is set.
+    pub fn published_ports(&self, any: bool) -> Vec<String> {
+        let network = self.network.iter();
+        network.flat_map(|network| network.lines(any)).collect()
+    }
+}
+
 impl fmt::Display for Ready {
     /// Engine and kernel on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

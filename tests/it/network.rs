@@ -328,6 +328,32 @@ fn a_reader_that_sleeps_stops_its_own_connection_and_no_other() {
 }
 
 #[test]
+fn any_free_port_is_named_on_stderr_and_in_the_report() {
+    for engine in any_engine() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let run = Rdvm::on(engine)
+            .option("-p")
+            .option("0:80")
+            .option("--report")
+            .option(file.path())
+            .image(busybox().path())
+            .sh("true")
+            .run()
+            .exits(0);
+        let published = &report(&file)["network"]["published"][0];
+        let address = published["address"].as_str().unwrap();
+        assert_eq!(published["guest_port"], 80);
+        assert!(
+            address.starts_with("127.0.0.1:") && !address.ends_with(":0"),
+            "{address}"
+        );
+        run.says_only(&format!(
+            "rdvm: network: {address} leads to port 80 of the guest\n"
+        ));
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_is_an_error_before_anything_boots() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

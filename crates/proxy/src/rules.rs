@@ -178,6 +178,11 @@ impl From<AllowRule> for String {
 }
 
 impl PublishRule {
+    /// Returns false if any free port of the host is taken.
+    pub fn has_port(&self) -> bool {
+        self.address.port() != 0
+    }
+
     /// Listens on the address.
     ///
     /// # Errors

@@ -80,7 +80,7 @@ impl Shared {
     }
 
     fn number(&self, at: usize) -> Option<&AtomicU64> {
-        let fits = at % 8 == 0 && at.checked_add(8).is_some_and(|end| end <= self.length);
+        let fits = at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.length);
         // SAFETY: it lies within the mapping, which is never unmapped and begins at a page, so it is aligned; this process has
         // one thread and reaches what stands there in no other way, and who else does (the host) is no part of the program.
         fits.then(|| unsafe { AtomicU64::from_ptr((self.address + at) as *mut u64) })

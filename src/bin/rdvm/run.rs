@@ -95,6 +95,10 @@ fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Fi
         }
         say(&ready.memory.to_string());
     }
+    if !verbosity.quiet {
+        let ports = ready.published_ports(!verbosity.verbose);
+        ports.iter().for_each(|line| say(line));
+    }
     let streams = Streams::inherited()
         .map_err(|error| format!("standard output and error: {}", reason(&error)))?;
     let terminal = pipeline::terminal(&request)?;

@@ -16,7 +16,7 @@ const PIECE: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct NetLink {
     socket: OwnedFd,
-    /// What the guest sent and the socket has not taken.
+    /// Bytes that the guest sent and the socket has not taken.
     pending: Vec<u8>,
     sent: usize,
     is_closed: bool,
@@ -35,12 +35,12 @@ impl NetLink {
 
     /// Passes on what can be passed on without waiting. Returns true if the guest is to be rung for.
     pub(super) fn pump(&mut self, rings: &mut Rings) -> bool {
-        let to_host = self.to_host(rings);
-        let to_guest = self.to_guest(rings);
-        to_host | to_guest
+        let out = self.carry_out(rings);
+        let back = self.carry_in(rings);
+        out | back
     }
 
-    fn to_host(&mut self, rings: &mut Rings) -> bool {
+    fn carry_out(&mut self, rings: &mut Rings) -> bool {
         let mut wakes = false;
         while !self.is_closed {
             if self.sent == self.pending.len() {
@@ -64,7 +64,7 @@ impl NetLink {
         wakes
     }
 
-    fn to_guest(&mut self, rings: &mut Rings) -> bool {
+    fn carry_in(&mut self, rings: &mut Rings) -> bool {
         let mut wakes = false;
         let mut buffer = vec![0; PIECE as usize];
         while !self.is_closed {
