@@ -208,8 +208,8 @@ fn sixty_four_connections_at_once_arrive_each_with_its_own_bytes() {
             .exits(0);
         let stdout = run.stdout();
         let lines: Vec<&str> = stdout.lines().collect();
-        for at in 0..64 {
-            assert_eq!(lines[at], (count + at).to_string(), "{stdout}");
+        for (at, line) in lines[..64].iter().enumerate() {
+            assert_eq!(*line, (count + at).to_string(), "{stdout}");
         }
         assert_eq!(lines[64], lines[65]);
         assert!(connections.load(Ordering::Relaxed) >= 64);
