@@ -24,6 +24,17 @@ impl Network {
         self.has_proxy() || !self.publish.is_empty()
     }
 
+    /// Returns a line for the proxy, and one for each port.
+    pub fn lines(&self) -> Vec<String> {
+        let rules: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
+        let upstream = self.upstream.iter();
+        let upstream: String = upstream.map(|url| format!(", by {url}")).collect();
+        let proxy = self.has_proxy();
+        let proxy = proxy.then(|| format!("network: proxy to {}{upstream}", rules.join(", ")));
+        let ports = self.publish.iter().map(|rule| format!("network: {rule}"));
+        proxy.into_iter().chain(ports).collect()
+    }
+
     /// True if the guest has a proxy.
     pub(crate) fn has_proxy(&self) -> bool {
         !self.allow.is_empty()

@@ -368,6 +368,28 @@ fn a_port_that_is_taken_is_an_error_before_anything_boots() {
     ));
 }
 
+#[test]
+fn a_dry_run_and_a_profile_have_the_network_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile =
+        "[profile.p]\nallow = [\"a.example\", \"*.b.example:8080\"]\npublish = \"8080:80\"\n";
+    std::fs::write(dir.path().join("rdvm.toml"), profile).unwrap();
+    let run = Rdvm::on("qemu")
+        .option("--dry-run")
+        .option("--config")
+        .option(dir.path().join("rdvm.toml"))
+        .option("--profile")
+        .option("p")
+        .option("--upstream-proxy")
+        .option("http://user:secret@c.example:3128")
+        .image(busybox().path())
+        .sh("true")
+        .run();
+    run.exits(0)
+        .says("rdvm: network: proxy to a.example, *.b.example:8080, by http://c.example:3128\n")
+        .says("rdvm: network: 127.0.0.1:8080 leads to port 80 of the guest\n");
+}
+
 /// The proxy among the children of rdvm, which it does not outlive.
 fn proxy_of(child: &Child) -> u32 {
     let is_proxy = |pid: &u32| {

@@ -177,6 +177,16 @@ impl From<AllowRule> for String {
     }
 }
 
+impl fmt::Display for PublishRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} leads to port {} of the guest",
+            self.address, self.guest_port
+        )
+    }
+}
+
 impl PublishRule {
     /// Returns false if any free port of the host is taken.
     pub fn has_port(&self) -> bool {

@@ -118,6 +118,7 @@ fn show_plan(request: &Request) -> Result<()> {
         plan.kernel.origin
     ));
     say(&plan.memory.to_string());
+    request.network.lines().iter().for_each(|line| say(line));
     Ok(())
 }
 

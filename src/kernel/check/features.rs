@@ -154,9 +154,9 @@ pub(super) const FEATURES: &[Feature] = &[
         "all files are of the time of the start",
     ),
     useful(
-        "input and copies by shared memory",
+        "streams, copies and connections by shared memory",
         &["DEVMEM"],
-        "the ports carry them, at some 100 KB/s",
+        "the ports carry the first two, at some 100 KB/s, and there is no network",
     ),
     useful(
         "--interactive on a terminal",
