@@ -114,10 +114,11 @@ pub(crate) fn until_the_end(child: &Child, children: i32, ports: &mut Ports) -> 
         }
         for (forwarder, ready) in forwarders.iter_mut().zip(&set[3..]) {
             if ready.revents != 0 {
-                if ports.requests.is_some() {
+                let has_rings = ports.requests.is_some() && ports.rings.may_be_had();
+                if has_rings {
                     forwarder.switch(ports.status, &mut ports.rings);
                 }
-                forwarder.step();
+                forwarder.step(has_rings);
             }
         }
     }
@@ -249,10 +250,16 @@ impl Forwarder {
         }
     }
 
-    fn step(&mut self) {
+    fn step(&mut self, has_rings: bool) {
         if self.pending.is_empty() {
             let read = match &mut self.ring {
                 Some(ring) => ring.read_from(self.from),
+                // No more by the port than belongs there, where the rest has a ring.
+                None if has_rings => {
+                    let room = SWITCH.saturating_sub(self.sent).clamp(1, SWITCH) as usize;
+                    let room = room.min(self.buffer.len());
+                    sys::read(self.from, &mut self.buffer[..room])
+                }
                 None => sys::read(self.from, self.buffer),
             };
             match read {

@@ -16,6 +16,11 @@ impl Rings {
         Self { at, memory: None }
     }
 
+    /// False once it is known that there are none.
+    pub(crate) fn may_be_had(&self) -> bool {
+        self.at > 0 || self.memory.is_some()
+    }
+
     /// The memory; `None` where there is none, or the kernel does not give it out.
     pub(crate) fn memory(&mut self) -> Option<Shared> {
         if self.at > 0 && self.memory.is_none() {

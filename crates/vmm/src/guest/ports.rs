@@ -35,6 +35,8 @@ pub struct GuestPorts {
     by_port: [u64; 3],
     /// Something came through a ring since it was last slept for.
     gathers: bool,
+    /// The guest has rung, or has begun to use a ring.
+    has_rung: bool,
     lifecycle: Lifecycle,
     timestamps: Timestamps,
     attributes_lost: Option<AttributesLost>,
@@ -54,6 +56,7 @@ impl GuestPorts {
             net: None,
             by_port: [0; 3],
             gathers: false,
+            has_rung: false,
             lifecycle: Lifecycle::default(),
             timestamps: Timestamps::default(),
             attributes_lost: None,
@@ -170,6 +173,11 @@ impl GuestPorts {
     /// True if all output that is here has been written.
     pub(crate) fn is_flushed(&self) -> bool {
         self.output.is_empty() && !self.has_ringed_output()
+    }
+
+    /// True if the guest has rung since [`Self::steer`] was called last, which looks at the rings.
+    pub(crate) fn has_rung(&self) -> bool {
+        self.has_rung
     }
 
     /// True if nothing more can be printed on standard output.

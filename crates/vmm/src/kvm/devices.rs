@@ -47,7 +47,8 @@ impl Devices {
         if due {
             let known = self.known();
             self.hand_on();
-            self.wake |= !self.guest.is_flushed()
+            self.wake |= self.guest.has_rung()
+                || !self.guest.is_flushed()
                 || self.known() != known
                 || self.guest.is_done()
                 || self.guest.is_output_gone();

@@ -15,6 +15,7 @@ const GATHER: Duration = Duration::from_micros(200);
 impl GuestPorts {
     /// Acts on an event.
     pub(super) fn note(&mut self, event: Event) {
+        self.has_rung |= matches!(event, Event::Bell | Event::Switched(..));
         // The first verdict stands: nothing that a guest sends after that is believed.
         if self.has_verdict() {
             return;
@@ -75,6 +76,7 @@ impl GuestPorts {
 
     /// Takes as much of what PID 1 has put into the rings as there is room for. The rest stays there, which stops PID 1.
     pub(super) fn take_rings(&mut self) {
+        self.has_rung = false;
         let ready = self.ready_rings();
         let Some(rings) = &mut self.rings else { return };
         if let Some(net) = &mut self.net
