@@ -23,7 +23,7 @@ const NONE: PollFd = PollFd {
     revents: 0,
 };
 /// Bytes of a stream after which its ring is worth what it costs to map it, which is as much as a few hundred bytes on a port.
-const SWITCH: u64 = 4 << 10;
+const SWITCH: u64 = 1 << 10;
 
 /// The end of the command.
 pub(crate) struct End {
