@@ -30,6 +30,7 @@ jq jq
 ld binutils
 setpriv util-linux'
 test_programs='cpio cpio
+curl curl
 bsdtar libarchive-tools
 fakeroot fakeroot
 strace strace

@@ -7,7 +7,7 @@ use rdvm_proto::{NET_WINDOW, NetEvent, NetFrame, NetKind, NetSide, NetStreams};
 
 use crate::body;
 use crate::head::{Request, Response, Target};
-use crate::input::{HEAD_MAX, Input};
+use crate::input::{HEAD_MAX, HeadError, Input};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -70,9 +70,10 @@ pub fn requests(bytes: &[u8]) {
         if let Target::Path(path) = &request.target {
             assert!(path == "*" || path.starts_with('/'));
             let whole = request.head(path, Some(""));
-            let again = Request::parse(&whole).expect("what is passed on is valid");
-            assert_eq!((&again.host, again.port), (&request.host, request.port));
-            assert_eq!(again.framing, request.framing);
+            if let Some(again) = valid(Request::parse(&whole)) {
+                assert_eq!((&again.host, again.port), (&request.host, request.port));
+                assert_eq!(again.framing, request.framing);
+            }
             is_one_head(&request.head(path, None));
         }
         let mut copy = Vec::new();
@@ -101,16 +102,24 @@ pub fn response(bytes: &[u8]) {
     let in_chunks = response.framing == body::Framing::Chunked;
     let written = response.head(in_chunks, response.keeps_alive);
     is_one_head(&written);
-    let again = Response::parse(&written, method).expect("what is passed on is valid");
-    assert_eq!(
-        (again.status, again.framing),
-        (response.status, response.framing)
-    );
+    if let Some(again) = valid(Response::parse(&written, method)) {
+        assert_eq!(again.status, response.status);
+        assert_eq!(again.framing, response.framing);
+    }
     let mut copy = Vec::new();
     if body::copy(&mut input, response.framing, &mut copy, in_chunks).is_ok() && in_chunks {
         let mut again = Input::new(&copy[..]);
         let mut plain = Vec::new();
         body::copy(&mut again, body::Framing::Chunked, &mut plain, false).expect("valid chunks");
+    }
+}
+
+/// Returns what was parsed of a head that is passed on. It is valid, and may have a field more than are read.
+fn valid<T>(parsed: Result<T, HeadError>) -> Option<T> {
+    match parsed {
+        Ok(parsed) => Some(parsed),
+        Err(HeadError::TooLong) => None,
+        Err(error) => panic!("{error:?}"),
     }
 }
 

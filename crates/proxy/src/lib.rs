@@ -29,6 +29,9 @@ mod serve;
 mod upstream;
 
 #[cfg(test)]
+#[path = "../../../tests/it/support/skips.rs"]
+mod skips;
+#[cfg(test)]
 mod tests;
 
 pub use gateway::Settings;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rdvm_proto::{FrameError, NET_SLOTS, NetEvent, NetFrame, NetKind, NetSide, NetStreams};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{SocketFlags, accept_with, sockopt};
 
 use crate::gateway::Session;
 use crate::link::{Link, LinkError};
@@ -237,6 +237,8 @@ impl Mux {
         };
         // More than one listener may have found the last room.
         if let Some((slot, stream)) = self.streams.open() {
+            // It fails for a connection that is gone already.
+            let _ = sockopt::set_tcp_nodelay(&socket, true);
             self.locals[slot] = Some(Local::new(socket, None));
             self.link.put(stream, NetKind::Open(port));
         }

@@ -94,10 +94,15 @@ impl Origin {
         port: u16,
     ) -> Result<Self, Refusal> {
         let stream = match &gateway.upstream {
-            None => dial(gateway, host, port, |address| {
-                gateway.permit_address(host, port, address)
-            })?,
-            Some(proxy) => dial(gateway, &proxy.host, proxy.port, |_| Ok(()))?,
+            None => {
+                let permit = |address| gateway.permit_address(host, port, address);
+                dial(gateway, &format!("{host}:{port}"), host, port, permit)?
+            }
+            // Messages about it show that it is not the server.
+            Some(proxy) => {
+                let subject = format!("upstream proxy {proxy}");
+                dial(gateway, &subject, &proxy.host, proxy.port, |_| Ok(()))?
+            }
         };
         // Fails for a connection that is gone already, which the next write shows.
         let _ = stream.set_nodelay(true);
@@ -167,18 +172,18 @@ impl Origin {
 /// connection goes to.
 fn dial(
     gateway: &Gateway,
+    subject: &str,
     host: &Host,
     port: u16,
     permit: impl Fn(IpAddr) -> Result<(), Denied>,
 ) -> Result<TcpStream, Refusal> {
-    let subject = format!("{host}:{port}");
     let addresses = match host {
         Host::Address(address) => vec![*address],
         Host::Name(name) => (gateway.resolve)(name).map_err(|error| {
             let reason = reason(&error);
             // The C library's words come behind some of std's.
             let words = reason.rsplit(": ").next().unwrap_or(&reason);
-            Refusal::bad_gateway(&subject, &format!("the name was not resolved: {words}"))
+            Refusal::bad_gateway(subject, &format!("the name was not resolved: {words}"))
         })?,
     };
     let (mut permitted, mut denied) = (Vec::new(), None);
@@ -207,12 +212,10 @@ fn dial(
         }
     }
     Err(match failed {
-        None => Refusal::bad_gateway(&subject, "the name has no addresses"),
+        None => Refusal::bad_gateway(subject, "the name has no addresses"),
         Some(error) if is_timeout(&error) => {
-            Refusal::timed_out(&subject, "the server did not accept a connection")
+            Refusal::timed_out(subject, "the server did not accept a connection")
         }
-        Some(error) => {
-            Refusal::bad_gateway(&subject, &format!("no connection: {}", reason(&error)))
-        }
+        Some(error) => Refusal::bad_gateway(subject, &format!("no connection: {}", reason(&error))),
     })
 }

@@ -75,15 +75,7 @@ impl Net {
             let record = RecordFile::new().unwrap();
             thread::spawn(move || serve(theirs, &gateway, published, record))
         };
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = listener.local_addr().unwrap();
-        let open = Box::new(|port| {
-            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-            Some((stream.into(), None))
-        });
-        let ours = link.try_clone().unwrap();
-        let mut mux = Mux::new(NetSide::Guest, ours, vec![(listener, 0)], open).unwrap();
-        let guest = thread::spawn(move || mux.run());
+        let (proxy, guest) = guest(&link);
         Self {
             proxy,
             gateway,
@@ -111,6 +103,19 @@ impl Net {
     pub(crate) fn record(&self) -> Record {
         self.gateway.ledger.record()
     }
+}
+
+/// The guest's end of a link, and where its programs find the proxy.
+pub(crate) fn guest(link: &UnixStream) -> (SocketAddr, JoinHandle<Result<(), LinkError>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let open = Box::new(|port| {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+        Some((stream.into(), None))
+    });
+    let link = link.try_clone().unwrap();
+    let mut mux = Mux::new(NetSide::Guest, link, vec![(listener, 0)], open).unwrap();
+    (address, thread::spawn(move || mux.run()))
 }
 
 impl Drop for Net {

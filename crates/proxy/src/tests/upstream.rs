@@ -92,3 +92,27 @@ fn an_upstream_proxy_that_refuses_is_named() {
     let line = "HTTP/1.1 502 far.example:443: the upstream proxy answered 407 Who are you; ";
     assert!(answer.starts_with(line), "{answer}");
 }
+
+#[test]
+fn an_upstream_proxy_that_cannot_be_reached_is_named() {
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut gateway = gateway(&["far.example".into()]);
+    gateway.upstream = Some(format!("http://u:secret@{closed}").parse().unwrap());
+    let net = Net::new(gateway);
+    for request in [
+        "GET http://far.example/ HTTP/1.1\r\n\r\n",
+        "CONNECT far.example:443 HTTP/1.1\r\n\r\n",
+    ] {
+        let answer = net.ask(request);
+        let line = format!(
+            "HTTP/1.1 502 upstream proxy http://{closed}: no connection: Connection refused; "
+        );
+        assert!(
+            answer.starts_with(&line) && !answer.contains("secret"),
+            "{answer}"
+        );
+    }
+}
