@@ -51,15 +51,21 @@ impl Outbound {
         }
     }
 
-    /// True if so many bytes have room. If not the host will ring when half of the ring has.
+    /// True if so many bytes have room. If not the host will ring when half of the ring has; it lets output gather meanwhile, so
+    /// it is told that there is no more to wait for.
     pub(crate) fn has_room(&self, count: usize) -> bool {
         if self.room() >= count {
             return true;
         }
+        let was_asleep = self.memory.load(self.counter(Counter::ProducerSleeps)) != 0;
         self.set(Counter::ProducerSleeps, 1);
         // Either the host sees that we sleep, or we see what it has taken.
         Shared::settle();
-        self.room() >= count
+        let has_room = self.room() >= count;
+        if !has_room && !was_asleep {
+            send(self.status, &Event::Bell);
+        }
+        has_room
     }
 
     fn room(&self) -> usize {

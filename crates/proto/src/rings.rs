@@ -5,7 +5,7 @@
 //! the status port; whoever is awake is not rung for. Nothing that stands here is believed without a check.
 
 /// Bytes of a ring.
-pub const RING: u64 = 256 << 10;
+pub const RING: u64 = 1 << 20;
 /// Bytes of all rings and of the counters behind them.
 pub const RINGS: u64 = COUNT * RING + COUNTERS;
 

@@ -10,7 +10,7 @@ use crate::guest::ending::Ending;
 use crate::guest::{Port, lifecycle};
 
 /// Time in which output gathers in the rings before it is looked at again.
-const GATHER: Duration = Duration::from_micros(200);
+const GATHER: Duration = Duration::from_millis(1);
 
 impl GuestPorts {
     /// Acts on an event.
