@@ -105,6 +105,67 @@ fn a_slow_reader_loses_nothing() {
     }
 }
 
+/// Whatever way the bytes take.
+const WAYS: [&str; 2] = ["auto", "uart"];
+
+#[test]
+fn much_output_streams_too_and_a_reader_that_sleeps_stops_its_own_stream_only() {
+    for engine in engines() {
+        for way in WAYS {
+            let script = "head -c 20000 /dev/zero; echo mark; head -c 300000 /dev/zero >&2 & sleep 1; echo more; sleep 60";
+            let mut child = Rdvm::on(engine)
+                .option("--ports")
+                .option(way)
+                .image(busybox().path())
+                .sh(script)
+                .spawn();
+            let mut seen = vec![1; 20010];
+            child
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_exact(&mut seen)
+                .unwrap();
+            assert!(seen.ends_with(b"\0mark\nmore\n"), "{way}");
+            assert!(child.try_wait().unwrap().is_none(), "it still sleeps");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_was_printed_arrives_although_the_machine_has_died() {
+    for engine in engines() {
+        let count = 900_000;
+        let script = format!("head -c {count} /dev/zero; sleep 1; reboot -f; sleep 60");
+        let mut child = Rdvm::on(engine).image(busybox().path()).sh(&script).spawn();
+        // Nobody reads before it is dead.
+        std::thread::sleep(std::time::Duration::from_secs(sized(4, 12)));
+        let mut all = Vec::new();
+        child.stdout.take().unwrap().read_to_end(&mut all).unwrap();
+        assert_eq!(all.len(), count);
+        assert_eq!(child.wait().unwrap().code(), Some(125));
+    }
+}
+
+#[test]
+fn both_ways_bring_the_same_bytes_and_lines_that_are_short() {
+    let script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo end >&2";
+    let expected: String = (0..3000).map(|at| format!("line {at}\n")).collect();
+    for engine in any_engine() {
+        for way in WAYS {
+            let run = Rdvm::on(engine)
+                .option("--ports")
+                .option(way)
+                .image(busybox().path())
+                .sh(script)
+                .run();
+            run.exits(0).prints(expected.as_str()).says_only("end\n");
+        }
+    }
+}
+
 #[test]
 fn stdout_is_no_terminal_to_the_command() {
     for engine in any_engine() {
