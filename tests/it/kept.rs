@@ -397,7 +397,7 @@ fn a_run_that_is_killed_while_it_keeps_an_image_leaves_nothing_that_counts() {
     // Before anything is in the file, in the middle of it, before it has a name, and before its last name.
     for (call, at) in [
         ("ftruncate", 1),
-        ("pwrite64", 2),
+        ("copy_file_range", 2),
         ("linkat", 1),
         ("rename", 1),
     ] {
