@@ -1,16 +1,17 @@
 //! Packed images, kept from one run for the next: `CACHE/images/KEY.erofs`, with what else is known of the image behind the
-//! file system.
+//! file system, and the states of the directories that it was made from.
 //!
-//! An entry's key is the state of the files that it was made from, with the options that it was made with. An entry that is
-//! not as long as it says does not count. Knows no images: takes and returns bytes.
+//! An entry's key is the state of the files that it was made from, the numbers of the directories, and the options that it was
+//! made with. A directory's state is long; it is in the entry, to be compared. An entry that is not as long as it says does
+//! not count. Knows no images: takes and returns bytes.
 
 #[cfg(test)]
 mod tests;
 
 use std::fs::{File, Metadata};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
@@ -18,14 +19,15 @@ use sha2::{Digest as _, Sha256};
 use rdvm_hostfs::cache::{CacheLimits, ContentCache};
 use rdvm_hostfs::units::ByteSize;
 use rdvm_hostfs::{FileStamp, hex};
-use rdvm_image::DirectoryState;
 
 pub use rdvm_hostfs::cache::{Entry, Pruned};
 
-/// The last bytes of an entry, behind the length of the facts; another form of entry would end otherwise.
-const END: [u8; 8] = *b"rdvmimg2";
+/// The last bytes of an entry, behind the lengths of facts and states; another form of entry would end otherwise.
+const END: [u8; 8] = *b"rdvmimg3";
 /// Facts are names, numbers and some account files.
 const FACTS_LIMIT: u64 = 64 << 20;
+/// States are about 60 bytes for each file in a directory.
+const STATES_LIMIT: u64 = 1 << 30;
 
 /// The bytes that are kept unless `cache prune` asks for fewer.
 pub(crate) const DEFAULT_LIMIT: ByteSize = ByteSize(8 << 30);
@@ -43,6 +45,16 @@ pub struct Packed {
     pub size: u64,
     /// The facts kept with it.
     pub facts: Vec<u8>,
+    /// Where the states of its directories begin, and their length.
+    states: (u64, u64),
+}
+
+impl Packed {
+    /// Returns what [`CacheInputs::states`] were.
+    pub(crate) fn states(&self) -> Option<Vec<u8>> {
+        let (at, length) = self.states;
+        part(&self.file, at, length)
+    }
 }
 
 /// The state of everything that an entry is made from.
@@ -50,6 +62,9 @@ pub struct Packed {
 pub struct CacheInputs {
     hash: Sha256,
     is_settled: bool,
+    directories: Vec<PathBuf>,
+    /// The states of the directories, which the entry is to have; not a part of its key.
+    pub(crate) states: Vec<u8>,
 }
 
 impl CacheInputs {
@@ -61,14 +76,23 @@ impl CacheInputs {
         Self {
             hash,
             is_settled: true,
+            directories: Vec::new(),
+            states: Vec::new(),
         }
     }
 
-    /// Adds the state of a directory and its role.
-    pub(crate) fn directory(&mut self, role: &str, state: &DirectoryState) {
-        self.hash
-            .update(format!("{role}\0{}\0", state.digest).as_bytes());
-        self.is_settled &= state.is_settled;
+    /// Adds a directory and its role. Its state is to be compared with that of the entry.
+    pub(crate) fn directory(&mut self, role: &str, path: &Path, meta: &Metadata) {
+        let place = format!("{role}\0{:x}-{:x}\0", meta.dev(), meta.ino());
+        self.hash.update(place.as_bytes());
+        if !self.directories.iter().any(|known| known == path) {
+            self.directories.push(path.to_owned());
+        }
+    }
+
+    /// Returns the paths of the directories, each once.
+    pub(crate) fn directories(&self) -> &[PathBuf] {
+        &self.directories
     }
 
     /// Adds the state of a file and its role.
@@ -85,7 +109,8 @@ impl CacheInputs {
         Ok(())
     }
 
-    /// True if a further change of any file must show in its times. Without that an entry cannot be found again.
+    /// True if a further change of any file, apart from those in directories, must show in its times. Without that an entry
+    /// cannot be found again.
     pub(crate) fn is_settled(&self) -> bool {
         self.is_settled
     }
@@ -108,7 +133,7 @@ impl Cache {
     }
 
     /// Returns the image that was packed from these inputs, if it is still there and complete, and only this user or root
-    /// could have written it.
+    /// could have written it. The states of directories are the caller's to compare.
     pub(crate) fn find(&self, inputs: &CacheInputs) -> Option<Packed> {
         used(self.0.open(&inputs.key())?)
     }
@@ -126,15 +151,19 @@ impl Cache {
         write: impl FnOnce(&File) -> Result<Vec<u8>, E>,
     ) -> Result<Packed, E> {
         let key = inputs.key();
+        let states = &inputs.states;
         // The end is small beside the facts.
-        let most = size.saturating_add(FACTS_LIMIT);
+        let most = size.saturating_add(FACTS_LIMIT + states.len() as u64);
         self.0
             .insert(&key, most, 0o600, |mut file| -> Result<(), E> {
                 file.set_len(size)?;
                 let facts = write(file)?;
                 file.seek(io::SeekFrom::Start(size))?;
                 file.write_all(&facts)?;
-                file.write_all(&(facts.len() as u64).to_le_bytes())?;
+                file.write_all(states)?;
+                let lengths =
+                    [facts.len(), states.len()].map(|length| (length as u64).to_le_bytes());
+                file.write_all(lengths.as_flattened())?;
                 Ok(file.write_all(&END)?)
             })?;
         let file = self.0.open(&key);
@@ -193,16 +222,24 @@ fn used(file: File) -> Option<Packed> {
 
 /// Returns an entry's parts, if it is complete.
 fn read(file: File) -> Option<Packed> {
-    let mut end = [0; 16];
-    let end_at = file.metadata().ok()?.len().checked_sub(end.len() as u64)?;
-    file.read_exact_at(&mut end, end_at).ok()?;
-    let (length, magic) = end.split_at(8);
-    let length = u64::from_le_bytes(length.try_into().ok()?);
-    if magic != END || length > FACTS_LIMIT {
+    let mut end = [[0; 8]; 3];
+    let end_at = file.metadata().ok()?.len().checked_sub(24)?;
+    file.read_exact_at(end.as_flattened_mut(), end_at).ok()?;
+    let [facts, states, magic] = end;
+    let [facts, states] = [facts, states].map(u64::from_le_bytes);
+    if magic != END || facts > FACTS_LIMIT || states > STATES_LIMIT {
         return None;
     }
-    let size = end_at.checked_sub(length)?;
-    let mut facts = vec![0; length as usize];
-    file.read_exact_at(&mut facts, size).ok()?;
-    Some(Packed { file, size, facts })
+    let size = end_at.checked_sub(facts + states)?;
+    Some(Packed {
+        facts: part(&file, size, facts)?,
+        states: (size + facts, states),
+        file,
+        size,
+    })
+}
+
+fn part(file: &File, at: u64, length: u64) -> Option<Vec<u8>> {
+    let mut part = vec![0; length as usize];
+    file.read_exact_at(&mut part, at).map(|()| part).ok()
 }

@@ -8,7 +8,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use self::cached::{Packing, find, inputs, shown_absolute};
+use self::cached::{Packing, find, inputs, inputs_of_what_was_read, shown_absolute};
 pub use self::choice::{InPlace, REGION_FROM};
 use crate::cache::Cache;
 use crate::error::Result;
@@ -100,7 +100,8 @@ impl PreparedImage {
             true => Sources::default(),
             false => Sources::keeping(),
         }
-        .with_progress(progress);
+        .with_progress(progress)
+        .with_states(cache.is_some() && in_place.is_possible());
         trust::check_parts(image, &sources)?;
         let wanted = trust::wanted(image)?;
         // An expected digest is that of what is read now.
@@ -108,7 +109,7 @@ impl PreparedImage {
         let before = cache.and_then(|_| inputs(image, epoch, &sources));
         if let Some((info, region)) = cache
             .zip(before.as_ref())
-            .and_then(|(cache, inputs)| find(cache, inputs))
+            .and_then(|(cache, inputs)| find(cache, inputs, &sources))
             && in_place.may_be(region.size, info.contents.entries)
         {
             return Ok(Self::Kept { info, region });
@@ -136,9 +137,8 @@ impl PreparedImage {
             );
             info.region = Some(layout.size());
             info.name = Some(shown_absolute(&image.path));
-            // The state of what was read, wherever the paths lead by now.
-            let after = before.and_then(|before| Some((before, inputs(image, epoch, &sources)?)));
-            let inputs = after.and_then(|(before, after)| (before == after).then_some(after));
+            let inputs =
+                before.and_then(|before| inputs_of_what_was_read(image, epoch, &sources, &before));
             return Ok(Self::Read {
                 info,
                 image: Box::new(read),

@@ -1,4 +1,4 @@
-//! File systems in the cache, found by the state of the image's files.
+//! File systems in the cache, found by the state of the files that they were made from.
 
 use std::fs::File;
 use std::io;
@@ -19,14 +19,46 @@ use rdvm_initrd::Epoch;
 use rdvm_vmm::machine::{REGION_ALIGN, Region};
 
 /// The form of cache entries; a change of how images are packed, or of [`ImageInfo`], needs a new one.
-const FORM: u32 = 3;
+const FORM: u32 = 4;
 
-/// Looks an image up by the state of its files.
-pub(super) fn find(cache: &Cache, inputs: &CacheInputs) -> Option<(ImageInfo, Region)> {
+/// Looks an image up by the state of its files, and compares that of its directories.
+pub(super) fn find(
+    cache: &Cache,
+    inputs: &CacheInputs,
+    sources: &Sources,
+) -> Option<(ImageInfo, Region)> {
     let packed = cache.find(inputs)?;
+    let states = packed.states()?;
+    let mut states = &states[..];
+    for path in inputs.directories() {
+        let (length, rest) = states.split_first_chunk()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        let (state, rest) = rest.split_at_checked(length)?;
+        sources.is_in_state(path, state).then_some(())?;
+        states = rest;
+    }
     let info: ImageInfo = serde_json::from_slice(&packed.facts).ok()?;
     let region = Region::new(packed.file, info.region?).ok()?;
     (region.size == packed.size).then_some((info, region))
+}
+
+/// Returns the inputs of what was read, with the states of the directories, each behind its length: the paths may have led
+/// elsewhere `before`. `None` where that is so, and where a change may not show.
+pub(super) fn inputs_of_what_was_read(
+    image: &ImageRef,
+    epoch: Epoch,
+    sources: &Sources,
+    before: &CacheInputs,
+) -> Option<CacheInputs> {
+    let mut inputs = inputs(image, epoch, sources).filter(|now| now == before)?;
+    let mut states = Vec::new();
+    for path in inputs.directories() {
+        let state = sources.directory_state(path)?;
+        states.extend((state.len() as u64).to_le_bytes());
+        states.extend(state);
+    }
+    inputs.states = states;
+    Some(inputs)
 }
 
 /// A file system about to be written.
@@ -87,8 +119,8 @@ impl Packing<'_> {
     }
 }
 
-/// Returns what the packed image depends on, with the present state of directories and that of files when `sources` opened
-/// them; `None` where stamps do not show changes: of pipes, and of what has changed just now.
+/// Returns what the packed image depends on, with the state of files when `sources` opened them; `None` where stamps do not
+/// show changes: of pipes, and of files that have changed just now. The states of directories are compared or added later.
 pub(super) fn inputs(image: &ImageRef, epoch: Epoch, sources: &Sources) -> Option<CacheInputs> {
     let options = format!(
         "{FORM} {} {:?} {:?} {} {:?} {:?} {epoch:?}",
@@ -111,7 +143,7 @@ pub(super) fn inputs(image: &ImageRef, epoch: Epoch, sources: &Sources) -> Optio
         // What has been checked counts; nothing else has to be opened to look it up.
         let metadata = sources.metadata(path).or_else(|| path.metadata().ok())?;
         match metadata.is_dir() {
-            true => inputs.directory(role, &sources.directory_state(path)?),
+            true => inputs.directory(role, path, &metadata),
             false => inputs.file(role, &metadata).ok()?,
         }
     }
@@ -152,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pipes_and_fresh_files_have_no_state_to_go_by() {
+    fn pipes_and_fresh_files_are_not_looked_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image.tar");
         File::create(&path).unwrap();
@@ -164,7 +196,7 @@ mod tests {
             inputs(&image, Epoch::default(), &Sources::default()).is_some()
         };
         assert!(!inputs(Path::new("-")));
-        assert!(!inputs(dir.path()) && !inputs(&path), "made just now");
+        assert!(!inputs(&path), "made just now");
         assert!(!inputs(&dir.path().join("none")));
         assert!(inputs(Path::new("/usr/lib/os-release")));
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::expected::digest_of as digest;
+use crate::kept::has_strace;
 use crate::pack::one_of_everything;
 use crate::support::{Image, RDVM, Rdvm, Run, engines};
 
@@ -47,6 +48,42 @@ fn a_packed_file_system_is_the_tree_that_it_was() {
     let run = Run(output.unwrap()).exits(0);
     let digests = run.stdout();
     assert_eq!(digests.matches(&wanted).count(), 3, "{digests}");
+}
+
+/// Large files are copied by the kernel, where it can.
+#[test]
+fn a_packed_file_system_is_the_same_where_the_kernel_does_not_copy() {
+    if !has_strace() {
+        return;
+    }
+    let image = Image::empty()
+        .file("a", 0o644, "a")
+        .file("b", 0o644, vec![b'b'; 70_001])
+        .file("c", 0o644, vec![b'c'; 5000])
+        .file("d", 0o644, vec![b'd'; 1_000_003]);
+    let place = TempDir::new().unwrap();
+    let copied = fs::read(pack(&place, "x.erofs", image.path())).unwrap();
+    for inject in [
+        "error=EXDEV",
+        "error=ENOSYS",
+        "error=EPERM:when=2+",
+        "retval=0",
+    ] {
+        let target = place.path().join("read.erofs");
+        let log = place.path().join("log");
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-e", "trace=copy_file_range", "-e"])
+            .arg(format!("inject=copy_file_range:{inject}"))
+            .arg("-o")
+            .arg(&log)
+            .args([RDVM, "pack", "--owner", "keep", "-o"])
+            .args([&target, image.path()])
+            .output();
+        Run(output.unwrap()).exits(0).says_only("");
+        assert!(fs::read(target).unwrap() == copied, "{inject}");
+        let log = fs::read_to_string(log).unwrap();
+        assert!(log.contains("(INJECTED)"), "{inject}: {log}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The cache: an image that was packed once is not read again, a changed one is, and no accident makes the cache lie.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -57,20 +57,25 @@ impl Place {
 
     /// How often a run opens `archive`; it ends before it boots.
     fn opens(&self, archive: &str, words: &[&str]) -> usize {
+        // By its whole name: whether it is a directory with a kernel in boot/ is asked in any case.
+        self.opened(archive, archive, words)
+    }
+
+    /// How often a run of `image` opens the file `name`.
+    fn opened(&self, name: &str, image: &str, words: &[&str]) -> usize {
         let log = self.path("log");
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"]);
         command.arg(&log).arg(RDVM).args(["run", "--root", "erofs"]);
         command.args([NO_CONSOLE, "--engine", any_engine()[0]]);
-        command.args(words).args([archive, "sh"]);
+        command.args(words).args([image, "sh"]);
         command.env("RDVM_CACHE", self.path("cache"));
         command.env("RDVM_KERNEL", kernel());
         let output = command.stdin(Stdio::null()).output();
         let output = output.expect("strace is installed");
         Run(output).exits(125).says(REFUSED);
         let calls = fs::read_to_string(log).unwrap();
-        // By its whole name: whether it is a directory with a kernel in boot/ is asked in any case.
-        let name = format!("\"{archive}\"");
+        let name = format!("\"{name}\"");
         calls.lines().filter(|call| call.contains(&name)).count()
     }
 
@@ -135,6 +140,45 @@ fn the_second_run_of_an_archive_does_not_open_it() {
         let (entries, other) = place.kept();
         assert_eq!((entries.len(), other.len()), (at + 1, 0), "{archive}");
         assert_eq!(place.opens(archive, &[]), 0, "{archive}");
+    }
+}
+
+#[test]
+fn the_second_run_of_a_directory_opens_no_file_in_it() {
+    if !has_strace() {
+        return;
+    }
+    let image = Image::busybox().file("etc/word", 0o644, "word");
+    let place = Place::new();
+    let archive = place.archive("oci", image.path(), &["--format", "oci"]);
+    let layout = place.path("layout");
+    fs::create_dir(&layout).unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(&layout).args(["-xf", &archive]);
+    assert!(tar.status().unwrap().success());
+    let [directory, layout] = [image.path(), &layout].map(|path| path.to_str().unwrap());
+    settle(layout);
+    for (at, (name, image)) in [("word", directory), ("index.json", layout)]
+        .into_iter()
+        .enumerate()
+    {
+        let file = match name {
+            "word" => format!("{image}/etc/word"),
+            name => format!("{image}/{name}"),
+        };
+        for entries in [at, at + 1] {
+            assert_eq!(place.kept().0.len(), entries, "{image}");
+            let opened = place.opened(name, image, &[]);
+            assert_eq!(opened > 0, entries == at, "{image}: {opened}");
+        }
+        // Its owner's rights, which only the last time of change tells.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(place.opened(name, image, &[]) > 0, "{image}");
+        settle(&file);
+        assert!(place.opened(name, image, &[]) > 0, "{image}");
+        assert_eq!(place.opened(name, image, &[]), 0, "{image}");
+        // In the place of the one before.
+        assert_eq!(place.kept().0.len(), at + 1, "{image}");
     }
 }
 
@@ -397,7 +441,7 @@ fn a_run_that_is_killed_while_it_keeps_an_image_leaves_nothing_that_counts() {
     // Before anything is in the file, in the middle of it, before it has a name, and before its last name.
     for (call, at) in [
         ("ftruncate", 1),
-        ("pwrite64", 2),
+        ("copy_file_range", 2),
         ("linkat", 1),
         ("rename", 1),
     ] {

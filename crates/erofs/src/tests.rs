@@ -469,6 +469,56 @@ fn directory(bench: &Bench) -> PathBuf {
     dir
 }
 
+/// On both sides of what is copied by the kernel and of a block that is written.
+#[test]
+fn files_of_any_size_side_by_side_are_read_as_they_were_written() {
+    let bench = Bench::new();
+    let dir = bench.path("dir");
+    fs::create_dir(&dir).unwrap();
+    let sizes = [
+        1, 32_768, 5000, 32_767, 300_000, 4097, 10, 262_144, 70_001, 1_000_003, 9000, 40_960,
+        65_536,
+    ];
+    for (number, size) in sizes.into_iter().enumerate() {
+        let bytes = (0..size).map(|at| (at * 7 % 251 + number) as u8);
+        fs::write(dir.join(format!("{number:02}")), Vec::from_iter(bytes)).unwrap();
+    }
+    let holes = File::create(dir.join("04-holes")).unwrap();
+    holes.set_len(1 << 20).unwrap();
+    holes.write_all_at(&[9; 50_000], 290_000).unwrap();
+    let archive = bench.path("x.tar");
+    ran(Command::new("tar")
+        .arg("-C")
+        .arg(&dir)
+        .arg("-cf")
+        .args([&archive, Path::new(".")]));
+    for image in [dir, archive] {
+        let tree = open(&image).unwrap();
+        let read = open(&bench.write(&tree)).unwrap();
+        let shown = image.display().to_string();
+        assert_same(&entries(&read), &entries(&tree), &shown);
+    }
+}
+
+#[test]
+fn a_file_that_has_changed_is_not_copied() {
+    let bench = Bench::new();
+    let dir = bench.path("dir");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("file"), [1; 100_000]).unwrap();
+    let tree = open(&dir).unwrap();
+    let layout = Layout::of(&tree, Epoch(0)).unwrap();
+    // Longer than the coarsest clock of a local file system ticks.
+    std::thread::sleep(Duration::from_millis(30));
+    fs::write(dir.join("file"), [2; 100_000]).unwrap();
+    let out = tempfile::tempfile().unwrap();
+    let error = layout.write(&tree, &|| false, &out).unwrap_err();
+    assert!(
+        error.to_string().contains("/file: changed while"),
+        "{error}"
+    );
+}
+
 #[test]
 fn what_mkfs_erofs_writes_is_what_the_directory_is() {
     if !is_here("mkfs.erofs") {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Stat, fstat};
+use rustix::fs::{Stat, Statx, fstat, makedev};
 
 /// The age at which a further change must show in a file's times: enough for FAT's two seconds and for a server's clock
 /// that is a little off.
@@ -54,8 +54,13 @@ impl FileStamp {
 
     /// True if the last change is so long ago that another one cannot leave the same times.
     pub fn is_settled(&self) -> bool {
+        self.is_settled_at(SystemTime::now())
+    }
+
+    /// True if that holds for any change after `now`, a time before the stamp was taken.
+    pub fn is_settled_at(&self, now: SystemTime) -> bool {
         let last = u64::try_from(self.modified.max(self.changed)).unwrap_or(0);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.duration_since(SystemTime::UNIX_EPOCH);
         now.is_ok_and(|now| now.as_secs() > last.saturating_add(SETTLED.as_secs()))
     }
 }
@@ -70,6 +75,20 @@ impl From<&Stat> for FileStamp {
             changed: stat.st_ctime,
             modified_nanos: stat.st_mtime_nsec as u32,
             changed_nanos: stat.st_ctime_nsec as u32,
+        }
+    }
+}
+
+impl From<&Statx> for FileStamp {
+    fn from(stat: &Statx) -> Self {
+        Self {
+            size: stat.stx_size,
+            device: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            modified: stat.stx_mtime.tv_sec,
+            changed: stat.stx_ctime.tv_sec,
+            modified_nanos: stat.stx_mtime.tv_nsec,
+            changed_nanos: stat.stx_ctime.tv_nsec,
         }
     }
 }
@@ -109,6 +128,8 @@ impl fmt::Display for FileStamp {
 mod tests {
     use std::fs::{self, File};
 
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+
     use super::*;
 
     #[test]
@@ -119,6 +140,8 @@ mod tests {
         let file = File::options().write(true).open(&path).unwrap();
         let before = FileStamp::of(&file).unwrap();
         assert_eq!(before, FileStamp::from(&path.metadata().unwrap()));
+        let statx = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
+        assert_eq!(before, FileStamp::from(&statx.unwrap()));
         assert!(!before.is_settled());
         let time = file.metadata().unwrap().modified().unwrap();
         // Longer than the coarsest clock of a local file system ticks.

@@ -5,10 +5,10 @@
 
 use rdvm_hostfs::escape::reason;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{SeekFrom, fstat, seek};
+use rustix::fs::{SeekFrom, copy_file_range, fstat, seek};
 use rustix::io::Errno;
 
 use crate::byte_source::ByteSource;
@@ -41,6 +41,8 @@ pub struct Bodies<'a> {
     dir: Option<(&'a Arc<HostDir>, OwnedFd)>,
     file: Option<Opened<'a>>,
     ahead: Ahead<'a>,
+    /// True once the kernel refused to copy.
+    must_read: bool,
 }
 
 /// Bytes of an archive read in advance: small files mostly stand there one after the other, in the order in which they
@@ -59,6 +61,8 @@ struct Ahead<'a> {
 const AHEAD: usize = 32 << 10;
 /// The smallest file that is asked for its holes, in bytes.
 const SPARSE: u64 = 128 << 10;
+/// The smallest piece that is copied by the kernel: below, a call costs more than the bytes.
+const COPIED: u64 = 32 << 10;
 /// So far apart are two small files that are taken for neighbours, and so long is a small file.
 const NEAR: u64 = 4 << 10;
 
@@ -132,7 +136,7 @@ impl<'a> Bodies<'a> {
                 Ok(Piece::Bytes)
             }
             Content::Host(file) => self
-                .read_host(file, from, buffer)
+                .with_host(file, |opened| opened.read(from, buffer))
                 .map_err(|errno| failed(file.shown(), errno)),
             Content::Span(span) => match self.ahead.read(&span.store, span.offset + from, buffer) {
                 Ok(()) => Ok(Piece::Bytes),
@@ -142,7 +146,39 @@ impl<'a> Bodies<'a> {
         }
     }
 
-    /// The same with holes as zeros, whatever the buffer held.
+    /// Has the kernel copy `length` bytes of a file, from `from` on, to `out` at `at`: they are moved once and not twice, or not at
+    /// all where both files can share them. False where they must be read instead.
+    pub fn copy(
+        &mut self,
+        content: &'a Content,
+        from: u64,
+        length: u64,
+        out: impl AsFd,
+        at: u64,
+    ) -> Result<bool, Error> {
+        if length < COPIED || self.must_read {
+            return Ok(false);
+        }
+        let copied = match content {
+            Content::Host(file) => {
+                let copied = self.with_host(file, |opened| {
+                    // They would be filled.
+                    let has_holes = opened.holes;
+                    Ok((!has_holes).then(|| copy(&opened.fd, from, length, out, at)))
+                });
+                copied.map_err(|errno| failed(file.shown(), errno))?
+            }
+            Content::Span(span) => span
+                .store
+                .file()
+                .map(|file| copy(file, span.offset + from, length, out, at)),
+            Content::Bytes(_) | Content::Sparse(_) => None,
+        };
+        self.must_read = copied == Some(false);
+        Ok(copied == Some(true))
+    }
+
+    /// As [`Self::read`], with holes as zeros, whatever the buffer held.
     pub(crate) fn read_filled(
         &mut self,
         content: &'a Content,
@@ -218,25 +254,23 @@ impl<'a> Bodies<'a> {
         }
     }
 
-    fn read_host(
+    /// Does something with a file of the host, which stays open for the next piece.
+    fn with_host<T>(
         &mut self,
         file: &'a HostFile,
-        from: u64,
-        buffer: &mut [u8],
-    ) -> Result<Piece, Errno> {
+        work: impl FnOnce(&Opened<'a>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         let opened = match self.file.take() {
             Some(opened) if std::ptr::eq(opened.file, file) => opened,
             _ => Opened::new(file, self.dir(&file.dir)?)?,
         };
-        let piece = opened.read(from, buffer);
+        let opened = self.file.insert(opened);
+        let done = work(opened);
         // First of all: what was read, or could not be, says nothing if it is not that file any more.
-        if FileStamp::from(&fstat(&opened.fd)?) != file.stamp {
-            return Err(Errno::STALE);
+        match FileStamp::from(&fstat(&opened.fd)?) == file.stamp {
+            true => done,
+            false => Err(Errno::STALE),
         }
-        if from + (buffer.len() as u64) < file.stamp.size {
-            self.file = Some(opened);
-        }
-        piece
     }
 
     fn dir(&mut self, dir: &'a Arc<HostDir>) -> Result<&OwnedFd, Errno> {
@@ -282,6 +316,20 @@ impl<'a> Opened<'a> {
             Err(errno) => Err(errno),
         }
     }
+}
+
+/// Has the kernel copy bytes from one file to another. What cannot be copied is found out by reading and writing.
+fn copy(file: impl AsFd, mut from: u64, length: u64, out: impl AsFd, mut at: u64) -> bool {
+    let mut rest = length;
+    while rest > 0 {
+        let count = rest.try_into().unwrap_or(usize::MAX);
+        match copy_file_range(&file, Some(&mut from), &out, Some(&mut at), count) {
+            Err(Errno::INTR) => {}
+            Ok(0) | Err(_) => return false,
+            Ok(count) => rest -= count as u64,
+        }
+    }
+    true
 }
 
 /// Turns the errno for a file that was there when the tree was made into the error that it means.

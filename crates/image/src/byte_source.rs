@@ -67,6 +67,14 @@ impl ByteSource {
         &self.shown
     }
 
+    /// The file that the bytes are in, if they are in one.
+    pub(crate) fn file(&self) -> Option<&File> {
+        match &self.bytes {
+            Bytes::File { file, .. } => Some(file),
+            Bytes::Chunks(_) => None,
+        }
+    }
+
     /// Fills `buffer` with the bytes from `from` on.
     ///
     /// # Errors

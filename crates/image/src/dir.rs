@@ -14,6 +14,7 @@ use rustix::fs::{FileType, RawDir, fstat};
 use rustix::io::Errno;
 
 use super::Error;
+use super::directory_state::{DirectoryState, Recorder};
 use super::entry::{EntryBuilder, UNNUMBERED, failed, kind_of, look};
 use super::fakeroot::SaveFile;
 use super::files::PathFilter;
@@ -28,28 +29,47 @@ use rdvm_hostfs::escape::shown;
 /// Threads that walk. More would wait for each other: the work between two directories is short.
 const WALKERS: usize = 2;
 
-/// Reads the directory `root` as `image` says.
-pub(super) fn read(root: Arc<HostRoot>, image: &ImageRef) -> Result<Tree, Error> {
+/// Reads the directory `root` as `image` says, and notes its state if that is asked for.
+pub(super) fn read(
+    root: Arc<HostRoot>,
+    image: &ImageRef,
+    notes_state: bool,
+) -> Result<(Tree, DirectoryState), Error> {
     let save = image.fakeroot.as_deref().map(SaveFile::read).transpose()?;
     let owner = image.owner.resolved();
     let without_owners =
         image.owner == Ownership::Auto && owner == Ownership::Root && save.is_none();
-    let (entries, mounts) = walk(root, EntryBuilder::new(&owner, save), None)?;
+    let Walked {
+        entries,
+        mounts,
+        state,
+    } = walk(root, EntryBuilder::new(&owner, save), None, notes_state)?;
     let mounts = mounts.into_iter().map(|path| Warning::MountPoint { path });
     let owners = without_owners.then(|| Warning::Owners {
         shown: shown(&image.path),
     });
     let warnings = owners.into_iter().chain(mounts).collect();
-    Ok(Tree::from_entries(entries)?.with_warnings(warnings))
+    let tree = Tree::from_entries(entries)?.with_warnings(warnings);
+    Ok((tree, state))
 }
 
-/// Everything at and below the directory `root` that `filter` lets through, in the order of a tree, and the directories
-/// that other file systems are mounted on, which are read as empty ones.
+/// The outcome of a walk.
+pub(super) struct Walked {
+    /// Everything that was let through, in the order of a tree.
+    pub(super) entries: Vec<Entry>,
+    /// The directories that other file systems are mounted on, which are read as empty ones.
+    pub(super) mounts: Vec<ImagePath>,
+    /// The state of it.
+    pub(super) state: DirectoryState,
+}
+
+/// Returns everything at and below the directory `root` that `filter` lets through.
 pub(super) fn walk(
     root: Arc<HostRoot>,
     builder: EntryBuilder<'_>,
     filter: Option<PathFilter<'_>>,
-) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
+    notes_state: bool,
+) -> Result<Walked, Error> {
     let path = root.path().to_owned();
     let unreadable = |errno: Errno| Error::Image {
         path: path.clone(),
@@ -57,6 +77,7 @@ pub(super) fn walk(
     };
     let dir = Arc::new(HostDir::of_root(root));
     let fd = dir.open().map_err(unreadable)?;
+    let mut recorder = Recorder::new(&fd, notes_state).map_err(unreadable)?;
     let stat = fstat(&fd).map_err(unreadable)?;
     let first = Job {
         dir,
@@ -72,22 +93,30 @@ pub(super) fn walk(
     };
 
     let found = std::thread::scope(|scope| -> Result<_, Error> {
-        let others: Vec<_> = (1..WALKERS).map(|_| scope.spawn(|| walk.work())).collect();
-        let mut all = walk.work()?;
+        let others: Vec<_> = (1..WALKERS)
+            .map(|_| scope.spawn(|| walk.work(recorder.another())))
+            .collect();
+        let mut all = walk.work(recorder.another())?;
         for other in others {
             let found = other
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             all.listings.extend(found.listings);
             all.mounts.extend(found.mounts);
+            all.state.extend(found.state);
         }
         Ok(all)
     })?;
+    recorder.extend(found.state);
     let mut mounts = found.mounts;
     mounts.sort();
     let mut entries = in_order(found.listings);
     number_links(&mut entries);
-    Ok((entries, mounts))
+    Ok(Walked {
+        entries,
+        mounts,
+        state: recorder.into_state(),
+    })
 }
 
 /// One walk: what is the same for all directories, and the list of those not yet read.
@@ -124,16 +153,20 @@ enum Slot {
 }
 
 /// The entries that one thread found.
-#[derive(Default)]
-struct Walked {
+struct Found {
     listings: Vec<Listing>,
     mounts: Vec<ImagePath>,
+    state: Recorder,
 }
 
 impl Walk<'_> {
     /// Reads directories until there are no more.
-    fn work(&self) -> Result<Walked, Error> {
-        let mut found = Walked::default();
+    fn work(&self, state: Recorder) -> Result<Found, Error> {
+        let mut found = Found {
+            listings: Vec::new(),
+            mounts: Vec::new(),
+            state,
+        };
         let mut names = Names::default();
         self.jobs
             .each(|job| self.read_dir(&job, &mut names, &mut found))?;
@@ -141,12 +174,7 @@ impl Walk<'_> {
     }
 
     /// Reads one directory, and returns those in it.
-    fn read_dir(
-        &self,
-        job: &Job,
-        names: &mut Names,
-        found: &mut Walked,
-    ) -> Result<Vec<Job>, Error> {
+    fn read_dir(&self, job: &Job, names: &mut Names, found: &mut Found) -> Result<Vec<Job>, Error> {
         let dir = &job.dir;
         let fd = dir.open().map_err(|errno| failed(dir, b"", errno))?;
         let (own, now) = self.builder.directory(dir, &fd)?;
@@ -158,6 +186,7 @@ impl Walk<'_> {
         names.fill(&fd).map_err(|errno| failed(dir, b"", errno))?;
         let mut slots = Vec::with_capacity(names.spans.len());
         let mut below = Vec::new();
+        found.state.directory(dir.path());
         for (name, guess) in names.sorted() {
             if dir.path().len() + 1 + name.len() > PATH_LIMIT {
                 let path = dir.join(name);
@@ -177,7 +206,8 @@ impl Walk<'_> {
                 }
             }
             let seen = look(&fd, name, guess).map_err(failed)?;
-            let facts = &seen.0;
+            found.state.name(name, &seen.stamp);
+            let facts = &seen.facts;
             if facts.is_directory() && !facts.leaves(self.dev) {
                 below.push((
                     slots.len(),

@@ -128,7 +128,7 @@ impl<'a> EntryBuilder<'a> {
         fd: &OwnedFd,
     ) -> Result<(Entry, FileStat), Error> {
         let seen = look(fd, b"", FileType::Directory).map_err(|errno| failed(dir, b"", errno))?;
-        let facts = seen.0;
+        let facts = seen.facts;
         let found = self.attributes(fd);
         let found = found.map_err(|errno| failed(dir, b"", errno))?;
         Ok((self.entry(dir, fd, b"", seen, found)?, facts))
@@ -142,10 +142,10 @@ impl<'a> EntryBuilder<'a> {
         name: &[u8],
         seen: Seen,
     ) -> Result<Entry, Error> {
-        let found = match &seen {
-            (_, Some((file, _))) => self.attributes(file),
+        let found = match &seen.file {
+            Some(file) => self.attributes(file),
             // A link or special file, or a directory that something is mounted on.
-            (_, None) => Ok(HostXattrs::default()),
+            None => Ok(HostXattrs::default()),
         };
         let found = found.map_err(|errno| failed(dir, name, errno))?;
         self.entry(dir, fd, name, seen, found)
@@ -156,15 +156,16 @@ impl<'a> EntryBuilder<'a> {
         dir: &Arc<HostDir>,
         fd: &OwnedFd,
         name: &[u8],
-        (facts, file): Seen,
+        seen: Seen,
         found: HostXattrs,
     ) -> Result<Entry, Error> {
         let shown = || dir.shown(name);
+        let Seen { facts, stamp, file } = seen;
         let claim = self.claim(dir, name, &facts, found.stat.as_deref())?;
         let (major, minor) = (major(claim.rdev), minor(claim.rdev));
         let kind = match (FileType::from_raw_mode(claim.mode), file) {
             (FileType::RegularFile, Some(file)) => Kind::File(
-                self.body(dir, name, &facts, file)
+                self.body(dir, name, &facts, (file, stamp))
                     .map_err(|errno| failed(dir, name, errno))?,
             ),
             (FileType::Directory, _) => Kind::Directory,
@@ -265,7 +266,7 @@ impl<'a> EntryBuilder<'a> {
         dir: &Arc<HostDir>,
         name: &[u8],
         facts: &FileStat,
-        (file, stamp): Opened,
+        (file, stamp): (OwnedFd, FileStamp),
     ) -> Result<FileBody, Errno> {
         let link = (facts.nlink > 1).then_some(UNNUMBERED);
         // Names of one file are told from others by its stamp, so those stay with the host.
@@ -304,26 +305,36 @@ fn small_file(file: &OwnedFd, stamp: &FileStamp) -> Result<Arc<[u8]>, Errno> {
 /// The mark of links until all names are known, and `dir.rs` numbers them.
 pub(super) const UNNUMBERED: LinkId = LinkId(0);
 
-/// A regular file, open, and what it was then.
-pub(super) type Opened = (OwnedFd, FileStamp);
-
 /// The state of a name; a regular file also comes open.
-pub(super) type Seen = (FileStat, Option<Opened>);
+pub(super) struct Seen {
+    pub(super) facts: FileStat,
+    pub(super) stamp: FileStamp,
+    file: Option<OwnedFd>,
+}
 
 /// Looks at `name` in a directory; the empty name is the directory itself. `guess` is the kind that the directory gave
 /// with the name.
 pub(super) fn look(fd: &OwnedFd, name: &[u8], guess: FileType) -> Result<Seen, Errno> {
     if guess != FileType::RegularFile {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
-        let facts = FileStat::from(&statx(fd, name, flags, StatxFlags::BASIC_STATS)?);
+        let stat = statx(fd, name, flags, StatxFlags::BASIC_STATS)?;
+        let facts = FileStat::from(&stat);
         if FileType::from_raw_mode(facts.mode) != FileType::RegularFile {
-            return Ok((facts, None));
+            return Ok(Seen {
+                facts,
+                stamp: FileStamp::from(&stat),
+                file: None,
+            });
         }
     }
     let file = open_file(fd, name)?;
     let stat = fstat(&file)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok((FileStat::from(&stat), Some((file, FileStamp::from(&stat))))),
+        FileType::RegularFile => Ok(Seen {
+            facts: FileStat::from(&stat),
+            stamp: FileStamp::from(&stat),
+            file: Some(file),
+        }),
         _ => Err(Errno::STALE),
     }
 }

@@ -8,7 +8,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Error;
-use super::dir;
+use super::dir::{self, Walked};
 use super::entry::{EntryBuilder, failed, look};
 use super::host::{HostDir, HostRoot};
 use super::tree::{Entry, ImagePath};
@@ -27,7 +27,10 @@ pub fn below(path: &Path, filter: PathFilter<'_>) -> Result<(Vec<Entry>, Vec<Ima
         path: path.to_owned(),
         source: errno.into(),
     })?;
-    dir::walk(Arc::new(root), EntryBuilder::plain(), Some(filter))
+    let Walked {
+        entries, mounts, ..
+    } = dir::walk(Arc::new(root), EntryBuilder::plain(), Some(filter), false)?;
+    Ok((entries, mounts))
 }
 
 /// The regular file at `path`, as an entry without a path. Links are followed; by the time it is read none may be left.

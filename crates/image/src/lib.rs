@@ -54,7 +54,6 @@ mod tests;
 use rustix::io::Errno;
 
 pub use blobs::ParseError;
-pub use directory_state::DirectoryState;
 pub use error::{Error, Remedy};
 pub use layers::LayerFacts;
 pub use recognise::Form;

@@ -16,7 +16,7 @@ use super::recognise::{self, Bundle, Form, Kind};
 use super::source::{Kept, Source, Sources};
 use super::stream::Compression;
 use super::tree::Tree;
-use super::{Error, Image, cpio, dir, docker, erofs, oci, start_of, tar};
+use super::{Error, Image, cpio, dir, directory_state, docker, erofs, oci, start_of, tar};
 use crate::reference::{Format, ImageRef};
 use rdvm_hostfs::escape::shown;
 
@@ -183,6 +183,12 @@ impl<'a> Reading<'a> {
         };
         match (layout, image.format) {
             (Some(blobs), None | Some(Format::Oci)) => {
+                // Before anything in it is read.
+                if self.sources.notes_states
+                    && let Ok(state) = directory_state::of(root)
+                {
+                    self.sources.note_state(&image.path, state);
+                }
                 let layered = oci::open(&blobs, image.tag.as_deref());
                 let layered = layered.map_err(flawed(image))?;
                 self.sources
@@ -195,7 +201,8 @@ impl<'a> Reading<'a> {
             (_, Some(Format::Erofs)) => Err(not_of(image, "an EROFS file system")),
             (None, Some(Format::Oci)) => Err(not_of(image, "an OCI layout")),
             _ => {
-                let tree = dir::read(root.clone(), image)?;
+                let (tree, state) = dir::read(root.clone(), image, self.sources.notes_states)?;
+                self.sources.note_state(&image.path, state);
                 self.sources.keep(image, || Kept::Tree(tree.clone()));
                 Ok(Part::of_tree(tree))
             }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::byte_source::{ByteSource, Region};
-use super::directory_state::{DirectoryState, directory_state};
+use super::directory_state::{self, DirectoryState};
 use super::host::HostRoot;
 use super::layers::LayeredImage;
 use super::limit::Budget;
@@ -38,6 +38,7 @@ pub(super) enum Source {
 #[derive(Debug, Default)]
 pub struct Sources {
     keeps: bool,
+    pub(super) notes_states: bool,
     pub(super) progress: Progress,
     opened: RefCell<Vec<Opened>>,
     kept: RefCell<Vec<(ImageRef, Kept)>>,
@@ -49,7 +50,7 @@ struct Opened {
     /// As it was before the first byte was read.
     metadata: Metadata,
     source: Source,
-    /// Of a directory, when it was asked for first.
+    /// Of a directory, when it was read first.
     state: Option<DirectoryState>,
 }
 
@@ -71,6 +72,14 @@ impl Sources {
         }
     }
 
+    /// Notes the states of directories when they are read.
+    pub fn with_states(self, notes_states: bool) -> Self {
+        Self {
+            notes_states,
+            ..self
+        }
+    }
+
     /// Counts what is read.
     pub fn with_progress(self, progress: &Progress) -> Self {
         let progress = progress.clone();
@@ -84,20 +93,31 @@ impl Sources {
         found.map(|opened| opened.metadata.clone())
     }
 
-    /// Returns the state of the directory at `path` when this was asked for first; `None` where there is none, or it cannot be
-    /// read. The directory that was looked at is the one that is read. What changes in it after that has other stamps for
-    /// ever, so a tree that has the change is never found by this state.
-    pub fn directory_state(&self, path: &Path) -> Option<DirectoryState> {
-        let budget = Budget::new(&Limits::default());
-        let Source::Directory(root) = self.open(path, &budget).ok()? else {
-            return None;
-        };
+    /// Returns the state of the directory at `path` when it was read; `None` where none was noted, or a change after that might
+    /// not show. Each stamp in it is older than what was read of that file, and what changes has other stamps for ever: a
+    /// tree that has a later change, or a part of one, is never found by this state.
+    pub fn directory_state(&self, path: &Path) -> Option<Vec<u8>> {
         let mut opened = self.opened.borrow_mut();
         let opened = opened.iter_mut().find(|opened| opened.path == path)?;
-        if opened.state.is_none() {
-            opened.state = directory_state(&root).ok();
+        opened.state.take()?.settled()
+    }
+
+    /// True if the directory at `path` is in this state. It is the one that is read afterwards.
+    pub fn is_in_state(&self, path: &Path, state: &[u8]) -> bool {
+        let budget = Budget::new(&Limits::default());
+        match self.open(path, &budget) {
+            Ok(Source::Directory(root)) => directory_state::is_that_of(&root, state),
+            _ => false,
         }
-        opened.state
+    }
+
+    /// Notes the state of the directory at `path`, which was taken before any of it was read. The first one stays, since what
+    /// is read again is no older.
+    pub(super) fn note_state(&self, path: &Path, state: DirectoryState) {
+        let mut opened = self.opened.borrow_mut();
+        if let Some(opened) = opened.iter_mut().find(|opened| opened.path == path) {
+            opened.state.get_or_insert(state);
+        }
     }
 
     /// Opens what is at `path`, and unpacks it if it is compressed; or returns it as it was opened before.

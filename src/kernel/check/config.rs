@@ -147,16 +147,12 @@ fn beside(path: &Path, release: Option<&str>) -> Vec<PathBuf> {
 fn carried(elf: &File) -> Option<Vec<u8>> {
     let (kernel, _) = file::read_all(elf).ok()?;
     let mark = [MARK, GZIP].concat();
-    // Kernels are 10 to 100 MB, and one byte in 256 is the first of the mark.
-    let at = memchr_all(&kernel, &mark)?;
+    // Kernels are 10 to 100 MB.
+    let at = memchr::memmem::find(&kernel, &mark)?;
     let mut text = Vec::new();
     let gzip = flate2::read::GzDecoder::new(&kernel[at + MARK.len()..]);
     gzip.take(MAX_TEXT).read_to_end(&mut text).ok()?;
     Some(text)
-}
-
-fn memchr_all(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
 }
 
 #[cfg(test)]
