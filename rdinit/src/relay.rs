@@ -15,6 +15,10 @@ use rdvm_proto::{Event, HostRequest, Ring};
 /// The number of dead processes that are reaped before the ports are served again.
 const AT_ONCE: u32 = 256;
 const BUFFER: usize = 1 << 16;
+/// What a ring got less of at a time is left to gather for so many milliseconds: whoever prints ten bytes a million times would
+/// wake PID 1 for each.
+const LITTLE: usize = 1 << 10;
+const GATHER_MS: i32 = 1;
 /// Descriptors that are waited for besides connections.
 const OWN: usize = 5;
 const NONE: PollFd = PollFd {
@@ -90,11 +94,15 @@ pub(crate) fn until_the_end(child: &Child, children: i32, ports: &mut Ports) -> 
         own[4] = forwarders[1].wants();
         let timeout = ports.net.as_mut().map(|net| net.wants(connections));
         let length = if timeout.is_some() { set.len() } else { OWN };
-        let timeout = if reaper.more {
-            0
-        } else {
-            timeout.unwrap_or(-1)
+        let mut timeout = match reaper.more {
+            true => 0,
+            false => timeout.unwrap_or(-1),
         };
+        for forwarder in &mut forwarders {
+            if core::mem::take(&mut forwarder.gathers) && timeout != 0 {
+                timeout = GATHER_MS;
+            }
+        }
         let _ = sys::poll(&mut set[..length], timeout);
         if set[0].revents != 0 || reaper.more {
             let mut discard = [0u8; 128];
@@ -174,6 +182,8 @@ struct Forwarder {
     to: i32,
     stream: Ring,
     ring: Option<Outbound>,
+    /// It is not read until the next time around.
+    gathers: bool,
     buffer: &'static mut [u8],
     pending: core::ops::Range<usize>,
     ended: bool,
@@ -196,6 +206,7 @@ impl Forwarder {
             to,
             stream,
             ring: None,
+            gathers: false,
             buffer,
             pending: 0..0,
             // With a terminal there is one stream only.
@@ -227,14 +238,15 @@ impl Forwarder {
     }
 
     fn wants(&self) -> PollFd {
+        if self.gathers {
+            return NONE;
+        }
         match (self.pending.is_empty(), self.ended) {
             (false, _) => PollFd::new(self.to, sys::POLLOUT),
             // The host rings when there is room.
-            (true, false) if self.ring.as_ref().is_some_and(|ring| !ring.has_room(1)) => {
-                PollFd::new(-1, 0)
-            }
+            (true, false) if self.ring.as_ref().is_some_and(|ring| !ring.has_room(1)) => NONE,
             (true, false) => PollFd::new(self.from, sys::POLLIN),
-            (true, true) => PollFd::new(-1, 0),
+            (true, true) => NONE,
         }
     }
 
@@ -264,7 +276,10 @@ impl Forwarder {
             };
             match read {
                 Ok(0) => self.ended = true,
-                Ok(length) if self.ring.is_some() => self.sent += length as u64,
+                Ok(length) if self.ring.is_some() => {
+                    self.sent += length as u64;
+                    self.gathers = length < LITTLE;
+                }
                 Ok(length) => self.pending = 0..length,
                 Err(sys::EAGAIN | sys::EINTR) => return,
                 Err(sys::EIO) if self.reopen_terminal() => return,
