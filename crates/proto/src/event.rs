@@ -128,6 +128,8 @@ pub enum Stage {
     Region = 12,
     /// Loading a module.
     Modules = 13,
+    /// Swapping to a region of memory.
+    Scratch = 14,
 }
 
 impl Stage {
@@ -147,6 +149,7 @@ impl Stage {
             Self::Terminal,
             Self::Region,
             Self::Modules,
+            Self::Scratch,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)

@@ -8,7 +8,7 @@
 extern crate alloc;
 
 /// Version of all formats.
-pub(crate) const VERSION: u8 = 6;
+pub(crate) const VERSION: u8 = 7;
 
 mod attributes;
 mod copy_frame;

@@ -94,6 +94,9 @@ fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Fi
             ));
         }
         say(&ready.memory.to_string());
+        if let Some(scratch) = &ready.scratch {
+            say(&scratch.to_string());
+        }
     }
     let streams = Streams::inherited()
         .map_err(|error| format!("standard output and error: {}", reason(&error)))?;
@@ -117,6 +120,9 @@ fn show_plan(request: &Request) -> Result<()> {
         plan.kernel.origin
     ));
     say(&plan.memory.to_string());
+    if let Some(scratch) = &plan.scratch {
+        say(&scratch.to_string());
+    }
     Ok(())
 }
 

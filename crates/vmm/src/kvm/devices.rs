@@ -20,6 +20,8 @@ pub(super) struct Devices {
     pub(super) guest: GuestPorts,
     /// The reason why the machine is over, once it is.
     pub(super) over: Option<String>,
+    /// KVM had no page of the host's for the guest.
+    pub(super) lacks_page: bool,
     /// Exits so far.
     pub(super) exits: u64,
     /// Output has come that nothing but time will hand on.
@@ -34,6 +36,7 @@ impl Devices {
             bus: Bus::default(),
             guest,
             over: None,
+            lacks_page: false,
             exits: 0,
             lingers: false,
             vm,

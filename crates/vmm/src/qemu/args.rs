@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
-use super::regions_at;
+use super::{gap, regions_at};
 use crate::PCI_CONFIGURATION;
 use crate::acpi::{ACPI, PM1_CONTROL};
 use rdvm_hostfs::units::ByteSize;
@@ -12,7 +12,8 @@ use rdvm_hostfs::units::ByteSize;
 #[derive(Debug, Clone)]
 pub(super) struct Fds {
     pub(super) kernel: RawFd,
-    pub(super) initrd: RawFd,
+    /// And its length.
+    pub(super) initrd: (RawFd, u64),
     /// The ACPI tables.
     pub(super) tables: RawFd,
     /// Console, stdout, status.
@@ -21,6 +22,8 @@ pub(super) struct Fds {
     pub(super) ram: Option<RawFd>,
     /// The files of regions, and how much of each.
     pub(super) regions: Vec<(RawFd, u64)>,
+    /// The file of the scratch space, likewise.
+    pub(super) scratch: Option<(RawFd, u64)>,
 }
 
 /// The other end of a serial port.
@@ -64,41 +67,42 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 
 /// Returns the arguments for `memory` where it is in several pieces, or shared: `-m` has the sum.
 fn memory(memory: ByteSize, fds: &Fds) -> Vec<String> {
-    let regions: u64 = fds.regions.iter().map(|(_, size)| size).sum();
-    let all = memory.0.saturating_add(regions);
-    let mut args = vec!["-m".to_owned(), format!("size={}k", all >> 10)];
-    let mut backend = |id: &str, bytes: u64, file: Option<(RawFd, &str)>| {
-        let size = bytes >> 10;
-        args.push("-object".to_owned());
-        args.push(match file {
-            Some((fd, how)) => {
-                format!(
-                    "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
-                )
-            }
-            None => format!("memory-backend-ram,id={id},size={size}k"),
-        });
+    let is_whole = fds.regions.is_empty() && fds.scratch.is_none();
+    let path = |fd: RawFd, how: &str| format!(",mem-path=/proc/self/fd/{fd},{how}");
+    let below = match is_whole {
+        true => memory.0,
+        false => regions_at(memory, fds.initrd.1),
     };
-    let own = fds.ram.map(|fd| (fd, "share=on"));
-    if fds.regions.is_empty() {
-        if own.is_some() {
-            backend("ram", memory.0, own);
-        }
+    let mut pieces = vec![match fds.ram {
+        Some(fd) => ("file", "ram".to_owned(), below, path(fd, "share=on")),
+        None => ("ram", "ram".to_owned(), below, String::new()),
+    }];
+    for (index, &(fd, size)) in fds.regions.iter().enumerate() {
+        // A private mapping: the guest writes to pages of its own.
+        let how = path(fd, "share=off,readonly=on");
+        pieces.push(("file", format!("region{index}"), size, how));
+    }
+    let sizes = fds.regions.iter().map(|&(_, size)| size);
+    let gap = gap(memory, sizes, fds.scratch.is_some());
+    // The kernel leaves the gap alone, and the host promises no page of a memfd before it is touched.
+    let pieces_above = [("memfd", "gap", gap), ("ram", "rest", memory.0 - below)];
+    let above = pieces_above.into_iter().filter(|(.., size)| *size > 0);
+    pieces.extend(above.map(|(kind, id, size)| (kind, id.to_owned(), size, String::new())));
+    if let Some((fd, size)) = fds.scratch {
+        pieces.push(("file", "scratch".to_owned(), size, path(fd, "share=on")));
+    }
+    let all: u64 = pieces.iter().map(|(_, _, size, _)| size).sum();
+    let mut args = vec!["-m".to_owned(), format!("size={}k", all >> 10)];
+    if is_whole && fds.ram.is_none() {
         return args;
     }
-    let below = regions_at(memory);
-    let mut ids = vec!["ram".to_owned()];
-    backend("ram", below, own);
-    for (index, &(fd, size)) in fds.regions.iter().enumerate() {
-        let id = format!("region{index}");
-        // A private mapping: the guest writes to pages of its own.
-        backend(&id, size, Some((fd, "share=off,readonly=on")));
-        ids.push(id);
+    for (kind, id, size, how) in &pieces {
+        let size = size >> 10;
+        let backend = format!("memory-backend-{kind},id={id},size={size}k{how}");
+        args.extend(["-object".to_owned(), backend]);
     }
-    backend("rest", memory.0 - below, None);
-    ids.push("rest".to_owned());
     // Nodes are what QEMU takes more than one piece of RAM for. Its tables do not mention them on this machine.
-    for id in ids {
+    for (_, id, ..) in pieces.into_iter().filter(|_| !is_whole) {
         args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
     }
     args
@@ -133,8 +137,8 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         "-accel".into(),
         accelerator(machine.cpus).into(),
         "-M".into(),
-        match (fds.ram, &fds.regions[..]) {
-            (Some(_), []) => format!("{MACHINE},memory-backend=ram"),
+        match (fds.ram, &fds.regions[..], fds.scratch) {
+            (Some(_), [], None) => format!("{MACHINE},memory-backend=ram"),
             _ => MACHINE.into(),
         },
         "-cpu".into(),
@@ -143,7 +147,7 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         machine.cpus.to_string(),
     ];
     args.extend(memory(machine.memory, fds));
-    if !fds.regions.is_empty() {
+    if !fds.regions.is_empty() || fds.scratch.is_some() {
         args.extend(pci());
     }
     let fixed = [
@@ -173,7 +177,7 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     args.extend(["-device".into(), tables]);
     args.extend(["-device".into(), format!("{OFF_SWITCH}={PM1_CONTROL:#x}")]);
     args.extend(["-kernel".into(), format!("/proc/self/fd/{}", fds.kernel)]);
-    args.extend(["-initrd".into(), format!("/proc/self/fd/{}", fds.initrd)]);
+    args.extend(["-initrd".into(), format!("/proc/self/fd/{}", fds.initrd.0)]);
     args.extend(["-append".into(), machine.cmdline.to_owned()]);
     args.into_iter().map(OsString::from).collect()
 }
@@ -200,10 +204,11 @@ mod tests {
         ] {
             let fds = Fds {
                 kernel: 7,
-                initrd: 8,
+                initrd: (8, 1 << 20),
                 tables: 14,
                 ram,
                 regions: vec![(15, 6 << 20), (16, 2 << 20)],
+                scratch: None,
                 ports: PORTS,
             };
             let args = args(&machine, &fds);
@@ -225,6 +230,39 @@ mod tests {
     }
 
     #[test]
+    fn scratch_space_lies_above_all_that_is_below_the_devices_and_the_initrd_in_ram() {
+        let machine = Settings {
+            cmdline: "quiet",
+            memory: ByteSize::mib(192),
+            cpus: 1,
+        };
+        let fds = Fds {
+            kernel: 7,
+            initrd: (8, 30 << 20),
+            tables: 14,
+            ram: None,
+            regions: vec![(15, 6 << 20)],
+            scratch: Some((16, 4 << 30)),
+            ports: PORTS,
+        };
+        let args = args(&machine, &fds);
+        let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let text = args.join(" ");
+        for part in [
+            "-m size=7340032k",
+            "id=ram,size=163840k -object",
+            "id=region0,size=6144k,mem-path=/proc/self/fd/15,share=off,readonly=on",
+            "memory-backend-memfd,id=gap,size=2942976k -object",
+            "id=rest,size=32768k -object",
+            "id=scratch,size=4194304k,mem-path=/proc/self/fd/16,share=on -numa",
+            "memdev=region0 -numa node,memdev=gap -numa node,memdev=rest -numa node,memdev=scratch",
+            "-device isa-debugcon,chardev=pcicfa",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
     fn cpus_never_run_at_the_same_time() {
         assert_eq!(accelerator(1), "tcg,thread=multi");
         assert_eq!(accelerator(2), "tcg,thread=single");
@@ -241,10 +279,11 @@ mod tests {
             &machine,
             &Fds {
                 kernel: 7,
-                initrd: 8,
+                initrd: (8, 1 << 20),
                 tables: 14,
                 ram: Some(12),
                 regions: Vec::new(),
+                scratch: None,
                 ports: PORTS,
             },
         );

@@ -17,13 +17,15 @@ use super::error::Error;
 use super::{RINGS_AT, TIMER, regions_at};
 use crate::acpi;
 use crate::guest::rings::{RINGS, Rings};
-use crate::machine::Region;
+use crate::machine::{Region, Scratch};
 
 /// The files of one machine.
 pub(super) struct Files {
     kernel: File,
     initrd: File,
+    initrd_size: u64,
     regions: Vec<Region>,
+    scratch: Option<Scratch>,
     tables: File,
     ram: Option<Arc<File>>,
 }
@@ -38,13 +40,15 @@ impl Files {
     pub(super) fn new(
         boot: Boot,
         initrd: File,
-        regions: Vec<Region>,
+        (regions, scratch): (Vec<Region>, Option<Scratch>),
         (memory, cpus): (ByteSize, u8),
         rings: bool,
     ) -> Result<(Self, Option<Rings>), Error> {
-        let below = match regions.is_empty() {
+        let initrd_size = initrd.metadata().map(|initrd| initrd.len());
+        let initrd_size = initrd_size.map_err(Error::host("measuring the initrd"))?;
+        let below = match regions.is_empty() && scratch.is_none() {
             true => memory,
-            false => ByteSize(regions_at(memory)),
+            false => ByteSize(regions_at(memory, initrd_size)),
         };
         let ram = rings.then(|| share(below)).transpose();
         let (ram, rings) = ram.map_err(Error::host("sharing memory"))?.unzip();
@@ -54,7 +58,9 @@ impl Files {
         let files = Self {
             kernel,
             initrd,
+            initrd_size,
             regions,
+            scratch,
             tables,
             ram,
         };
@@ -68,10 +74,14 @@ impl Files {
             tables: self.tables.as_raw_fd(),
             ram: self.ram.as_ref().map(AsRawFd::as_raw_fd),
             kernel: self.kernel.as_raw_fd(),
-            initrd: self.initrd.as_raw_fd(),
+            initrd: (self.initrd.as_raw_fd(), self.initrd_size),
             regions: regions
                 .map(|region| (region.file.as_raw_fd(), region.size))
                 .collect(),
+            scratch: self
+                .scratch
+                .as_ref()
+                .map(|scratch| (scratch.file().as_raw_fd(), scratch.size())),
             ports,
         }
     }
@@ -80,9 +90,15 @@ impl Files {
     pub(super) fn inherited(&self) -> impl Iterator<Item = RawFd> {
         let files = [&self.kernel, &self.initrd, &self.tables];
         let regions = self.regions.iter().map(|region| &region.file);
+        let scratch = self.scratch.iter().map(Scratch::file);
         let ram = self.ram.as_deref();
-        let all = files.into_iter().chain(regions).chain(ram);
+        let all = files.into_iter().chain(regions).chain(scratch).chain(ram);
         all.map(AsRawFd::as_raw_fd)
+    }
+
+    /// Returns the scratch space.
+    pub(super) fn scratch(&self) -> Option<&Scratch> {
+        self.scratch.as_ref()
     }
 
     /// Returns the file that is used up once the guest has unpacked its initrd.
