@@ -84,8 +84,9 @@ impl Session {
             if quiet > 0 && self.regions.iter().any(Region::is_cut_off) {
                 devices.stop("lost a part of its image: the file was cut off".to_owned());
             }
-            if let Some(ending) = self.lacks_room(&devices, quiet) {
-                return Ok(ending);
+            if let Some(refusal) = self.lacks_room(&devices, quiet) {
+                devices.stop("has no room for its scratch space".to_owned());
+                devices.refusal = Some(refusal);
             }
             let lingers = devices.lingers;
             if !lingers || devices.over.is_some() {
@@ -121,16 +122,13 @@ impl Session {
         }
     }
 
-    /// Returns the ending of a machine for whose scratch space the host has no room, if it stands still, the `quiet`th time that it
-    /// is looked at, or KVM gave it up. The file system is asked by writing to it, so the less often the longer nothing happens.
-    fn lacks_room(&self, devices: &Devices, quiet: u32) -> Option<Ending> {
+    /// Returns the answer of a file system that has no room for scratch space. It is asked where the machine stands still, the
+    /// `quiet`th time that it is looked at, or KVM gave it up; by writing to it, so the less often the longer nothing happens.
+    fn lacks_room(&self, devices: &Devices, quiet: u32) -> Option<io::Error> {
         let scratch = self.scratch.as_ref()?;
         let is_due = quiet.is_power_of_two() || quiet > 0 && quiet.is_multiple_of(64);
-        let refusal = (is_due || devices.lacks_page).then(|| scratch.refusal());
-        refusal.flatten().map(|error| {
-            let started = devices.guest.timestamps().started.is_some();
-            Ending::no_room(started, &error)
-        })
+        let asks = (is_due || devices.lacks_page) && devices.refusal.is_none();
+        asks.then(|| scratch.refusal()).flatten()
     }
 
     /// Waits; returns true if there is input for a guest that wants it.
@@ -157,8 +155,12 @@ fn died(devices: &mut Devices) -> Option<Ending> {
     if let Some(ending) = devices.guest.outcome() {
         return Some(ending);
     }
+    let started = devices.guest.timestamps().started.is_some();
+    if let Some(refusal) = &devices.refusal {
+        return Some(Ending::no_room(started, refusal));
+    }
     Some(Ending::Died {
-        started: devices.guest.timestamps().started.is_some(),
+        started,
         panic: devices.guest.console().panic(),
         how: Some(how),
     })
