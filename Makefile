@@ -98,8 +98,8 @@ test-big: ## an initrd of two GiB on KVM, some minutes
 test-many: ## two hundred machines of one image at once, or RDVM_MANY, as far as the memory goes
 	RDVM_MANY=$(or $(RDVM_MANY),200) $(CARGO) test --release --test it -- --nocapture many::
 
-test-root: ## full root file systems with every kernel, RAM, CPUs and huge pages; hours
-	RDVM_TEST_LONG=1 RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --release --test it -- --nocapture root::
+test-root: ## full root file systems with every kernel, RAM, CPUs and huge pages, and large scratch space; hours
+	RDVM_TEST_LONG=1 RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --release --test it -- --nocapture root:: scratch::
 
 test-load: ## two hundred emulated machines, or RDVM_LOAD, one after the other beside six busy loops: each boots, and sleeps end in time
 	RDVM_LOAD=$(or $(RDVM_LOAD),200) RDVM_TEST_KERNELS=$(kernels) $(CARGO) test --release --test it -- --nocapture load::

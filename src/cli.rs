@@ -126,6 +126,9 @@ pub struct InspectArgs {
     /// Number of CPUs to plan the RAM for
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = None::<&'static str>)]
     pub cpus: u8,
+    /// Scratch space to plan the RAM for
+    #[arg(long, value_name = "SIZE", value_parser = values::parse_scratch, help_heading = None::<&'static str>)]
+    pub scratch: Option<ByteSize>,
     /// A directory, an archive, or - for an archive on standard input
     #[arg(value_hint = ValueHint::AnyPath, help_heading = None::<&'static str>)]
     path: PathBuf,

@@ -44,6 +44,23 @@ pub enum Error {
     /// The network's process does not start.
     #[error(transparent)]
     Network(#[from] rdvm_proxy::ProcessError),
+    /// The machine cannot have scratch space.
+    #[error("--scratch: {reason}; leave it out, and give the machine more RAM with -m")]
+    NoScratch {
+        /// The reason.
+        reason: String,
+    },
+    /// The file of the scratch space cannot be made.
+    #[error(
+        "--scratch: {directory}: {}; set TMPDIR to a directory on a disk",
+        reason(source)
+    )]
+    Scratch {
+        /// Its directory, escaped.
+        directory: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// The destination of a copy cannot be used.
     #[error(transparent)]
     CopyOut(#[from] copyout::Error),

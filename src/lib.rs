@@ -67,6 +67,9 @@ pub mod copyout;
 pub mod memory;
 
 #[doc(hidden)]
+pub mod scratch;
+
+#[doc(hidden)]
 pub mod payload;
 
 #[doc(hidden)]

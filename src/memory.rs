@@ -30,8 +30,9 @@ const SMALL_KERNEL: ByteSize = ByteSize::mib(24);
 /// processes there may be goes by the RAM. In 96 MiB it is 670, each of which takes about 110 KiB.
 const FLOOR: ByteSize = ByteSize::mib(96);
 
-/// The same beside an image in place: an image that large is there for work, which finds no room that an initrd has left.
-const FLOOR_IN_PLACE: ByteSize = ByteSize::mib(256);
+/// The same beside an image in place or scratch space: an image that large is there for work, which finds no room that an initrd
+/// has left, and work that writes much needs RAM for its programs.
+const FLOOR_FOR_WORK: ByteSize = ByteSize::mib(256);
 
 /// Of every page of RAM the kernel keeps a `struct page` of 64 bytes.
 const PAGE_STRUCTS: u64 = PAGE / 64;
@@ -63,6 +64,11 @@ const PER_CPU: ByteSize = ByteSize::mib(1);
 /// The gap that QEMU leaves between the initrd and the end of the RAM (ACPI tables on the PC).
 const QEMU_KEEPS: u64 = 256 << 10;
 
+/// Beside regions QEMU has RAM in two pieces: the upper one holds the initrd and has so much at least; with what is left of it, and
+/// since the lower one ends at a multiple of 2 MiB, they take so much more than kernel and initrd.
+const QEMU_UPPER: u64 = 8 << 20;
+const QEMU_PIECES: u64 = 3 << 20;
+
 /// Both engines have RAM above 4 GiB in a machine of more than this. Then the kernel sets aside `swiotlb`, buffers for
 /// devices that do not reach it, whether there are any or not.
 const LOW: u64 = 3 << 30;
@@ -71,6 +77,10 @@ const BOUNCE: u64 = 64 << 20;
 /// Page tables and drivers of a region, and the inodes and directories of it that a command looks at; the kernel takes the
 /// latter back when memory is short.
 const REGION_READ: ByteSize = ByteSize::mib(4);
+
+/// The share of scratch space that takes RAM beside its page structs: of each page a count of three bytes, and nine in the trees of
+/// the files that it holds ([`Room`]).
+const SWAP_SHARE: u64 = 340;
 
 /// An inode, its directory entry and their page-cache bookkeeping.
 const PER_ENTRY: u64 = 1200;
@@ -90,8 +100,10 @@ pub struct Needs {
     pub modules: ByteSize,
     /// Number of vCPUs.
     pub cpus: u8,
-    /// The bytes of all regions.
+    /// The bytes of all regions with file systems.
     pub regions: ByteSize,
+    /// The bytes of the region that is swap space.
+    pub scratch: ByteSize,
     /// PID 1 is the user's own and leaves the root the half of the RAM that it begins with.
     pub root_keeps_its_half: bool,
 }
@@ -133,7 +145,7 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
     let initrd = ByteSize(needs.contents.packed_bytes).page_round_up();
     let least_room = if is_small { SMALL_ROOM } else { ROOM };
     let room = least_room.max(initrd);
-    let files = ByteSize(Room::within(room.0).bytes);
+    let files = ByteSize(Room::within(room.0, 0).bytes);
     let mut terms = vec![
         ("kernel", kernel),
         ("its own data", own),
@@ -155,6 +167,12 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
         terms.push(("page structs of the image", ByteSize(structs)));
         terms.push(("what is read of its directories", REGION_READ));
     }
+    if needs.scratch.0 > 0 {
+        let structs = needs.scratch.0 / PAGE_STRUCTS;
+        let entries = ByteSize(needs.scratch.0 / SWAP_SHARE).page_round_up();
+        terms.push(("page structs of the scratch space", ByteSize(structs)));
+        terms.push(("where its pages are", entries));
+    }
     let used = terms
         .iter()
         .fold(0u64, |sum, (_, size)| sum.saturating_add(size.0));
@@ -166,12 +184,11 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
         ByteSize(summed.0.saturating_sub(used).saturating_sub(structs)),
     ));
     // The place of the initrd is above the kernel.
-    let above = needs
-        .own
-        .page_round_up()
-        .0
-        .saturating_add(initrd.0)
-        .saturating_add(QEMU_KEEPS);
+    let above = needs.own.page_round_up().0.saturating_add(initrd.0);
+    let above = match needs.regions.0 > 0 || needs.scratch.0 > 0 {
+        true => above.max(QEMU_UPPER).saturating_add(QEMU_PIECES),
+        false => above.saturating_add(QEMU_KEEPS),
+    };
     let lies = ByteSize(needs.kernel_end.saturating_add(above)).mib_round_up();
     if lies > summed {
         terms.push(("free below the kernel", ByteSize(lies.0 - summed.0)));
@@ -191,7 +208,9 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
             let half = half.saturating_add(least_room.0);
             need.max(for_tmpfs(fixed, initrd, half)).max(FLOOR)
         }
-        MemorySpec::FromImage if needs.regions.0 > 0 => need.max(FLOOR_IN_PLACE),
+        MemorySpec::FromImage if needs.regions.0 > 0 || needs.scratch.0 > 0 => {
+            need.max(FLOOR_FOR_WORK)
+        }
         MemorySpec::FromImage => need.max(FLOOR),
         MemorySpec::Exactly(given) if given < need => {
             return Err(TooLittle {
@@ -288,6 +307,7 @@ mod tests {
             modules: ByteSize(0),
             cpus,
             regions: ByteSize(0),
+            scratch: ByteSize(0),
             root_keeps_its_half: false,
         }
     }
@@ -375,12 +395,35 @@ mod tests {
             let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
             assert_eq!(sum, plan.need.0, "{plan}");
             assert!(plan.need <= ByteSize::mib(most), "{plan}");
-            assert_eq!(plan.total, FLOOR_IN_PLACE, "{plan}");
+            // Kernel and initrd are in different pieces of RAM in QEMU.
+            assert!(
+                plan.need.0 >= (28 << 20) + QEMU_UPPER + QEMU_PIECES,
+                "{plan}"
+            );
+            assert_eq!(plan.total, FLOOR_FOR_WORK, "{plan}");
             assert_eq!(
                 term(&plan, "page structs of"),
                 ByteSize(mib << 20 >> 6),
                 "{plan}"
             );
+        }
+    }
+
+    #[test]
+    fn scratch_space_costs_a_sixtieth_of_ram_and_three_gibibytes_fit_beside_a_small_kernel() {
+        for mib in [64, 3 << 10, 20 << 10] {
+            let needs = Needs {
+                scratch: ByteSize::mib(mib),
+                ..small(2 << 20, 2 << 20)
+            };
+            let plan = plan(&needs, MemorySpec::FromImage).unwrap();
+            let sum: u64 = plan.terms.iter().map(|(_, size)| size.0).sum();
+            assert_eq!(sum, plan.need.0, "{plan}");
+            let most = ByteSize::mib(44 + mib / 45);
+            assert!(plan.need < most, "{mib} MiB: {plan}");
+            assert_eq!(plan.total, plan.need.max(FLOOR_FOR_WORK), "{plan}");
+            let structs = term(&plan, "page structs of the scratch");
+            assert_eq!(structs, ByteSize(mib << 20 >> 6), "{plan}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! The whole path on one screen: every stage once, in order, each consuming what the one before gave.
 //!
-//! `plan.rs` is what can be said without booting, `prepare.rs` makes the machine, and this boots it.
+//! `plan.rs` is what can be said without booting, `look.rs` that for an image alone, `prepare.rs` makes the machine, and this boots it.
 
+mod look;
 mod plan;
 mod prepare;
 
@@ -12,7 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use self::plan::{Plan, look, plan};
+pub use self::look::look;
+pub use self::plan::{Plan, plan};
 pub use self::prepare::{Ready, prepare};
 
 use crate::copyout::CopyOut;
@@ -159,6 +161,8 @@ pub fn boot<S: Borrow<StopSignals>>(
         guest = guest.with_network(link);
     }
     let memory = ready.machine.memory.to_string();
+    let scratch = ready.scratch.as_ref();
+    let scratch = scratch.map_or_else(String::new, |scratch| shown(&scratch.directory));
     let table = ready.attributes;
     let (ending, mut guest) = ready.engine.boot(ready.machine, guest, signals)?;
     let (timestamps, now) = (guest.timestamps(), Instant::now());
@@ -167,6 +171,7 @@ pub fn boot<S: Borrow<StopSignals>>(
         memory: &memory,
         copies: &request.copies.into,
         modules: &ready.modules,
+        scratch: &scratch,
     };
     let console_lost = guest.console().finish_copy(signals);
     let last_lines = last_lines(&ending, &mut guest);

@@ -343,6 +343,7 @@ mod tests {
             memory: "64 MiB",
             copies: &[],
             modules: &[],
+            scratch: "/var/tmp",
         };
         let ending = Ending::NotStarted {
             stage: Stage::Fork,
@@ -360,6 +361,7 @@ mod tests {
             memory: "64 MiB",
             copies: &[],
             modules: &[],
+            scratch: "/var/tmp",
         };
         let ending = |code, free_bytes, free_inodes| {
             let root = RootUse {
@@ -380,14 +382,15 @@ mod tests {
             }
         };
         let message = |ending| Report::of(&ending, subjects).message;
-        let full = "the root file system is full (18 MiB); give the machine more RAM with -m";
+        let full = "the root file system is full (18 MiB); give the machine room on a disk with --scratch, or more RAM with -m";
         assert_eq!(
             message(ending(2, 4096, 99)).unwrap(),
             format!("cc: exited with 2, and {full}")
         );
+        // Scratch space has no room for inodes.
         assert_eq!(
             message(ending(1, 9 << 20, 0)).unwrap(),
-            format!("cc: exited with 1, and {full}")
+            "cc: exited with 1, and the root file system is full (18 MiB); give the machine more RAM with -m"
         );
         assert_eq!(
             message(ending(135, 0, 99)).unwrap(),
@@ -397,6 +400,37 @@ mod tests {
         assert_eq!(message(ending(2, 1 << 20, 99)), None);
         let report = Report::of(&ending(0, 0, 99), subjects);
         assert!(report.guest.unwrap().root_full);
+    }
+
+    #[test]
+    fn a_host_without_room_is_told_with_the_directory() {
+        let subjects = Subjects {
+            command: "cc",
+            memory: "64 MiB",
+            copies: &[],
+            modules: &[],
+            scratch: "/var/tmp",
+        };
+        for (started, errno, line) in [
+            (
+                true,
+                28,
+                "no space left on /var/tmp's file system, so the machine was stopped while cc ran",
+            ),
+            (
+                false,
+                122,
+                "/var/tmp: Disk quota exceeded, so the machine was stopped before cc ran",
+            ),
+        ] {
+            let report = Report::of(&Ending::NoRoom { started, errno }, subjects);
+            assert_eq!(
+                (report.outcome, report.exit_code),
+                (Outcome::MachineDied, 125)
+            );
+            let message = report.message.unwrap();
+            assert!(message.contains(line), "{message}");
+        }
     }
 
     #[test]
@@ -410,6 +444,7 @@ mod tests {
             memory: "64 MiB",
             copies: &[],
             modules: &[],
+            scratch: "/var/tmp",
         };
         let report = Report::of(&Ending::Killed { signal: 9, totals }, subjects);
         assert_eq!(report.outcome, Outcome::OutOfMemory);

@@ -65,6 +65,8 @@ pub struct Request {
     pub network: Network,
     /// True if streams and files may go through memory shared with the guest, where they are too much for a serial port.
     pub rings: bool,
+    /// The size of the file of the host's that the guest's kernel swaps to, so that files may be larger than RAM.
+    pub scratch: Option<ByteSize>,
     /// True if packed images are kept for later runs.
     pub cache: bool,
     /// The counter of what is read and packed; silent by default.
@@ -104,6 +106,7 @@ impl Request {
             volumes: Vec::new(),
             network: Network::default(),
             rings: true,
+            scratch: None,
             cache: true,
             progress: Progress::default(),
         }
@@ -112,6 +115,12 @@ impl Request {
     /// Sets the guest's RAM in bytes; the default is what the image needs.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = MemorySpec::Exactly(ByteSize(bytes));
+        self
+    }
+
+    /// Adds scratch space in a file of the host's, in bytes, so that files may be larger than RAM; the default is none.
+    pub fn scratch(mut self, bytes: u64) -> Self {
+        self.scratch = Some(ByteSize(bytes));
         self
     }
 

@@ -23,16 +23,19 @@ pub fn run(name: &[u8]) -> ! {
     let _ = sys::block_signals();
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     // What the host says of the image is said of its own directories, before anything is mounted over them.
-    let requests = read_record(name).and_then(|(start, strings)| {
+    let mut requests = read_record(name).and_then(|(start, strings)| {
         let (lost, in_region) = finish_root(name, &start, &strings)?;
         Ok((start, strings, lost, in_region))
     });
     let in_region = matches!(requests, Ok((.., Ok(true))));
     mounts::make(in_region);
-    if let Ok((start, ..)) = &requests
+    if let Ok((start, strings, _, entered)) = &mut requests
         && start.flags & OWNS_ROOT != 0
-        && !in_region
+        && matches!(entered, Ok(false))
     {
+        if let Err(failure) = swap_on(strings.regions) {
+            *entered = Err(failure);
+        }
         root::set_limits();
     }
     let _ = sys::loopback_up();
@@ -76,7 +79,7 @@ fn finish_root(
         _ => modules::load(beside(name, MODULES_SUFFIX, &mut buffer)?),
     };
     let in_region = match loaded {
-        Ok(()) => regions::enter_root(name, strings.regions).map_err(at(Stage::Region)),
+        Ok(()) => enter_root(name, strings.regions),
         Err((which, errno)) => Err(at_one(Stage::Modules, which)(errno)),
     };
     if start.flags & OWNS_ROOT != 0 && matches!(in_region, Ok(false)) {
@@ -89,6 +92,22 @@ fn finish_root(
     let lost = attributes::set(table);
     let _ = sys::unlink(table);
     Ok((lost?, in_region))
+}
+
+/// Enters the root that is a region, if there is one.
+fn enter_root(name: &[u8], regions: &[u8]) -> Result<bool, Failure> {
+    if !regions::have_root(regions) {
+        return Ok(false);
+    }
+    mounts::early();
+    // The root's limits go by it.
+    swap_on(regions)?;
+    regions::enter_root(name).map_err(at(Stage::Region))?;
+    Ok(true)
+}
+
+fn swap_on(regions: &[u8]) -> Result<(), Failure> {
+    regions::swap_on(regions).map_err(at(Stage::Scratch))
 }
 
 fn live(

@@ -1,11 +1,11 @@
-//! Regions of memory with file systems: the root's lower half, and volumes.
+//! Regions of memory: file systems, which are the root's lower half and volumes, and swap space.
 //!
 //! The kernel shows them as persistent memory, `/dev/pmem0` and so on, and reads files where they lie. What is written to the
 //! root goes into the tmpfs that the initrd was unpacked into, by an overlay. That file system stays out of sight, with all
 //! that was in it: the overlay is the only root that a process has.
 
-use crate::{mounts, place, root, sys};
-use rdvm_proto::COPY_IN_SUFFIX;
+use crate::{place, root, sys};
+use rdvm_proto::{COPY_IN_SUFFIX, SWAP};
 
 const READ_ONLY: usize = 1;
 const MOVE: usize = 8192;
@@ -27,20 +27,24 @@ const PLAIN: &[u8] = b"lowerdir=/lower,upperdir=/upper,workdir=/work\0";
 /// The times that a device is looked for, a millisecond apart: drivers that are modules come up while we run.
 const PATIENCE: u32 = 10_000;
 
-/// Enters the root whose lower half is the first region, if that is what the first of `targets` says; `name` is rdinit's own
-/// path without a NUL. The working directory is then the one that is to be `/dev/shm`.
+/// Bytes of a device's name with two digits and its NUL.
+const NAME: usize = 12;
+
+/// True if the first of `targets` is the root.
+pub(crate) fn have_root(targets: &[u8]) -> bool {
+    targets.starts_with(ROOT)
+}
+
+/// Enters the root whose lower half is the first region, where its device can be found; `name` is rdinit's own path without a NUL.
+/// The working directory is then the one that is to be `/dev/shm`.
 ///
 /// # Errors
 /// The kernel has no such device, or does not mount it.
-pub(crate) fn enter_root(name: &[u8], targets: &[u8]) -> sys::Result<bool> {
-    if !targets.starts_with(ROOT) {
-        return Ok(false);
-    }
+pub(crate) fn enter_root(name: &[u8]) -> sys::Result<()> {
     for directory in DIRECTORIES {
         sys::mkdir(directory, 0o755)?;
     }
     sys::set_mode(SHM, 0o1777)?;
-    mounts::early();
     root::set_limits();
     mount(0, LOWER)?;
     // What was copied in is moved to its place below the overlay: it must have come from there.
@@ -60,16 +64,29 @@ pub(crate) fn enter_root(name: &[u8], targets: &[u8]) -> sys::Result<bool> {
     sys::chroot(b".\0")?;
     sys::chdir_to(shm)?;
     sys::close(shm);
-    Ok(true)
+    Ok(())
 }
 
-/// Mounts the volumes: the regions whose `targets` are not the root.
+/// Lets the kernel swap to the region among `targets` that is for that, if there is one.
+///
+/// # Errors
+/// The kernel has no such device, or does not swap to it.
+pub(crate) fn swap_on(targets: &[u8]) -> sys::Result<()> {
+    for (index, target) in each(targets) {
+        if is_swap(target) {
+            sys::swap_on(device(index, &mut [0; NAME]))?;
+        }
+    }
+    Ok(())
+}
+
+/// Mounts the volumes: the regions whose `targets` are neither the root nor swap space.
 ///
 /// # Errors
 /// Which region, from 0 on, and why.
 pub(crate) fn mount_volumes(targets: &[u8]) -> Result<(), (u32, sys::Errno)> {
-    for (index, target) in (0..).zip(targets.split_inclusive(|&byte| byte == 0)) {
-        if target != ROOT {
+    for (index, target) in each(targets) {
+        if target != ROOT && !is_swap(target) {
             let mounted = place::make_directory(target).and_then(|()| mount(index, target));
             mounted.map_err(|errno| (index, errno))?;
         }
@@ -77,28 +94,45 @@ pub(crate) fn mount_volumes(targets: &[u8]) -> Result<(), (u32, sys::Errno)> {
     Ok(())
 }
 
+/// The targets with their numbers and NULs.
+fn each(targets: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    (0..).zip(targets.split_inclusive(|&byte| byte == 0))
+}
+
+fn is_swap(target: &[u8]) -> bool {
+    target.strip_suffix(b"\0") == Some(SWAP)
+}
+
 /// Mounts the region of this number.
 fn mount(index: u32, target: &[u8]) -> sys::Result<()> {
-    let mut device = *b"/dev/pmem00\0";
-    let device = match index {
+    let mut name = [0; NAME];
+    let device = device(index, &mut name);
+    sys::mount_from(device, target, b"erofs\0", READ_ONLY, b"dax=always\0")
+}
+
+/// The device of the region of this number, which is waited for.
+fn device(index: u32, name: &mut [u8; NAME]) -> &[u8] {
+    *name = *b"/dev/pmem00\0";
+    let length = match index {
         0..10 => {
-            device[9] += index as u8;
-            device[10] = 0;
-            &device[..11]
+            name[9] += index as u8;
+            name[10] = 0;
+            NAME - 1
         }
         _ => {
-            device[9] += (index / 10) as u8;
-            device[10] += (index % 10) as u8;
-            &device[..]
+            name[9] += (index / 10) as u8;
+            name[10] += (index % 10) as u8;
+            NAME
         }
     };
+    let name = &name[..length];
     for _ in 0..PATIENCE {
-        if sys::lstat_mode(device).is_ok() {
+        if sys::lstat_mode(name).is_ok() {
             break;
         }
         sys::pause_ms(1);
     }
-    sys::mount_from(device, target, b"erofs\0", READ_ONLY, b"dax=always\0")
+    name
 }
 
 /// `name` between two others, with a NUL.

@@ -18,7 +18,7 @@ pub(crate) fn cover() {
     }
 }
 
-/// Gives the root its limits: what it holds, and what files may take of the RAM that is free. Wants `/proc`.
+/// Gives the root its limits: what it holds, and what files may take of the RAM and swap space that are free. Wants `/proc`.
 pub(crate) fn set_limits() {
     let root = match sys::stat_fs(b"/\0") {
         Ok(root) if root.bytes > 0 => root,
@@ -27,7 +27,8 @@ pub(crate) fn set_limits() {
     };
     // The kernel keeps `min_free_kbytes` for emergencies and begins to look for memory at a quarter more.
     let kept = kernel_reserve().saturating_mul(5) / 4;
-    let room = Room::within(sys::free_ram().saturating_sub(kept));
+    let (ram, swap) = sys::free_memory();
+    let room = Room::within(ram.saturating_sub(kept), swap);
     let mut data = Options::new();
     data.add(b"size=", root.bytes - root.free_bytes + room.bytes);
     data.add(b",nr_inodes=", root.inodes - root.free_inodes + room.inodes);

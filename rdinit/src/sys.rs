@@ -336,6 +336,11 @@ pub(crate) fn unmount(target: &[u8]) -> Result<()> {
     call3(__NR_umount2, path(target)?, MNT_DETACH, 0).map(drop)
 }
 
+/// Lets the kernel swap to a device.
+pub(crate) fn swap_on(device: &[u8]) -> Result<()> {
+    call3(__NR_swapon, path(device)?, 0, 0).map(drop)
+}
+
 /// Loads a module into the kernel, without parameters.
 pub(crate) fn init_module(module: &[u8]) -> Result<()> {
     let parameters = path(b"\0")?;

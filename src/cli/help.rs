@@ -118,7 +118,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "TMPDIR",
-        "The directory for temporary files (default: /tmp).",
+        "The directory for temporary files (default: /tmp, and /var/tmp for --scratch).",
     ),
     (
         "SOURCE_DATE_EPOCH",

@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::image::image_and_command;
 use super::network::NetworkArgs;
 use super::values::{
-    Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_ulimit, parse_volume,
+    Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_scratch, parse_ulimit,
+    parse_volume,
 };
 use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
@@ -53,6 +54,9 @@ pub struct RunArgs {
     /// Guest RAM, as in 512m; auto is as much as the image needs
     #[arg(short, long, alias = "mem", value_name = "SIZE|auto", default_value = "auto", value_parser = parse_memory, help_heading = "Machine")]
     memory: Memory,
+    /// Room for files beyond RAM, in a file without a name in TMPDIR (default: none)
+    #[arg(long, value_name = "SIZE", value_parser = parse_scratch, help_heading = "Machine")]
+    scratch: Option<ByteSize>,
     /// Number of CPUs, 1 to 16
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Machine")]
     cpus: u8,
@@ -309,6 +313,7 @@ impl RunArgs {
             volumes: self.volume,
             network,
             rings: self.ports == PortsArg::Auto,
+            scratch: self.scratch,
             cache: !self.no_cache,
             progress: Progress::default(),
         })
@@ -319,6 +324,7 @@ impl RunArgs {
         let asked = [
             ("--root erofs", self.share || self.root == RootArg::Erofs),
             ("--volume", !self.volume.is_empty()),
+            ("--scratch", self.scratch.is_some()),
             ("--interactive", self.interactive),
             ("--tty", self.tty),
             ("--copy-in", !self.copy_in.is_empty()),

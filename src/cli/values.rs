@@ -7,13 +7,29 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 
 use crate::request::{CopyIn, CopyOut, MemorySpec, ULIMITS, Ulimit, Volume};
-use rdvm_hostfs::units::ByteSize;
+use crate::scratch;
+use rdvm_hostfs::units::{ByteSize, ParseError};
 
 /// `auto` or a size.
-pub(super) fn parse_memory(text: &str) -> Result<MemorySpec, rdvm_hostfs::units::ParseError> {
+pub(super) fn parse_memory(text: &str) -> Result<MemorySpec, ParseError> {
     match text {
         "auto" => Ok(MemorySpec::FromImage),
         size => size.parse::<ByteSize>().map(MemorySpec::Exactly),
+    }
+}
+
+/// A size that scratch space may have.
+pub(super) fn parse_scratch(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|error: ParseError| error.to_string())?;
+    match (scratch::LEAST..=scratch::MOST).contains(&size) {
+        true => Ok(size),
+        false => Err(format!(
+            "write a size from {} to {}, as in 4g",
+            scratch::LEAST,
+            scratch::MOST
+        )),
     }
 }
 
@@ -154,6 +170,14 @@ mod tests {
             "cpu=1:x",
         ] {
             assert!(parse_ulimit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn scratch_space_has_a_least_and_a_most() {
+        assert_eq!(parse_scratch("3g"), Ok(ByteSize(3 << 30)));
+        for bad in ["", "0", "15m", "513g", "much"] {
+            assert!(parse_scratch(bad).is_err(), "{bad}");
         }
     }
 

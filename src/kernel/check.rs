@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::regions::{self, Regions};
 use crate::level::Level;
 use config::Config;
-use features::{FEATURES, Feature, REGIONS, Weight};
+use features::{FEATURES, Feature, REGIONS, SCRATCH, Weight};
 use rdvm_hostfs::escape::shown;
 
 use rdvm_kernel::FileError;
@@ -101,8 +101,8 @@ impl Feature {
         let missing = self.needs.iter().filter_map(|need| lack(need, config));
         let mut missing: Vec<String> = missing.collect();
         let mut modules = None;
-        if self.needs == REGIONS && !missing.is_empty() {
-            match regions::judge(Some(config), config.modules.as_ref()) {
+        if [REGIONS, SCRATCH].contains(&self.needs) && !missing.is_empty() {
+            match regions::judge(self.needs, Some(config), config.modules.as_ref()) {
                 Ok(Regions::Modules(found)) => {
                     modules = Some(shown(&found.directory));
                     missing.clear();

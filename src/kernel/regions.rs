@@ -1,4 +1,5 @@
-//! The way in which a kernel can have an image as a region of memory: by itself, or by modules that PID 1 loads.
+//! The way in which a kernel can have an image, or its swap space, as a region of memory: by itself, or by modules that PID 1
+//! loads.
 //!
 //! The kernel's own list of options is found by a search through all of it, so the answer is kept by the state of its file. The
 //! configuration and the modules beside the kernel are looked at each time.
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::check::config::Config;
-use super::check::features::{REGION_MODULES, REGIONS};
+use super::check::features::{REGION_MODULES, REGIONS, SCRATCH};
 use super::check::lack;
 use rdvm_hostfs::FileStamp;
 use rdvm_hostfs::atomic::AtomicFile;
@@ -18,9 +19,28 @@ use rdvm_kernel::modules::{ModuleDirectory, ModuleError, Modules};
 use rdvm_kernel::{Kernel, KernelImage};
 
 /// The form of what is kept.
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 /// A line of what is kept of a kernel that says its options, whatever they are.
 const SAYS: &str = "CONFIG_=y\n";
+
+/// The use of a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RegionUse {
+    /// A file system, used in place.
+    InPlace,
+    /// Swap space.
+    Scratch,
+}
+
+impl RegionUse {
+    /// The options that it takes.
+    fn needs(self) -> &'static [&'static str] {
+        match self {
+            Self::InPlace => REGIONS,
+            Self::Scratch => SCRATCH,
+        }
+    }
+}
 
 /// The means by which a kernel has regions.
 #[derive(Debug)]
@@ -53,40 +73,45 @@ impl ModuleFile {
     }
 }
 
-/// Returns how an open kernel can have regions, or why it cannot; what it says itself is kept below `cache`.
+/// Returns how an open kernel can have regions for this, or why it cannot; what it says itself is kept below `cache`.
 ///
 /// # Errors
 /// As a text: subject and reason.
-pub(crate) fn of(kernel: &Kernel, cache: Option<&Path>) -> Result<Regions, String> {
+pub(crate) fn of(
+    kernel: &Kernel,
+    region: RegionUse,
+    cache: Option<&Path>,
+) -> Result<Regions, String> {
     let modules = ModuleDirectory::of(&kernel.path, kernel.origin, kernel.release.as_deref());
     let config = carried_by(kernel, cache).or_else(|| Config::near(kernel, modules.as_ref()));
     let name = shown(&kernel.path);
-    judge(config.as_ref(), modules.as_ref())
+    judge(region.needs(), config.as_ref(), modules.as_ref())
         .map_err(|reason| format!("{name}: {reason} (rdvm kernel check)"))
 }
 
-/// Returns where an open kernel has what regions need: `built in`, or `by modules of` a directory.
+/// Returns where an open kernel has what images in place need: `built in`, or `by modules of` a directory.
 ///
 /// # Errors
 /// As a text: why it has not.
 pub fn describe(kernel: &Kernel, cache: Option<&Path>) -> Result<String, String> {
-    of(kernel, cache).map(|regions| match regions {
+    of(kernel, RegionUse::InPlace, cache).map(|regions| match regions {
         Regions::Modules(modules) => format!("by modules of {}", shown(&modules.directory)),
         Regions::BuiltIn => "built in".to_owned(),
     })
 }
 
-/// Judges options, as far as they are known, and modules.
+/// Judges options, as far as they are known, and modules, by what is needed.
 ///
 /// # Errors
 /// The first that is missing.
 pub(super) fn judge(
+    needs: &[&str],
     config: Option<&Config>,
     modules: Option<&ModuleDirectory>,
 ) -> Result<Regions, String> {
     let module_of = |need: &str| REGION_MODULES.iter().find(|(option, _)| *option == need);
     let mut wanted = Vec::new();
-    for need in REGIONS {
+    for need in needs {
         let value = config.map(|config| config.value(need));
         match (value, module_of(need)) {
             (Some(Some("y")), _) => {}
@@ -105,9 +130,7 @@ pub(super) fn judge(
     }
     let Some(directory) = modules else {
         let config = config.and_then(|config| {
-            let need = REGIONS
-                .iter()
-                .find(|need| config.value(need) != Some("y"))?;
+            let need = needs.iter().find(|need| config.value(need) != Some("y"))?;
             lack(need, config)
         });
         let reason = "neither its options nor its modules are known";
@@ -141,6 +164,7 @@ fn carried_by(kernel: &Kernel, cache: Option<&Path>) -> Option<Config> {
         let text = config.as_ref().map_or_else(String::new, |config| {
             let values = REGIONS
                 .iter()
+                .chain(SCRATCH)
                 .filter_map(|name| Some((name, config.value(name)?)));
             let lines = values.map(|(name, value)| format!("CONFIG_{name}={value}\n"));
             lines.fold(SAYS.to_owned(), |text, line| text + &line)
@@ -186,11 +210,16 @@ mod tests {
             let kernel = dir.path().join("vmlinuz-1");
             ModuleDirectory::of(&kernel, Origin::Asked, None)
         };
-        let judged = |config: Option<&Config>| match judge(config, directory().as_ref()) {
+        let judged_for = |needs: &[&str], config: Option<&Config>| match judge(
+            needs,
+            config,
+            directory().as_ref(),
+        ) {
             Ok(Regions::BuiltIn) => "built in".to_owned(),
             Ok(Regions::Modules(modules)) => modules.names().collect::<Vec<_>>().join(" "),
             Err(reason) => reason,
         };
+        let judged = |config: Option<&Config>| judged_for(REGIONS, config);
         assert_eq!(judged(Some(&config("y", "y"))), "built in");
         assert_eq!(
             judged(Some(&config("m", "y"))),
@@ -206,6 +235,10 @@ mod tests {
         let order = "nd_e820 nd_pmem erofs overlay";
         assert_eq!(judged(Some(&config("m", "y"))), order);
         assert_eq!(judged(None), order);
+        // Swap space is no file system.
+        assert_eq!(judged_for(SCRATCH, None), "nd_e820 nd_pmem");
+        let without = judged_for(SCRATCH, Some(&config("m", "y")));
+        assert_eq!(without, "CONFIG_SWAP is off");
         // These are no modules, whatever there is.
         assert_eq!(judged(Some(&config("m", "n"))), "CONFIG_FS_DAX is off");
         assert_eq!(

@@ -11,17 +11,15 @@ use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
 use crate::error::{Error, Result};
-use crate::kernel::regions::{self, ModuleFile, Regions};
+use crate::kernel::regions::{self, ModuleFile, RegionUse, Regions};
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::payload;
 use crate::prepared_image::{ImageInfo, InPlace, PreparedImage};
 use crate::report::{Report, Subjects};
-use crate::request::{
-    Command, Expectation, Format, ImageRef, KernelSpec, MemorySpec, Request, RootSpec,
-};
+use crate::request::{Command, Expectation, Format, ImageRef, MemorySpec, Request, RootSpec};
+use crate::scratch::ScratchPlan;
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::hostmem::Memory;
-use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_image::account::{self, Account};
 use rdvm_image::tree::Tree;
@@ -30,7 +28,7 @@ use rdvm_initrd::{Contents, Epoch};
 use rdvm_kernel::{Kernel, Search};
 use rdvm_vmm::Engine;
 use rdvm_vmm::guest::ending::Ending;
-use rdvm_vmm::machine::REGION_ALIGN;
+use rdvm_vmm::machine::{REGION_ALIGN, Sizes};
 
 /// The least that is counted for a command's words and variables, so that a plan does not change with each.
 const FEW_WORDS: u64 = 64 << 10;
@@ -63,7 +61,9 @@ pub struct Plan {
     pub(super) volumes: Vec<PreparedVolume>,
     /// The sizes of the regions, the root's first.
     pub(super) regions: Vec<u64>,
-    /// The modules that PID 1 loads for them.
+    /// The scratch space, if there is to be any.
+    pub scratch: Option<ScratchPlan>,
+    /// The modules that PID 1 loads for all of these.
     pub(super) modules: Option<ModuleFile>,
 }
 
@@ -129,7 +129,19 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
         .collect();
     let mut needs = needs(info, &kernel, request.cpus, words(&command));
     needs.regions = ByteSize(regions.iter().sum());
-    let modules = modules.filter(|_| !regions.is_empty());
+    let scratch = request.scratch.map(ScratchPlan::new);
+    needs.scratch = scratch.as_ref().map_or(ByteSize(0), |scratch| scratch.size);
+    let mut modules = modules.filter(|_| !regions.is_empty());
+    if scratch.is_some() {
+        let found = modules_for(
+            &kernel,
+            RegionUse::Scratch,
+            Search::from_env().cache.as_deref(),
+        );
+        let found = found.map_err(|reason| Error::NoScratch { reason })?;
+        // Those for images are all of these and more.
+        modules = modules.or(found);
+    }
     let loaded = modules.as_ref().map_or(0, |modules| modules.bytes.len());
     needs.modules = ByteSize(loaded as u64);
     needs.own.0 += needs.modules.0;
@@ -146,6 +158,17 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     }
     needs.root_keeps_its_half = request.rdinit.is_some();
     let memory = memory::plan(&needs, request.memory)?;
+    let sizes = Sizes {
+        memory: memory.total,
+        initrd: 0,
+        regions: &regions,
+        scratch: scratch.as_ref().map(|scratch| scratch.size.0),
+    };
+    if scratch.is_some() && !engine.fits(&sizes) {
+        return Err(Error::NoScratch {
+            reason: "in QEMU image and RAM have to fit into 3 GiB beside it".to_owned(),
+        });
+    }
     let cache = cache_of(request);
     let prepared = volumes.iter().map(|(volume, _)| volume).chain([&image]);
     let in_memory: u64 = prepared.map(|image| image.in_memory(cache.as_ref())).sum();
@@ -162,6 +185,7 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
         contents: needs.contents,
         volumes,
         regions,
+        scratch,
         modules,
     })
 }
@@ -193,13 +217,23 @@ fn read(request: &Request, engine: &Engine) -> Result<Read> {
                 // The kernel's error is told when the image has been read.
                 return Err("there is no kernel".to_owned());
             };
-            let modules = modules.get_or_init(|| modules_for(kernel, search.cache.as_deref()));
+            let modules = modules
+                .get_or_init(|| modules_for(kernel, RegionUse::InPlace, search.cache.as_deref()));
             modules.as_ref().map_err(String::clone)?;
+            let scratch = request.scratch.map(|size| size.0);
             let ram = match request.memory {
                 MemorySpec::Exactly(given) => given,
-                MemorySpec::FromImage => ByteSize(MOST_BESIDE + size / 32),
+                MemorySpec::FromImage => {
+                    ByteSize(MOST_BESIDE + size / 32 + scratch.unwrap_or(0) / 32)
+                }
             };
-            match engine.fits(ram, &[taken.get(), size]) {
+            let sizes = Sizes {
+                memory: ram,
+                initrd: 0,
+                regions: &[taken.get(), size],
+                scratch,
+            };
+            match engine.fits(&sizes) {
                 true => Ok(()),
                 false => Err("in QEMU it has to fit into 3 GiB with the RAM".to_owned()),
             }
@@ -262,11 +296,12 @@ fn read(request: &Request, engine: &Engine) -> Result<Read> {
 ///
 /// # Errors
 /// As a text: why it cannot have them.
-fn modules_for(
+pub(super) fn modules_for(
     kernel: &Kernel,
+    region: RegionUse,
     cache: Option<&Path>,
 ) -> std::result::Result<Option<ModuleFile>, String> {
-    match regions::of(kernel, cache)? {
+    match regions::of(kernel, region, cache)? {
         Regions::BuiltIn => Ok(None),
         Regions::Modules(modules) => {
             let file = ModuleFile::of(&modules).map_err(|error| error.to_string())?;
@@ -276,7 +311,7 @@ fn modules_for(
 }
 
 /// Returns what image and kernel need together, with a command of so many bytes, all its words and variables counted.
-fn needs(image: &ImageInfo, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
+pub(super) fn needs(image: &ImageInfo, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
     let table = image.attributes.as_ref().map_or(0, Vec::len) as u64;
     // In the record, in PID 1 and with the command; most are short.
     let words = command.saturating_mul(3).max(FEW_WORDS);
@@ -291,47 +326,9 @@ fn needs(image: &ImageInfo, kernel: &Kernel, cpus: u8, command: u64) -> Needs {
         modules: ByteSize(0),
         cpus,
         regions: ByteSize(0),
+        scratch: ByteSize(0),
         root_keeps_its_half: false,
     }
-}
-
-/// Reads the image, and plans a run of it as far as there is a kernel for one.
-///
-/// # Errors
-/// The image cannot be used, or is not the expected one; the second result holds why there is no plan.
-pub fn look(
-    image: &ImageRef,
-    kernel: &KernelSpec,
-    cpus: u8,
-    progress: &Progress,
-) -> Result<(PreparedImage, Result<(Kernel, MemoryPlan)>)> {
-    let epoch = Epoch::from_env_or_last()?;
-    let search = Search::from_env();
-    let kernel = rdvm_kernel::open(kernel, Some(&image.path.join("boot")), &search);
-    let modules = OnceCell::new();
-    let can = |_| {
-        let kernel = kernel.as_ref().map_err(ToString::to_string)?;
-        let modules = modules.get_or_init(|| modules_for(kernel, search.cache.as_deref()));
-        modules.as_ref().map(drop).map_err(String::clone)
-    };
-    let in_place = InPlace {
-        root: RootSpec::Auto,
-        can: &can,
-    };
-    let prepared = PreparedImage::open(image, epoch, &in_place, None, progress)?;
-    let machine = kernel.map_err(Error::from).and_then(|kernel| {
-        let mut needs = needs(prepared.info(), &kernel, cpus, 0);
-        if let Some(region) = prepared.info().region {
-            let modules = modules.into_inner().and_then(std::result::Result::ok);
-            let modules = modules.flatten().map_or(0, |modules| modules.bytes.len());
-            needs.regions = ByteSize(region);
-            needs.modules = ByteSize(modules as u64);
-            needs.own.0 += needs.modules.0;
-        }
-        let memory = memory::plan(&needs, MemorySpec::FromImage)?;
-        Ok((kernel, memory))
-    });
-    Ok((prepared, machine))
 }
 
 /// Looks up the account that runs the command. A PID 1 of the user's own receives none.
@@ -377,6 +374,7 @@ fn check_command(
                 memory: "",
                 copies: &[],
                 modules: &[],
+                scratch: "",
             };
             Err(Error::NotStarted(Box::new(Report::of(&ending, subjects))))
         }

@@ -17,12 +17,13 @@ use crate::network::PreparedNetwork;
 use crate::payload::{self, Surroundings};
 use crate::report::MachineFacts;
 use crate::request::Request;
+use crate::scratch::ScratchPlan;
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_image::tree::{Kind, Tree};
 use rdvm_initrd::layout::{Layout, Places};
 use rdvm_initrd::{Epoch, Initrd, attributes};
 use rdvm_vmm::Engine;
-use rdvm_vmm::machine::{Machine, Region};
+use rdvm_vmm::machine::{Machine, Region, Sizes};
 use rdvm_vmm::terminal;
 
 /// A machine about to run, and what is known of it.
@@ -47,6 +48,8 @@ pub struct Ready {
     pub(super) command_name: String,
     /// The names of the modules that the guest gets.
     pub(super) modules: Vec<String>,
+    /// The scratch space, if there is any.
+    pub scratch: Option<ScratchPlan>,
     pub(super) engine: Engine,
     pub(super) receiver: Option<Receiver>,
     pub(super) network: Option<PreparedNetwork>,
@@ -79,16 +82,8 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     let network = PreparedNetwork::listen(&request.network, &plan.command)?;
     let rings = request.wants_rings().then(|| engine.rings_at());
     let info = plan.image.info();
-    let cmdline = cmdline::build(&cmdline::Parts {
-        init: &format!("/{}", info.init),
-        show_boot: request.console.show_boot,
-        engine: &engine.cmdline(request.cpus, rings, plan.memory.total, &plan.regions),
-        append: request.append.as_deref(),
-    })?;
     let attributes: Option<Arc<[u8]>> = info.attributes.as_deref().map(Into::into);
-    let root = info.region.map(|_| &b"/"[..]);
-    let volumes = plan.volumes.iter().map(|(_, target)| &target[..]);
-    let targets: Vec<&[u8]> = root.into_iter().chain(volumes).collect();
+    let targets = targets(&plan);
     let own = match &request.rdinit {
         Some(path) => own_init(&mut plan, path)?,
         None => {
@@ -100,7 +95,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
                     false => [0; 2],
                 },
                 rings,
-                regions: &targets,
+                regions: &targets.iter().map(Vec::as_slice).collect::<Vec<_>>(),
                 modules: plan.modules.as_ref().map(|modules| &modules.bytes),
             };
             payload::segment(&info.init, request, surroundings, attributes.clone())
@@ -108,6 +103,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
     };
     let own_places = Layout::of(&own, Epoch::from_env()?)?.into_places();
     let facts = facts(&engine, &plan, &own_places, request.cpus);
+    let cmdline = cmdline(request, &engine, &plan, facts.initrd)?;
     let mut initrd = Initrd::default().with_progress(request.progress.clone());
     let (cache, warnings) = (cache_of(request), &mut plan.warnings);
     let root = plan
@@ -122,6 +118,8 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         initrd.push(tree, places);
     }
     initrd.push(own, own_places);
+    let scratch = plan.scratch.as_ref();
+    let scratch = scratch.map(|scratch| scratch.make(&mut plan.warnings));
     let machine = Machine {
         kernel: plan.kernel,
         initrd,
@@ -130,6 +128,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         cpus: request.cpus,
         rings: rings.is_some(),
         regions,
+        scratch: scratch.transpose()?,
     };
     Ok(Ready {
         machine,
@@ -142,11 +141,37 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         attributes,
         command_name: command_name(&plan.command),
         modules: plan.modules.map_or_else(Vec::new, |modules| modules.names),
+        scratch: plan.scratch,
         engine,
         receiver,
         network,
         facts,
     })
+}
+
+/// Returns where the guest's regions are mounted, in their order.
+fn targets(plan: &Plan) -> Vec<Vec<u8>> {
+    let root = plan.image.info().region.map(|_| b"/".to_vec());
+    let volumes = plan.volumes.iter().map(|(_, target)| target.clone());
+    let scratch = plan.scratch.as_ref().map(|_| rdvm_proto::SWAP.to_vec());
+    root.into_iter().chain(volumes).chain(scratch).collect()
+}
+
+/// Writes the kernel's command line, for an initrd of so many bytes.
+fn cmdline(request: &Request, engine: &Engine, plan: &Plan, initrd: u64) -> Result<String> {
+    let rings = request.wants_rings().then(|| engine.rings_at());
+    let sizes = Sizes {
+        memory: plan.memory.total,
+        initrd,
+        regions: &plan.regions,
+        scratch: plan.scratch.as_ref().map(|scratch| scratch.size.0),
+    };
+    Ok(cmdline::build(&cmdline::Parts {
+        init: &format!("/{}", plan.image.info().init),
+        show_boot: request.console.show_boot,
+        engine: &engine.cmdline(request.cpus, rings, &sizes),
+        append: request.append.as_deref(),
+    })?)
 }
 
 fn facts(engine: &Engine, plan: &Plan, own: &Places, cpus: u8) -> MachineFacts {

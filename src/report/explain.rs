@@ -21,6 +21,7 @@ pub const NOT_FOUND: u8 = 127;
 /// Added to the number of the signal that ended it.
 pub const BY_SIGNAL: u8 = 128;
 
+const ENOSPC: i32 = 28;
 const EXDEV: i32 = 18;
 const EINVAL: i32 = 22;
 pub(super) const ENOENT: i32 = 2;
@@ -49,6 +50,7 @@ pub fn exit_code(ending: &Ending) -> u8 {
         Ending::NotStarted { .. }
         | Ending::Died { .. }
         | Ending::Starved { .. }
+        | Ending::NoRoom { .. }
         | Ending::OutputFailed(_)
         | Ending::InputFailed(_) => FAILED,
         Ending::TimedOut { .. } => TIMED_OUT,
@@ -75,6 +77,8 @@ pub struct Subjects<'a> {
     pub copies: &'a [CopyIn],
     /// The names of the modules, likewise.
     pub modules: &'a [String],
+    /// The directory of the scratch space, escaped.
+    pub scratch: &'a str,
 }
 
 /// The outcome's name, and the line for stderr where the command did not end by itself.
@@ -98,7 +102,9 @@ fn outcome(ending: &Ending) -> Outcome {
         } => Outcome::CannotRun,
         Ending::NotStarted { .. } => Outcome::SetupFailed,
         Ending::Died { panic: Some(_), .. } => Outcome::KernelPanic,
-        Ending::Died { .. } | Ending::Starved { .. } => Outcome::MachineDied,
+        Ending::Died { .. } | Ending::Starved { .. } | Ending::NoRoom { .. } => {
+            Outcome::MachineDied
+        }
         Ending::TimedOut { .. } => Outcome::TimedOut,
         Ending::OutputLimit => Outcome::OutputLimit,
         Ending::Left | Ending::Interrupted(_) => Outcome::Interrupted,
@@ -157,6 +163,7 @@ fn message(ending: &Ending, subjects: Subjects<'_>) -> Option<String> {
                  control group with more, or fewer files"
             )
         }
+        Ending::NoRoom { started, errno } => no_room(*errno, *started, subjects),
         Ending::TimedOut { started } => {
             let when = if *started {
                 "still ran"
@@ -189,6 +196,26 @@ fn died(name: &str, started: bool, how: &str) -> String {
     }
 }
 
+/// The message about a machine whose scratch space could not grow.
+fn no_room(errno: i32, started: bool, subjects: Subjects<'_>) -> String {
+    let Subjects {
+        command: name,
+        scratch: place,
+        ..
+    } = subjects;
+    let why = match errno {
+        ENOSPC => format!("no space left on {place}'s file system"),
+        errno => {
+            let error = reason(&std::io::Error::from_raw_os_error(errno));
+            format!("{place}: {error}")
+        }
+    };
+    let when = if started { "while" } else { "before" };
+    format!(
+        "--scratch: {why}, so the machine was stopped {when} {name} ran; make room there, or set TMPDIR to another directory"
+    )
+}
+
 fn stream_failed(stream: &str, errno: i32) -> String {
     let error = reason(&std::io::Error::from_raw_os_error(errno));
     format!("standard {stream}: {error}; the machine was stopped")
@@ -198,9 +225,13 @@ fn stream_failed(stream: &str, errno: i32) -> String {
 /// know it.
 fn full_root(root: &RootUse) -> Option<String> {
     let size = ByteSize(root.bytes);
-    root.is_full().then(|| {
-        format!("the root file system is full ({size}); give the machine more RAM with -m")
-    })
+    let way_out = match root.free_inodes {
+        // They are in RAM, whatever else is not.
+        0 => "give the machine more RAM with -m",
+        _ => "give the machine room on a disk with --scratch, or more RAM with -m",
+    };
+    root.is_full()
+        .then(|| format!("the root file system is full ({size}); {way_out}"))
 }
 
 /// The message about a command that PID 1 could not start.
@@ -240,6 +271,9 @@ fn not_started(stage: Stage, errno: i32, which: u32, subjects: Subjects<'_>) -> 
         ),
         Stage::Region => format!(
             "region {which}: the guest's kernel did not mount it: {error}; add --root initrd, or take another kernel (rdvm kernel check)"
+        ),
+        Stage::Scratch => format!(
+            "--scratch: the guest's kernel does not swap to it: {error}; leave it out, or take another kernel (rdvm kernel check)"
         ),
         Stage::Modules => {
             let module = subjects.modules.get(which as usize);

@@ -32,6 +32,7 @@ mod regions;
 
 mod kernel;
 
+mod scratch;
 mod small_kernel;
 
 mod init;

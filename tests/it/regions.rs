@@ -262,6 +262,21 @@ fn volumes_are_what_their_directories_were_and_read_only() {
         .says("/nowhere/at/all");
 }
 
+/// QEMU puts the initrd, in which they travel, at the end of the RAM; an image in place is not far from there.
+#[test]
+fn files_that_are_copied_in_take_nothing_of_an_image_in_place() {
+    for engine in engines() {
+        let place = Place::new();
+        let copy = format!("{}:/copy", place.image.path().join("large").display());
+        let options = ["--root", "erofs", "--copy-in", &copy];
+        let run = place.run(engine, &options, "cat /large /copy | sha256sum | cut -c-64");
+        let large = fs::read(place.image.path().join("large")).unwrap();
+        let both = Sha256::digest([&large[..], &large].concat());
+        let both: String = both.iter().map(|byte| format!("{byte:02x}")).collect();
+        run.exits(0).prints(format!("{both}\n"));
+    }
+}
+
 /// As on a full disk, or when somebody is careless with the cache.
 #[test]
 fn a_region_whose_file_is_cut_off_ends_its_machine_and_nothing_else() {

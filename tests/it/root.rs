@@ -66,7 +66,7 @@ const FILLS: [(&str, &str); 3] = [
 
 /// Fills the root. The command sees the error, can still start a process, its trap runs and its exit code is its own; the
 /// kernel killed nobody and said nothing.
-fn fill(engine: &str, options: &[&str], image: &Path, (script, said): (&str, &str)) {
+pub(crate) fn fill(engine: &str, options: &[&str], image: &Path, (script, said): (&str, &str)) {
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.json");
     let mut run = Rdvm::on(engine).option("--report").option(&report);
@@ -82,7 +82,7 @@ fn fill(engine: &str, options: &[&str], image: &Path, (script, said): (&str, &st
     let line = run.stderr();
     assert!(
         line.starts_with("rdvm: sh: exited with 7, and the root file system is full (")
-            && line.ends_with("); give the machine more RAM with -m\n")
+            && line.ends_with(" more RAM with -m\n")
             && line.lines().count() == 1,
         "{line}"
     );

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use rdvm_vmm::guest::console::Console;
 use rdvm_vmm::guest::control::Control;
 use rdvm_vmm::guest::ending::Ending;
 use rdvm_vmm::guest::output_stream::OutputStream;
-use rdvm_vmm::machine::Machine;
+use rdvm_vmm::machine::{Machine, Scratch};
 use rdvm_vmm::stop_signals::StopSignals;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::support::scenario::this_is_none;
@@ -197,6 +199,18 @@ fn boot_image(
     timeout: Duration,
     signals: &StopSignals,
 ) -> Outcome {
+    boot_changed(image, code, cpus, timeout, signals, |machine| machine)
+}
+
+/// With something else about the machine.
+fn boot_changed(
+    image: &Path,
+    code: Code,
+    cpus: u8,
+    timeout: Duration,
+    signals: &StopSignals,
+    change: impl FnOnce(Machine) -> Machine,
+) -> Outcome {
     let kernel = tempfile::NamedTempFile::new().unwrap();
     fs::write(kernel.path(), elf(&code.0)).unwrap();
     let (stdout, ours) = pipe();
@@ -214,7 +228,7 @@ fn boot_image(
         Control::frames(),
     );
     let guest = guest.with_timeout(Some(timeout));
-    let machine = machine(kernel.path(), image, cpus);
+    let machine = change(machine(kernel.path(), image, cpus));
     let result = Engine::Kvm.boot(machine, guest, signals);
     let ending = result
         .map(|(ending, _)| ending)
@@ -247,7 +261,83 @@ fn machine(kernel: &Path, image: &Path, cpus: u8) -> Machine {
         cpus,
         rings: false,
         regions: Vec::new(),
+        scratch: None,
     }
+}
+
+/// Code that writes to the first byte of a region, which the stub's page tables do not map: a directory at 1 MiB less a page does, for
+/// the fifth GiB.
+fn write_to_region() -> Code {
+    const DIRECTORY: u32 = 0xf_f000;
+    const FIFTH_POINTER: u32 = 0xa000 + 4 * 8;
+    let store = |code: Code, at: u32, low: u32, high: u32| {
+        let word = |code: Code, at: u32, value: u32| {
+            // mov dword [at], value
+            code.bytes(&[0xc7, 0x04, 0x25])
+                .bytes(&at.to_le_bytes())
+                .bytes(&value.to_le_bytes())
+        };
+        word(word(code, at, low), at + 4, high)
+    };
+    let code = store(Code::default(), DIRECTORY, 0x83, 1);
+    let code = store(code, FIFTH_POINTER, DIRECTORY | 3, 0);
+    let code = code.address(4 << 30).value(WRITTEN);
+    code.bytes(&[0x89, 0x03]) // mov [rbx], eax
+}
+
+/// The value that is written there.
+const WRITTEN: u32 = 0x5a17_c0de;
+
+#[test]
+fn scratch_space_is_the_file_and_a_host_without_a_page_for_it_is_named() {
+    if !has_kvm() {
+        return;
+    }
+    let signals = StopSignals::new().unwrap();
+    let image = Image::empty().file("etc/x", 0o644, "x");
+    let file = || {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        fs::File::from(memfd_create("scratch", flags).unwrap())
+    };
+    let run = |code: Code, scratch: Scratch| {
+        let with_scratch = |machine: Machine| Machine {
+            scratch: Some(scratch),
+            ..machine
+        };
+        boot_changed(
+            image.path(),
+            code,
+            1,
+            Duration::from_secs(60),
+            &signals,
+            with_scratch,
+        )
+    };
+    let whole = file();
+    let scratch = Scratch::new(whole.try_clone().unwrap(), 4 << 20).unwrap();
+    let code = write_to_region().write(STDOUT, 1, b'x'.into()).fault();
+    let outcome = run(code, scratch);
+    assert_eq!(
+        (outcome.how(), &outcome.stdout[..]),
+        ("was reset by a triple fault", &b"x"[..])
+    );
+    let mut first = [0; 4];
+    whole.read_exact_at(&mut first, 0).unwrap();
+    assert_eq!(first, WRITTEN.to_le_bytes());
+    // A file without a page that cannot grow.
+    let cut = file();
+    let scratch = Scratch::new(cut.try_clone().unwrap(), 4 << 20).unwrap();
+    cut.set_len(0).unwrap();
+    fcntl_add_seals(&cut, SealFlags::GROW).unwrap();
+    let outcome = run(write_to_region().fault(), scratch);
+    let errno = rustix::io::Errno::PERM.raw_os_error();
+    assert_eq!(
+        outcome.ending,
+        Ok(Ending::NoRoom {
+            started: false,
+            errno
+        })
+    );
 }
 
 fn pipe() -> (fs::File, OwnedFd) {

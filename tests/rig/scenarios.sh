@@ -12,6 +12,7 @@
 list=$1
 scenarios=0 failed=0
 export RDVM_TEST_SKIPS=/tmp/skips
+mkdir -p /var/tmp # where scratch space is, as on any Debian
 
 # watch: after the time for the tests of one kernel says what the threads of each machine are doing, and ends the tests.
 watch() {

@@ -20,7 +20,7 @@ use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -80,8 +80,7 @@ impl AtomicFile {
                 target,
                 state: State::Nameless,
             }),
-            // Not every file system can do that (NFS, for one).
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            Err(errno) if has_no_nameless(errno) => {
                 let mut options = File::options();
                 options.read(true).write(true).create_new(true);
                 let (name, file) =
@@ -172,6 +171,30 @@ pub fn fits_limit(size: u64) -> io::Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Returns an empty file in the file system of `directory` that no name leads to, for this user alone: it is gone when it is closed.
+///
+/// # Errors
+/// The directory is missing or cannot be written to.
+pub fn unnamed(directory: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        Err(errno) if has_no_nameless(errno) => {
+            let mut options = File::options();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            let (name, file) = under_new_name(directory, TEMPORARY, |name| options.open(name))?;
+            fs::remove_file(name)?;
+            Ok(file)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// True if the file system makes no files without names (NFS, for one).
+fn has_no_nameless(errno: Errno) -> bool {
+    matches!(errno, Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL)
 }
 
 /// Has `make` make something in `directory` under a name that begins with `prefix` and is free: leftovers of killed

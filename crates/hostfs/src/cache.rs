@@ -12,10 +12,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
-use crate::atomic::{AtomicFile, TEMPORARY, fits_limit, remove_if_there};
+use crate::atomic::{self, AtomicFile, TEMPORARY, fits_limit, remove_if_there};
 use crate::units::ByteSize;
 
 const LINK: &str = "at-";
@@ -134,12 +134,10 @@ impl ContentCache {
     /// Returns an empty file in the directory that no name leads to, and that is gone when it is closed.
     ///
     /// # Errors
-    /// The directory cannot be made or written to; its file system has no such files.
+    /// The directory cannot be made or written to.
     pub fn unnamed(&self) -> io::Result<File> {
         self.make_directory()?;
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = openat(CWD, &self.directory, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(file.into())
+        atomic::unnamed(&self.directory)
     }
 
     fn make_directory(&self) -> io::Result<()> {

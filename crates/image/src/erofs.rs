@@ -26,7 +26,7 @@ pub const SLOT: u64 = 32;
 /// Bytes of an inode of the longer form.
 pub const INODE: u64 = 64;
 /// Bytes of an inode of the shorter form, which has the file system's time.
-pub const INODE_COMPACT: u64 = 32;
+pub(crate) const INODE_COMPACT: u64 = 32;
 /// Bytes of the header before an inode's extended attributes, and of the header of each.
 pub const XATTR_HEADER: usize = 12;
 /// Bytes before the name of an extended attribute.
@@ -37,7 +37,7 @@ pub const DIRENT: usize = 12;
 pub const HOLE: u32 = u32::MAX;
 
 /// Feature that a reader may ignore: the super block has a checksum.
-pub const COMPAT_CHECKSUM: u32 = 1;
+pub(crate) const COMPAT_CHECKSUM: u32 = 1;
 /// Feature that a reader may ignore: times of inodes are those of the last modification.
 pub const COMPAT_MTIME: u32 = 2;
 /// Feature that a reader must know: files in chunks.
@@ -46,11 +46,11 @@ pub const INCOMPAT_CHUNKS: u32 = 4;
 /// An inode's bytes follow each other from a block on.
 pub const PLAIN: u16 = 0;
 /// The bytes are compressed.
-pub const COMPRESSED: u16 = 1;
+pub(crate) const COMPRESSED: u16 = 1;
 /// The last bytes stand behind the inode.
 pub const INLINE: u16 = 2;
 /// The bytes are compressed, with a shorter index.
-pub const COMPRESSED_COMPACT: u16 = 3;
+pub(crate) const COMPRESSED_COMPACT: u16 = 3;
 /// The bytes are chunks of one size, whose addresses stand behind the inode.
 pub const CHUNKS: u16 = 4;
 

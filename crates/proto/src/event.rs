@@ -132,6 +132,8 @@ pub enum Stage {
     Modules = 13,
     /// Making the way of network streams.
     Network = 14,
+    /// Swapping to a region of memory.
+    Scratch = 15,
 }
 
 impl Stage {
@@ -152,6 +154,7 @@ impl Stage {
             Self::Region,
             Self::Modules,
             Self::Network,
+            Self::Scratch,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)

@@ -33,6 +33,8 @@ pub const HAS_MODULES: u32 = 256;
 pub const HAS_NETWORK: u32 = 512;
 /// Flag in a start record: connections to [`NET_PORT`](crate::NET_PORT) are for the host's proxy.
 pub const HAS_PROXY: u32 = 1024;
+/// The region with this in the place of a mount point is swap space, with its header: the last one.
+pub const SWAP: &[u8] = b"swap";
 
 /// The suffix of rdinit's own path that gives the path of the directory in which files copied in land: below it a directory
 /// for each, named by its number.
@@ -77,7 +79,7 @@ pub struct Start<'a> {
     pub copies_in: usize,
     /// Number of copies out: a string each.
     pub copies_out: usize,
-    /// Number of regions of memory with file systems: a string each.
+    /// Number of regions of memory: a string each.
     pub regions: usize,
 }
 
@@ -100,7 +102,8 @@ pub struct Strings<'a> {
     pub copies_in: &'a [u8],
     /// The paths to copy out.
     pub copies_out: &'a [u8],
-    /// Where each region is mounted, in the order of their addresses; the root's is `/`, and the first.
+    /// Where each region is mounted, in the order of their addresses; the root's is `/`, and the first. [`SWAP`] is not
+    /// mounted.
     pub regions: &'a [u8],
 }
 
@@ -302,7 +305,7 @@ mod tests {
             limits: &limits,
             copies_in: &[[b"/.rdvm.in/0/a", b"/src"]],
             copies_out: &[b"/out", b"x"],
-            regions: &[b"/", b"/data"],
+            regions: &[b"/", b"/data", SWAP],
         }
         .encode();
         let (start, strings) = Start::decode(&bytes).unwrap();
@@ -321,7 +324,10 @@ mod tests {
             (strings.copies_in, strings.copies_out),
             (&b"/.rdvm.in/0/a\0/src\0"[..], &b"/out\0x\0"[..])
         );
-        assert_eq!((start.regions, strings.regions), (2, &b"/\0/data\0"[..]));
+        assert_eq!(
+            (start.regions, strings.regions),
+            (3, &b"/\0/data\0swap\0"[..])
+        );
         assert_eq!(strings.rest, b"sh\0\0a\nb\0\xff\xfe\0A=\0\x01=\x80\0");
         for cut in 0..bytes.len() {
             assert!(Start::decode(&bytes[..cut]).is_none(), "cut at {cut}");

@@ -49,10 +49,9 @@ use std::fmt;
 
 use crate::guest::GuestPorts;
 use crate::guest::ending::Ending;
-use crate::machine::Machine;
+use crate::machine::{Machine, Sizes};
 use crate::probe::KvmState;
 use crate::stop_signals::StopSignals;
-use rdvm_hostfs::units::ByteSize;
 
 /// There is no PCI bus to look for.
 const NO_PCI: &str = "pci=off";
@@ -157,31 +156,25 @@ impl Engine {
         }
     }
 
-    /// Returns words for the kernel command line of a machine with so many `cpus`; `rings` is the address of memory for
-    /// streams, and `regions` have these sizes beside RAM of `memory` bytes.
-    pub fn cmdline(
-        &self,
-        cpus: u8,
-        rings: Option<u64>,
-        memory: ByteSize,
-        regions: &[u64],
-    ) -> String {
+    /// Returns words for the kernel command line of a machine with so many `cpus` and memory of these `sizes`; `rings` is the
+    /// address of memory for streams.
+    pub fn cmdline(&self, cpus: u8, rings: Option<u64>, sizes: &Sizes<'_>) -> String {
         let words = match self {
             Self::Kvm => kvm::cmdline(cpus),
-            Self::Qemu(qemu) => qemu.cmdline(cpus, rings, memory, regions),
+            Self::Qemu(qemu) => qemu.cmdline(cpus, rings, sizes),
         };
-        let pci = match regions.is_empty() {
-            true => NO_PCI,
-            false => EMPTY_PCI,
+        let pci = match sizes.has_regions() {
+            true => EMPTY_PCI,
+            false => NO_PCI,
         };
         format!("{pci} {words}")
     }
 
-    /// Returns true if regions of these sizes have a place beside RAM of `memory` bytes.
-    pub fn fits(&self, memory: ByteSize, regions: &[u64]) -> bool {
+    /// Returns true if there is a place for memory of these sizes.
+    pub fn fits(&self, sizes: &Sizes<'_>) -> bool {
         match self {
             Self::Kvm => true,
-            Self::Qemu(_) => qemu::fits(memory, regions),
+            Self::Qemu(_) => qemu::fits(sizes),
         }
     }
 

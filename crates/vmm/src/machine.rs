@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use rdvm_hostfs::units::{ByteSize, PAGE};
 use rdvm_initrd::Initrd;
@@ -29,6 +30,8 @@ pub struct Machine {
     pub rings: bool,
     /// Files that the guest has in its memory, as persistent memory (`/dev/pmem0` and so on, in this order).
     pub regions: Vec<Region>,
+    /// One more, behind them, which the guest writes to.
+    pub scratch: Option<Scratch>,
 }
 
 /// A file that the guest has in its memory without a copy. What it writes there is its own and never reaches the file.
@@ -38,6 +41,28 @@ pub struct Region {
     pub file: File,
     /// The number of its bytes that the guest has, a multiple of [`REGION_ALIGN`]. The file is at least as long.
     pub size: u64,
+}
+
+/// A file that is memory of the guest's: what it writes there takes room in the file, page by page, and memory of the host's as any
+/// file does.
+#[derive(Debug)]
+pub struct Scratch {
+    /// The file, open for reading and writing. Nobody else has it.
+    file: File,
+    size: u64,
+}
+
+/// The sizes of a machine's RAM and of all that it has beside it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes<'a> {
+    /// Guest RAM.
+    pub memory: ByteSize,
+    /// The length of the initrd.
+    pub initrd: u64,
+    /// The sizes of the regions.
+    pub regions: &'a [u64],
+    /// The size of the scratch space.
+    pub scratch: Option<u64>,
 }
 
 /// Regions begin and end at a multiple of this: what Linux can add to its memory at least (`SUBSECTION_SIZE`).
@@ -65,6 +90,44 @@ impl Region {
     }
 }
 
+impl Sizes<'_> {
+    /// True if there is anything beside RAM.
+    pub(crate) fn has_regions(&self) -> bool {
+        !self.regions.is_empty() || self.scratch.is_some()
+    }
+}
+
+impl Scratch {
+    /// Returns `file`, made `size` bytes long, rounded up, as scratch space.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot have that length.
+    pub fn new(file: File, size: u64) -> io::Result<Self> {
+        let size = size.next_multiple_of(REGION_ALIGN);
+        file.set_len(size)?;
+        Ok(Self { file, size })
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The number of its bytes, a multiple of [`REGION_ALIGN`].
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns why the file system has no room for another page, if it has none.
+    pub(crate) fn refusal(&self) -> Option<io::Error> {
+        // Behind what the guest has. A file system that gives one page has a second one for a file that is larger by then.
+        let refused = self.file.write_all_at(&[1; PAGE as usize], self.size).err();
+        let _ = self.file.set_len(self.size);
+        refused
+    }
+}
+
 /// A machine that no engine can run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +147,12 @@ pub enum Error {
 }
 
 impl Machine {
+    /// The sizes of all regions, the scratch space last.
+    pub(crate) fn region_sizes(&self) -> impl Iterator<Item = u64> {
+        let scratch = self.scratch.iter().map(Scratch::size);
+        self.regions.iter().map(|region| region.size).chain(scratch)
+    }
+
     /// Checks what the types do not. Engines do so before they run it.
     ///
     /// # Errors

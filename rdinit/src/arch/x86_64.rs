@@ -65,6 +65,7 @@ numbers! {
     __NR_chroot = 161,
     __NR_mount = 165,
     __NR_umount2 = 166,
+    __NR_swapon = 167,
     __NR_init_module = 175,
     __NR_reboot = 169,
     __NR_sethostname = 170,

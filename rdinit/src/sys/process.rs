@@ -16,13 +16,17 @@ pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     .map(drop)
 }
 
-/// RAM that nobody uses, in bytes.
-pub(crate) fn free_ram() -> u64 {
-    // struct sysinfo: word 5 is freeram, in the units of word 13.
+/// RAM and swap space that nobody uses, in bytes.
+pub(crate) fn free_memory() -> (u64, u64) {
+    // struct sysinfo: word 5 is freeram and 9 freeswap, in the units of word 13.
     let mut words = [0u64; 14];
     match call3(__NR_sysinfo, words.as_mut_ptr() as usize, 0, 0) {
-        Ok(_) => words[5].saturating_mul(words[13] & 0xffff_ffff),
-        Err(_) => 0,
+        Ok(_) => {
+            let unit = words[13] & 0xffff_ffff;
+            let bytes = |word: usize| words[word].saturating_mul(unit);
+            (bytes(5), bytes(9))
+        }
+        Err(_) => (0, 0),
     }
 }
 

@@ -12,10 +12,10 @@ use crate::print::{print, say, show_bar};
 
 /// Prints what is in an image and the RAM that it needs, or records its digest in rdvm.lock.
 pub(crate) fn inspect(args: InspectArgs) -> Result<u8> {
-    let (lock, json) = (args.lock, args.json);
+    let (lock, json, scratch) = (args.lock, args.json, args.scratch);
     let (image, kernel, cpus) = args.into_parts()?;
     let bar = show_bar();
-    let (prepared, machine) = pipeline::look(&image, &kernel, cpus, &bar.progress)?;
+    let (prepared, machine) = pipeline::look(&image, &kernel, (cpus, scratch), &bar.progress)?;
     let (info, Some(read)) = (prepared.info(), prepared.image()) else {
         return Err(format!("{}: was not read", shown(&image.path)).into());
     };

@@ -94,6 +94,9 @@ fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Fi
             ));
         }
         say(&ready.memory.to_string());
+        if let Some(scratch) = &ready.scratch {
+            say(&scratch.to_string());
+        }
     }
     if !verbosity.quiet {
         let ports = ready.published_ports(!verbosity.verbose);
@@ -119,6 +122,9 @@ fn show_plan(request: &Request) -> Result<()> {
     ));
     say(&plan.memory.to_string());
     request.network.lines().iter().for_each(|line| say(line));
+    if let Some(scratch) = &plan.scratch {
+        say(&scratch.to_string());
+    }
     Ok(())
 }
 

@@ -63,7 +63,18 @@ pub(crate) const REGIONS: &[&str] = &[
     "TMPFS_XATTR",
 ];
 
-/// The modules by which an image is a region of memory, where these options are not built in: PID 1 loads them.
+/// The options by which the kernel swaps to a region of memory. Those of [`REGION_MODULES`] may be modules.
+pub(crate) const SCRATCH: &[&str] = &[
+    "SWAP",
+    "X86_PMEM_LEGACY",
+    "BLK_DEV_PMEM",
+    "NVDIMM_PFN",
+    "PCI",
+    "SHMEM",
+    "TMPFS",
+];
+
+/// The modules by which a kernel has regions of memory, where these options are not built in: PID 1 loads them.
 pub(crate) const REGION_MODULES: &[(&str, &str)] = &[
     ("X86_PMEM_LEGACY", "nd_e820"),
     ("BLK_DEV_PMEM", "nd_pmem"),
@@ -138,6 +149,7 @@ pub(super) const FEATURES: &[Feature] = &[
         REGIONS,
         "every image is unpacked into memory at the start",
     ),
+    useful("--scratch", SCRATCH, "the root is no larger than the RAM"),
     useful(
         "file capabilities and attributes",
         &["TMPFS_XATTR"],

@@ -4,6 +4,9 @@ use rdvm_proto::{Event, Stage, Totals};
 
 use rdvm_hostfs::hostmem::Bound;
 
+/// The errno for a file whose error has none.
+const EIO: i32 = 5;
+
 /// The ending of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -46,6 +49,13 @@ pub enum Ending {
         /// The limit of its memory, if the host has one.
         bound: Option<Bound>,
     },
+    /// The host's file system had no room for what it wrote to its scratch space.
+    NoRoom {
+        /// True if the command ran.
+        started: bool,
+        /// The file system's answer.
+        errno: i32,
+    },
     /// It ran longer than it was allowed to.
     TimedOut {
         /// True if the command ran.
@@ -66,6 +76,14 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Returns the ending of a machine that the host's file system refused more room.
+    pub(crate) fn no_room(started: bool, error: &std::io::Error) -> Self {
+        Self::NoRoom {
+            started,
+            errno: error.raw_os_error().unwrap_or(EIO),
+        }
+    }
+
     /// Returns the ending by a guest's last event; `None` for any other event.
     pub(crate) fn of(event: Event) -> Option<Self> {
         match event {

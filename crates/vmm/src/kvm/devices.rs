@@ -3,6 +3,8 @@
 //! Output leaves on the vCPU's own thread while the reader keeps up; the engine's thread (`session.rs`) is woken when
 //! that has to wait. Never blocks.
 
+use std::io;
+
 use kvm_ioctls::VmFd;
 
 use super::bus::{Bus, PORTS};
@@ -20,6 +22,10 @@ pub(super) struct Devices {
     pub(super) guest: GuestPorts,
     /// The reason why the machine is over, once it is.
     pub(super) over: Option<String>,
+    /// KVM had no page of the host's for the guest.
+    pub(super) lacks_page: bool,
+    /// The answer of the file system that has none.
+    pub(super) refusal: Option<io::Error>,
     /// Exits so far.
     pub(super) exits: u64,
     /// Output has come that nothing but time will hand on.
@@ -34,6 +40,8 @@ impl Devices {
             bus: Bus::default(),
             guest,
             over: None,
+            lacks_page: false,
+            refusal: None,
             exits: 0,
             lingers: false,
             vm,

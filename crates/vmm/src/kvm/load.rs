@@ -84,7 +84,7 @@ pub(super) fn load(
     let mut cmdline = machine.cmdline.clone().into_bytes();
     cmdline.push(0);
     put(memory, CMDLINE, &cmdline)?;
-    let regions = layout::regions(total, machine.regions.iter().map(|region| region.size));
+    let regions = layout::regions(total, machine.region_sizes());
     let params = zero_page(kernel.header, at..at + size, total, &regions);
     LinuxBootConfigurator::write_bootparams(
         &BootParams::new(&params, GuestAddress(ZERO_PAGE)),

@@ -92,11 +92,7 @@ pub(super) fn boot(
     guest.machine_loaded();
     // Dropped at the end: after the vCPUs, whose threads `Session` ends even when it is unwound.
     let _ram: Registered = ram.register(&vm)?;
-    let places = layout::regions(
-        machine.memory.0,
-        machine.regions.iter().map(|region| region.size),
-    );
-    let _regions = ram::map_regions(&vm, places, &machine.regions)?;
+    let _regions = ram::map_regions(&vm, &machine)?;
     // It goes with the guest, which comes back when no vCPU is left.
     if machine.rings {
         guest.attach(ram::share(&vm)?);
@@ -116,10 +112,10 @@ pub(super) fn boot(
         .map(|id| Vcpu::new(&vm, id, package, supported.as_slice(), start, coalesces))
         .collect::<Result<Vec<_>, _>>()?;
     guest.machine_starts();
-    let regions = std::mem::take(&mut machine.regions);
     let mut devices = Devices::new(vm, guest);
-    devices.bus.empty_pci = !regions.is_empty();
-    let session = Session::start(devices, vcpus, regions)?;
+    devices.bus.empty_pci = machine.region_sizes().next().is_some();
+    let regions = std::mem::take(&mut machine.regions);
+    let session = Session::start(devices, vcpus, regions, machine.scratch.take())?;
     // The guest has a copy of every byte: freeing thousands of entries costs nothing while it boots.
     drop(machine);
     session.run(signals)

@@ -18,7 +18,7 @@ use vm_memory::{
 use super::layout::{self, HUGE_PAGE};
 use super::{Error, kvm};
 use crate::guest::rings::{RINGS, Rings};
-use crate::machine::Region;
+use crate::machine::Machine;
 
 /// Half of a process's addresses.
 const MOST: u64 = 1 << 46;
@@ -161,33 +161,36 @@ pub(super) fn share(vm: &VmFd) -> Result<Rings, Error> {
 }
 
 /// Maps the files of regions privately, so that machines share their page cache, each at its range of guest-physical addresses.
-/// What the guest writes there becomes its own, page by page, and never reaches the file. It must not go before the last
-/// vCPU has.
+/// What the guest writes there becomes its own, page by page, and never reaches the file. Only scratch space is the file. It must not
+/// go before the last vCPU has.
 ///
 /// # Errors
 ///
 /// The host has no more mappings for us; those of KVM.
-pub(super) fn map_regions(
-    vm: &VmFd,
-    places: Vec<Range<u64>>,
-    regions: &[Region],
-) -> Result<Regions, Error> {
+pub(super) fn map_regions(vm: &VmFd, machine: &Machine) -> Result<Regions, Error> {
+    let places = layout::regions(machine.memory.0, machine.region_sizes());
+    let regions = machine.regions.iter();
+    let regions = regions.map(|region| (&region.file, MapFlags::PRIVATE));
+    let scratch = machine.scratch.iter();
+    let scratch = scratch.map(|scratch| (scratch.file(), MapFlags::SHARED));
     let mut mapped = Regions(Vec::new());
-    for ((slot, place), region) in (RINGS_SLOT + 1..).zip(places).zip(regions) {
-        let mapping = Reservation::of_file(&region.file, region.size as usize);
+    for ((slot, place), (file, how)) in (RINGS_SLOT + 1..).zip(places).zip(regions.chain(scratch)) {
+        let size = place.end - place.start;
+        let mapping = Reservation::of_file(file, size as usize, how);
         let mapping = mapping.map_err(Error::host("mapping a region"))?;
         let region = kvm_userspace_memory_region {
             slot,
             flags: 0,
             guest_phys_addr: place.start,
-            memory_size: region.size,
+            memory_size: size,
             userspace_addr: mapping.start as u64,
         };
         mapped.0.push(mapping);
         kvm("registering a region", || {
             // SAFETY: the range is mapped and nothing of ours reads or writes it; its slot and addresses are its own
             // (`layout::regions`). `Regions` keeps it mapped until `boot` drops it, when no vCPU is left, as with RAM. A
-            // guest that reaches beyond the end of a file that shrinks is stopped by KVM; no signal reaches us.
+            // guest that reaches beyond the end of a file that shrinks, or for whose page the file system has no room, is
+            // stopped by KVM; no signal reaches us.
             unsafe { vm.set_user_memory_region(region) }
         })?;
     }
@@ -228,15 +231,15 @@ impl Reservation {
         })
     }
 
-    /// Maps the first bytes of a file, privately.
-    fn of_file(file: &File, length: usize) -> io::Result<Self> {
+    /// Maps the first bytes of a file.
+    fn of_file(file: &File, length: usize, how: MapFlags) -> io::Result<Self> {
         // SAFETY: as in `new`. Nothing of ours reads or writes what is mapped.
         let start = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
                 length,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
+                how | MapFlags::NORESERVE,
                 file,
                 0,
             )

@@ -15,7 +15,7 @@ use super::vcpu::Vcpu;
 use crate::event_loop::{EventLoop, Token, Wanted};
 use crate::guest::GuestPorts;
 use crate::guest::ending::Ending;
-use crate::machine::Region;
+use crate::machine::{Region, Scratch};
 use crate::stop_signals::StopSignals;
 
 /// Time that output of a port which does not end is waited for.
@@ -28,6 +28,7 @@ pub(super) struct Session {
     threads: Threads,
     events: EventLoop,
     regions: Vec<Region>,
+    scratch: Option<Scratch>,
 }
 
 impl Session {
@@ -40,6 +41,7 @@ impl Session {
         devices: Devices,
         vcpus: Vec<Vcpu>,
         regions: Vec<Region>,
+        scratch: Option<Scratch>,
     ) -> Result<Self, Error> {
         let events = EventLoop::new(&devices.guest);
         let events = events.map_err(Error::host("duplicating a descriptor"))?;
@@ -50,6 +52,7 @@ impl Session {
             threads,
             events,
             regions,
+            scratch,
         })
     }
 
@@ -69,14 +72,22 @@ impl Session {
 
     fn wait(&self, signals: &StopSignals) -> rustix::io::Result<Ending> {
         let mut halt_detector = HaltDetector::new(self.threads.count());
-        let mut exits = 0;
+        let (mut exits, mut quiet) = (0, 0);
         loop {
             let mut devices = self.shared.devices();
             // A guest that needs what is missing stands still: KVM tries again and again to get it.
-            if devices.exits == exits && self.regions.iter().any(Region::is_cut_off) {
+            quiet = match devices.exits == exits {
+                true => quiet + 1,
+                false => 0,
+            };
+            exits = devices.exits;
+            if quiet > 0 && self.regions.iter().any(Region::is_cut_off) {
                 devices.stop("lost a part of its image: the file was cut off".to_owned());
             }
-            exits = devices.exits;
+            if let Some(refusal) = self.lacks_room(&devices, quiet) {
+                devices.stop("has no room for its scratch space".to_owned());
+                devices.refusal = Some(refusal);
+            }
             let lingers = devices.lingers;
             if !lingers || devices.over.is_some() {
                 devices.hand_on();
@@ -111,6 +122,15 @@ impl Session {
         }
     }
 
+    /// Returns the answer of a file system that has no room for scratch space. It is asked where the machine stands still, the
+    /// `quiet`th time that it is looked at, or KVM gave it up; by writing to it, so the less often the longer nothing happens.
+    fn lacks_room(&self, devices: &Devices, quiet: u32) -> Option<io::Error> {
+        let scratch = self.scratch.as_ref()?;
+        let is_due = quiet.is_power_of_two() || quiet > 0 && quiet.is_multiple_of(64);
+        let asks = (is_due || devices.lacks_page) && devices.refusal.is_none();
+        asks.then(|| scratch.refusal()).flatten()
+    }
+
     /// Waits; returns true if there is input for a guest that wants it.
     fn poll(
         &self,
@@ -135,8 +155,12 @@ fn died(devices: &mut Devices) -> Option<Ending> {
     if let Some(ending) = devices.guest.outcome() {
         return Some(ending);
     }
+    let started = devices.guest.timestamps().started.is_some();
+    if let Some(refusal) = &devices.refusal {
+        return Some(Ending::no_room(started, refusal));
+    }
     Some(Ending::Died {
-        started: devices.guest.timestamps().started.is_some(),
+        started,
         panic: devices.guest.console().panic(),
         how: Some(how),
     })

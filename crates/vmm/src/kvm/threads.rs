@@ -11,11 +11,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, unblock_signal};
 
 use super::Error;
 use super::devices::Devices;
-use super::exits::{Step, handle};
+use super::exits::{Exit, Step, handle};
 use super::vcpu::{Reason, Vcpu};
 use crate::stop_signals::Catcher;
 
@@ -233,6 +234,7 @@ fn serve(vcpu: &mut Vcpu, reason: Reason, devices: &mut Devices) -> Step {
                 devices.guest.guest_left();
             }
             devices.exits += 1;
+            devices.lacks_page |= exit == Exit::Failed(Errno::FAULT.raw_os_error());
             handle(exit, &mut devices.bus)
         }
         None => Step::Go,

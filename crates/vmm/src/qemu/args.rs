@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
-use super::{RINGS_AT, regions_at};
+use super::{RINGS_AT, gap, regions_at};
 use crate::PCI_CONFIGURATION;
 use crate::acpi::{ACPI, PM1_CONTROL};
 use crate::guest::rings::RINGS;
@@ -13,7 +13,8 @@ use rdvm_hostfs::units::ByteSize;
 #[derive(Debug, Clone)]
 pub(super) struct Fds {
     pub(super) kernel: RawFd,
-    pub(super) initrd: RawFd,
+    /// And its length.
+    pub(super) initrd: (RawFd, u64),
     /// The ACPI tables.
     pub(super) tables: RawFd,
     /// Console, stdout, status.
@@ -22,6 +23,8 @@ pub(super) struct Fds {
     pub(super) rings: Option<RawFd>,
     /// The files of regions, and how much of each.
     pub(super) regions: Vec<(RawFd, u64)>,
+    /// The file of the scratch space, likewise.
+    pub(super) scratch: Option<(RawFd, u64)>,
 }
 
 /// The other end of a serial port.
@@ -66,40 +69,42 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// Returns the arguments for `memory` with what is shared of it and the regions in it: pieces where it has any, one behind the
 /// other.
 fn memory(memory: ByteSize, fds: &Fds) -> Vec<String> {
-    // A private mapping: the guest writes to pages of its own.
-    const REGION: &str = "share=off,readonly=on";
-    let below = match fds.regions.is_empty() {
+    let is_whole = fds.regions.is_empty() && fds.scratch.is_none();
+    let path = |fd: RawFd, how: &str| format!(",mem-path=/proc/self/fd/{fd},{how}");
+    let below = match is_whole {
         true => memory.0,
-        false => regions_at(memory),
+        false => regions_at(memory, fds.initrd.1),
     };
     let mut pieces = Vec::new();
     let mut at = 0;
     if let Some(rings) = fds.rings {
-        pieces.push((RINGS_AT, None));
-        pieces.push((RINGS, Some((rings, "share=on"))));
+        pieces.push(("ram", RINGS_AT, String::new()));
+        pieces.push(("file", RINGS, path(rings, "share=on")));
         at = RINGS_AT + RINGS;
     }
-    pieces.push((below.saturating_sub(at), None));
-    let regions = fds.regions.iter();
-    pieces.extend(regions.map(|&(fd, size)| (size, Some((fd, REGION)))));
-    pieces.push((memory.0 - below, None));
-    pieces.retain(|(bytes, _)| *bytes > 0);
-    let all: u64 = pieces.iter().map(|(bytes, _)| bytes).sum();
+    pieces.push(("ram", below.saturating_sub(at), String::new()));
+    for &(fd, size) in &fds.regions {
+        // A private mapping: the guest writes to pages of its own.
+        pieces.push(("file", size, path(fd, "share=off,readonly=on")));
+    }
+    let sizes = fds.regions.iter().map(|&(_, size)| size);
+    // The kernel leaves the gap alone, and the host promises no page of a memfd before it is touched.
+    let gap = gap(memory, sizes, fds.scratch.is_some());
+    pieces.push(("memfd", gap, String::new()));
+    pieces.push(("ram", memory.0 - below, String::new()));
+    if let Some((fd, size)) = fds.scratch {
+        pieces.push(("file", size, path(fd, "share=on")));
+    }
+    pieces.retain(|(_, size, _)| *size > 0);
+    let all: u64 = pieces.iter().map(|(_, size, _)| size).sum();
     let mut args = vec!["-m".to_owned(), format!("size={}k", all >> 10)];
     if pieces.len() == 1 {
         return args;
     }
-    for (index, (bytes, file)) in pieces.into_iter().enumerate() {
-        let (id, size) = (format!("ram{index}"), bytes >> 10);
-        args.push("-object".to_owned());
-        args.push(match file {
-            Some((fd, how)) => {
-                format!(
-                    "memory-backend-file,id={id},size={size}k,mem-path=/proc/self/fd/{fd},{how}"
-                )
-            }
-            None => format!("memory-backend-ram,id={id},size={size}k"),
-        });
+    for (index, (kind, size, how)) in pieces.iter().enumerate() {
+        let (id, size) = (format!("ram{index}"), size >> 10);
+        let backend = format!("memory-backend-{kind},id={id},size={size}k{how}");
+        args.extend(["-object".to_owned(), backend]);
         // Nodes are what QEMU takes more than one piece of RAM for. Its tables do not mention them on this machine.
         args.extend(["-numa".to_owned(), format!("node,memdev={id}")]);
     }
@@ -142,7 +147,7 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
         machine.cpus.to_string(),
     ];
     args.extend(memory(machine.memory, fds));
-    if !fds.regions.is_empty() {
+    if !fds.regions.is_empty() || fds.scratch.is_some() {
         args.extend(pci());
     }
     let fixed = [
@@ -172,7 +177,7 @@ pub(super) fn args(machine: &Settings<'_>, fds: &Fds) -> Vec<OsString> {
     args.extend(["-device".into(), tables]);
     args.extend(["-device".into(), format!("{OFF_SWITCH}={PM1_CONTROL:#x}")]);
     args.extend(["-kernel".into(), format!("/proc/self/fd/{}", fds.kernel)]);
-    args.extend(["-initrd".into(), format!("/proc/self/fd/{}", fds.initrd)]);
+    args.extend(["-initrd".into(), format!("/proc/self/fd/{}", fds.initrd.0)]);
     args.extend(["-append".into(), machine.cmdline.to_owned()]);
     args.into_iter().map(OsString::from).collect()
 }
@@ -205,10 +210,11 @@ mod tests {
         ] {
             let fds = Fds {
                 kernel: 7,
-                initrd: 8,
+                initrd: (8, 1 << 20),
                 tables: 14,
                 rings,
                 regions: vec![(15, 6 << 20), (16, 2 << 20)],
+                scratch: None,
                 ports: PORTS,
             };
             let args = args(&machine, &fds);
@@ -233,6 +239,38 @@ mod tests {
     }
 
     #[test]
+    fn scratch_space_lies_above_all_that_is_below_the_devices_and_the_initrd_in_ram() {
+        let machine = Settings {
+            cmdline: "quiet",
+            memory: ByteSize::mib(192),
+            cpus: 1,
+        };
+        let fds = Fds {
+            kernel: 7,
+            initrd: (8, 30 << 20),
+            tables: 14,
+            rings: None,
+            regions: vec![(15, 6 << 20)],
+            scratch: Some((16, 4 << 30)),
+            ports: PORTS,
+        };
+        let args = args(&machine, &fds);
+        let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let text = args.join(" ");
+        for part in [
+            "-m size=7340032k",
+            "memory-backend-ram,id=ram0,size=163840k -numa",
+            "id=ram1,size=6144k,mem-path=/proc/self/fd/15,share=off,readonly=on -numa",
+            "memory-backend-memfd,id=ram2,size=2942976k -numa",
+            "memory-backend-ram,id=ram3,size=32768k -numa",
+            "id=ram4,size=4194304k,mem-path=/proc/self/fd/16,share=on -numa node,memdev=ram4",
+            "-device isa-debugcon,chardev=pcicfa",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
     fn cpus_never_run_at_the_same_time() {
         assert_eq!(accelerator(1), "tcg,thread=multi");
         assert_eq!(accelerator(2), "tcg,thread=single");
@@ -249,10 +287,11 @@ mod tests {
             &machine,
             &Fds {
                 kernel: 7,
-                initrd: 8,
+                initrd: (8, 1 << 20),
                 tables: 14,
                 rings: None,
                 regions: Vec::new(),
+                scratch: None,
                 ports: PORTS,
             },
         );

@@ -16,13 +16,15 @@ use super::args::{Fds, Line};
 use super::error::Error;
 use crate::acpi;
 use crate::guest::rings::{RINGS, Rings};
-use crate::machine::Region;
+use crate::machine::{Region, Scratch};
 
 /// The files of one machine.
 pub(super) struct Files {
     kernel: File,
     initrd: File,
+    initrd_size: u64,
     regions: Vec<Region>,
+    scratch: Option<Scratch>,
     tables: File,
     rings: Option<Arc<File>>,
 }
@@ -36,10 +38,12 @@ impl Files {
     pub(super) fn new(
         boot: Boot,
         initrd: File,
-        regions: Vec<Region>,
+        (regions, scratch): (Vec<Region>, Option<Scratch>),
         cpus: u8,
         rings: bool,
     ) -> Result<(Self, Option<Rings>), Error> {
+        let initrd_size = initrd.metadata().map(|initrd| initrd.len());
+        let initrd_size = initrd_size.map_err(Error::host("measuring the initrd"))?;
         let shared = rings.then(share).transpose();
         let (file, rings) = shared.map_err(Error::host("sharing memory"))?.unzip();
         let tables = tables(cpus).map_err(Error::host("writing the ACPI tables"))?;
@@ -48,7 +52,9 @@ impl Files {
         let files = Self {
             kernel,
             initrd,
+            initrd_size,
             regions,
+            scratch,
             tables,
             rings: file,
         };
@@ -62,10 +68,14 @@ impl Files {
             tables: self.tables.as_raw_fd(),
             rings: self.rings.as_ref().map(AsRawFd::as_raw_fd),
             kernel: self.kernel.as_raw_fd(),
-            initrd: self.initrd.as_raw_fd(),
+            initrd: (self.initrd.as_raw_fd(), self.initrd_size),
             regions: regions
                 .map(|region| (region.file.as_raw_fd(), region.size))
                 .collect(),
+            scratch: self
+                .scratch
+                .as_ref()
+                .map(|scratch| (scratch.file().as_raw_fd(), scratch.size())),
             ports,
         }
     }
@@ -74,9 +84,15 @@ impl Files {
     pub(super) fn inherited(&self) -> impl Iterator<Item = RawFd> {
         let files = [&self.kernel, &self.initrd, &self.tables];
         let regions = self.regions.iter().map(|region| &region.file);
+        let scratch = self.scratch.iter().map(Scratch::file);
         let rings = self.rings.as_deref();
-        let all = files.into_iter().chain(regions).chain(rings);
+        let all = files.into_iter().chain(regions).chain(scratch).chain(rings);
         all.map(AsRawFd::as_raw_fd)
+    }
+
+    /// Returns the scratch space.
+    pub(super) fn scratch(&self) -> Option<&Scratch> {
+        self.scratch.as_ref()
     }
 
     /// Returns the file that is used up once the guest has unpacked its initrd.

@@ -28,7 +28,7 @@ use self::session::Session;
 use crate::guest::GuestPorts;
 use crate::guest::ending::Ending;
 use crate::guest::rings::RINGS;
-use crate::machine::{Machine, REGION_ALIGN};
+use crate::machine::{Machine, REGION_ALIGN, Scratch, Sizes};
 use crate::probe;
 use crate::stop_signals::StopSignals;
 use rdvm_hostfs::hostmem::{Memory, OomKills};
@@ -59,29 +59,43 @@ const TIMER: u8 = 2;
 /// initrd, which the guest would have to move out of the way of it.
 pub(super) const RINGS_AT: u64 = 8 << 20;
 
-/// RAM in one piece ends here.
+/// RAM in one piece ends here; the rest of it is from [`HIGH_RAM`] on.
 const LOW_RAM: u64 = 3 << 30;
-/// RAM above the regions, at least: QEMU puts the initrd at the end of all, and that must not be theirs.
+const HIGH_RAM: u64 = 4 << 30;
+/// RAM above the regions, at least, and beside the initrd: QEMU puts that at the end of all, and it must not be theirs.
 const ABOVE_REGIONS: u64 = 8 << 20;
+const BESIDE_INITRD: u64 = 1 << 20;
 
 /// Returns the RAM of a machine with so much of its own, and rings where it has any.
 fn with_rings(memory: ByteSize, rings: bool) -> ByteSize {
     ByteSize(memory.0.saturating_add(if rings { RINGS } else { 0 }))
 }
 
-/// Returns the address of the first region beside so much RAM: most of that is below, the rest above the last region.
-fn regions_at(memory: ByteSize) -> u64 {
-    memory.0.saturating_sub(ABOVE_REGIONS) & !(REGION_ALIGN - 1)
+/// Returns the address of the first region beside so much RAM, which has an initrd of this length at its end: most of the RAM is
+/// below, the rest above the last region.
+fn regions_at(memory: ByteSize, initrd: u64) -> u64 {
+    let above = ABOVE_REGIONS.max(initrd.saturating_add(BESIDE_INITRD));
+    memory.0.saturating_sub(above) & !(REGION_ALIGN - 1)
 }
 
-/// Returns true if regions of these sizes and so much RAM are one piece below the devices.
-pub(super) fn fits(memory: ByteSize, regions: &[u64]) -> bool {
-    let all = regions
-        .iter()
-        .fold(memory.0, |all, size| all.saturating_add(*size));
-    regions.is_empty() || all.saturating_add(RINGS) <= LOW_RAM
+/// Returns the bytes between the last region and the rest of the RAM. With scratch space the latter ends where RAM in one piece
+/// does: behind that comes what may have any size.
+fn gap(memory: ByteSize, regions: impl Iterator<Item = u64>, has_scratch: bool) -> u64 {
+    let used = regions.fold(memory.0, u64::saturating_add);
+    match has_scratch {
+        true => LOW_RAM.saturating_sub(used),
+        false => 0,
+    }
 }
 
+/// Returns true if regions and RAM of these sizes are one piece below the devices.
+pub(super) fn fits(sizes: &Sizes<'_>) -> bool {
+    let regions = sizes.regions.iter().copied();
+    let all = regions.fold(sizes.memory.0, u64::saturating_add);
+    !sizes.has_regions() || all.saturating_add(RINGS) <= LOW_RAM
+}
+
+const SIGBUS: i32 = 7;
 const SIGKILL: i32 = 9;
 
 /// A QEMU that was found.
@@ -105,22 +119,24 @@ impl Qemu {
     }
 
     /// Returns words for the kernel command line of such a machine.
-    pub(super) fn cmdline(
-        &self,
-        cpus: u8,
-        rings: Option<u64>,
-        memory: ByteSize,
-        regions: &[u64],
-    ) -> String {
+    pub(super) fn cmdline(&self, cpus: u8, rings: Option<u64>, sizes: &Sizes<'_>) -> String {
         let several = if cpus == 1 { ONE_CPU } else { SEVERAL_CPUS };
         let mut words = format!("{CMDLINE}{several}");
         if let Some(khz) = self.clock.khz() {
             words += &format!(" tsc_early_khz={khz}");
         }
-        let mut at = regions_at(with_rings(memory, rings.is_some()));
-        for size in regions {
+        let memory = with_rings(sizes.memory, rings.is_some());
+        let mut at = regions_at(memory, sizes.initrd);
+        for size in sizes.regions {
             words += &format!(" memmap={}K!{at:#x}", size >> 10);
             at += size;
+        }
+        if let Some(size) = sizes.scratch {
+            let gap = gap(memory, sizes.regions.iter().copied(), true);
+            if gap > 0 {
+                words += &format!(" memmap={}K${at:#x}", gap >> 10);
+            }
+            words += &format!(" memmap={}K!{HIGH_RAM:#x}", size >> 10);
         }
         // RAM that the kernel leaves alone (Documentation/admin-guide/kernel-parameters.txt).
         if let Some(at) = rings {
@@ -149,7 +165,8 @@ impl Qemu {
         guest.machine_starts();
         let memory = with_rings(machine.memory, machine.rings);
         let (boot, cpus) = (machine.kernel.into_boot()?, machine.cpus);
-        let (files, rings) = Files::new(boot, initrd, machine.regions, cpus, machine.rings)?;
+        let regions = (machine.regions, machine.scratch);
+        let (files, rings) = Files::new(boot, initrd, regions, cpus, machine.rings)?;
         if let Some(rings) = rings {
             guest.attach(rings);
         }
@@ -191,7 +208,7 @@ impl Qemu {
         let ending = session.run();
         let ending = ending.map_err(Error::host("waiting for the machine"))?;
         let ending = self
-            .conclude(ending, &mut process, &mut guest, kills)
+            .conclude(ending, &mut process, &mut guest, (kills, files.scratch()))
             .map_or_else(|| self.refused(process), Ok)?;
         Ok((ending, guest))
     }
@@ -202,7 +219,7 @@ impl Qemu {
         ending: Option<Ending>,
         process: &mut Process,
         guest: &mut GuestPorts,
-        kills: OomKills,
+        (kills, scratch): (OomKills, Option<&Scratch>),
     ) -> Option<Ending> {
         if ending.is_some() {
             return ending;
@@ -217,6 +234,11 @@ impl Qemu {
                 started: timestamps.started.is_some(),
                 bound: Memory::gather().bound(),
             });
+        }
+        if signal == Some(SIGBUS)
+            && let Some(error) = scratch.and_then(Scratch::refusal)
+        {
+            return Some(Ending::no_room(timestamps.started.is_some(), &error));
         }
         let spoke = timestamps.ready.is_some() || !guest.console().last_lines(1).is_empty();
         let panic = guest.console().panic();
