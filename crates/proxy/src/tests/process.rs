@@ -114,7 +114,7 @@ fn check_confinement(id: u32) {
     for (name, limit) in [
         ("Max core file size", "0"),
         ("Max open files", "1024"),
-        ("Max file size", "2097152"),
+        ("Max file size", "4194304"),
     ] {
         let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
         let values: Vec<_> = line[name.len()..].split_whitespace().take(2).collect();
