@@ -397,81 +397,84 @@ mod tests {
         assert_eq!(request(&many).unwrap_err(), "TooLong");
     }
 
+    /// First lines, and the reasons to refuse them.
+    const TARGETS: &[(&str, &str)] = &[
+        (
+            "GET / HTTP/1.1",
+            "a target that is not a whole URL, as a proxy needs it",
+        ),
+        (
+            "GET a.example:80 HTTP/1.1",
+            "a target that is not a whole URL, as a proxy needs it",
+        ),
+        (
+            "GET https://a.example/ HTTP/1.1",
+            "an https URL, which needs CONNECT",
+        ),
+        (
+            "GET ftp://a.example/ HTTP/1.1",
+            "a URL that does not begin with http://",
+        ),
+        (
+            "GET http://allowed.example@evil.example/ HTTP/1.1",
+            "a user name has no place in a host",
+        ),
+        (
+            "GET http://allowed.example:80@evil.example/ HTTP/1.1",
+            "a user name has no place in a host",
+        ),
+        (
+            "GET http://evil.example\\@allowed.example/ HTTP/1.1",
+            "a user name has no place in a host",
+        ),
+        (
+            "GET http://evil.example\\.allowed.example/ HTTP/1.1",
+            "the host has characters that no host name has",
+        ),
+        (
+            "GET http://evil.example#.allowed.example/ HTTP/1.1",
+            "a URL with characters that have to be escaped",
+        ),
+        (
+            "GET http:///path HTTP/1.1",
+            "the host is empty, too long or has an empty part",
+        ),
+        (
+            "GET http://[fe80::1%eth0]/ HTTP/1.1",
+            "IPv6 zones cannot be used",
+        ),
+        (
+            "GET http://a.example:0/ HTTP/1.1",
+            "the port is not a number from 1 to 65535",
+        ),
+        (
+            "GET http://a.example:80:80/ HTTP/1.1",
+            "the port is not a number from 1 to 65535",
+        ),
+        ("CONNECT a.example HTTP/1.1", "a CONNECT without a port"),
+        (
+            "CONNECT allowed.example@evil.example:443 HTTP/1.1",
+            "a user name has no place in a host",
+        ),
+        (
+            "CONNECT http://a.example:443 HTTP/1.1",
+            "the port is not a number from 1 to 65535",
+        ),
+        (
+            "CONNECT a.example:443/ HTTP/1.1",
+            "the port is not a number from 1 to 65535",
+        ),
+        ("GET http://a.example/ HTTP/2.0", "the version of HTTP"),
+        ("GET http://a.example/ HTTP/0.9", "the version of HTTP"),
+        ("GET http://a.example/", "the first line"),
+        ("GET  http://a.example/ HTTP/1.1", "the first line"),
+        ("GET http://a.example/ x HTTP/1.1", "the version of HTTP"),
+        ("G@T http://a.example/ HTTP/1.1", "the first line"),
+    ];
+
     #[test]
     fn targets_that_lead_elsewhere_than_they_seem_are_refused() {
-        for (line, reason) in [
-            (
-                "GET / HTTP/1.1",
-                "a target that is not a whole URL, as a proxy needs it",
-            ),
-            (
-                "GET a.example:80 HTTP/1.1",
-                "a target that is not a whole URL, as a proxy needs it",
-            ),
-            (
-                "GET https://a.example/ HTTP/1.1",
-                "an https URL, which needs CONNECT",
-            ),
-            (
-                "GET ftp://a.example/ HTTP/1.1",
-                "a URL that does not begin with http://",
-            ),
-            (
-                "GET http://allowed.example@evil.example/ HTTP/1.1",
-                "a user name has no place in a host",
-            ),
-            (
-                "GET http://allowed.example:80@evil.example/ HTTP/1.1",
-                "a user name has no place in a host",
-            ),
-            (
-                "GET http://evil.example\\@allowed.example/ HTTP/1.1",
-                "a user name has no place in a host",
-            ),
-            (
-                "GET http://evil.example\\.allowed.example/ HTTP/1.1",
-                "the host has characters that no host name has",
-            ),
-            (
-                "GET http://evil.example#.allowed.example/ HTTP/1.1",
-                "a URL with characters that have to be escaped",
-            ),
-            (
-                "GET http:///path HTTP/1.1",
-                "the host is empty, too long or has an empty part",
-            ),
-            (
-                "GET http://[fe80::1%eth0]/ HTTP/1.1",
-                "IPv6 zones cannot be used",
-            ),
-            (
-                "GET http://a.example:0/ HTTP/1.1",
-                "the port is not a number from 1 to 65535",
-            ),
-            (
-                "GET http://a.example:80:80/ HTTP/1.1",
-                "the port is not a number from 1 to 65535",
-            ),
-            ("CONNECT a.example HTTP/1.1", "a CONNECT without a port"),
-            (
-                "CONNECT allowed.example@evil.example:443 HTTP/1.1",
-                "a user name has no place in a host",
-            ),
-            (
-                "CONNECT http://a.example:443 HTTP/1.1",
-                "the port is not a number from 1 to 65535",
-            ),
-            (
-                "CONNECT a.example:443/ HTTP/1.1",
-                "the port is not a number from 1 to 65535",
-            ),
-            ("GET http://a.example/ HTTP/2.0", "the version of HTTP"),
-            ("GET http://a.example/ HTTP/0.9", "the version of HTTP"),
-            ("GET http://a.example/", "the first line"),
-            ("GET  http://a.example/ HTTP/1.1", "the first line"),
-            ("GET http://a.example/ x HTTP/1.1", "the version of HTTP"),
-            ("G@T http://a.example/ HTTP/1.1", "the first line"),
-        ] {
+        for &(line, reason) in TARGETS {
             let refused = request(&format!("{line}\r\nHost: allowed.example\r\n\r\n"));
             assert_eq!(refused.err().as_deref(), Some(reason), "{line}");
         }
