@@ -15,9 +15,10 @@ use rdvm_proto::{Event, HostRequest, Ring};
 /// The number of dead processes that are reaped before the ports are served again.
 const AT_ONCE: u32 = 256;
 const BUFFER: usize = 1 << 16;
-/// What a ring got less of at a time is left to gather for so many milliseconds: whoever prints ten bytes a million times would
-/// wake PID 1 for each.
+/// Bytes: after fewer at a time a stream with a ring is left to gather for [`GATHER_MS`]. Whoever prints ten bytes a million times
+/// would wake PID 1 for each.
 const LITTLE: usize = 1 << 10;
+/// Milliseconds.
 const GATHER_MS: i32 = 1;
 /// Descriptors that are waited for besides connections.
 const OWN: usize = 5;

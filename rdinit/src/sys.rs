@@ -410,15 +410,3 @@ pub(crate) fn pause_ms(milliseconds: u64) {
     let time = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
     let _ = call3(__NR_nanosleep, &raw const time as usize, 0, 0);
 }
-
-/// Brings the loopback interface up, as every container has it.
-pub(crate) fn loopback_up() -> Result<()> {
-    let socket = call3(__NR_socket, 2, 2 | O_CLOEXEC, 0)?;
-    // struct ifreq: 16 bytes of name, then the flags (IFF_UP | IFF_RUNNING) in a union of 24 bytes.
-    let mut request = [0u8; 40];
-    request[..2].copy_from_slice(b"lo");
-    request[16] = 0x41;
-    let result = call3(__NR_ioctl, socket, 0x8914, request.as_ptr() as usize);
-    close(socket as i32);
-    result.map(drop)
-}

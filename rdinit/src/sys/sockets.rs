@@ -46,6 +46,18 @@ fn set(fd: i32, level: usize, option: usize, value: &[u32]) {
     );
 }
 
+/// Brings the loopback interface up, as every container has it.
+pub(crate) fn loopback_up() -> Result<()> {
+    let socket = call3(__NR_socket, 2, 2 | O_CLOEXEC, 0)?;
+    // struct ifreq: 16 bytes of name, then the flags (IFF_UP | IFF_RUNNING) in a union of 24 bytes.
+    let mut request = [0u8; 40];
+    request[..2].copy_from_slice(b"lo");
+    request[16] = 0x41;
+    let result = call3(__NR_ioctl, socket, 0x8914, request.as_ptr() as usize);
+    close(socket as i32);
+    result.map(drop)
+}
+
 /// A socket that listens on 127.0.0.1.
 pub(crate) fn listen(port: u16) -> Result<i32> {
     let fd = tcp()?;

@@ -130,10 +130,30 @@ pub(crate) fn ports(engine: Engine, dir: &str, sizes: &[u64], most: u64) -> Stri
             size,
             &format!("--copy-in {blob}:/blob {libs} busybox true"),
         );
+        plan += &network(engine, dir, size);
         let copy = format!("--copy-out /blob:{dir}/out {libs} busybox truncate -s {size} /blob");
         plan += &run("--copy-out", size, &copy);
     }
     plan
+}
+
+/// The file of this size from a web server of the host's, through the proxy.
+fn network(engine: Engine, dir: &str, size: u64) -> String {
+    const SERVER: &str = "127.0.0.2:8098";
+    let script = format!(
+        "busybox httpd -f -p {SERVER} -h {dir} & server=$!; \
+         rdvm run -q --engine {} -m 640m --allow {SERVER} {dir}/libs busybox wget -q -O /dev/null http://{SERVER}/blob.{size}; \
+         result=$?; kill $server; exit $result",
+        engine.word()
+    );
+    row(&[
+        "network",
+        engine.label(),
+        &size.to_string(),
+        "sh",
+        "-c",
+        &script,
+    ])
 }
 
 /// A script that prints so many bytes, so many of them at a time.
@@ -207,7 +227,7 @@ mod tests {
         );
         assert_eq!(
             ports(Engine::Qemu, "/b", &[4, 8], 4).lines().count(),
-            1 + 9 + 5
+            1 + 10 + 6
         );
         let peer = peers("/bench", &["hello"], &kernels);
         assert!(
