@@ -16,6 +16,7 @@ use crate::payload;
 use crate::request::ImageRef;
 use crate::trust;
 use crate::way_out;
+use rdvm_erofs::Structure;
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::progress::Progress;
 use rdvm_image::account::Files;
@@ -61,6 +62,8 @@ pub struct ImageInfo {
     pub contents: Contents,
     /// The size of its file system, where that is what it is used as.
     pub region: Option<u64>,
+    /// The structure of that file system.
+    pub structure: Option<Structure>,
     /// The name of PID 1's file.
     pub init: String,
     /// The table of extended attributes, which an archive cannot hold.
@@ -136,6 +139,7 @@ impl PreparedImage {
                 |archive| archive.contents(),
             );
             info.region = Some(layout.size());
+            info.structure = Some(layout.structure());
             info.name = Some(shown_absolute(&image.path));
             let inputs =
                 before.and_then(|before| inputs_of_what_was_read(image, epoch, &sources, &before));
@@ -230,6 +234,7 @@ impl ImageInfo {
         Self {
             contents: Contents::default(),
             region: None,
+            structure: None,
             init: payload::name(&image.tree),
             attributes: None,
             config: image.config.clone(),

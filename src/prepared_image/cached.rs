@@ -10,7 +10,7 @@ use super::{ImageInfo, short};
 use crate::cache::{Cache, CacheInputs, DEFAULT_LIMIT};
 use crate::error::Result;
 use crate::request::ImageRef;
-use rdvm_erofs::Layout;
+use rdvm_erofs::{Layout, has_structure};
 use rdvm_hostfs::escape::{reason, shown};
 use rdvm_hostfs::progress::Progress;
 use rdvm_image::Sources;
@@ -19,7 +19,7 @@ use rdvm_initrd::Epoch;
 use rdvm_vmm::machine::{REGION_ALIGN, Region};
 
 /// The form of cache entries; a change of how images are packed, or of [`ImageInfo`], needs a new one.
-const FORM: u32 = 4;
+const FORM: u32 = 5;
 
 /// Looks an image up by the state of its files, and compares that of its directories.
 pub(super) fn find(
@@ -38,6 +38,8 @@ pub(super) fn find(
         states = rest;
     }
     let info: ImageInfo = serde_json::from_slice(&packed.facts).ok()?;
+    // One that the disk has damaged is made anew. The contents of files are not looked at: that is what digests are for.
+    has_structure(&packed.file, info.structure?).then_some(())?;
     let region = Region::new(packed.file, info.region?).ok()?;
     (region.size == packed.size).then_some((info, region))
 }

@@ -1,7 +1,7 @@
 //! The cache: an image that was packed once is not read again, a changed one is, and no accident makes the cache lie.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -494,6 +494,26 @@ fn four_runs_at_once_on_a_cold_cache_all_work() {
 }
 
 /// Everything that travels beside the archive: how it is run, by whom, and extended attributes.
+#[test]
+fn an_entry_that_the_disk_has_damaged_is_made_anew() {
+    if !has_strace() {
+        return;
+    }
+    let place = Place::new();
+    let archive = place.archive("image.tar", busybox().path(), &[]);
+    settle(&archive);
+    assert!(place.opens(&archive, &[]) > 0);
+    assert_eq!(place.opens(&archive, &[]), 0, "it is kept");
+    let (entries, _) = place.kept();
+    let entry = place.path("cache/images").join(&entries[0]);
+    // An inode behind the superblock.
+    let file = fs::File::options().write(true).open(entry).unwrap();
+    file.write_all_at(&[0xff; 8], 1500).unwrap();
+    drop(file);
+    assert!(place.opens(&archive, &[]) > 0, "it is not noticed");
+    assert_eq!(place.opens(&archive, &[]), 0);
+}
+
 #[test]
 fn a_kept_image_is_run_as_it_was_at_first() {
     if !has_strace() {

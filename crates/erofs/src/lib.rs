@@ -8,6 +8,7 @@ mod attributes;
 mod directory;
 mod inode;
 mod layout;
+mod structure;
 mod write;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ use rdvm_image::body;
 use rdvm_image::tree::ImagePath;
 
 pub use layout::Layout;
+pub use structure::{Structure, has_structure};
 
 /// Why no file system was made of a tree.
 #[derive(Debug, thiserror::Error)]
