@@ -82,7 +82,9 @@ impl Session<'_> {
         let events = EventLoop::new(self.guest)?;
         let mut buffers = [(); 3].map(|()| vec![0; READ_MAX]);
         loop {
-            let received = self.receive(&mut buffers)?;
+            let [console, stdout, status] = self.receive(&mut buffers)?;
+            let printed = console + stdout;
+            let received = printed + status;
             if self.guest.timestamps().ready.is_some()
                 && let Some(file) = self.unpacked.take()
             {
@@ -116,7 +118,8 @@ impl Session<'_> {
             if received == 0 || !flushed {
                 self.wait(&events)?;
             } else {
-                if received < FEW {
+                // The status port's bytes ask for something.
+                if (1..FEW).contains(&printed) {
                     std::thread::sleep(GATHER);
                 }
                 self.take_input(&events);
@@ -136,11 +139,11 @@ impl Session<'_> {
         }
     }
 
-    /// Reads once from every port that has something and whose stream has room; returns the number of bytes.
+    /// Reads once from every port that has something and whose stream has room; returns the number of bytes of each.
     ///
     /// The status port is read last and its events are noted first: the guest reports that the command runs before the
     /// command's first byte, so bytes read before that cannot be mistaken for the kernel's.
-    fn receive(&mut self, buffers: &mut [Vec<u8>; 3]) -> Result<usize, Errno> {
+    fn receive(&mut self, buffers: &mut [Vec<u8>; 3]) -> Result<[usize; 3], Errno> {
         let mut counts = [0; 3];
         let places = buffers.iter_mut().zip(&mut counts);
         for (reader, (buffer, count)) in self.ports.iter_mut().zip(places) {
@@ -159,7 +162,7 @@ impl Session<'_> {
             let bytes = &buffers[at][..counts[at]];
             self.guest.receive(self.ports[at].port, bytes);
         }
-        Ok(counts.iter().sum())
+        Ok(counts)
     }
 
     /// Sends what there is to be sent, as far as that is possible without waiting.
