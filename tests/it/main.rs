@@ -50,6 +50,8 @@ mod stopping;
 
 mod network;
 
+mod clients;
+
 mod many;
 
 mod surroundings;
