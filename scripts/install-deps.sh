@@ -26,6 +26,8 @@ unshare util-linux
 gcc gcc'
 examples_programs='make make
 git git
+wget wget
+xz xz-utils
 jq jq
 ld binutils
 setpriv util-linux'
@@ -34,7 +36,7 @@ curl curl
 bsdtar libarchive-tools
 fakeroot fakeroot
 strace strace
-xz xz-utils
+openssl openssl
 lz4 lz4
 zstd zstd
 hyperfine hyperfine

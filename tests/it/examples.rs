@@ -14,8 +14,12 @@ pub(crate) const EXAMPLES: &[(&str, &[&str], bool)] = &[
     ("untrusted-build", &["git", "gcc", "make", "jq"], false),
     ("grading", &["gcc", "make", "jq"], false),
     ("integrations", &["git", "gcc", "make"], false),
-    ("debootstrap", &["debootstrap", "setpriv", "unshare"], true),
-    ("debian-package", &["debootstrap", "dpkg-deb"], true),
+    (
+        "debootstrap",
+        &["debootstrap", "wget", "setpriv", "unshare"],
+        true,
+    ),
+    ("debian-package", &["debootstrap", "wget", "dpkg-deb"], true),
 ];
 
 /// Runs an example; its log is shown when it fails.

@@ -6,9 +6,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use crate::clients::has_apt_mirror;
 use crate::examples::EXAMPLES;
 use crate::support::session::{Session, blocks, sessions};
-use crate::support::{engines, is_missing, missing, note_run, reference_image};
+use crate::support::{engines, is_missing, left_out, missing, note_run, reference_image};
 
 const GUIDE: &str = "docs/guide.md";
 
@@ -29,9 +30,18 @@ fn the_guide_can_be_followed_from_top_to_bottom() {
     symlink(debian.canonicalize().unwrap(), dir.path().join("debian")).unwrap();
     let examples = Path::new("examples").canonicalize().unwrap();
     symlink(examples, dir.path().join("examples")).unwrap();
+    let mut fetching = 0;
     for session in &sessions {
+        if let Some(place) = session.place_if_it_runs("apt-get") {
+            fetching += 1;
+            if !has_apt_mirror(&debian) {
+                left_out(&format!("{place}: it fetches packages"));
+                continue;
+            }
+        }
         session.keeps_its_word(dir.path(), &[]);
     }
+    assert_eq!(fetching, 1, "sessions that fetch packages");
 }
 
 #[test]

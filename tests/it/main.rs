@@ -51,6 +51,8 @@ mod stopping;
 
 mod network;
 
+mod clients;
+
 mod many;
 
 mod surroundings;

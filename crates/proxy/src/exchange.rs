@@ -195,8 +195,7 @@ impl Exchange<'_> {
                     }
                 }
                 407 if self.gateway.upstream.is_some() => {
-                    let reason = "the upstream proxy does not accept the credentials";
-                    return Err(self.bad(reason).into());
+                    return Err(Refusal::unknown_to_upstream(&self.subject()).into());
                 }
                 _ => break response,
             }

@@ -153,6 +153,7 @@ impl Origin {
         })?;
         match response.status {
             200..300 => Ok(origin),
+            407 => Err(Refusal::unknown_to_upstream(&format!("{host}:{port}"))),
             _ => {
                 let reason = format!("the upstream proxy answered {}", response.status_line());
                 Err(Refusal::bad_gateway(&format!("{host}:{port}"), &reason))

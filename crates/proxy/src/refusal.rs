@@ -68,6 +68,16 @@ impl Refusal {
         )
     }
 
+    /// Another proxy, on the way to `subject`, that wants to know who asks.
+    pub(crate) fn unknown_to_upstream(subject: &str) -> Self {
+        Self::new(
+            502,
+            &format!(
+                "{subject}: the upstream proxy does not accept the credentials; name it with the user and password that it asks for"
+            ),
+        )
+    }
+
     pub(crate) fn timed_out(subject: &str, reason: &str) -> Self {
         Self::new(
             504,

@@ -134,6 +134,13 @@ impl Session {
         self.steps.len()
     }
 
+    /// The document's name, and the line where it begins, if one of its commands runs this program.
+    pub(crate) fn place_if_it_runs(&self, program: &str) -> Option<&str> {
+        let mut steps = self.steps.iter();
+        let runs = steps.any(|step| step.command.split_whitespace().any(|word| word == program));
+        runs.then_some(&*self.place)
+    }
+
     /// Runs it in `dir` and compares what each command prints with what the document shows.
     #[track_caller]
     pub(crate) fn keeps_its_word(&self, dir: &Path, variables: &[(&str, &Path)]) {

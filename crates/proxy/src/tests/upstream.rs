@@ -86,10 +86,11 @@ fn an_upstream_proxy_that_refuses_is_named() {
     );
     let net = Net::new(gateway);
     let answer = net.ask("GET http://far.example/ HTTP/1.1\r\n\r\n");
-    let line = "HTTP/1.1 502 far.example:80: the upstream proxy does not accept the credentials; ";
+    let line = "HTTP/1.1 502 far.example:80: the upstream proxy does not accept the credentials; name it with the user and password";
     assert!(answer.starts_with(line), "{answer}");
     let answer = net.ask("CONNECT far.example:443 HTTP/1.1\r\n\r\n");
-    let line = "HTTP/1.1 502 far.example:443: the upstream proxy answered 407 Who are you; ";
+    let line =
+        "HTTP/1.1 502 far.example:443: the upstream proxy does not accept the credentials; name it";
     assert!(answer.starts_with(line), "{answer}");
 }
 
