@@ -52,7 +52,10 @@ fn reached(report: &Path) -> Vec<(String, u16)> {
 /// Runs a script in the image of a client with these mirrors, and asserts that it reached them and nothing else.
 fn fetch(engine: &str, client: &Client, mirrors: &Mirrors, script: &str) -> Run {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let rdvm = Rdvm::on(engine).option("-q").option("-m").option("1g");
+    let rdvm = Rdvm::on(engine)
+        .option("--show-boot")
+        .option("-m")
+        .option("1g");
     let rdvm = with_certificates(mirrors.allow(rdvm), client);
     let rdvm = rdvm.option("--report").option(file.path());
     let run = rdvm.image(client.path()).sh(script).run().exits(0);
@@ -233,8 +236,10 @@ fn cargo_builds_a_crate_with_a_dependency() {
             client.add(&entry.path(), &format!("opt/rust/lib/{name}"));
         }
     }
-    let own = "lib/rustlib/x86_64-unknown-linux-gnu/lib";
-    client.add(&root.join(own), &format!("opt/rust/{own}"));
+    // What programs are linked with, and rustc's own linker.
+    for own in ["lib", "bin"].map(|own| format!("lib/rustlib/x86_64-unknown-linux-gnu/{own}")) {
+        client.add(&root.join(&own), &format!("opt/rust/{own}"));
+    }
     let manifest = "[package]\nname = \"one\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nitoa = \"1\"\n";
     client.write("project/Cargo.toml", manifest);
     let main = "fn main() { println!(\"{}\", itoa::Buffer::new().format(42)); }\n";
