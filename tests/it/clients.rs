@@ -386,7 +386,7 @@ fn postgresql_answers_its_own_client_by_a_published_port() {
     let rdvm = mirrors.allow(Rdvm::on(engine).option("-m").option("2g"));
     let script = format!(
         "{APT} postgresql >&2 && cd / &&
-        echo 'host all all 127.0.0.1/32 trust' >$(ls -d /etc/postgresql/*/main)/pg_hba.conf &&
+        printf '%s\\n' 'local all all trust' 'host all all 127.0.0.1/32 trust' >$(ls -d /etc/postgresql/*/main)/pg_hba.conf &&
         pg_ctlcluster $(ls /etc/postgresql) main start >&2 && echo on && exec sleep 1000"
     );
     let postgresql = Published::start(rdvm, 5432, &client, &script);
