@@ -453,11 +453,15 @@ struct Cacher {
 impl Cacher {
     fn start() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let port = {
-            let free = std::net::TcpListener::bind((OWN, 0)).unwrap();
-            free.local_addr().unwrap().port()
-        };
-        let script = "apt-get -qq download apt-cacher-ng && dpkg-deb -x apt-cacher-ng_*.deb root";
+        // Its resolver takes a port's number for one with a sign.
+        let first = 10_000 + (std::process::id() % 10_000) as u16;
+        let mut ports = first..i16::MAX as u16;
+        let port = ports.find(|port| std::net::TcpListener::bind((OWN, *port)).is_ok());
+        let port = port.unwrap();
+        // With the libraries that few hosts have: the C library and its like have to be the host's own.
+        let script = "apt-get -qq download apt-cacher-ng $(apt-cache depends apt-cacher-ng |
+            sed -n -E 's/^ *Depends: (lib(event|wrap|fuse|c-ares).*)/\\1/p')
+            for package in *.deb; do dpkg-deb -x $package root; done";
         let unpacked = Command::new("sh")
             .args(["-ec", script])
             .current_dir(dir.path())
