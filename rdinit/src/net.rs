@@ -32,6 +32,25 @@ struct End {
     was_finished: bool,
 }
 
+impl End {
+    /// Room for bytes behind those that are kept, which counts as kept; empty where there is no buffer.
+    fn make_room(&mut self, length: usize) -> &mut [u8] {
+        // No more than the window is kept, and that is what the buffer holds.
+        if self.kept.end + length > self.buffer.len() {
+            self.buffer.copy_within(self.kept.clone(), 0);
+            self.kept = 0..self.kept.len();
+        }
+        let place = self.kept.end..self.kept.end + length;
+        match self.buffer.get_mut(place.clone()) {
+            Some(room) => {
+                self.kept.end = place.end;
+                room
+            }
+            None => &mut [],
+        }
+    }
+}
+
 /// All streams of the guest.
 pub(crate) struct Net {
     streams: NetStreams,
@@ -135,6 +154,9 @@ impl Net {
 
     fn receive(&mut self) {
         while !self.is_broken {
+            if self.filled == 0 && self.receive_data() {
+                continue;
+            }
             let count = self.inbound.take(&mut self.frame[self.filled..]);
             self.filled += count;
             let mut at = 0;
@@ -164,6 +186,32 @@ impl Net {
         }
     }
 
+    /// Takes a frame with data, from the ring to where the data is kept. False if the next frame is another, or not all there.
+    fn receive_data(&mut self) -> bool {
+        let mut head = [0; NET_HEAD];
+        if !self.inbound.peek(0, &mut head) {
+            return false;
+        }
+        let Some((stream, length)) = NetFrame::data_of(head) else {
+            return false;
+        };
+        if !self.inbound.has(NET_HEAD + length) {
+            return false;
+        }
+        // Only the length of the data counts there.
+        let kind = NetKind::Data(&self.read[..length]);
+        match self.streams.receive(&NetFrame { stream, kind }) {
+            Ok(NetEvent::Data(slot)) => {
+                let place = self.ends[slot].make_room(length);
+                self.inbound.peek(NET_HEAD, place);
+            }
+            Ok(_) => {}
+            Err(_) => self.is_broken = true,
+        }
+        self.inbound.consume(NET_HEAD + length);
+        true
+    }
+
     fn note(&mut self, event: NetEvent, stream: u32, payload: core::ops::Range<usize>) {
         match event {
             NetEvent::Opened(slot, port) => {
@@ -177,18 +225,9 @@ impl Net {
                 }
             }
             NetEvent::Data(slot) => {
-                let end = &mut self.ends[slot];
-                // No more than the window is kept, and that is what the buffer holds.
-                if end.kept.end + payload.len() > end.buffer.len() {
-                    end.buffer.copy_within(end.kept.clone(), 0);
-                    end.kept = 0..end.kept.len();
-                }
-                if let Some(place) = end
-                    .buffer
-                    .get_mut(end.kept.end..end.kept.end + payload.len())
-                {
-                    place.copy_from_slice(&self.frame[payload.clone()]);
-                    end.kept.end += payload.len();
+                let place = self.ends[slot].make_room(payload.len());
+                if place.len() == payload.len() {
+                    place.copy_from_slice(&self.frame[payload]);
                 }
             }
             NetEvent::Reset(slot) => self.close(slot, true),

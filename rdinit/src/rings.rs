@@ -158,14 +158,34 @@ impl Inbound {
         filled(produced, self.consumed).unwrap_or(0)
     }
 
-    /// Takes as many bytes as there are and have room; gives how many.
-    pub(crate) fn take(&mut self, to: &mut [u8]) -> usize {
-        let count = to.len().min(self.filled() as usize);
-        let at = (self.consumed % RING) as usize;
-        let (head, tail) = to[..count].split_at_mut(count.min(RING as usize - at));
+    /// Copies bytes from `skip` behind the next one on, and takes none out. False if there are not so many.
+    pub(crate) fn peek(&self, skip: usize, to: &mut [u8]) -> bool {
+        if (self.filled() as usize) < skip + to.len() {
+            return false;
+        }
+        let at = ((self.consumed + skip as u64) % RING) as usize;
+        let (head, tail) = to.split_at_mut(to.len().min(RING as usize - at));
         let offset = self.ring.offset() as usize;
         self.memory.get(offset + at, head);
         self.memory.get(offset, tail);
+        true
+    }
+
+    /// True if there are so many bytes.
+    pub(crate) fn has(&self, count: usize) -> bool {
+        self.filled() as usize >= count
+    }
+
+    /// Takes as many bytes as there are and have room; gives how many.
+    pub(crate) fn take(&mut self, to: &mut [u8]) -> usize {
+        let count = to.len().min(self.filled() as usize);
+        self.peek(0, &mut to[..count]);
+        self.consume(count);
+        count
+    }
+
+    /// Takes out bytes that are there.
+    pub(crate) fn consume(&mut self, count: usize) {
         if count > 0 {
             self.consumed += count as u64;
             self.set(Counter::Consumed, self.consumed);
@@ -177,7 +197,6 @@ impl Inbound {
                 send(self.status, &Event::Bell);
             }
         }
-        count
     }
 
     /// Asks the host to ring when it puts something in. False if there is something already.

@@ -89,6 +89,15 @@ impl<'a> NetFrame<'a> {
         head(stream, DATA, length)
     }
 
+    /// Returns stream and length of a [`NetKind::Data`] with this head; `None` for any other head.
+    pub fn data_of(head: [u8; NET_HEAD]) -> Option<(u32, usize)> {
+        let [a, b, c, d, kind, zero, low, high] = head;
+        let length = usize::from(u16::from_le_bytes([low, high]));
+        let is_data = kind == DATA && zero == 0 && (1..=NET_PAYLOAD).contains(&length);
+        let stream = u32::from_le_bytes([a, b, c, d]);
+        (is_data && stream != 0).then_some((stream, length))
+    }
+
     /// Reads one frame from the start of `bytes`; returns it and its length.
     ///
     /// # Errors
@@ -151,6 +160,30 @@ mod tests {
         NetKind::Finish,
         NetKind::Reset,
     ];
+
+    #[test]
+    fn the_head_of_data_is_known_without_the_data() {
+        for length in [1, 300, NET_PAYLOAD] {
+            let head = NetFrame::data_head(7, length);
+            assert_eq!(NetFrame::data_of(head), Some((7, length)));
+        }
+        let mut frame = [0; NET_MAX];
+        for kind in [
+            NetKind::Open(1),
+            NetKind::Credit(1),
+            NetKind::Finish,
+            NetKind::Reset,
+        ] {
+            NetFrame { stream: 7, kind }.encode(&mut frame).unwrap();
+            let head = *frame.first_chunk().unwrap();
+            assert_eq!(NetFrame::data_of(head), None, "{kind:?}");
+        }
+        for (at, value) in [(0, 0), (5, 1), (6, 0), (7, 0xff)] {
+            let mut head = NetFrame::data_head(7, 1);
+            head[at] = value;
+            assert_eq!(NetFrame::data_of(head), None, "{at}");
+        }
+    }
 
     #[test]
     fn every_frame_survives_the_wire_and_no_part_of_it_is_one() {

@@ -56,9 +56,18 @@ impl Shared {
         let room = self.length.saturating_sub(at);
         let length = to.len().min(room);
         let from = (self.address + at) as *const u8;
-        // SAFETY: `at` and the cut above keep all of this within the mapping, which is never unmapped; `to` is memory of ours,
-        // which the mapping is not. The host may write there meanwhile, and then some of either is copied: bytes are bytes.
-        unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), length) };
+        let (words, rest) = to[..length].as_chunks_mut::<8>();
+        let whole = words.len() * 8;
+        for (index, word) in words.iter_mut().enumerate() {
+            // SAFETY: `at` and the cut above keep all of this within the mapping, which is never unmapped. x86-64 loads from any
+            // address. In words, as in `put`: emulation steps through the copying of a library slowly. The host may write there
+            // meanwhile, and then some of either is copied: bytes are bytes.
+            *word = unsafe { from.cast::<u64>().add(index).read_unaligned() }.to_ne_bytes();
+        }
+        for (index, byte) in rest.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *byte = unsafe { from.add(whole + index).read_volatile() };
+        }
     }
 
     /// The number at `at`, a multiple of eight; what was read before is not read again before this.
