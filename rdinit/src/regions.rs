@@ -74,7 +74,9 @@ pub(crate) fn enter_root(name: &[u8]) -> sys::Result<()> {
 pub(crate) fn swap_on(targets: &[u8]) -> sys::Result<()> {
     for (index, target) in each(targets) {
         if is_swap(target) {
-            sys::swap_on(device(index, &mut [0; NAME]))?;
+            let mut name = [0; NAME];
+            let device = device(index, &mut name);
+            once_open(|| sys::swap_on(device))?;
         }
     }
     Ok(())
@@ -107,7 +109,19 @@ fn is_swap(target: &[u8]) -> bool {
 fn mount(index: u32, target: &[u8]) -> sys::Result<()> {
     let mut name = [0; NAME];
     let device = device(index, &mut name);
-    sys::mount_from(device, target, b"erofs\0", READ_ONLY, b"dax=always\0")
+    once_open(|| sys::mount_from(device, target, b"erofs\0", READ_ONLY, b"dax=always\0"))
+}
+
+/// Tries again as long as the device cannot be opened: a disk's name is there a moment before the disk is (`device_add_disk` in
+/// `block/genhd.c`), and where the processor is taken away in between that moment is long.
+fn once_open(mut action: impl FnMut() -> sys::Result<()>) -> sys::Result<()> {
+    for _ in 0..PATIENCE {
+        match action() {
+            Err(sys::ENXIO) => sys::pause_ms(1),
+            result => return result,
+        }
+    }
+    action()
 }
 
 /// The device of the region of this number, which is waited for.
@@ -151,4 +165,25 @@ fn beside<'a>(
         .zip(bytes)
         .for_each(|(slot, byte)| *slot = *byte);
     Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_not_there_yet_is_tried_again_and_other_errors_count() {
+        let mut tries = 0;
+        let opened = once_open(|| {
+            tries += 1;
+            if tries < 4 { Err(sys::ENXIO) } else { Ok(()) }
+        });
+        assert_eq!((opened, tries), (Ok(()), 4));
+        let mut tries = 0;
+        let refused = once_open(|| {
+            tries += 1;
+            Err(sys::EINVAL)
+        });
+        assert_eq!((refused, tries), (Err(sys::EINVAL), 1));
+    }
 }

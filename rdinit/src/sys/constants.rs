@@ -8,6 +8,8 @@ pub(crate) const ENOENT: Errno = Errno(2);
 pub(crate) const EINTR: Errno = Errno(4);
 /// Input or output error; of a terminal's master side, no slave side is open.
 pub(crate) const EIO: Errno = Errno(5);
+/// No such device or address.
+pub(crate) const ENXIO: Errno = Errno(6);
 /// Try again.
 pub(crate) const EAGAIN: Errno = Errno(11);
 /// Permission denied.
