@@ -397,12 +397,14 @@ fn who_signals_all_processes_reaches_the_command_alone() {
         assert_eq!(line(&mut child), "bye\n");
         assert_eq!(child.wait().unwrap().code(), Some(3));
         let mut timeout = Command::new("timeout");
-        timeout.args(["--preserve-status", soon()]).arg(RDVM);
+        timeout.arg(soon()).arg(RDVM);
         timeout.args(["run", "--engine", engine, "--stop-timeout", "1h"]);
         timeout.arg(busybox().path()).args(["sh", "-c", script]);
         let output = timeout.output().unwrap();
         assert_eq!(output.stdout, b"on\nbye\n", "{output:?}");
-        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        // Its own code; busybox's has the program's.
+        let code = output.status.code();
+        assert!(matches!(code, Some(124 | 3)), "{output:?}");
     }
 }
 
