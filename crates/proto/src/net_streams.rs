@@ -20,9 +20,9 @@ use crate::{NET_PAYLOAD, NetFrame, NetKind};
 
 /// The credit with which a stream begins, and the most that there is: bytes that the receiver must be able to keep.
 pub const NET_WINDOW: u32 = 64 << 10;
-/// How many streams that one end opened there are at once.
+/// Streams that one end has open at once, at most.
 pub const NET_STREAMS: usize = 64;
-/// How many streams there are at once: slots below this number.
+/// Streams at once, at most: slots below this number.
 pub const NET_SLOTS: usize = 2 * NET_STREAMS;
 /// Bytes that are passed on before the sender gets credit for them.
 const GRANT: u32 = NET_WINDOW / 4;

@@ -70,7 +70,7 @@ impl Ring {
     }
 }
 
-/// How many bytes may be taken out when `produced` have been put in and `consumed` taken out; `None` where that cannot be.
+/// Returns the bytes that may be taken out when `produced` have been put in and `consumed` taken out; `None` where that cannot be.
 pub fn filled(produced: u64, consumed: u64) -> Option<u64> {
     produced
         .checked_sub(consumed)

@@ -15,7 +15,7 @@ use crate::input::{HeadError, Input};
 use crate::origin::Origin;
 use crate::refusal::{Failure, Refusal};
 
-/// How many interim responses a server may send.
+/// Interim responses that a server may send.
 const INTERIM: usize = 16;
 /// How long a body that was read to its end needs to be noted as such.
 const NOTED: Duration = Duration::from_millis(100);

@@ -16,7 +16,7 @@ use crate::policy::Denied;
 use crate::record::Traffic;
 use crate::refusal::Refusal;
 
-/// How many addresses of a name are tried.
+/// Addresses of a name that are tried.
 const ADDRESSES: usize = 16;
 /// How long an address is tried before the next one.
 const NEXT_ADDRESS: Duration = Duration::from_secs(5);

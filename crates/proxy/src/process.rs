@@ -30,7 +30,7 @@ use crate::record_file::RecordFile;
 use crate::rules::Published;
 use crate::serve::serve;
 
-/// How many ports may be published: descriptors that fit into one message, with that of the record.
+/// Ports that may be published: descriptors that fit into one message, with that of the record.
 const PUBLISHED: usize = 200;
 /// The most bytes of settings.
 const SETTINGS: usize = 4 << 20;

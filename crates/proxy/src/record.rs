@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Denied;
 
-/// How many hosts and ports have an entry of their own, of those reached and of those refused.
+/// Hosts and ports that have an entry of their own, of those reached and of those refused.
 const ENTRIES: usize = 1000;
 /// The host of the entry for all others.
 const OTHERS: &str = "*";
