@@ -22,7 +22,7 @@ pub(super) struct NetworkArgs {
     /// Proxy that the guest's proxy uses, as in http://USER:PASSWORD@HOST:PORT
     #[arg(long, value_name = "URL", value_parser = str::parse::<UpstreamProxy>, help_heading = "Network")]
     upstream_proxy: Option<UpstreamProxy>,
-    /// Open a port of the host that leads to one of the guest's loopback; repeatable
+    /// Forward a port of the host to a port of the guest; repeatable
     #[arg(short, long, value_name = "[IP:]PORT:GUESTPORT", value_parser = str::parse::<PublishRule>, help_heading = "Network")]
     pub(super) publish: Vec<PublishRule>,
 }

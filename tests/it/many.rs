@@ -1,6 +1,6 @@
 //! Many runs of one image at the same time: each has what is its own, and the image stays what it is.
 //!
-//! What they share is the host's page cache: of a directory's files, of an archive's kept image, of the kernel,
+//! They share the host's page cache: of a directory's files, of an archive's kept image, of the kernel,
 //! of rdvm and QEMU. What is written into a guest's RAM is its own: the initrd is copied there, since the guest's
 //! kernel unpacks and then frees it.
 

@@ -1,4 +1,4 @@
-//! What the tests of real clients need: images with clients, servers of the tests' own, and the mirrors that this host uses.
+//! Parts of the tests of real clients: images with clients, servers of the tests' own, and the mirrors that this host uses.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -161,7 +161,7 @@ pub(super) fn share(vm: &VmFd) -> Result<Rings, Error> {
 }
 
 /// Maps the files of regions privately, so that machines share their page cache, each at its range of guest-physical addresses.
-/// What the guest writes there becomes its own, page by page, and never reaches the file. Only scratch space is the file. It must not
+/// A page that the guest writes there becomes its own, and never reaches the file. Only scratch space is the file. It must not
 /// go before the last vCPU has.
 ///
 /// # Errors
