@@ -1,0 +1,93 @@
+//! dockerd with the configuration of examples/engines/docker, on the containerd of the lab, and docker's client.
+//!
+//! The daemon has no firewall and no bridge to make, and its containers no network. It calls a hook for each container before it
+//! starts, so that one that starts shows that hooks are run.
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::containerd::{SOCKET, containerd};
+use crate::lab::{Ended, IMAGE, command, daemon, ended, eventually, is_gone, lab, with};
+use crate::table::{self, Engine, Streams};
+
+/// docker on a running daemon that has the image.
+struct Docker;
+
+fn docker() -> &'static Docker {
+    static DOCKER: OnceLock<Docker> = OnceLock::new();
+    DOCKER.get_or_init(|| {
+        containerd();
+        let words = [
+            "--config-file",
+            "examples/engines/docker/daemon.json",
+            "--containerd",
+            SOCKET,
+        ];
+        let own = [
+            "--iptables=false",
+            "--ip6tables=false",
+            "--bridge=none",
+            "--storage-driver=vfs",
+        ];
+        let cgroups = ["--exec-opt", "native.cgroupdriver=cgroupfs"];
+        daemon(
+            with(with(command("dockerd", &words), &own), &cgroups),
+            "dockerd.log",
+        );
+        eventually("dockerd answers", || run(&["version"]).code == 0);
+        run(&["load", "-q", "-i", lab().archive.to_str().unwrap()]).exits(0);
+        Docker
+    })
+}
+
+/// `docker WORDS`, run to its end.
+fn run(words: &[&str]) -> Ended {
+    ended(command("docker", words))
+}
+
+impl Engine for Docker {
+    fn container(&self, streams: Streams, words: &[&str]) -> Command {
+        let run = command(
+            "docker",
+            &["run", "--rm", "--runtime=rdvm", "--network=none"],
+        );
+        let options: &[&str] = match streams {
+            Streams::Output => &[],
+            Streams::Input => &["-i"],
+            Streams::Terminal => &["-it"],
+        };
+        with(with(with(run, options), &[IMAGE]), words)
+    }
+}
+
+#[test]
+fn docker_runs_the_table() {
+    table::all(docker());
+}
+
+#[test]
+fn docker_stops_a_container_with_its_handler() {
+    docker();
+    let script = "trap 'exit 9' TERM; echo on; while true; do sleep 0.1; done";
+    let words = [
+        "run",
+        "-d",
+        "--runtime=rdvm",
+        "--network=none",
+        IMAGE,
+        "sh",
+        "-c",
+        script,
+    ];
+    let id = run(&words).exits(0).text().trim().to_owned();
+    eventually("the command runs", || {
+        run(&["logs", &id]).text().contains("on")
+    });
+    assert_ne!(run(&["exec", &id, "true"]).code, 0);
+    run(&["stop", "-t", "60", &id]).exits(0);
+    run(&["inspect", "-f", "{{.State.ExitCode}}", &id])
+        .exits(0)
+        .prints("9");
+    run(&["rm", &id]).exits(0);
+    is_gone(&id);
+}

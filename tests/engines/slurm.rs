@@ -1,0 +1,201 @@
+//! Slurm with two nodes on this host: plain `srun rdvm run`, `srun --container` with the oci.conf of examples/engines/slurm, and
+//! the job array there that grades submissions.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::lab::{Ended, RDVM, command, daemon, ended, eventually, is_alive, lab, qemu_of, with};
+use crate::table::{self, Engine, Streams};
+
+/// A cluster of two nodes, which are daemons of this host. Both offer four CPUs, since tests run beside each other.
+const CONFIGURATION: &str = "\
+ClusterName=lab
+SlurmctldHost=rdvm-engines(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+StateSaveLocation=/var/spool/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd-%n
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd-%n.pid
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=100
+MpiDefault=none
+KillWait=5
+NodeName=one NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17001 CPUs=4 RealMemory=4000
+NodeName=two NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17002 CPUs=4 RealMemory=4000
+PartitionName=lab Nodes=one,two Default=YES MaxTime=INFINITE State=UP
+";
+
+/// Slurm has no use for cgroups here, and asks the host for them all the same unless it is told of a kind that it need not find.
+const CGROUPS: &str = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n";
+
+/// A running cluster.
+struct Slurm {
+    /// An OCI bundle with the image.
+    bundle: PathBuf,
+}
+
+fn slurm() -> &'static Slurm {
+    static SLURM: OnceLock<Slurm> = OnceLock::new();
+    SLURM.get_or_init(|| {
+        let bundle = make_bundle();
+        munge();
+        fs::create_dir_all("/etc/slurm").unwrap();
+        fs::write("/etc/slurm/slurm.conf", CONFIGURATION).unwrap();
+        fs::write("/etc/slurm/cgroup.conf", CGROUPS).unwrap();
+        fs::copy("examples/engines/slurm/oci.conf", "/etc/slurm/oci.conf").unwrap();
+        fs::create_dir_all("/var/spool/slurmctld").unwrap();
+        daemon(command("slurmctld", &["-D", "-c"]), "slurmctld.log");
+        for node in ["one", "two"] {
+            fs::create_dir_all(format!("/var/spool/slurmd-{node}")).unwrap();
+            daemon(
+                command("slurmd", &["-D", "-c", "-N", node]),
+                &format!("slurmd-{node}.log"),
+            );
+        }
+        let idle = || ended(command("sinfo", &["-h", "-N", "-t", "idle", "-o", "%N"])).text();
+        eventually("both nodes are idle", || idle().lines().count() == 2);
+        Slurm { bundle }
+    })
+}
+
+/// A key, and the daemon that signs what Slurm's parts tell each other.
+fn munge() {
+    let script = "umask 077; mkdir -p /etc/munge /run/munge /var/lib/munge /var/log/munge
+        head -c 1024 /dev/urandom >/etc/munge/munge.key
+        chown -R munge: /etc/munge /run/munge /var/lib/munge /var/log/munge; chmod 755 /run/munge";
+    ended(command("sh", &["-ec", script])).exits(0);
+    let words = [
+        "--reuid",
+        "munge",
+        "--regid",
+        "munge",
+        "--clear-groups",
+        "munged",
+        "--foreground",
+        "--force",
+    ];
+    daemon(command("setpriv", &words), "munged.log");
+    eventually("munge answers", || {
+        ended(command("sh", &["-c", "munge -n | unmunge"])).code == 0
+    });
+}
+
+/// The image as an OCI bundle, with runc's own idea of a config.json.
+fn make_bundle() -> PathBuf {
+    let bundle = lab().dir.join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    let copy = with(
+        command("cp", &["-a"]),
+        &[&lab().root, &bundle.join("rootfs")],
+    );
+    ended(copy).exits(0);
+    ended(with(command("runc", &["spec", "-b"]), &[&bundle])).exits(0);
+    bundle
+}
+
+/// `srun rdvm run`: no runtime takes part.
+struct Plain;
+
+impl Engine for Plain {
+    fn container(&self, streams: Streams, words: &[&str]) -> Command {
+        slurm();
+        let (pty, streams): (&[&str], &[&str]) = match streams {
+            Streams::Output => (&[], &[]),
+            Streams::Input => (&[], &["-i"]),
+            Streams::Terminal => (&["--pty"], &["-it"]),
+        };
+        let run = with(with(command("srun", pty), &[RDVM, "run", "-q"]), streams);
+        with(with(run, &[&lab().root]), &[&["--"], words].concat())
+    }
+}
+
+/// `srun --container`.
+struct Container;
+
+impl Engine for Container {
+    fn container(&self, _: Streams, words: &[&str]) -> Command {
+        let bundle = slurm().bundle.to_str().unwrap();
+        with(command("srun", &[&format!("--container={bundle}")]), words)
+    }
+
+    /// The runtime's own code for a container that it cannot make.
+    fn refusals(&self) -> [i32; 2] {
+        [1, 1]
+    }
+
+    fn has_terminals(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn srun_of_rdvm_runs_the_table() {
+    table::all(&Plain);
+}
+
+#[test]
+fn srun_with_a_container_runs_the_table() {
+    table::all(&Container);
+}
+
+/// Starts a job of this name, and cancels it when its command runs. The machine ends.
+fn cancelled(job: Command, name: &str) -> Ended {
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| ended(job));
+        let words = ["-h", "-t", "running", "-n", name, "-o", "%i"];
+        let id = || ended(command("squeue", &words)).text().trim().to_owned();
+        eventually("the job runs", || !id().is_empty());
+        let id = id();
+        let qemu = qemu_of(step_of(&id));
+        ended(command("scancel", &[&id])).exits(0);
+        eventually("the machine is gone", || !is_alive(qemu));
+        run.join().unwrap()
+    })
+}
+
+/// The process of Slurm that looks after the first step of a job.
+fn step_of(job: &str) -> u32 {
+    let title = format!("slurmstepd: [{job}.0]");
+    let mut found = None;
+    eventually("the job's step runs", || {
+        let words = ["-f", &title.replace('[', r"\[")];
+        found = ended(command("pgrep", &words)).text().trim().parse().ok();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn scancel_ends_the_machine_of_a_job() {
+    slurm();
+    let job = command("srun", &["-J", "plain", RDVM, "run", "-q"]);
+    let job = with(with(job, &[&lab().root]), &["--", "sleep", "1000"]);
+    assert_ne!(cancelled(job, "plain").code, 0);
+}
+
+#[test]
+fn scancel_ends_the_machine_of_a_container() {
+    let bundle = slurm().bundle.to_str().unwrap();
+    let words = [
+        "-J",
+        "container",
+        &format!("--container={bundle}"),
+        "sleep",
+        "1000",
+    ];
+    assert_ne!(cancelled(command("srun", &words), "container").code, 0);
+    let state = PathBuf::from("/run/rdvm-slurm");
+    eventually("no state is left", || {
+        fs::read_dir(&state).map_or(0, Iterator::count) == 0
+    });
+}
