@@ -15,8 +15,9 @@ PATH=$PATH:/usr/sbin:/sbin
 die() { printf 'engines: %s\n' "$*" >&2; exit 1; }
 
 if [ -z "${RDVM_ENGINES_LAB:-}" ]; then
-	[ "$(id -u)" = 0 ] || die 'container engines are started as root; run sudo make test-engines'
+	[ "$(id -u)" = 0 ] || die 'container engines are started as root, and this is not; sudo tests/engines/enter.sh does it'
 	export RDVM_ENGINES_LAB=/run/engines
+	export RDVM_ENGINES_KERNEL=${RDVM_ENGINES_KERNEL:-${RDVM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rdvm}/kernel/vmlinux}
 	exec unshare --mount --net --uts --ipc --pid --fork --kill-child --mount-proc --propagation private "$0" "$@"
 fi
 
@@ -53,27 +54,23 @@ ip link set outside up
 ip link set inside up
 
 code=0
-export RDVM_ENGINES_KERNEL=${RDVM_ENGINES_KERNEL:-${RDVM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rdvm}/kernel/vmlinux}
 mkdir "$lab/home"
 HOME=$lab/home TMPDIR=$lab/tmp "$@" || code=$?
 
-# left WHAT COMMAND...: an error when the command still prints something after some seconds.
+# left WHAT COMMAND: an error when the command still prints something after some seconds.
 left() {
-	local what=$1 found='' turn
-	shift
+	local found='' turn
 	for turn in 1 2 3 4 5 6 7 8 9 10; do
-		found=$("$@") || true
+		found=$(eval "$2") || true
 		[ -n "$found" ] || return 0
 		[ "$turn" = 10 ] || sleep 0.5
 	done
-	printf 'engines: left behind, %s:\n%s\n' "$what" "$found" >&2
+	printf 'engines: left behind, %s:\n%s\n' "$1" "$found" >&2
 	[ "$code" != 0 ] || code=1
 }
-machines() { pgrep -a '^(qemu|rdvm)'; }
-state() { find /run -path "$lab" -prune -o -path '*/rdvm*/*' -prune -print; }
 containers() { find "$cgroups" -type d \( -name 'libpod-*' -o -path '*/docker/*' -o -path '*/default/*' -o -path '*/k8s.io/*' \); }
-left machines machines
-left 'state of the runtime' state
+left machines "pgrep -a '^(qemu|rdvm)'"
+left 'state of the runtime' "find /run -path '$lab' -prune -o -path '*/rdvm*/*' -prune -print"
 left cgroups containers
 # What is left is no use to anyone: its processes end with this one, and its cgroups go. So do the engines' own directories,
 # which they keep for their next container.

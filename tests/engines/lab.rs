@@ -46,7 +46,12 @@ pub(crate) fn lab() -> &'static Lab {
         install();
         let root = make_image(&dir.join("image"));
         let archive = dir.join("image.tar");
-        let pack = command(RDVM, &["pack", "--format", "docker", "--tag", IMAGE, "-o"]);
+        let pack = command(
+            RDVM,
+            &[
+                "pack", "--format", "docker", "--tag", IMAGE, "--cmd", "sh", "-o",
+            ],
+        );
         ended(with(pack, &[&archive, &root])).exits(0);
         Lab { dir, root, archive }
     })

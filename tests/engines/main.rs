@@ -5,7 +5,9 @@
 //! called as a runtime, clause by clause and without an engine, is tested elsewhere.
 
 mod containerd;
+mod cri;
 mod docker;
+mod grpc;
 mod lab;
 mod podman;
 mod podman_life;

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use crate::lab::{Ended, RDVM, command, daemon, ended, eventually, is_alive, lab, qemu_of, with};
 use crate::table::{self, Engine, Streams};
 
-/// A cluster of two nodes, which are daemons of this host. Both offer four CPUs, since tests run beside each other.
+/// A cluster of two nodes, which are daemons of this host. Both offer two CPUs, whatever there are.
 const CONFIGURATION: &str = "\
 ClusterName=lab
 SlurmctldHost=rdvm-engines(127.0.0.1)
@@ -30,8 +30,8 @@ SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=100
 MpiDefault=none
 KillWait=5
-NodeName=one NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17001 CPUs=4 RealMemory=4000
-NodeName=two NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17002 CPUs=4 RealMemory=4000
+NodeName=one NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=4000
+NodeName=two NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=4000
 PartitionName=lab Nodes=one,two Default=YES MaxTime=INFINITE State=UP
 ";
 
@@ -198,4 +198,57 @@ fn scancel_ends_the_machine_of_a_container() {
     eventually("no state is left", || {
         fs::read_dir(&state).map_or(0, Iterator::count) == 0
     });
+}
+
+/// Every kind of submission once, over both nodes, and its verdict.
+#[test]
+fn a_job_array_grades_submissions_on_all_nodes() {
+    slurm();
+    let class = lab().dir.join("class");
+    let script = r#"
+        mkdir -p "$1/submissions"
+        cp examples/grading/submissions/*.c "$1/submissions"
+        seq 100000 200000 >"$1/input"
+        seq 100000 200000 | awk '{ sum += $1 } END { printf "%.0f\n", sum }' >"$1/expected"
+        examples/toolchain.sh "$1/toolchain""#;
+    ended(with(command("sh", &["-euc", script, "sh"]), &[&class])).exits(0);
+    let grade = || {
+        let mut all = command("examples/engines/slurm/grade-all", &[]);
+        for name in ["submissions", "input", "expected", "results"] {
+            all.arg(class.join(name));
+        }
+        all.env("RDVM", RDVM).env("IMAGE", class.join("toolchain"));
+        ended(all).exits(0).text()
+    };
+    grade();
+    for (kind, deserved) in [
+        ("right", "accepted"),
+        ("wrong", "wrong answer"),
+        ("crash", "crashed"),
+        ("endless", "time limit"),
+        ("hungry", "memory limit"),
+        ("talkative", "output limit"),
+        ("broken", "does not compile"),
+        ("cheat", "wrong answer"),
+    ] {
+        let result = fs::read(class.join(format!("results/{kind}.c.json"))).unwrap();
+        let result: serde_json::Value = serde_json::from_slice(&result).unwrap();
+        assert_eq!(result["verdict"], deserved, "{result}");
+    }
+    let logs: String = (1..=8)
+        .map(|task| fs::read_to_string(class.join(format!("results/{task}.log"))).unwrap())
+        .collect();
+    assert!(
+        logs.contains(" on one\n") && logs.contains(" on two\n"),
+        "{logs}"
+    );
+
+    // The second time only what has no result is graded.
+    fs::remove_file(class.join("results/right.c.json")).unwrap();
+    fs::write(class.join("results/wrong.c.json"), r#"{"verdict": "kept"}"#).unwrap();
+    let summary = grade();
+    assert!(
+        summary.contains("1 accepted") && summary.contains("1 kept"),
+        "{summary}"
+    );
 }
