@@ -71,11 +71,6 @@ impl Engine for Ctr {
         };
         with(with(with(run, terminal), &[IMAGE, &name()]), words)
     }
-
-    /// ctr prints the runtime's message and ends with 1.
-    fn refusals(&self) -> [i32; 2] {
-        [1, 1]
-    }
 }
 
 #[test]

@@ -29,6 +29,11 @@ fn handler() -> String {
     handler.unwrap().to_owned()
 }
 
+/// The host's network, and processes of each container's own, as kubelet asks for it.
+fn namespaces() -> Message {
+    Message::default().number(1, 2).number(2, 1)
+}
+
 /// A pod on the host's network, which its machines do not have.
 struct Pod {
     config: Message,
@@ -44,8 +49,7 @@ impl Pod {
             .text(1, name)
             .text(2, name)
             .text(3, "default");
-        let host_network = Message::default().number(1, 2);
-        let security = Message::default().message(1, &host_network);
+        let security = Message::default().message(1, &namespaces());
         let config = Message::default()
             .message(1, &metadata)
             .text(3, logs.to_str().unwrap())
@@ -59,12 +63,18 @@ impl Pod {
     /// A running container.
     fn start(&self, name: &str, words: &[&str]) -> String {
         let resources = Message::default().number(4, 128 << 20);
+        let security = Message::default().message(3, &namespaces());
         let mut config = Message::default()
             .message(1, &Message::default().text(1, name))
             .message(2, &Message::default().text(1, IMAGE))
             .entry(10, "org.rdvm.ignore", "network")
             .text(11, &format!("{name}.log"))
-            .message(15, &Message::default().message(1, &resources));
+            .message(
+                15,
+                &Message::default()
+                    .message(1, &resources)
+                    .message(2, &security),
+            );
         for word in words {
             config = config.text(3, word);
         }

@@ -128,11 +128,6 @@ impl Engine for Container {
         with(command("srun", &[&format!("--container={bundle}")]), words)
     }
 
-    /// The runtime's own code for a container that it cannot make.
-    fn refusals(&self) -> [i32; 2] {
-        [1, 1]
-    }
-
     fn has_terminals(&self) -> bool {
         false
     }
