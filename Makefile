@@ -16,7 +16,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 .PHONY: all build demo test test-setup test-files test-programs test-unit test-scenarios test-rig test-vmx-short test-quick
 .PHONY: test-engines test-engines-setup test-kvm test-kvm-setup test-vmx test-kvm-native test-big test-many test-root test-load
 .PHONY: check-speed check-speed-setup check-speed-accept examples soak fuzz lint fmt-check shellcheck
-.PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density
+.PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density bench-engines
 .PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
 all: build
@@ -178,6 +178,11 @@ bench-memory: bench-setup ## compare planned with least RAM by bisection, with b
 
 bench-density: bench-setup ## memory of many machines at once, and how many start in a second
 	IMAGES=$(images) RDVM=$(rdvm) $(CARGO) xtask bench density
+
+# Not a part of bench, since it installs container engines. runsc takes part where it is installed.
+bench-engines: build test-engines-setup ## create to exit of true in podman and ctr, with rdvm, runc and runsc; as root
+	RDVM_ENGINES_CGROUP=host tests/engines/enter.sh tests/engines/measure.sh $(rdvm) >benches/results/engines.tsv.new
+	mv benches/results/engines.tsv.new benches/results/engines.tsv
 
 bench-draw: ## make docs/performance.md and its pictures of what benches/results holds
 	$(CARGO) xtask figures

@@ -143,7 +143,8 @@ fn a_task_of_ctr_is_paused_and_resumed() {
     assert_eq!(status(), "PAUSED");
     ctr(&["task", "resume", &name]).exits(0);
     assert_eq!(status(), "RUNNING");
-    ctr(&["task", "exec", "--exec-id", "again", &name, "true"]).fails_with("exec");
+    ctr(&["task", "exec", "--exec-id", "again", &name, "true"])
+        .fails_with("a machine runs one command");
     ctr(&["task", "kill", "-s", "SIGKILL", &name]).exits(0);
     ended(command("ctr", &["task", "rm", "--force", &name]));
     ctr(&["container", "rm", &name]).exits(0);

@@ -83,7 +83,8 @@ fn docker_stops_a_container_with_its_handler() {
     eventually("the command runs", || {
         run(&["logs", &id]).text().contains("on")
     });
-    assert_ne!(run(&["exec", &id, "true"]).code, 0);
+    let exec = run(&["exec", &id, "true"]).exits(126);
+    assert!(exec.text().contains("a machine runs one command"), "{exec}");
     run(&["stop", "-t", "60", &id]).exits(0);
     run(&["inspect", "-f", "{{.State.ExitCode}}", &id])
         .exits(0)

@@ -147,15 +147,14 @@ pub(crate) fn fed(inner: Command, input: &[u8]) -> Ended {
     }
 }
 
-/// A daemon, started with its output in a file of this name. It lives as long as the lab.
-pub(crate) fn daemon(mut command: Command, name: &str) -> PathBuf {
+/// A daemon, started with its output in a file of this name; its process. It lives as long as the lab.
+pub(crate) fn daemon(mut command: Command, name: &str) -> u32 {
     let path = lab().dir.join(name);
     let log = File::create(&path).unwrap();
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap());
-    drop(command.stderr(log).spawn().unwrap());
-    path
+    command.stderr(log).spawn().unwrap().id()
 }
 
 /// What a command of an engine came to.

@@ -57,7 +57,7 @@ fn a_volume_shows_what_a_directory_held() {
     // A volume that may be written is refused by name, unless it may be copied back.
     let volume = format!("{dir}:/v");
     let run = podman.container_with(&["-v", &volume], &["true"]);
-    run.fails_with("/v");
+    run.fails_with("/v: the guest cannot write");
     let options = ["--annotation", "org.rdvm.volumes=copy", "-v", &volume];
     let script = "echo new >/v/new; echo more >>/v/old";
     let run = podman.container_with(&options, &["sh", "-c", script]);
@@ -79,7 +79,9 @@ fn a_network_is_refused_by_name() {
         crate::lab::IMAGE,
         "true",
     ];
-    root().run(&words).fails_with("network");
+    root()
+        .run(&words)
+        .fails_with("a machine has no network card");
 }
 
 fn stop_runs_the_handler(podman: &Podman) {
@@ -190,7 +192,9 @@ fn exec_is_refused_with_the_reason() {
     let podman = root();
     let id = podman.detached(&[], &["sh", "-c", TICKS]);
     log_with(podman, &id, "tick 1");
-    podman.run(&["exec", &id, "true"]).fails_with("exec");
+    podman
+        .run(&["exec", &id, "true"])
+        .fails_with("a machine runs one command");
     assert_eq!(podman.inspect(&id, ".State.Status"), "running");
     podman.run(&["rm", "-f", "-t", "0", &id]).exits(0);
     is_gone(&id);
@@ -213,6 +217,6 @@ fn build_is_refused_with_the_reason() {
     ];
     let build = root().command(&words);
     let run = crate::lab::ended(crate::lab::with(build, &[dir.to_str().unwrap()]));
-    run.fails_with("build");
+    run.fails_with("build with another runtime");
     root().run(&["image", "exists", "built"]).exits(1);
 }

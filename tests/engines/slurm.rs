@@ -1,15 +1,18 @@
 //! Slurm with two nodes on this host: plain `srun rdvm run`, `srun --container` with the oci.conf of examples/engines/slurm, and
 //! the job array there that grades submissions.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::lab::{Ended, RDVM, command, daemon, ended, eventually, is_alive, lab, qemu_of, with};
+use crate::lab::{
+    Ended, RDVM, command, daemon, ended, eventually, fed, is_alive, kill_9, lab, qemu_of, with,
+};
 use crate::table::{self, Engine, Streams};
 
-/// A cluster of two nodes, which are daemons of this host. Both offer two CPUs, whatever there are.
+/// A cluster of two nodes, which are daemons of this host, and a third one that is to die. Each offers two CPUs, whatever there are.
 const CONFIGURATION: &str = "\
 ClusterName=lab
 SlurmctldHost=rdvm-engines(127.0.0.1)
@@ -30,9 +33,11 @@ SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=100
 MpiDefault=none
 KillWait=5
-NodeName=one NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=4000
+NodeName=one NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=4000 Weight=10
 NodeName=two NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=4000
+NodeName=three NodeHostname=rdvm-engines NodeAddr=127.0.0.1 Port=17003 CPUs=2 RealMemory=4000
 PartitionName=lab Nodes=one,two Default=YES MaxTime=INFINITE State=UP
+PartitionName=frail Nodes=one,three MaxTime=INFINITE State=UP
 ";
 
 /// Slurm has no use for cgroups here, and asks the host for them all the same unless it is told of a kind that it need not find.
@@ -42,6 +47,8 @@ const CGROUPS: &str = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n";
 struct Slurm {
     /// An OCI bundle with the image.
     bundle: PathBuf,
+    /// The daemon of the third node.
+    third: u32,
 }
 
 fn slurm() -> &'static Slurm {
@@ -55,16 +62,17 @@ fn slurm() -> &'static Slurm {
         fs::copy("examples/engines/slurm/oci.conf", "/etc/slurm/oci.conf").unwrap();
         fs::create_dir_all("/var/spool/slurmctld").unwrap();
         daemon(command("slurmctld", &["-D", "-c"]), "slurmctld.log");
-        for node in ["one", "two"] {
+        let [_, _, third] = ["one", "two", "three"].map(|node| {
             fs::create_dir_all(format!("/var/spool/slurmd-{node}")).unwrap();
-            daemon(
-                command("slurmd", &["-D", "-c", "-N", node]),
-                &format!("slurmd-{node}.log"),
-            );
-        }
-        let idle = || ended(command("sinfo", &["-h", "-N", "-t", "idle", "-o", "%N"])).text();
-        eventually("both nodes are idle", || idle().lines().count() == 2);
-        Slurm { bundle }
+            let slurmd = command("slurmd", &["-D", "-c", "-N", node]);
+            daemon(slurmd, &format!("slurmd-{node}.log"))
+        });
+        let words = ["-h", "-N", "-t", "idle", "-o", "%N"];
+        let idle = || ended(command("sinfo", &words)).text();
+        eventually("all nodes are idle", || {
+            idle().lines().collect::<BTreeSet<_>>().len() == 3
+        });
+        Slurm { bundle, third }
     })
 }
 
@@ -151,19 +159,19 @@ fn cancelled(job: Command, name: &str) -> Ended {
         let id = || ended(command("squeue", &words)).text().trim().to_owned();
         eventually("the job runs", || !id().is_empty());
         let id = id();
-        let qemu = qemu_of(step_of(&id));
+        let qemu = qemu_of(step_of(&format!("{id}.0")));
         ended(command("scancel", &[&id])).exits(0);
         eventually("the machine is gone", || !is_alive(qemu));
         run.join().unwrap()
     })
 }
 
-/// The process of Slurm that looks after the first step of a job.
-fn step_of(job: &str) -> u32 {
-    let title = format!("slurmstepd: [{job}.0]");
+/// The process of Slurm that looks after a step, `JOB.STEP`.
+fn step_of(step: &str) -> u32 {
+    let title = format!(r"slurmstepd: \[{step}\]");
     let mut found = None;
     eventually("the job's step runs", || {
-        let words = ["-f", &title.replace('[', r"\[")];
+        let words = ["-f", &title];
         found = ended(command("pgrep", &words)).text().trim().parse().ok();
         found.is_some()
     });
@@ -246,4 +254,51 @@ fn a_job_array_grades_submissions_on_all_nodes() {
         summary.contains("1 accepted") && summary.contains("1 kept"),
         "{summary}"
     );
+}
+
+/// The whole node: its daemon, the step, and the machine. Another one runs the job again.
+#[test]
+fn a_job_whose_node_dies_runs_on_another() {
+    let third = slurm().third;
+    let log = lab().dir.join("frail.log");
+    let script = r#"#!/bin/sh
+        echo "on $SLURMD_NODENAME"
+        time=1000
+        [ -z "${SLURM_RESTART_COUNT:-}" ] || time=0
+        "$RDVM" run -q "$IMAGE" -- sh -c "echo runs; sleep $time; echo ends""#;
+    let words = [
+        "--parsable",
+        "-p",
+        "frail",
+        "--requeue",
+        "--open-mode=append",
+        "-o",
+    ];
+    let mut sbatch = with(command("sbatch", &words), &[&log]);
+    sbatch.env("RDVM", RDVM).env("IMAGE", &lab().root);
+    let job = fed(sbatch, script.as_bytes())
+        .exits(0)
+        .text()
+        .trim()
+        .to_owned();
+    let has = |text: &str| fs::read_to_string(&log).unwrap_or_default().contains(text);
+    eventually("the job runs", || has("runs"));
+
+    let step = step_of(&format!("{job}.batch"));
+    let qemu = qemu_of(step);
+    for pid in [third, step, qemu] {
+        kill_9(pid);
+    }
+    let down = ["update", "nodename=three", "state=down", "reason=dead"];
+    ended(command("scontrol", &down)).exits(0);
+    // Slurm waits two minutes before it starts such a job again.
+    let now = ["update", &format!("jobid={job}"), "starttime=now"];
+    ended(command("scontrol", &now)).exits(0);
+    eventually("the job has ended", || has("ends"));
+    let text = fs::read_to_string(&log).unwrap();
+    let nodes: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("on "))
+        .collect();
+    assert_eq!(nodes, ["on three", "on one"], "{text}");
 }
