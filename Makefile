@@ -214,7 +214,7 @@ fmt-check:
 
 shellcheck: ## look through the shell scripts
 	scripts/install-deps.sh test
-	shellcheck -x .ci/run scripts/*.sh tests/rig/*.sh examples/*/run
+	shellcheck -x .ci/run scripts/*.sh tests/rig/*.sh tests/engines/*.sh examples/*/run examples/engines/slurm/grade-*
 
 fmt: ## format the sources
 	$(CARGO) fmt --all

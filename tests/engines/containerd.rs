@@ -71,6 +71,11 @@ impl Engine for Ctr {
         };
         with(with(with(run, terminal), &[IMAGE, &name()]), words)
     }
+
+    /// ctr prints the runtime's message, and has one code for all of them.
+    fn refusals(&self) -> [i32; 2] {
+        [1, 1]
+    }
 }
 
 #[test]

@@ -21,6 +21,11 @@ pub(crate) trait Engine {
     /// The command line that runs `words` in a new container and removes it afterwards.
     fn container(&self, streams: Streams, words: &[&str]) -> Command;
 
+    /// The exit codes for a container that cannot be created since its command is not in the image, or is no program.
+    fn refusals(&self) -> [i32; 2] {
+        [127, 126]
+    }
+
     /// False if the engine has no terminals to give.
     fn has_terminals(&self) -> bool {
         true
@@ -51,13 +56,14 @@ pub(crate) fn exit_codes(engine: &dyn Engine) {
 
 /// A command that is not in the image, and one that is no program, have the codes that a shell has for them.
 fn refusals(engine: &dyn Engine) {
+    let [not_found, no_program] = engine.refusals();
     let words = ["no-such-program"];
     ended(engine.container(Streams::Output, &words))
-        .exits(127)
+        .exits(not_found)
         .fails_with("no-such-program");
     let words = ["/etc/passwd"];
     ended(engine.container(Streams::Output, &words))
-        .exits(126)
+        .exits(no_program)
         .fails_with("/etc/passwd");
 }
 
