@@ -43,7 +43,7 @@ pub(crate) fn all(engine: &dyn Engine) {
     }
 }
 
-fn sh<'a>(script: &'a str) -> [&'a str; 3] {
+fn sh(script: &str) -> [&str; 3] {
     ["sh", "-c", script]
 }
 
