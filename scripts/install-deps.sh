@@ -73,8 +73,9 @@ slurmd slurmd
 srun slurm-client
 munged munge
 ip iproute2
-script bsdutils
-python3 python3'
+curl curl
+pgrep procps
+script bsdutils'
 
 # missing_programs LIST: the packages of those that are not here.
 missing_programs() {

@@ -43,6 +43,11 @@ struct Pod {
 
 impl Pod {
     fn new(name: &str) -> Self {
+        Self::with(name, "org.rdvm.ignore", "network")
+    }
+
+    /// With this annotation, and what every pod needs, which its containers get too.
+    fn with(name: &str, annotation: &str, value: &str) -> Self {
         containerd();
         let logs = lab().dir.join(name);
         let metadata = Message::default()
@@ -54,6 +59,7 @@ impl Pod {
             .message(1, &metadata)
             .text(3, logs.to_str().unwrap())
             .entry(7, "org.rdvm.ignore", "network")
+            .entry(7, annotation, value)
             .message(8, &Message::default().message(2, &security));
         let request = Message::default().message(1, &config).text(2, &handler());
         let id = runtime("RunPodSandbox", &request).unwrap().text(1);
@@ -67,7 +73,6 @@ impl Pod {
         let mut config = Message::default()
             .message(1, &Message::default().text(1, name))
             .message(2, &Message::default().text(1, IMAGE))
-            .entry(10, "org.rdvm.ignore", "network")
             .text(11, &format!("{name}.log"))
             .message(
                 15,
@@ -169,6 +174,15 @@ fn kubernetes_stops_a_container_with_its_handler_and_cannot_enter_it() {
     runtime("StopContainer", &stop).unwrap();
     assert_eq!(exit_code(&container), 9);
     eventually("the machine is gone", || !is_alive(qemu));
+    remove(&container);
+    pod.remove();
+}
+
+#[test]
+fn the_time_of_a_pods_containers_is_limited_by_its_annotation() {
+    let pod = Pod::with("late", "org.rdvm.timeout", "3s");
+    let container = pod.start("late", &["sleep", "1000"]);
+    assert_eq!(exit_code(&container), 124);
     remove(&container);
     pod.remove();
 }

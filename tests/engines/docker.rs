@@ -1,8 +1,9 @@
 //! dockerd with the configuration of examples/engines/docker, on the containerd of the lab, and docker's client.
 //!
-//! The daemon has no firewall and no bridge to make, and its containers no network. It calls a hook for each container before it
-//! starts, so that one that starts shows that hooks are run.
+//! The daemon has no firewall and no bridge to make, and its containers no network.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -10,7 +11,7 @@ use crate::containerd::{SOCKET, containerd};
 use crate::lab::{Ended, IMAGE, command, daemon, ended, eventually, is_gone, lab, with};
 use crate::table::{self, Engine, Streams};
 
-/// docker on a running daemon that has the image.
+/// docker's client on a running daemon that has the image.
 struct Docker;
 
 fn docker() -> &'static Docker {
@@ -63,6 +64,32 @@ impl Engine for Docker {
 #[test]
 fn docker_runs_the_table() {
     table::all(docker());
+}
+
+/// The daemon keeps a container's network namespace by a file, which is made in the hook that it has the runtime call: the state on the hook's
+/// standard input says which process it is.
+#[test]
+fn the_hook_of_docker_is_called() {
+    docker();
+    let words = [
+        "run",
+        "-d",
+        "--runtime=rdvm",
+        "--network=none",
+        IMAGE,
+        "sleep",
+        "1000",
+    ];
+    let id = run(&words).exits(0).text().trim().to_owned();
+    let words = ["inspect", "-f", "{{.NetworkSettings.SandboxKey}}", &id];
+    let path = run(&words).exits(0).text().trim().to_owned();
+    let kept = fs::metadata(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let words = ["inspect", "-f", "{{.State.Pid}}", &id];
+    let pid = run(&words).exits(0).text().trim().to_owned();
+    let own = fs::metadata(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_eq!(kept.ino(), own.ino(), "{path}");
+    run(&["rm", "-f", &id]).exits(0);
+    is_gone(&id);
 }
 
 #[test]
