@@ -263,6 +263,7 @@ impl RunArgs {
             user: self.user,
             hostname: self.hostname,
             ulimits: self.ulimits,
+            ..Command::default()
         };
         let image = self.image.into_ref(path)?;
         let mut images = std::iter::once(&image.path).chain(&image.layers);
@@ -295,6 +296,7 @@ impl RunArgs {
             stdin: Stdin {
                 interactive: self.interactive,
                 tty: self.tty,
+                escape: true,
             },
             timeout: self.timeout,
             stop_timeout: self.stop_timeout,
@@ -314,6 +316,10 @@ impl RunArgs {
             network,
             rings: self.ports == PortsArg::Auto,
             scratch: self.scratch,
+            steps: Vec::new(),
+            read_only_root: false,
+            pids: None,
+            held: false,
             cache: !self.no_cache,
             progress: Progress::default(),
         })

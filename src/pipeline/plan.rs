@@ -16,7 +16,9 @@ use crate::memory::{self, MemoryPlan, Needs};
 use crate::payload;
 use crate::prepared_image::{ImageInfo, InPlace, PreparedImage};
 use crate::report::{Report, Subjects};
-use crate::request::{Command, Expectation, Format, ImageRef, MemorySpec, Request, RootSpec};
+use crate::request::{
+    Command, Expectation, Format, ImageRef, MemorySpec, Request, RootSpec, SetupStep,
+};
 use crate::scratch::ScratchPlan;
 use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::hostmem::Memory;
@@ -127,7 +129,8 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     let regions: Vec<u64> = regions
         .map(|size| size.next_multiple_of(REGION_ALIGN))
         .collect();
-    let mut needs = needs(info, &kernel, request.cpus, words(&command));
+    let told = words(&command) + request.steps.iter().map(SetupStep::size).sum::<u64>();
+    let mut needs = needs(info, &kernel, request.cpus, told);
     needs.regions = ByteSize(regions.iter().sum());
     let scratch = request.scratch.map(ScratchPlan::new);
     needs.scratch = scratch.as_ref().map_or(ByteSize(0), |scratch| scratch.size);
@@ -158,6 +161,13 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     }
     needs.root_keeps_its_half = request.rdinit.is_some();
     let memory = memory::plan(&needs, request.memory)?;
+    let least = match request.memory {
+        // A limit is no need: what no process touches costs the host nothing.
+        MemorySpec::Room(_) => memory::plan(&needs, MemorySpec::FromImage)?
+            .need
+            .min(memory.need),
+        _ => memory.need,
+    };
     let sizes = Sizes {
         memory: memory.total,
         initrd: 0,
@@ -172,7 +182,7 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     let cache = cache_of(request);
     let prepared = volumes.iter().map(|(volume, _)| volume).chain([&image]);
     let in_memory: u64 = prepared.map(|image| image.in_memory(cache.as_ref())).sum();
-    warnings.extend(host.check_needed(ByteSize(memory.need.0.saturating_add(in_memory)))?);
+    warnings.extend(host.check_needed(ByteSize(least.0.saturating_add(in_memory)))?);
     Ok(Plan {
         image,
         kernel,
@@ -223,8 +233,13 @@ fn read(request: &Request, engine: &Engine) -> Result<Read> {
             let scratch = request.scratch.map(|size| size.0);
             let ram = match request.memory {
                 MemorySpec::Exactly(given) => given,
-                MemorySpec::FromImage => {
-                    ByteSize(MOST_BESIDE + size / 32 + scratch.unwrap_or(0) / 32)
+                MemorySpec::FromImage | MemorySpec::Room(_) => {
+                    let room = match request.memory {
+                        MemorySpec::Room(room) => room.0,
+                        _ => 0,
+                    };
+                    let beside = MOST_BESIDE + size / 32 + scratch.unwrap_or(0) / 32;
+                    ByteSize(beside.saturating_add(room))
                 }
             };
             let sizes = Sizes {
@@ -358,7 +373,9 @@ fn check_command(
     let Some(image) = image.image() else {
         return Ok(());
     };
-    if request.rdinit.is_some() || !request.copies.into.is_empty() {
+    // A mount may bring or hide it.
+    let is_as_packed = request.copies.into.is_empty() && request.steps.is_empty();
+    if request.rdinit.is_some() || !is_as_packed {
         return Ok(());
     }
     let (default, path) = (payload::DEFAULT_COMMAND, payload::DEFAULT_PATH);
@@ -375,6 +392,7 @@ fn check_command(
                 copies: &[],
                 modules: &[],
                 scratch: "",
+                steps: &[],
             };
             Err(Error::NotStarted(Box::new(Report::of(&ending, subjects))))
         }
@@ -395,5 +413,6 @@ pub(super) fn command_name(command: &Command) -> String {
 fn words(command: &Command) -> u64 {
     let words = command.entrypoint.iter().chain(&command.argv);
     let words = words.chain(&command.env).chain(&command.workdir);
-    words.map(|word| word.len() as u64 + 1).sum()
+    let words: u64 = words.map(|word| word.len() as u64 + 1).sum();
+    words + command.groups.as_ref().map_or(0, Vec::len) as u64 * 4
 }

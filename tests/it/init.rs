@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use rdvm::payload::RDINIT;
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, AttributesTable, Event, FrameError, HAS_ATTRIBUTES, MAKE_WORKDIR,
-    RECORD_SUFFIX, Stage, StartRecord,
+    ATTRIBUTES_SUFFIX, AttributesTable, Capabilities, Event, FrameError, HAS_ATTRIBUTES,
+    MAKE_WORKDIR, RECORD_SUFFIX, Stage, StartRecord,
 };
 
 use crate::support::{Image, missing};
@@ -75,10 +75,14 @@ impl Guest {
             env,
             window: [0; 2],
             rings: 0,
+            umask: 0o22,
+            pids: 0,
+            capabilities: Capabilities::default(),
             limits: &[],
             copies_in: &[],
             copies_out: &[],
             regions: &[],
+            steps: &[],
         }
         .encode()
     }

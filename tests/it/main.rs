@@ -73,6 +73,8 @@ mod load;
 
 mod sandbox;
 
+mod container;
+
 mod stubs;
 
 mod kernels;
