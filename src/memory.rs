@@ -359,8 +359,15 @@ mod tests {
         assert!((1 << 20..=2 << 20).contains(&more), "{more}");
         // The initrd has to fit at first.
         assert_eq!(term(&room(1), "room given"), ByteSize::mib(40));
-        // Less than the floor of other machines is what was asked for.
-        assert!(room(1).total < usual.total);
+        // Other machines have the floor at least.
+        let small = Needs {
+            kernel: ByteSize::mib(11),
+            kernel_end: 27 << 20,
+            ..self::needs(1 << 20, 1 << 20, 10, 1)
+        };
+        let total = |spec| plan(&small, spec).unwrap().total;
+        assert_eq!(total(MemorySpec::FromImage), FLOOR);
+        assert!(total(MemorySpec::Room(ByteSize::mib(4))) < FLOOR);
     }
 
     fn term(plan: &MemoryPlan, name: &str) -> ByteSize {

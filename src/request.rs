@@ -69,15 +69,16 @@ pub struct Request {
     pub rings: bool,
     /// The size of the file of the host's that the guest's kernel swaps to, so that files may be larger than RAM.
     pub scratch: Option<ByteSize>,
-    /// What PID 1 sets up before the command runs, in order. An init of the user's own does none of it, nor of the next three.
+    /// Steps that PID 1 carries out before the command runs, in order. An init of the user's own heeds neither them nor the next
+    /// three.
     pub steps: Vec<SetupStep>,
     /// True if nothing can be written to the root file system once the steps are carried out; what is mounted below it is
     /// another matter.
     pub read_only_root: bool,
     /// The most processes and threads that there may be of the command; `None` and zero for no limit but the kernel's.
     pub pids: Option<u32>,
-    /// True if the machine boots and the command is not started before [`StopSignals::release`](crate::pipeline::StopSignals::release) is
-    /// called. The time-out counts from then on.
+    /// True if the machine boots and the command waits until it is released ([`Sandbox::release`](crate::Sandbox::release)). The
+    /// time-out counts from then on.
     pub held: bool,
     /// True if packed images are kept for later runs.
     pub cache: bool,
@@ -237,7 +238,7 @@ pub struct Command {
     pub exact_env: bool,
     /// Supplementary groups instead of those that the image's files give the user, up to the kernel's limit of 65536.
     pub groups: Option<Vec<u32>>,
-    /// What it may do.
+    /// Its privileges.
     pub privileges: Privileges,
 }
 
@@ -321,7 +322,7 @@ pub enum MemorySpec {
     FromImage,
     /// A size; rejected when the image needs more.
     Exactly(ByteSize),
-    /// What the machine needs for itself and the image, and this much for the command and the files that it writes.
+    /// The need of the machine and the image, and this much for the command and the files that it writes.
     Room(ByteSize),
 }
 

@@ -1,4 +1,4 @@
-//! What the command may do: its user, groups, capabilities and file mode mask, taken on in the order in which each is still
+//! The command's privileges: its user, groups, capabilities and file mode mask, taken on in the order in which each is still
 //! possible.
 
 use crate::spawn::{Failure, at};

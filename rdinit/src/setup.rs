@@ -1,4 +1,4 @@
-//! What the host has set up besides the usual mounts: file systems, kernel settings, paths that are hidden or read-only.
+//! Steps that the host asks for besides the usual mounts: file systems, kernel settings, paths that are hidden or read-only.
 //!
 //! Paths lead where they lead in the guest's root: there is nothing outside of it.
 

@@ -79,7 +79,7 @@ pub struct Subjects<'a> {
     pub modules: &'a [String],
     /// The directory of the scratch space, escaped.
     pub scratch: &'a str,
-    /// What PID 1 set up, likewise in its order.
+    /// The steps that PID 1 carries out, likewise.
     pub steps: &'a [SetupStep],
 }
 
@@ -296,7 +296,7 @@ fn not_started(stage: Stage, errno: i32, which: u32, subjects: Subjects<'_>) -> 
             "{name}: the guest's kernel does not limit its processes: {error}; take a kernel with CONFIG_CGROUP_PIDS, or leave the limit out"
         ),
         Stage::Privileges => format!(
-            "{name}: the guest's kernel refused its capabilities: {error}; none may be in another set that is not permitted"
+            "{name}: the guest's kernel refused its capabilities: {error}; effective ones have to be permitted, ambient ones permitted and inheritable, and all of them bounding"
         ),
         Stage::Network => {
             format!("rdinit: network: {error}; is CONFIG_DEVMEM in the guest's kernel?")

@@ -1,4 +1,4 @@
-//! What container runtimes ask of a run besides: privileges that are given up, and what is set up before the command.
+//! Wishes of container runtimes: privileges that are given up, and steps that are carried out before the command.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -7,7 +7,7 @@ pub use rdvm_proto::Capabilities;
 
 use rdvm_hostfs::escape::escaped;
 
-/// What the command may do, where that is less or other than its user may.
+/// The privileges of the command, where they are others than those of its user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Privileges {
     /// Capability sets instead of those that the user has. Capabilities that the guest's kernel does not know are left out.
@@ -26,9 +26,9 @@ pub enum SetupStep {
     Mount {
         /// The kind of file system; of no meaning for a bind mount.
         kind: OsString,
-        /// What is mounted.
+        /// The directory or file of a bind mount, else a name.
         source: OsString,
-        /// Where it is mounted.
+        /// The mount point.
         target: OsString,
         /// Bits of `mount(2)`, those of a bind mount and of propagation among them.
         flags: u64,

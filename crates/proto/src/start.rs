@@ -1,6 +1,6 @@
 //! Host to guest: the start record, a file in the last cpio segment.
 
-use crate::step::{STEP, STEP_STRINGS, Step, steps};
+use crate::step::{STEP, STEP_STRINGS, Steps};
 use crate::{Decoder, VERSION};
 
 /// The suffix of rdinit's own path (its `argv[0]`) that gives the path of the start record.
@@ -222,8 +222,13 @@ impl<'a> Start<'a> {
     }
 
     /// The steps, whose strings are in `strings`.
-    pub fn steps(&self, strings: &Strings<'a>) -> impl Iterator<Item = Step<'a>> + use<'a> {
-        steps(self.steps, strings.steps)
+    pub fn steps(&self, strings: &Strings<'a>) -> Steps<'a> {
+        Steps {
+            numbers: Decoder { bytes: self.steps },
+            strings: Decoder {
+                bytes: strings.steps,
+            },
+        }
     }
 }
 
@@ -283,8 +288,8 @@ pub struct StartRecord<'a> {
     pub copies_out: &'a [&'a [u8]],
     /// Where each region is mounted.
     pub regions: &'a [&'a [u8]],
-    /// What is set up before the command runs, in order.
-    pub steps: &'a [Step<'a>],
+    /// The steps before the command runs, in order.
+    pub steps: &'a [crate::Step<'a>],
 }
 
 #[cfg(not(freestanding))]
@@ -340,7 +345,7 @@ impl StartRecord<'_> {
             .chain(self.copies_in.iter().flatten().copied())
             .chain(self.copies_out.iter().copied())
             .chain(self.regions.iter().copied())
-            .chain(self.steps.iter().flat_map(Step::strings))
+            .chain(self.steps.iter().flat_map(crate::Step::strings))
         {
             out.extend(string.iter().take_while(|&&byte| byte != 0));
             out.push(0);
@@ -352,7 +357,7 @@ impl StartRecord<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::StepAction;
+    use crate::{Step, StepAction};
     use alloc::vec::Vec;
 
     #[test]

@@ -1,4 +1,4 @@
-//! Host to guest, in the start record: what PID 1 sets up besides its own mounts before the command runs.
+//! Host to guest, in the start record: steps that PID 1 carries out after its own mounts and before the command.
 
 use crate::Decoder;
 
@@ -32,11 +32,11 @@ impl StepAction {
 /// One step. In a decoded record its strings have their NULs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step<'a> {
-    /// What is done.
+    /// The action.
     pub action: StepAction,
     /// Bits of `mount(2)`.
     pub flags: u64,
-    /// What is mounted.
+    /// The source of the mount.
     pub source: &'a [u8],
     /// The path that the step is about.
     pub target: &'a [u8],
@@ -53,18 +53,26 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The steps whose numbers and strings these are; it ends at the first that is none.
-pub(crate) fn steps<'a>(numbers: &'a [u8], strings: &'a [u8]) -> impl Iterator<Item = Step<'a>> {
-    let mut strings = Decoder { bytes: strings };
-    numbers.chunks_exact(STEP).map_while(move |bytes| {
-        let mut r = Decoder { bytes };
+/// The steps of a record; it ends at the first that is none.
+pub struct Steps<'a> {
+    pub(crate) numbers: Decoder<'a>,
+    pub(crate) strings: Decoder<'a>,
+}
+
+impl<'a> Iterator for Steps<'a> {
+    type Item = Step<'a>;
+
+    // Once in PID 1, which is small.
+    #[inline(never)]
+    fn next(&mut self) -> Option<Step<'a>> {
+        let Self { numbers, strings } = self;
         Some(Step {
-            action: StepAction::from_number(r.u32()?)?,
-            flags: r.u64()?,
+            action: StepAction::from_number(numbers.u32()?)?,
+            flags: numbers.u64()?,
             source: strings.string()?,
             target: strings.string()?,
             kind: strings.string()?,
             data: strings.string()?,
         })
-    })
+    }
 }

@@ -31,7 +31,7 @@ pub struct StopSignals {
     /// The number that [`Self::stop`] was called with, or zero.
     told: AtomicI32,
     catcher: Option<Catcher>,
-    /// What is caught is delivered to the command, and does not stop the machine.
+    /// Signals that are caught are delivered to the command, and do not stop the machine.
     delivers: bool,
     /// Signals to deliver, in their order.
     deliveries: Mutex<VecDeque<i32>>,
@@ -259,6 +259,21 @@ mod tests {
         signals.release();
         assert!(signals.is_released());
         assert_eq!((&signals.wake).read(&mut [0; 9]).unwrap(), 5);
+    }
+
+    #[test]
+    fn what_a_container_catches_is_delivered_and_stops_nothing() {
+        let signals = StopSignals::catch_for_container().unwrap();
+        for signal in [SIGUSR1, SIGTERM, SIGHUP] {
+            signal_hook::low_level::raise(signal).unwrap();
+        }
+        assert_eq!(signals.signal(), None);
+        assert!(signals.has_delivery(|signal| signal == SIGUSR1));
+        let taken: Vec<i32> = std::iter::from_fn(|| signals.take_delivery()).collect();
+        assert_eq!(taken, [SIGTERM, SIGHUP, SIGUSR1]);
+        // The caller can still stop the machine.
+        signals.stop(SIGTERM);
+        assert_eq!(signals.signal(), Some(SIGTERM));
     }
 
     #[test]

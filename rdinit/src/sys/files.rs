@@ -91,7 +91,7 @@ pub(crate) struct FileSystem {
     pub inodes: u64,
     /// Inodes of those that are free.
     pub free_inodes: u64,
-    /// What may not be done on it, by the flags of `mount(2)`.
+    /// Restrictions of its mount, by the flags of `mount(2)`.
     pub flags: usize,
 }
 
