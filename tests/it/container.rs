@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rdvm::pipeline::{self, Finished, StopSignals, Streams};
-use rdvm::request::{Capabilities, Privileges, SetupStep};
+use rdvm::request::{Capabilities, MemorySpec, Privileges, RootSpec, SetupStep};
 use rdvm::{EngineChoice, Outcome, Request};
 use rdvm_hostfs::units::ByteSize;
 
@@ -248,8 +248,13 @@ fn a_read_only_root_has_the_mounts_that_were_asked_for() {
     );
     let path = |path: &str| OsString::from(path);
     let bind = MS_BIND | MS_REC;
-    for engine in any_engine() {
+    let roots = [RootSpec::Initrd, RootSpec::Erofs];
+    for (engine, root) in any_engine()
+        .iter()
+        .flat_map(|engine| roots.map(|root| (engine, root)))
+    {
         let mut request = request(engine, &image, &script);
+        request.root = root;
         request.read_only_root = true;
         request.command.workdir = Some("/made/here".into());
         request.steps = vec![
@@ -286,6 +291,26 @@ fn a_read_only_root_has_the_mounts_that_were_asked_for() {
             "full",
         ];
         assert_eq!(printed(request), lines.join("\n") + "\n");
+    }
+}
+
+#[test]
+fn an_init_with_a_proc_of_its_own_finds_the_same_paths_hidden() {
+    let script = "#!/bin/busybox sh\necho $$; busybox wc -c < /proc/cmdline; ( : > /proc/sys/vm/swappiness ) || echo shut";
+    let image = Image::busybox().file("sbin/init", 0o755, script);
+    for engine in any_engine() {
+        let mut request = request(engine, &image, "");
+        request.command.argv = vec!["/sbin/init".into()];
+        request.steps = vec![
+            write("/proc/sys/vm/swappiness", "7"),
+            SetupStep::Mask {
+                path: "/proc/cmdline".into(),
+            },
+            SetupStep::ReadOnly {
+                path: "/proc/sys".into(),
+            },
+        ];
+        assert_eq!(printed(request), "1\n0\nshut\n");
     }
 }
 
@@ -414,7 +439,7 @@ fn room_is_what_a_command_can_use_on_top_of_the_machines_own_need() {
     let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 2>/dev/null && echo fits; free -m | grep -o 'Mem: *[0-9]*'";
     for engine in any_engine() {
         let mut request = request(engine, busybox(), script);
-        request.memory = rdvm::request::MemorySpec::Room(ByteSize::mib(96));
+        request.memory = MemorySpec::Room(ByteSize::mib(96));
         let seen = printed(request);
         let (fits, total) = seen.split_once('\n').unwrap();
         assert_eq!(fits, "fits");
