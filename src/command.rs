@@ -2,7 +2,7 @@
 
 mod lookup;
 
-pub(crate) use lookup::missing;
+pub(crate) use lookup::{MOUNTED, missing};
 
 use std::ffi::OsString;
 

@@ -2,6 +2,7 @@
 //!
 //! `plan.rs` is what can be said without booting, `look.rs` that for an image alone, `prepare.rs` makes the machine, and this boots it.
 
+mod command_line;
 mod look;
 mod plan;
 mod prepare;

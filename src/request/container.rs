@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 
 pub use rdvm_proto::Capabilities;
 
@@ -55,8 +56,19 @@ pub enum SetupStep {
 }
 
 const MS_BIND: u64 = 4096;
+const MS_REMOUNT: u64 = 32;
 
 impl SetupStep {
+    /// Returns the path below which the guest may see something else afterwards; `None` where only what can be done changes.
+    pub(crate) fn covers(&self) -> Option<&[u8]> {
+        match self {
+            Self::Mount { flags, .. } if flags & MS_REMOUNT != 0 => None,
+            Self::Mount { target, .. } => Some(target.as_bytes()),
+            Self::Mask { path } => Some(path.as_bytes()),
+            Self::Write { .. } | Self::ReadOnly { .. } => None,
+        }
+    }
+
     /// Returns about how many bytes the step has in the start record.
     pub(crate) fn size(&self) -> u64 {
         const NUMBERS: u64 = 16;
