@@ -205,13 +205,23 @@ pub struct RunArgs {
 
 /// `--engine`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum EngineArg {
+pub(super) enum EngineArg {
     /// KVM where it works, else QEMU
     Auto,
     /// KVM, in rdvm's process
     Kvm,
     /// QEMU, software emulation
     Qemu,
+}
+
+impl From<EngineArg> for EngineChoice {
+    fn from(engine: EngineArg) -> Self {
+        match engine {
+            EngineArg::Auto => Self::Auto,
+            EngineArg::Kvm => Self::Kvm,
+            EngineArg::Qemu => Self::Qemu,
+        }
+    }
 }
 
 /// `--root`.
@@ -277,14 +287,11 @@ impl RunArgs {
             cpus: self.cpus,
             kernel: kernel_wish(self.kernel),
             append: self.append,
-            engine: match self.engine {
-                EngineArg::Auto => EngineChoice::Auto,
-                EngineArg::Kvm => EngineChoice::Kvm,
-                EngineArg::Qemu => EngineChoice::Qemu,
-            },
+            engine: self.engine.into(),
             rdinit: self.rdinit,
             copies: Copies {
                 into: self.copy_in,
+                keep_owners: false,
                 exclude: self.copy_in_exclude,
                 out: self.copy_out,
                 limit: self.copy_out_limit,
