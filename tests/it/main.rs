@@ -75,6 +75,8 @@ mod sandbox;
 
 mod container;
 
+mod oci;
+
 mod stubs;
 
 mod kernels;
