@@ -20,6 +20,7 @@ use rdvm_hostfs::units::ByteSize;
 pub mod help;
 mod image;
 mod network;
+mod oci;
 mod pack;
 mod refused;
 mod run;
@@ -27,6 +28,7 @@ mod transport;
 mod values;
 
 pub use image::{ImageArgs, StackArgs};
+pub use oci::{ListForm, OciArgs, OciVerb, words};
 pub use pack::{PackArgs, Packing};
 pub use refused::report_of;
 pub use run::RunArgs;
@@ -65,6 +67,8 @@ pub enum Verb {
     /// Check what works on this host, and print a remedy for each problem
     #[command(after_help = help::examples(help::DOCTOR))]
     Doctor(DoctorArgs),
+    /// Be the runtime of a container engine: podman, containerd, docker, Slurm (docs/oci.md)
+    Oci(Box<OciArgs>),
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -2,7 +2,7 @@
 
 mod lookup;
 
-pub(crate) use lookup::missing;
+pub(crate) use lookup::{MOUNTED, missing};
 
 use std::ffi::OsString;
 
@@ -24,7 +24,10 @@ pub(crate) fn over(spec: &Command, image: &Config) -> Command {
     let own = (Some(words(&image.entrypoint)), Some(words(&image.cmd)));
     let (entrypoint, arguments) = config::over((entrypoint, arguments), own);
     let argv = [entrypoint, arguments].into_iter().flatten().flatten();
-    let mut env = words(&image.env);
+    let mut env = match spec.exact_env {
+        true => Vec::new(),
+        false => words(&image.env),
+    };
     env.extend_from_slice(&spec.env);
     let or = |spec: &Option<OsString>, image: &Option<String>| {
         let image = || image.as_ref().filter(|text| !text.is_empty());
@@ -38,6 +41,9 @@ pub(crate) fn over(spec: &Command, image: &Config) -> Command {
         user: spec.user.clone().or_else(|| image.user.clone()),
         hostname: or(&spec.hostname, &image.hostname),
         ulimits: spec.ulimits.clone(),
+        exact_env: spec.exact_env,
+        groups: spec.groups.clone(),
+        privileges: spec.privileges.clone(),
     }
 }
 
@@ -96,6 +102,11 @@ mod tests {
         assert_eq!(command.env, ["A=image", "B=image", "B=mine"]);
         assert_eq!(command.workdir.unwrap(), "/");
         assert_eq!(command.hostname, None);
+        let exact = Command {
+            exact_env: true,
+            ..given
+        };
+        assert_eq!(over(&exact, &image).env, ["B=mine"]);
         assert_eq!(over(&Command::default(), &image).workdir.unwrap(), "/srv");
     }
 }

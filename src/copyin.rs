@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::FileType;
 
 use crate::payload;
-use crate::request::{Copies, CopyIn};
+use crate::request::{Copies, CopyIn, Ownership};
 use crate::way_out;
 use rdvm_hostfs::escape::{escaped, reason, shown};
 use rdvm_hostfs::path;
@@ -91,7 +91,7 @@ pub(crate) struct Gathered {
     pub warnings: Vec<String>,
 }
 
-/// Reads everything that is to be copied in, as files of `uid` and `gid` below the directory `below` of the guest's root;
+/// Reads everything that is to be copied in, as files of `uid` and `gid` unless owners are kept, below the directory `below` of the guest's root;
 /// `None` where nothing is.
 ///
 /// # Errors
@@ -108,14 +108,22 @@ pub(crate) fn read(
     let mut entries = vec![directory(below.into())];
     let mut warnings = Vec::new();
     let mut links = 0;
+    let owner = match copies.keep_owners {
+        true => Ownership::Keep,
+        false => Ownership::Root,
+    };
     for (index, copy) in copies.into.iter().enumerate() {
         let landing = payload::landing(below, index, &copy.host);
-        let (found, left_out) = gather(copy, &copies.exclude)?;
+        let (found, left_out) = gather(copy, &owner, &copies.exclude)?;
         warnings.extend(left_out);
         entries.push(directory(path::split(&landing).0.to_vec()));
         let mut more = 0;
         for entry in found {
-            let (entry, link) = moved(entry, &landing, links, (uid, gid));
+            let owner = match copies.keep_owners {
+                true => (entry.uid, entry.gid),
+                false => (uid, gid),
+            };
+            let (entry, link) = moved(entry, &landing, links, owner);
             more = more.max(link);
             entries.push(entry);
         }
@@ -140,7 +148,11 @@ fn directory(path: Vec<u8>) -> Entry {
 }
 
 /// One HOST's files, by their paths below it, and what was left out.
-fn gather(copy: &CopyIn, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), Error> {
+fn gather(
+    copy: &CopyIn,
+    owner: &Ownership,
+    patterns: &[String],
+) -> Result<(Vec<Entry>, Vec<String>), Error> {
     let host = &copy.host;
     let failed = |source| Error::Host {
         path: host.clone(),
@@ -148,9 +160,12 @@ fn gather(copy: &CopyIn, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>
     };
     let kind = std::fs::metadata(host).map_err(failed)?.file_type();
     let (entries, warnings) = match (kind.is_dir(), kind.is_file()) {
-        (true, _) => walk(host, patterns)?,
+        (true, _) => walk(host, owner, patterns)?,
         // It was named: patterns are for what was not.
-        (_, true) => (vec![files::one(host).map_err(read_error)?], Vec::new()),
+        (_, true) => (
+            vec![files::one(host, owner).map_err(read_error)?],
+            Vec::new(),
+        ),
         _ => return Err(Error::Kind { path: host.clone() }),
     };
     for entry in &entries {
@@ -170,7 +185,11 @@ fn gather(copy: &CopyIn, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>
     Ok((entries, warnings))
 }
 
-fn walk(host: &Path, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), Error> {
+fn walk(
+    host: &Path,
+    owner: &Ownership,
+    patterns: &[String],
+) -> Result<(Vec<Entry>, Vec<String>), Error> {
     let exclude = Exclude::of(host, patterns)?;
     let left_out = Mutex::new(Vec::new());
     let filter = |path: &[u8], kind: FileType| {
@@ -190,7 +209,7 @@ fn walk(host: &Path, patterns: &[String]) -> Result<(Vec<Entry>, Vec<String>), E
             .push(line);
         true
     };
-    let (entries, mounts) = files::below(host, &filter).map_err(read_error)?;
+    let (entries, mounts) = files::below(host, owner, &filter).map_err(read_error)?;
     let mut warnings = left_out
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);

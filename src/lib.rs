@@ -89,6 +89,9 @@ pub mod pipeline;
 mod sandbox;
 
 #[doc(hidden)]
+pub mod oci;
+
+#[doc(hidden)]
 pub mod way_out;
 
 #[doc(hidden)]

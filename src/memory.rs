@@ -144,8 +144,6 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
     let unpacked = ByteSize(needs.contents.page_rounded_bytes);
     let initrd = ByteSize(needs.contents.packed_bytes).page_round_up();
     let least_room = if is_small { SMALL_ROOM } else { ROOM };
-    let room = least_room.max(initrd);
-    let files = ByteSize(Room::within(room.0, 0).bytes);
     let mut terms = vec![
         ("kernel", kernel),
         ("its own data", own),
@@ -156,9 +154,8 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
             "PID 1 and what it is told",
             ByteSize(needs.own.page_round_up().0.saturating_mul(2)),
         ),
-        ("room to write, at first the initrd", files),
-        ("programs and new inodes", ByteSize(room.0 - files.0)),
     ];
+    terms.extend(room(least_room, initrd, spec));
     if needs.modules.0 > 0 {
         terms.push(("modules, loaded", needs.modules.page_round_up()));
     }
@@ -204,7 +201,7 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
     }
     let need = need.max(for_half);
     let total = match spec {
-        MemorySpec::FromImage if needs.root_keeps_its_half => {
+        MemorySpec::FromImage | MemorySpec::Room(_) if needs.root_keeps_its_half => {
             let half = half.saturating_add(least_room.0);
             need.max(for_tmpfs(fixed, initrd, half)).max(FLOOR)
         }
@@ -212,6 +209,8 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
             need.max(FLOOR_FOR_WORK)
         }
         MemorySpec::FromImage => need.max(FLOOR),
+        // It is a limit as well: the command is not to have more.
+        MemorySpec::Room(_) => need,
         MemorySpec::Exactly(given) if given < need => {
             return Err(TooLittle {
                 need,
@@ -222,6 +221,20 @@ pub fn plan(needs: &Needs, spec: MemorySpec) -> Result<MemoryPlan, TooLittle> {
         MemorySpec::Exactly(given) => ByteSize(given.0 & !(PAGE - 1)),
     };
     Ok(MemoryPlan { total, need, terms })
+}
+
+/// The terms of what is left to the command. At first the initrd is there.
+fn room(least: ByteSize, initrd: ByteSize, spec: MemorySpec) -> Vec<(&'static str, ByteSize)> {
+    if let MemorySpec::Room(given) = spec {
+        let room = given.page_round_up().max(initrd);
+        return vec![("room given, at first the initrd", room)];
+    }
+    let room = least.max(initrd);
+    let files = ByteSize(Room::within(room.0, 0).bytes);
+    vec![
+        ("room to write, at first the initrd", files),
+        ("programs and new inodes", ByteSize(room.0 - files.0)),
+    ]
 }
 
 /// The kernel's own data beside its image, for this number of CPUs.
@@ -322,6 +335,39 @@ mod tests {
             plan.need > least && plan.need.0 < least.0 + (40 << 20),
             "{plan}"
         );
+    }
+
+    #[test]
+    fn room_that_is_given_takes_the_place_of_the_usual_and_is_all_there_is() {
+        let needs = needs(40 << 20, 50 << 20, 100, 1);
+        let room = |mib| plan(&needs, MemorySpec::Room(ByteSize::mib(mib))).unwrap();
+        let usual = plan(&needs, MemorySpec::FromImage).unwrap();
+        // The usual room is 64 MiB.
+        let same = room(64);
+        assert_eq!((same.need, same.total), (usual.need, usual.need));
+        let (large, larger) = (room(1000), room(1001));
+        assert_eq!(term(&large, "room given"), ByteSize::mib(1000));
+        assert!(
+            large
+                .to_string()
+                .contains("room given, at first the initrd 1000 MiB")
+        );
+        let sum: u64 = large.terms.iter().map(|(_, size)| size.0).sum();
+        assert_eq!((large.total, large.total), (large.need, ByteSize(sum)));
+        // Of each MiB the kernel keeps some for itself.
+        let more = larger.total.0 - large.total.0;
+        assert!((1 << 20..=2 << 20).contains(&more), "{more}");
+        // The initrd has to fit at first.
+        assert_eq!(term(&room(1), "room given"), ByteSize::mib(40));
+        // Other machines have the floor at least.
+        let small = Needs {
+            kernel: ByteSize::mib(11),
+            kernel_end: 27 << 20,
+            ..self::needs(1 << 20, 1 << 20, 10, 1)
+        };
+        let total = |spec| plan(&small, spec).unwrap().total;
+        assert_eq!(total(MemorySpec::FromImage), FLOOR);
+        assert!(total(MemorySpec::Room(ByteSize::mib(4))) < FLOOR);
     }
 
     fn term(plan: &MemoryPlan, name: &str) -> ByteSize {

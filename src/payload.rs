@@ -4,18 +4,20 @@
 //! The only file that knows where rdinit's bytes are. The image's own entries are never touched: the names added are ones
 //! the image does not have.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_MODULES, HAS_NETWORK, HAS_PROXY,
-    HAS_REQUESTS, HAS_STDIN, HAS_TERMINAL, IS_INIT, Limit, MAKE_WORKDIR, MODULES_SUFFIX, OWNS_ROOT,
-    RECORD_SUFFIX, StartRecord, WANT_TIMELINE,
+    ATTRIBUTES_SUFFIX, COPY_IN_SUFFIX, HAS_ATTRIBUTES, HAS_CAPABILITIES, HAS_MODULES, HAS_NETWORK,
+    HAS_PROXY, HAS_REQUESTS, HAS_STDIN, HAS_TERMINAL, HELD, IS_INIT, Limit, MAKE_WORKDIR,
+    MODULES_SUFFIX, NO_NEW_PRIVILEGES, OWNS_ROOT, READ_ONLY_ROOT, RECORD_SUFFIX, StartRecord, Step,
+    StepAction, WANT_TIMELINE,
 };
 
 use crate::network;
-use crate::request::{Command, CopyIn, Request, Ulimit};
+use crate::request::{Command, CopyIn, Request, SetupStep, Ulimit};
 use rdvm_image::account::Account;
 use rdvm_image::config;
 use rdvm_image::tree::{Content, Entry, FileBody, Kind, Tree};
@@ -50,6 +52,10 @@ const LIMITS: [Limit; 2] = [
 /// rdvm stops the machine as soon as it has read the last event. This is for the day it does not: long, since the
 /// kernel announces a reset on the console.
 const LINGER_MS: u32 = 10_000;
+/// The file mode mask that containers have.
+const UMASK: u32 = 0o022;
+/// `PID_MAX_LIMIT`: what the kernel takes for a limit at most, and has no more processes than.
+const PIDS_MAX: u32 = 4 << 20;
 const HOSTNAME: &[u8] = b"rdvm";
 /// By this systemd knows that its namespace is not the whole machine: it leaves devices alone, and `systemctl exit` has a code.
 const CONTAINER: &[u8] = b"container=rdvm";
@@ -99,6 +105,7 @@ pub(crate) fn segment(
     surroundings: Surroundings<'_>,
     attributes: Option<Arc<[u8]>>,
 ) -> Tree {
+    let privileges = &surroundings.command.privileges;
     let flags = [
         (true, MAKE_WORKDIR),
         (true, OWNS_ROOT),
@@ -111,6 +118,10 @@ pub(crate) fn segment(
         (request.network.is_wanted(), HAS_NETWORK),
         (request.network.has_proxy(), HAS_PROXY),
         (is_init(surroundings.command), IS_INIT),
+        (privileges.capabilities.is_some(), HAS_CAPABILITIES),
+        (privileges.no_new_privileges, NO_NEW_PRIVILEGES),
+        (request.read_only_root, READ_ONLY_ROOT),
+        (request.held, HELD),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set);
     let flags = flags.fold(0, |all, (_, flag)| all | flag);
@@ -233,7 +244,7 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         flags,
         uid: account.uid,
         gid: account.gid,
-        groups: &account.groups,
+        groups: command.groups.as_deref().unwrap_or(&account.groups),
         linger_ms: LINGER_MS,
         ports: PORTS,
         workdir,
@@ -242,12 +253,49 @@ fn record(name: &str, request: &Request, surroundings: Surroundings<'_>, flags: 
         env: &env,
         window,
         rings: rings.unwrap_or(0),
+        umask: command.privileges.umask.unwrap_or(UMASK),
+        pids: request.pids.unwrap_or(0).min(PIDS_MAX),
+        capabilities: command.privileges.capabilities.unwrap_or_default(),
+        steps: &request.steps.iter().map(step).collect::<Vec<_>>(),
         regions,
         limits: &limits(&command.ulimits),
         copies_in: &copies_in,
         copies_out: &copies_out,
     }
     .encode()
+}
+
+/// A step as PID 1 takes it.
+fn step(step: &SetupStep) -> Step<'_> {
+    match step {
+        SetupStep::Mount {
+            kind,
+            source,
+            target,
+            flags,
+            data,
+        } => Step {
+            flags: *flags,
+            source: source.as_bytes(),
+            kind: kind.as_bytes(),
+            ..plain(StepAction::Mount, target, data)
+        },
+        SetupStep::Write { path, value } => plain(StepAction::Write, path, value),
+        SetupStep::Mask { path } => plain(StepAction::Mask, path, OsStr::new("")),
+        SetupStep::ReadOnly { path } => plain(StepAction::ReadOnly, path, OsStr::new("")),
+    }
+}
+
+/// A step without a file system.
+fn plain<'a>(action: StepAction, target: &'a OsStr, data: &'a OsStr) -> Step<'a> {
+    Step {
+        action,
+        flags: 0,
+        source: b"",
+        target: target.as_bytes(),
+        kind: b"",
+        data: data.as_bytes(),
+    }
 }
 
 /// True if the command has to be PID 1: systemd, or the machine's init under one of its usual names. The same rule as
@@ -265,7 +313,7 @@ fn is_init(command: &Command) -> bool {
 }
 
 /// PATH, HOME, HOSTNAME and with a terminal TERM as docker sets them, the `proxy`'s, then the user's own; the last of each name
-/// wins and keeps the first's place.
+/// wins and keeps the first's place. Of an exact one HOME and the user's own.
 fn environment(
     command: &Command,
     account: &Account,
@@ -280,8 +328,12 @@ fn environment(
     let defaults = defaults.into_iter().chain(tty.then_some(TERM));
     let defaults = defaults.chain(is_init(command).then_some(CONTAINER));
     let defaults = defaults.chain(proxy.iter().map(String::as_bytes));
+    let defaults: Vec<&[u8]> = match command.exact_env {
+        true => vec![home.as_bytes()],
+        false => defaults.collect(),
+    };
     let own = command.env.iter().map(|entry| entry.as_bytes());
-    let entries = config::last_of_each(defaults.chain(own));
+    let entries = config::last_of_each(defaults.into_iter().chain(own));
     entries.into_iter().map(<[u8]>::to_vec).collect()
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `plan.rs` is what can be said without booting, `look.rs` that for an image alone, `prepare.rs` makes the machine, and this boots it.
 
+mod command_line;
 mod look;
 mod plan;
 mod prepare;
@@ -103,7 +104,9 @@ pub fn run(request: &Request, streams: Streams) -> Result<Finished> {
 ///
 /// No descriptors left.
 pub fn terminal(request: &Request) -> Result<Option<Terminal>> {
-    let Stdin { interactive, tty } = request.stdin;
+    let Stdin {
+        interactive, tty, ..
+    } = request.stdin;
     let terminal = tty.then(|| Terminal::of_process(interactive)).transpose();
     terminal.map_err(host(|| "--tty".to_owned()))
 }
@@ -140,9 +143,15 @@ pub fn boot<S: Borrow<StopSignals>>(
             max_output: request.max_output,
         });
     }
+    if request.held && request.takes_requests() {
+        guest = guest.with_hold();
+    }
     let mut input = InputPump::new(streams.stdin.filter(|_| request.stdin.interactive));
     if let Some(terminal) = terminal {
         input = input.with_terminal(terminal);
+    }
+    if !request.stdin.escape {
+        input = input.without_escape();
     }
     guest = guest.with_input(input);
     let copy_out = ready.receiver.map(|receiver| {
@@ -172,6 +181,7 @@ pub fn boot<S: Borrow<StopSignals>>(
         copies: &request.copies.into,
         modules: &ready.modules,
         scratch: &scratch,
+        steps: &request.steps,
     };
     let console_lost = guest.console().finish_copy(signals);
     let last_lines = last_lines(&ending, &mut guest);

@@ -241,6 +241,7 @@ impl From<Totals> for Guest {
 mod tests {
     use super::explain::ENOENT;
     use super::*;
+    use crate::request::SetupStep;
     use rdvm_proto::{RootUse, Stage};
 
     fn code(ending: Ending) -> u8 {
@@ -344,6 +345,7 @@ mod tests {
             copies: &[],
             modules: &[],
             scratch: "/var/tmp",
+            steps: &[],
         };
         let ending = Ending::NotStarted {
             stage: Stage::Fork,
@@ -355,6 +357,34 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_fails_is_named_in_its_own_words_and_a_made_up_one_by_its_number() {
+        let steps = [SetupStep::Write {
+            path: "/proc/sys/net/x".into(),
+            value: "1".into(),
+        }];
+        let subjects = Subjects {
+            command: "sh",
+            memory: "64 MiB",
+            copies: &[],
+            modules: &[],
+            scratch: "",
+            steps: &steps,
+        };
+        let message = |which| {
+            let (stage, errno) = (Stage::Setup, ENOENT);
+            let ending = Ending::NotStarted {
+                stage,
+                errno,
+                which,
+            };
+            Report::of(&ending, subjects).message.unwrap()
+        };
+        let refused = "the guest's kernel refused it: No such file or directory";
+        assert_eq!(message(0), format!("sysctl net.x: {refused}"));
+        assert_eq!(message(7), format!("step 7: {refused}"));
+    }
+
+    #[test]
     fn a_command_that_fails_on_a_full_root_is_told_the_way_out() {
         let subjects = Subjects {
             command: "cc",
@@ -362,6 +392,7 @@ mod tests {
             copies: &[],
             modules: &[],
             scratch: "/var/tmp",
+            steps: &[],
         };
         let ending = |code, free_bytes, free_inodes| {
             let root = RootUse {
@@ -410,6 +441,7 @@ mod tests {
             copies: &[],
             modules: &[],
             scratch: "/var/tmp",
+            steps: &[],
         };
         for (started, errno, line) in [
             (
@@ -445,6 +477,7 @@ mod tests {
             copies: &[],
             modules: &[],
             scratch: "/var/tmp",
+            steps: &[],
         };
         let report = Report::of(&Ending::Killed { signal: 9, totals }, subjects);
         assert_eq!(report.outcome, Outcome::OutOfMemory);

@@ -2,6 +2,7 @@
 //!
 //! No field is a string that still has to be parsed. Knows no flag names.
 
+mod container;
 mod copies;
 mod network;
 
@@ -9,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::container::{Capabilities, Privileges, SetupStep};
 pub use self::copies::{Copies, CopyIn, CopyOut, Links};
 pub use self::network::{AllowRule, Network, PublishRule, UpstreamProxy};
 pub use rdvm_image::reference::{
@@ -67,6 +69,17 @@ pub struct Request {
     pub rings: bool,
     /// The size of the file of the host's that the guest's kernel swaps to, so that files may be larger than RAM.
     pub scratch: Option<ByteSize>,
+    /// Steps that PID 1 carries out before the command runs, in order. An init of the user's own heeds neither them nor the next
+    /// three.
+    pub steps: Vec<SetupStep>,
+    /// True if nothing can be written to the root file system once the steps are carried out; what is mounted below it is
+    /// another matter.
+    pub read_only_root: bool,
+    /// The most processes and threads that there may be of the command; `None` and zero for no limit but the kernel's.
+    pub pids: Option<u32>,
+    /// True if the machine boots and the command waits until it is released ([`Sandbox::release`](crate::Sandbox::release)). The
+    /// time-out counts from then on.
+    pub held: bool,
     /// True if packed images are kept for later runs.
     pub cache: bool,
     /// The counter of what is read and packed; silent by default.
@@ -107,6 +120,10 @@ impl Request {
             network: Network::default(),
             rings: true,
             scratch: None,
+            steps: Vec::new(),
+            read_only_root: false,
+            pids: None,
+            held: false,
             cache: true,
             progress: Progress::default(),
         }
@@ -217,6 +234,12 @@ pub struct Command {
     pub hostname: Option<OsString>,
     /// Resource limits; later ones of one resource win.
     pub ulimits: Vec<Ulimit>,
+    /// True if the environment is `env` alone, and a HOME where that has none: nothing of the image's or of rdvm's is added.
+    pub exact_env: bool,
+    /// Supplementary groups instead of those that the image's files give the user, up to the kernel's limit of 65536.
+    pub groups: Option<Vec<u32>>,
+    /// Its privileges.
+    pub privileges: Privileges,
 }
 
 /// A resource limit of the command, as `setrlimit(2)` takes it: `u64::MAX` is no limit.
@@ -251,12 +274,24 @@ pub(crate) const ULIMITS: [(&str, u32); 16] = [
 ];
 
 /// The command's standard input and terminal.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stdin {
     /// rdvm's standard input is forwarded; it is empty otherwise.
     pub interactive: bool,
     /// The command gets a terminal of its own for all three streams.
     pub tty: bool,
+    /// Ctrl-] typed three times leaves the terminal and stops the machine.
+    pub escape: bool,
+}
+
+impl Default for Stdin {
+    fn default() -> Self {
+        Self {
+            interactive: false,
+            tty: false,
+            escape: true,
+        }
+    }
 }
 
 /// The form in which an image becomes the root.
@@ -287,6 +322,8 @@ pub enum MemorySpec {
     FromImage,
     /// A size; rejected when the image needs more.
     Exactly(ByteSize),
+    /// The need of the machine and the image, and this much for the command and the files that it writes.
+    Room(ByteSize),
 }
 
 /// The console's destinations.

@@ -67,6 +67,17 @@ impl Sandbox {
         self.signals.stop(signal);
     }
 
+    /// Has the command started, where the request holds it.
+    pub fn release(&self) {
+        self.signals.release();
+    }
+
+    /// Delivers a signal to the command, whose own affair it is; before the command runs it may end the machine
+    /// ([`StopSignals::deliver`]).
+    pub fn deliver(&self, signal: i32) {
+        self.signals.deliver(signal);
+    }
+
     /// Waits for the machine to end.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! PID 1's life, in order: record, modules, the image's attributes, mounts, ports, command, end, reset.
+//! PID 1's life, in order: record, modules, the image's attributes, mounts, ports, what the host has set up, command, end, reset.
 
 use crate::copy_writer::CopyWriter;
 use crate::input::HostRequests;
@@ -8,12 +8,13 @@ use crate::rings::{Inbound, Outbound, Rings};
 use crate::spawn::{self, Failure, at, at_one};
 use crate::sys::PollFd;
 use crate::{
-    attributes, collect, etc, modules, mounts, place, regions, relay, root, sys, timeline,
+    attributes, collect, etc, group, modules, mounts, place, regions, relay, root, setup, sys,
+    timeline,
 };
 use rdvm_proto::{
     ATTRIBUTES_SUFFIX, AttributesLost, Event, FRAME_MAX, HAS_ATTRIBUTES, HAS_MODULES, HAS_NETWORK,
-    HAS_PROXY, HAS_REQUESTS, HAS_STDIN, HostRequest, MODULES_SUFFIX, OWNS_ROOT, RECORD_SUFFIX,
-    Ring, Stage, Start, Strings, Totals, WANT_TIMELINE,
+    HAS_PROXY, HAS_REQUESTS, HAS_STDIN, HELD, HostRequest, MODULES_SUFFIX, OWNS_ROOT,
+    RECORD_SUFFIX, Ring, Stage, Start, Strings, Totals, WANT_TIMELINE,
 };
 
 /// Runs the machine's one command and resets the machine. `name` is rdinit's own path (its `argv[0]`) with its NUL.
@@ -116,10 +117,11 @@ fn live(
     status: &mut i32,
     linger_ms: &mut u32,
 ) -> Result<(), Failure> {
-    let (start, strings, lost, root) = requests.map_err(at(Stage::Record)).inspect_err(|_| {
-        // Without a record nobody said where the status port is: take the usual place.
-        *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
-    })?;
+    let (mut start, strings, lost, root) =
+        requests.map_err(at(Stage::Record)).inspect_err(|_| {
+            // Without a record nobody said where the status port is: take the usual place.
+            *status = open_port(b"/dev/ttyS2\0").unwrap_or(-1);
+        })?;
     *linger_ms = start.linger_ms;
     let ports = at(Stage::Ports);
     *status = open_port(strings.status).map_err(&ports)?;
@@ -161,12 +163,12 @@ fn live(
         }
     };
     let children = sys::child_signal_fd().map_err(at(Stage::Pipes))?;
-    regions::mount_volumes(strings.regions)
-        .map_err(|(which, errno)| at_one(Stage::Region, which)(errno))?;
-    place::place(strings.copies_in, start.copies_in)
-        .map_err(|(which, errno)| at_one(Stage::CopyIn, which)(errno))?;
-    etc::complete(strings.hostname);
-    let child = spawn::spawn(&start, &strings)?;
+    let group = surround(&start, &strings)?;
+    let held = match start.flags & HELD {
+        0 => None,
+        _ => Some(hold(*status, &mut start)),
+    };
+    let child = spawn::spawn(&start, &strings, group)?;
     send(*status, &Event::Started(sys::boot_clock()));
     // Sent before the command's first byte, so that the host never takes its stderr for the kernel's words.
     relay::drain(*status);
@@ -177,7 +179,8 @@ fn live(
         rings,
         has_input_ring: is_mapped,
         net,
-        requests: (start.flags & HAS_REQUESTS != 0).then(|| HostRequests::new(*status)),
+        requests: held
+            .or_else(|| (start.flags & HAS_REQUESTS != 0).then(|| HostRequests::new(*status))),
     };
     let end = relay::until_the_end(&child, children, &mut ports);
     send(*status, &ending(&end, child.is_init));
@@ -197,6 +200,36 @@ fn live(
         outlet.flush();
     }
     Ok(())
+}
+
+/// Makes everything that the command finds around it. Returns the way into its control group, where it has one.
+fn surround(start: &Start<'_>, strings: &Strings<'_>) -> Result<Option<i32>, Failure> {
+    regions::mount_volumes(strings.regions)
+        .map_err(|(which, errno)| at_one(Stage::Region, which)(errno))?;
+    place::place(strings.copies_in, start.copies_in)
+        .map_err(|(which, errno)| at_one(Stage::CopyIn, which)(errno))?;
+    etc::complete(strings.hostname);
+    // Before anything is mounted over the control groups.
+    let group = match start.pids {
+        0 => None,
+        limit => Some(group::make(limit).map_err(at(Stage::Pids))?),
+    };
+    setup::carry_out(start, strings)?;
+    Ok(group)
+}
+
+/// Tells the host that everything is ready, and waits until the command is to be started. The terminal may change its size
+/// meanwhile.
+fn hold(status: i32, start: &mut Start<'_>) -> HostRequests {
+    let mut requests = HostRequests::new(status);
+    send(status, &Event::Held);
+    loop {
+        match requests.wait() {
+            HostRequest::Start => return requests,
+            HostRequest::Resize { rows, columns } => start.window = [rows, columns],
+            _ => {}
+        }
+    }
 }
 
 fn network(has_proxy: bool, rings: &mut Rings, status: i32) -> sys::Result<Net> {

@@ -22,6 +22,8 @@ mod attributes;
 
 mod etc;
 
+mod group;
+
 mod mounts;
 
 mod modules;
@@ -29,6 +31,8 @@ mod modules;
 mod net;
 
 mod place;
+
+mod privileges;
 
 mod spawn;
 
@@ -45,6 +49,8 @@ mod regions;
 mod rings;
 
 mod root;
+
+mod setup;
 
 pub mod collect;
 

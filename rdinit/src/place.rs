@@ -59,6 +59,15 @@ pub(crate) fn make_directory(name: &[u8]) -> sys::Result<()> {
     make_parents(&mut Path::of(name)?, true)
 }
 
+/// Makes an empty file, and the directories above it, where they are missing.
+pub(crate) fn make_file(name: &[u8]) -> sys::Result<()> {
+    let mut path = Path::of(name)?;
+    make_parents(&mut path, false)?;
+    let (file, _) = sys::open_to_write(path.with_nul())?;
+    sys::close(file);
+    Ok(())
+}
+
 /// Makes the directories above a path, or that path too, where they are missing.
 fn make_parents(path: &mut Path, itself: bool) -> sys::Result<()> {
     let length = path.length;

@@ -165,6 +165,8 @@ fn obey(request: HostRequest, child: &Child, stdin: &mut Stdin) {
         HostRequest::StdinEnd(total) => stdin.ends_after(total),
         // The output is not all there yet: the host asks for the files when it is.
         HostRequest::Resize { .. } | HostRequest::CopyOut => {}
+        // It runs.
+        HostRequest::Start => {}
         // Rings are looked at each time around.
         HostRequest::Bell => {}
     }

@@ -1,8 +1,8 @@
 //! The one command: its user, its place, its limits, and what is said when it cannot be run.
 
-use crate::mounts;
 use crate::streams::{Child, Streams};
 use crate::sys::{self, Errno};
+use crate::{group, mounts, privileges, setup};
 use rdvm_proto::{IS_INIT, MAKE_WORKDIR, Stage, Start, Strings};
 
 /// Used when the environment has no PATH, as docker does.
@@ -33,14 +33,18 @@ pub(crate) fn at_one(stage: Stage, which: u32) -> impl Fn(Errno) -> Failure {
     }
 }
 
-/// Starts the command and waits until it has been executed or has failed to be.
-pub(crate) fn spawn(start: &Start<'_>, strings: &Strings<'static>) -> Result<Child, Failure> {
+/// Starts the command, in the control group that `group` leads to, and waits until it has been executed or has failed to be.
+pub(crate) fn spawn(
+    start: &Start<'_>,
+    strings: &Strings<'static>,
+    group: Option<i32>,
+) -> Result<Child, Failure> {
     let vectors = Vectors::new(start, strings).map_err(at(Stage::Record))?;
     let (theirs, ours) = Streams::make(start)?;
     let (verdict, child_verdict) = sys::pipe().map_err(at(Stage::Pipes))?;
     let is_init = start.flags & IS_INIT != 0;
     let Some(pid) = sys::fork(is_init).map_err(at(Stage::Fork))? else {
-        let failure = become_command(start, strings, &vectors, theirs);
+        let failure = become_command(start, strings, &vectors, theirs, group);
         let mut report = [failure.stage as u8; VERDICT];
         report[1..5].copy_from_slice(&failure.errno.0.to_le_bytes());
         report[5..].copy_from_slice(&failure.which.to_le_bytes());
@@ -79,20 +83,28 @@ fn become_command(
     strings: &Strings<'_>,
     vectors: &Vectors,
     streams: Streams,
+    group: Option<i32>,
 ) -> Failure {
     sys::setsid();
-    sys::umask(0o022);
     sys::default_signals();
-    if start.flags & IS_INIT != 0 {
-        mounts::proc_of_this_namespace();
-    }
-    let prepared = streams
-        .connect()
+    let prepared = match group {
+        Some(processes) => group::enter(processes).map_err(at(Stage::Pids)),
+        None => Ok(()),
+    };
+    let prepared = prepared
+        .and_then(|()| match start.flags & IS_INIT {
+            0 => Ok(()),
+            _ => {
+                mounts::proc_of_this_namespace();
+                setup::again_below_proc(start, strings)
+            }
+        })
+        .and_then(|()| streams.connect())
         .and_then(|()| {
             enter(strings.workdir, start.flags & MAKE_WORKDIR != 0).map_err(at(Stage::Workdir))
         })
         .and_then(|()| set_limits(start))
-        .and_then(|()| take_on_user(start).map_err(at(Stage::User)))
+        .and_then(|()| privileges::take_on(start))
         .and_then(|()| sys::unblock_signals().map_err(at(Stage::Exec)));
     match prepared {
         Ok(()) => vectors.execute(),
@@ -124,20 +136,6 @@ fn set_limits(start: &Start<'_>) -> Result<(), Failure> {
         sys::set_limit(limit.resource, limit.soft, limit.hard).map_err(at)?;
     }
     Ok(())
-}
-
-fn take_on_user(start: &Start<'_>) -> sys::Result<()> {
-    let mut groups = [0u32; 64];
-    let count = start.groups().len().min(groups.len());
-    for (slot, group) in groups.iter_mut().zip(start.groups()) {
-        *slot = group;
-    }
-    // PID 1 starts without any; where there is nothing to change, nothing can be refused (user namespaces do).
-    if count > 0 {
-        sys::setgroups(&groups[..count])?;
-    }
-    sys::setgid(start.gid)?;
-    sys::setuid(start.uid)
 }
 
 /// `argv` and `envp` as the kernel wants them: pointers into the record, which stays mapped.

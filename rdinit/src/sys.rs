@@ -358,9 +358,10 @@ pub(crate) fn setsid() {
     let _ = call3(__NR_setsid, 0, 0, 0);
 }
 
-/// Sets the supplementary groups.
-pub(crate) fn setgroups(groups: &[u32]) -> Result<()> {
-    call3(__NR_setgroups, groups.len(), groups.as_ptr() as usize, 0).map(drop)
+/// Sets the supplementary groups, four bytes each.
+pub(crate) fn setgroups(groups: &[u8]) -> Result<()> {
+    let count = groups.len() / 4;
+    call3(__NR_setgroups, count, groups.as_ptr() as usize, 0).map(drop)
 }
 
 /// Takes on a group for good.

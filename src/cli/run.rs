@@ -205,13 +205,23 @@ pub struct RunArgs {
 
 /// `--engine`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum EngineArg {
+pub(super) enum EngineArg {
     /// KVM where it works, else QEMU
     Auto,
     /// KVM, in rdvm's process
     Kvm,
     /// QEMU, software emulation
     Qemu,
+}
+
+impl From<EngineArg> for EngineChoice {
+    fn from(engine: EngineArg) -> Self {
+        match engine {
+            EngineArg::Auto => Self::Auto,
+            EngineArg::Kvm => Self::Kvm,
+            EngineArg::Qemu => Self::Qemu,
+        }
+    }
 }
 
 /// `--root`.
@@ -263,6 +273,7 @@ impl RunArgs {
             user: self.user,
             hostname: self.hostname,
             ulimits: self.ulimits,
+            ..Command::default()
         };
         let image = self.image.into_ref(path)?;
         let mut images = std::iter::once(&image.path).chain(&image.layers);
@@ -276,14 +287,11 @@ impl RunArgs {
             cpus: self.cpus,
             kernel: kernel_wish(self.kernel),
             append: self.append,
-            engine: match self.engine {
-                EngineArg::Auto => EngineChoice::Auto,
-                EngineArg::Kvm => EngineChoice::Kvm,
-                EngineArg::Qemu => EngineChoice::Qemu,
-            },
+            engine: self.engine.into(),
             rdinit: self.rdinit,
             copies: Copies {
                 into: self.copy_in,
+                keep_owners: false,
                 exclude: self.copy_in_exclude,
                 out: self.copy_out,
                 limit: self.copy_out_limit,
@@ -295,6 +303,7 @@ impl RunArgs {
             stdin: Stdin {
                 interactive: self.interactive,
                 tty: self.tty,
+                escape: true,
             },
             timeout: self.timeout,
             stop_timeout: self.stop_timeout,
@@ -314,6 +323,10 @@ impl RunArgs {
             network,
             rings: self.ports == PortsArg::Auto,
             scratch: self.scratch,
+            steps: Vec::new(),
+            read_only_root: false,
+            pids: None,
+            held: false,
             cache: !self.no_cache,
             progress: Progress::default(),
         })

@@ -16,7 +16,7 @@ const HOPS: usize = 40;
 const NAME_MAX: usize = 255;
 const PATH_MAX: usize = 4096;
 /// The directories on which PID 1 mounts file systems of the guest's kernel.
-const MOUNTED: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
+pub(crate) const MOUNTED: [&[u8]; 3] = [b"/dev", b"/proc", b"/sys"];
 
 /// The outcome of execve(2) for a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,19 +28,25 @@ enum Answer {
 }
 
 /// The errno with which the guest would refuse to execute the command, where the image tells: `ENOENT` for one that is
-/// not there. `default` runs when no command is given, `path` is PATH where the command's environment has none.
+/// not there. `default` runs when no command is given, `path` is PATH where the command's environment has none. Of what is at
+/// or below one of `covered` the image does not tell.
 pub(crate) fn missing(
     tree: &Tree,
+    covered: &[&[u8]],
     command: &Command,
     default: &str,
     path: &str,
     uid: u32,
 ) -> Option<Errno> {
-    let lookup = Lookup {
+    let mut lookup = Lookup {
         tree,
+        covered: Vec::new(),
         workdir: command.workdir.as_ref().map_or(b"/", |dir| dir.as_bytes()),
         is_root: uid == 0,
     };
+    // Links of the image lead to them from elsewhere.
+    let places = covered.iter().map(|path| lookup.place(path));
+    lookup.covered = places.collect::<Option<_>>()?;
     let program = command.argv.first();
     let program = program.map_or(default.as_bytes(), |word| word.as_bytes());
     if program.contains(&b'/') {
@@ -74,22 +80,63 @@ pub(crate) fn missing(
 
 struct Lookup<'a> {
     tree: &'a Tree,
+    /// Paths that something is put at which is not of the image, without links in them.
+    covered: Vec<Vec<u8>>,
     workdir: &'a [u8],
     is_root: bool,
 }
 
-impl Lookup<'_> {
-    /// Follows a path from the root, or from the working directory, through links.
+/// The end of the way along a path.
+enum End<'a> {
+    /// It leads to this entry, or to a directory by its parent.
+    Found(Option<&'a Entry>),
+    /// There is no such name in the image.
+    Missing,
+    /// It cannot be followed.
+    Fails(Errno),
+    /// Only the guest can tell.
+    Open,
+}
+
+impl<'a> Lookup<'a> {
+    /// Follows a path and tells what the guest would say to its execution.
     fn answer(&self, path: &[u8]) -> Answer {
-        let directories = [b"/", self.workdir, b"/"].concat();
-        let from_root = path.starts_with(b"/");
-        let start = if from_root { &b"/"[..] } else { &directories };
-        let whole = [start, path].concat();
+        let whole = self.absolute(path);
         if whole.len() >= PATH_MAX || whole.ends_with(b"/") || whole.ends_with(b"/.") {
             return Answer::Open;
         }
-        let mut rest: VecDeque<&[u8]> = components(&whole).collect();
-        let mut at: Vec<&[u8]> = Vec::new();
+        let (_, end) = self.follow(&whole);
+        match end {
+            End::Missing => Answer::Fails(Errno::NOENT),
+            End::Fails(errno) => Answer::Fails(errno),
+            End::Open | End::Found(None) => Answer::Open,
+            End::Found(Some(entry)) => match (&entry.kind, entry.mode & 0o111) {
+                // Root may execute what anybody may.
+                (Kind::File(_), 1..) => Answer::Open,
+                _ => Answer::Fails(Errno::ACCESS),
+            },
+        }
+    }
+
+    /// Returns the path without links that something put at `path` has; `None` where the image does not tell.
+    fn place(&self, path: &[u8]) -> Option<Vec<u8>> {
+        match self.follow(&self.absolute(path)) {
+            (at, End::Found(_) | End::Missing) => Some(at),
+            _ => None,
+        }
+    }
+
+    fn absolute(&self, path: &[u8]) -> Vec<u8> {
+        match path.starts_with(b"/") {
+            true => path.to_vec(),
+            false => [b"/", self.workdir, b"/", path].concat(),
+        }
+    }
+
+    /// Follows a path through links. Returns where it leads, with the rest of the path if that is missing.
+    fn follow(&self, whole: &[u8]) -> (Vec<u8>, End<'a>) {
+        let mut rest: VecDeque<Vec<u8>> = components(whole).map(<[u8]>::to_vec).collect();
+        let mut at: Vec<Vec<u8>> = Vec::new();
         let mut hops = 0;
         let mut found: Option<&Entry> = None;
         while let Some(name) = rest.pop_front() {
@@ -98,18 +145,26 @@ impl Lookup<'_> {
                 found = None;
                 continue;
             }
+            let is_long = name.len() > NAME_MAX;
             at.push(name);
-            if name.len() > NAME_MAX || MOUNTED.contains(&at[0]) {
-                return Answer::Open;
+            let path = at.join(&b'/');
+            if is_long || self.covered.iter().any(|covered| is_below(&path, covered)) {
+                return (path, End::Open);
             }
-            let Some(entry) = self.tree.get(&at.join(&b'/')) else {
-                return Answer::Fails(Errno::NOENT);
+            let Some(entry) = self.tree.get(&path) else {
+                // What is put further below brings its directories along.
+                let is_made = self.covered.iter().any(|covered| is_below(covered, &path));
+                at.extend(rest);
+                return (
+                    at.join(&b'/'),
+                    if is_made { End::Open } else { End::Missing },
+                );
             };
             match &entry.kind {
                 Kind::Symlink(target) => {
                     hops += 1;
                     if hops > HOPS {
-                        return Answer::Fails(Errno::LOOP);
+                        return (path, End::Fails(Errno::LOOP));
                     }
                     match target.first() {
                         Some(b'/') => at.clear(),
@@ -117,32 +172,34 @@ impl Lookup<'_> {
                     }
                     // A slash at its end asks for a directory.
                     if target.ends_with(b"/") && rest.is_empty() {
-                        return Answer::Open;
+                        return (path, End::Open);
                     }
                     for name in components(target).rev() {
-                        rest.push_front(name);
+                        rest.push_front(name.to_vec());
                     }
                     found = None;
                 }
                 Kind::Directory if !rest.is_empty() && !self.may_pass(entry) => {
-                    return Answer::Open;
+                    return (path, End::Open);
                 }
                 Kind::Directory => found = Some(entry),
-                _ if !rest.is_empty() => return Answer::Fails(Errno::NOTDIR),
+                _ if !rest.is_empty() => return (path, End::Fails(Errno::NOTDIR)),
                 _ => found = Some(entry),
             }
         }
-        match found.map(|entry| (&entry.kind, entry.mode & 0o111)) {
-            // Root may execute what anybody may.
-            Some((Kind::File(_), 1..)) | None => Answer::Open,
-            Some(_) => Answer::Fails(Errno::ACCESS),
-        }
+        (at.join(&b'/'), End::Found(found))
     }
 
     /// A directory that every user may pass.
     fn may_pass(&self, directory: &Entry) -> bool {
         self.is_root || directory.mode & 0o111 == 0o111 && directory.xattrs.is_none()
     }
+}
+
+/// True if a path is `above` or leads below it.
+fn is_below(path: &[u8], above: &[u8]) -> bool {
+    let rest = path.strip_prefix(above);
+    rest.is_some_and(|rest| above.is_empty() || rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// A path's components but `.`.
@@ -205,7 +262,7 @@ mod tests {
             workdir: workdir.map(Into::into),
             ..Command::default()
         };
-        missing(&tree(), &command, "/init", PATH, uid)
+        missing(&tree(), &MOUNTED, &command, "/init", PATH, uid)
     }
 
     #[test]
@@ -274,5 +331,37 @@ mod tests {
         assert_eq!(of(&["/opt/none"], &[], None, 1000), None);
         assert_eq!(of(&["/opt/none"], &[], None, 0), Some(Errno::NOENT));
         assert_eq!(of(&["tool"], &["PATH=/opt"], None, 1000), None);
+    }
+
+    #[test]
+    fn what_is_put_over_the_image_is_not_judged_by_it() {
+        let asked = |covered: &str, word: &str| {
+            let command = Command {
+                argv: vec![word.into()],
+                ..Command::default()
+            };
+            missing(&tree(), &[covered.as_bytes()], &command, "/init", PATH, 0)
+        };
+        for (covered, word) in [
+            ("/usr/bin/new", "new"),
+            // By a link of the image, on either side.
+            ("/bin/new", "/usr/bin/new"),
+            ("/usr/bin/new", "/bin/new"),
+            ("/usr/bin", "new"),
+            ("/usr/bin/", "new"),
+            ("usr", "new"),
+            ("/", "new"),
+            ("/srv/some/new", "/srv/some/new"),
+            ("/exe", "/exe"),
+        ] {
+            assert_eq!(asked(covered, word), None, "{covered} {word}");
+        }
+        for (covered, word) in [
+            ("/etc/hosts", "new"),
+            ("/usr/bin/newer", "new"),
+            ("/srv/some", "/srv/other"),
+        ] {
+            assert_eq!(asked(covered, word), Some(Errno::NOENT), "{covered} {word}");
+        }
     }
 }

@@ -5,8 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
 
-use rdvm_proto::Stage;
-
+use super::command_line;
 use crate::cache::Cache;
 use crate::command;
 use crate::copyin::{self, Gathered};
@@ -15,19 +14,19 @@ use crate::kernel::regions::{self, ModuleFile, RegionUse, Regions};
 use crate::memory::{self, MemoryPlan, Needs};
 use crate::payload;
 use crate::prepared_image::{ImageInfo, InPlace, PreparedImage};
-use crate::report::{Report, Subjects};
-use crate::request::{Command, Expectation, Format, ImageRef, MemorySpec, Request, RootSpec};
+use crate::request::{
+    Command, Expectation, Format, ImageRef, MemorySpec, Request, RootSpec, SetupStep,
+};
 use crate::scratch::ScratchPlan;
-use rdvm_hostfs::escape::{escaped, shown};
+use rdvm_hostfs::escape::shown;
 use rdvm_hostfs::hostmem::Memory;
 use rdvm_hostfs::units::ByteSize;
-use rdvm_image::account::{self, Account};
+use rdvm_image::account::Account;
 use rdvm_image::tree::Tree;
 use rdvm_initrd::layout::{Layout, Places};
 use rdvm_initrd::{Contents, Epoch};
 use rdvm_kernel::{Kernel, Search};
 use rdvm_vmm::Engine;
-use rdvm_vmm::guest::ending::Ending;
 use rdvm_vmm::machine::{REGION_ALIGN, Sizes};
 
 /// The least that is counted for a command's words and variables, so that a plan does not change with each.
@@ -115,8 +114,8 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     let mut warnings = info.warnings.clone();
     warnings.extend(kernel.warnings.iter().cloned());
     let command = command::over(&request.command, &info.config);
-    let account = account_of(&image, &command, request)?;
-    check_command(&image, &command, &account, request)?;
+    let account = command_line::account_of(&image, &command, request)?;
+    command_line::check(&image, &command, &account, request)?;
     let below = payload::copy_in_directory(&info.init);
     let regions = info.region.into_iter();
     let regions = regions.chain(
@@ -127,7 +126,9 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     let regions: Vec<u64> = regions
         .map(|size| size.next_multiple_of(REGION_ALIGN))
         .collect();
-    let mut needs = needs(info, &kernel, request.cpus, words(&command));
+    let told =
+        command_line::words(&command) + request.steps.iter().map(SetupStep::size).sum::<u64>();
+    let mut needs = needs(info, &kernel, request.cpus, told);
     needs.regions = ByteSize(regions.iter().sum());
     let scratch = request.scratch.map(ScratchPlan::new);
     needs.scratch = scratch.as_ref().map_or(ByteSize(0), |scratch| scratch.size);
@@ -158,6 +159,13 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     }
     needs.root_keeps_its_half = request.rdinit.is_some();
     let memory = memory::plan(&needs, request.memory)?;
+    let least = match request.memory {
+        // A limit is no need: what no process touches costs the host nothing.
+        MemorySpec::Room(_) => memory::plan(&needs, MemorySpec::FromImage)?
+            .need
+            .min(memory.need),
+        _ => memory.need,
+    };
     let sizes = Sizes {
         memory: memory.total,
         initrd: 0,
@@ -172,7 +180,7 @@ pub(super) fn make(request: &Request, engine: &Engine) -> Result<Plan> {
     let cache = cache_of(request);
     let prepared = volumes.iter().map(|(volume, _)| volume).chain([&image]);
     let in_memory: u64 = prepared.map(|image| image.in_memory(cache.as_ref())).sum();
-    warnings.extend(host.check_needed(ByteSize(memory.need.0.saturating_add(in_memory)))?);
+    warnings.extend(host.check_needed(ByteSize(least.0.saturating_add(in_memory)))?);
     Ok(Plan {
         image,
         kernel,
@@ -223,8 +231,13 @@ fn read(request: &Request, engine: &Engine) -> Result<Read> {
             let scratch = request.scratch.map(|size| size.0);
             let ram = match request.memory {
                 MemorySpec::Exactly(given) => given,
-                MemorySpec::FromImage => {
-                    ByteSize(MOST_BESIDE + size / 32 + scratch.unwrap_or(0) / 32)
+                MemorySpec::FromImage | MemorySpec::Room(_) => {
+                    let room = match request.memory {
+                        MemorySpec::Room(room) => room.0,
+                        _ => 0,
+                    };
+                    let beside = MOST_BESIDE + size / 32 + scratch.unwrap_or(0) / 32;
+                    ByteSize(beside.saturating_add(room))
                 }
             };
             let sizes = Sizes {
@@ -329,71 +342,4 @@ pub(super) fn needs(image: &ImageInfo, kernel: &Kernel, cpus: u8, command: u64) 
         scratch: ByteSize(0),
         root_keeps_its_half: false,
     }
-}
-
-/// Looks up the account that runs the command. A PID 1 of the user's own receives none.
-fn account_of(image: &PreparedImage, command: &Command, request: &Request) -> Result<Account> {
-    let is_told = request.rdinit.is_none();
-    let user = command.user.as_ref().filter(|_| is_told);
-    let files = match (image.image(), user) {
-        (Some(image), Some(_)) => account::Files::read(&image.tree),
-        // Without --user the command runs as root, whatever these files are.
-        (Some(image), None) if is_told => Ok(account::Files::read(&image.tree).unwrap_or_default()),
-        _ => Ok(image.info().accounts.clone()),
-    };
-    let account = files.and_then(|files| account::account(&files, user));
-    Ok(account?)
-}
-
-/// Looks the command up where the image alone has it: nothing is copied in, and its tree was read.
-///
-/// # Errors
-/// The guest could not start it.
-fn check_command(
-    image: &PreparedImage,
-    command: &Command,
-    account: &Account,
-    request: &Request,
-) -> Result<()> {
-    let Some(image) = image.image() else {
-        return Ok(());
-    };
-    if request.rdinit.is_some() || !request.copies.into.is_empty() {
-        return Ok(());
-    }
-    let (default, path) = (payload::DEFAULT_COMMAND, payload::DEFAULT_PATH);
-    match command::missing(&image.tree, command, default, path, account.uid) {
-        Some(errno) => {
-            let ending = Ending::NotStarted {
-                stage: Stage::Exec,
-                errno: errno.raw_os_error(),
-                which: 0,
-            };
-            let subjects = Subjects {
-                command: &command_name(command),
-                memory: "",
-                copies: &[],
-                modules: &[],
-                scratch: "",
-            };
-            Err(Error::NotStarted(Box::new(Report::of(&ending, subjects))))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Returns the name of the command for messages.
-pub(super) fn command_name(command: &Command) -> String {
-    match command.argv.first() {
-        Some(name) if name.is_empty() => "\"\"".to_owned(),
-        Some(name) => escaped(name.as_encoded_bytes()),
-        None => payload::DEFAULT_COMMAND.to_owned(),
-    }
-}
-
-/// Returns the bytes of the command's words and variables.
-fn words(command: &Command) -> u64 {
-    let words = command.entrypoint.iter().chain(&command.argv);
-    let words = words.chain(&command.env).chain(&command.workdir);
-    words.map(|word| word.len() as u64 + 1).sum()
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::command_line::name_of;
 use super::host;
-use super::plan::{Plan, cache_of, command_name, make};
+use super::plan::{Plan, cache_of, make};
 use crate::cmdline;
 use crate::copyout::Receiver;
 use crate::error::{Error, Result};
@@ -139,7 +140,7 @@ pub fn prepare(request: &Request) -> Result<Ready> {
         began,
         prepared_since: began,
         attributes,
-        command_name: command_name(&plan.command),
+        command_name: name_of(&plan.command),
         modules: plan.modules.map_or_else(Vec::new, |modules| modules.names),
         scratch: plan.scratch,
         engine,

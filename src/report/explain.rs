@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use rdvm_proto::{RootUse, Stage, Totals};
 
 use super::Outcome;
-use crate::request::{CopyIn, ULIMITS};
+use crate::request::{CopyIn, SetupStep, ULIMITS};
 use rdvm_hostfs::escape::{escaped, reason};
 use rdvm_hostfs::units::ByteSize;
 use rdvm_vmm::guest::ending::Ending;
@@ -79,6 +79,8 @@ pub struct Subjects<'a> {
     pub modules: &'a [String],
     /// The directory of the scratch space, escaped.
     pub scratch: &'a str,
+    /// The steps that PID 1 carries out, likewise.
+    pub steps: &'a [SetupStep],
 }
 
 /// The outcome's name, and the line for stderr where the command did not end by itself.
@@ -282,6 +284,20 @@ fn not_started(stage: Stage, errno: i32, which: u32, subjects: Subjects<'_>) -> 
                 "{module}: the guest's kernel did not load this module: {error}; add --root initrd, or take another kernel (rdvm kernel check)"
             )
         }
+        Stage::Setup => {
+            let step = subjects.steps.get(which as usize);
+            let step = step.map_or_else(|| format!("step {which}"), SetupStep::to_string);
+            format!("{step}: the guest's kernel refused it: {error}")
+        }
+        Stage::ReadOnlyRoot => {
+            format!("/: the guest's kernel did not make the root read-only: {error}")
+        }
+        Stage::Pids => format!(
+            "{name}: the guest's kernel does not limit its processes: {error}; take a kernel with CONFIG_CGROUP_PIDS, or leave the limit out"
+        ),
+        Stage::Privileges => format!(
+            "{name}: the guest's kernel refused its capabilities: {error}; effective ones have to be permitted, ambient ones permitted and inheritable, and all of them bounding"
+        ),
         Stage::Network => {
             format!("rdinit: network: {error}; is CONFIG_DEVMEM in the guest's kernel?")
         }

@@ -13,6 +13,8 @@ pub(crate) const COPY_OUT_LIMIT: ByteSize = ByteSize::mib(1024);
 pub struct Copies {
     /// Copied in before the command runs.
     pub into: Vec<CopyIn>,
+    /// True if what is copied in keeps its owners, which are the command's user and group otherwise.
+    pub keep_owners: bool,
     /// Patterns of files that are not copied in, as lines of a `.gitignore`.
     pub exclude: Vec<String>,
     /// Copied out when the command has ended.
@@ -37,6 +39,7 @@ impl Default for Copies {
     fn default() -> Self {
         Self {
             into: Vec::new(),
+            keep_owners: false,
             exclude: Vec::new(),
             out: Vec::new(),
             limit: COPY_OUT_LIMIT,

@@ -1,13 +1,15 @@
 //! rdinit on its own, as PID 1 of a PID namespace: no machine, so every code and every signal can be tried.
 
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rdvm::payload::RDINIT;
 use rdvm_proto::{
-    ATTRIBUTES_SUFFIX, AttributesTable, Event, FrameError, HAS_ATTRIBUTES, MAKE_WORKDIR,
-    RECORD_SUFFIX, Stage, StartRecord,
+    ATTRIBUTES_SUFFIX, AttributesTable, Capabilities, Event, FRAME_MAX, FrameError, HAS_ATTRIBUTES,
+    HAS_CAPABILITIES, HELD, HOST_REQUEST_MAX, HostRequest, MAKE_WORKDIR, NO_NEW_PRIVILEGES,
+    RECORD_SUFFIX, Stage, StartRecord, Step, StepAction,
 };
 
 use crate::support::{Image, missing};
@@ -64,26 +66,44 @@ impl Guest {
     fn record(flags: u32, argv: &[&[u8]], env: &[&[u8]], workdir: &str) -> Vec<u8> {
         StartRecord {
             flags,
+            workdir: workdir.as_bytes(),
+            env,
+            ..Self::plain(argv)
+        }
+        .encode()
+    }
+
+    fn plain<'a>(argv: &'a [&'a [u8]]) -> StartRecord<'a> {
+        StartRecord {
+            flags: 0,
             uid: 0,
             gid: 0,
             groups: &[],
             linger_ms: 0,
             ports: [b"/ports/console", b"/ports/stdout", b"/ports/status"],
-            workdir: workdir.as_bytes(),
+            workdir: b"/",
             hostname: b"",
             argv,
-            env,
+            env: &[b"PATH=/bin"],
             window: [0; 2],
             rings: 0,
+            umask: 0o22,
+            pids: 0,
+            capabilities: Capabilities::default(),
             limits: &[],
             copies_in: &[],
             copies_out: &[],
             regions: &[],
+            steps: &[],
         }
-        .encode()
     }
 
     fn run_record(&self, record: &[u8]) -> Option<Said> {
+        self.run_held(record, b"", 0..0)
+    }
+
+    /// Runs it with these bytes in the file that is the status port, of which those in `requests` are the host's.
+    fn run_held(&self, record: &[u8], status: &[u8], requests: Range<usize>) -> Option<Said> {
         // It removes itself and its record when it starts.
         fs::write(self.path("init"), RDINIT).unwrap();
         fs::set_permissions(
@@ -95,6 +115,7 @@ impl Guest {
         for port in ["console", "stdout", "status"] {
             fs::write(self.path("ports").join(port), b"").unwrap();
         }
+        fs::write(self.path("ports/status"), status).unwrap();
         let output = Command::new("timeout")
             .args([
                 "-s",
@@ -123,7 +144,11 @@ impl Guest {
         Some(Said {
             console: read("console"),
             stdout: read("stdout"),
-            events: events(&read("status")),
+            events: {
+                let mut status = read("status");
+                status.drain(requests);
+                events(&status)
+            },
         })
     }
 }
@@ -296,6 +321,148 @@ fn a_missing_working_directory_is_made_and_a_file_in_its_place_is_told() {
     );
 }
 
+fn step<'a>(action: StepAction, source: &'a [u8], target: &'a [u8], flags: u64) -> Step<'a> {
+    Step {
+        action,
+        flags,
+        source,
+        target,
+        kind: source,
+        data: b"",
+    }
+}
+
+#[test]
+fn steps_are_carried_out_in_order_and_the_first_that_fails_is_told() {
+    const BIND: u64 = 4096;
+    let mut guest = Guest::new();
+    guest.image = guest
+        .image
+        .file("data/f", 0o644, "data\n")
+        .file("hidden/x", 0o644, "")
+        .file("etc/set", 0o644, "")
+        .directory("open", 0o755);
+    let good = [
+        step(StepAction::Mount, b"tmpfs", b"/t/deep", 0),
+        step(StepAction::Mount, b"/data", b"/b", BIND),
+        step(StepAction::Mount, b"/data/f", b"/c/file", BIND),
+        Step {
+            data: b"value\n",
+            ..step(StepAction::Write, b"", b"/etc/set", 0)
+        },
+        step(StepAction::Mask, b"", b"/hidden", 0),
+        step(StepAction::Mask, b"", b"/nowhere", 0),
+        step(StepAction::ReadOnly, b"", b"/data", 0),
+        step(StepAction::ReadOnly, b"", b"/nowhere", 0),
+    ];
+    let script = b"cat /b/f /c/file /etc/set; cat /hidden/x || echo hidden; : > /t/deep/x && echo t
+        ( : > /b/g ) && echo b; ( : > /data/g ) || echo shut; ( : > /open/x ) && echo open; umask";
+    let argv: [&[u8]; 3] = [b"/bin/sh", b"-c", script];
+    let record = StartRecord {
+        steps: &good,
+        umask: 0o27,
+        ..Guest::plain(&argv)
+    };
+    let Some(said) = guest.run_record(&record.encode()) else {
+        return;
+    };
+    let stdout = String::from_utf8_lossy(&said.stdout);
+    let lines = "data\ndata\nvalue\nhidden\nt\nb\nshut\nopen\n0027\n";
+    let console = String::from_utf8_lossy(&said.console);
+    assert_eq!(stdout, lines, "{console} {:?}", said.events);
+
+    let bad = step(StepAction::Mount, b"nosuchfs", b"/x", 0);
+    let steps = [good[0], bad, good[3]];
+    let record = StartRecord {
+        steps: &steps,
+        ..record
+    };
+    let said = guest.run_record(&record.encode()).unwrap();
+    let failed = Event::Failed {
+        stage: Stage::Setup,
+        errno: 19,
+        which: 1,
+    };
+    assert_eq!(said.events.last(), Some(&failed));
+    assert!(said.stdout.is_empty());
+}
+
+#[test]
+fn capabilities_are_given_up_and_a_limit_without_control_groups_starts_nothing() {
+    let mut guest = Guest::new();
+    guest.image = guest.image.link("busybox", "bin/chroot");
+    let script = b"chroot / /bin/sh -c 'echo changed' || echo kept";
+    let argv: [&[u8]; 3] = [b"/bin/sh", b"-c", script];
+    /// CAP_SYS_CHROOT.
+    const CHROOT: u64 = 1 << 18;
+    for (set, printed) in [(CHROOT, "changed\n"), (!CHROOT, "kept\n")] {
+        let record = StartRecord {
+            flags: HAS_CAPABILITIES | NO_NEW_PRIVILEGES,
+            capabilities: Capabilities {
+                bounding: set,
+                effective: set,
+                permitted: set,
+                ..Capabilities::default()
+            },
+            ..Guest::plain(&argv)
+        };
+        let Some(said) = guest.run_record(&record.encode()) else {
+            return;
+        };
+        let stdout = String::from_utf8_lossy(&said.stdout);
+        assert_eq!(stdout, printed, "{:?}", said.events);
+    }
+    let record = StartRecord {
+        pids: 9,
+        ..Guest::plain(&argv)
+    };
+    let said = guest.run_record(&record.encode()).unwrap();
+    let failed = Event::Failed {
+        stage: Stage::Pids,
+        errno: 2,
+        which: 0,
+    };
+    assert_eq!(said.events.last(), Some(&failed));
+}
+
+#[test]
+fn a_held_command_is_announced_and_starts_with_the_hosts_request() {
+    let guest = Guest::new();
+    let argv: [&[u8]; 3] = [b"/bin/sh", b"-c", b"echo runs"];
+    let record = StartRecord {
+        flags: HELD,
+        ..Guest::plain(&argv)
+    };
+    // In a file PID 1 reads on behind what it has written.
+    let length = |event: Event| event.encode(&mut [0; FRAME_MAX]);
+    let ready = Event::Ready {
+        init: 0,
+        unpack_begin: 0,
+        unpack_end: 0,
+    };
+    let before = length(ready) + length(Event::Held);
+    let mut status = vec![0; before];
+    for request in [HostRequest::CopyOut, HostRequest::Start] {
+        let mut frame = [0; HOST_REQUEST_MAX];
+        let length = request.encode(&mut frame);
+        status.extend(&frame[..length]);
+    }
+    let requests = before..status.len();
+    let Some(said) = guest.run_held(&record.encode(), &status, requests) else {
+        return;
+    };
+    let [
+        Event::Ready { .. },
+        Event::Held,
+        Event::Started(_),
+        Event::Exited(0, _),
+    ] = said.events[..]
+    else {
+        panic!("{:?}", said.events);
+    };
+    assert_eq!(said.stdout, b"runs\n");
+}
+
 #[test]
 fn a_damaged_record_starts_nothing() {
     let guest = Guest::new();
@@ -373,7 +540,7 @@ fn a_table_that_is_damaged_or_missing_starts_nothing() {
 
 #[test]
 fn rdinit_is_a_small_static_program_that_needs_nothing() {
-    assert!(RDINIT.len() < 64 << 10, "{} bytes", RDINIT.len());
+    assert!(RDINIT.len() < 72 << 10, "{} bytes", RDINIT.len());
     assert_eq!(&RDINIT[..4], b"\x7fELF");
     let program_headers = RDINIT[64..].chunks(56).take(usize::from(RDINIT[56]));
     const PT_INTERP: u8 = 3;

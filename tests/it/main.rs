@@ -73,6 +73,10 @@ mod load;
 
 mod sandbox;
 
+mod container;
+
+mod oci;
+
 mod stubs;
 
 mod kernels;

@@ -39,6 +39,13 @@ fn a_sandbox_is_started_once_stopped_and_waited_for() {
         assert_eq!(printed, "out\n");
         assert_eq!(ends.wait().unwrap().report.exit_code, 3);
 
+        let mut held = Request::new(busybox().path(), ["busybox", "true"]).engine(choice);
+        held.held = true;
+        let mut held = Sandbox::create(held).unwrap();
+        held.start(streams()).unwrap();
+        held.release();
+        assert_eq!(held.wait().unwrap().report.exit_code, 0);
+
         let mut sleeps = sandbox("sleep 1000");
         sleeps.start(streams()).unwrap();
         sleeps.signal(SIGTERM);

@@ -16,6 +16,7 @@ const UNSAFE: &[&str] = &[
     "rdinit/src/sys.rs",
     "rdinit/src/sys/shared.rs",
     "rdinit/src/main.rs",
+    "src/oci/namespaces.rs",
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {
@@ -96,9 +97,9 @@ fn files_are_short_and_say_what_they_are() {
 }
 
 /// The most public items of the crates, and of the root package, whose hidden modules its program uses. The frames and streams of
-/// the network, which both ends use, are 29 of them, and the proxy 19.
-const CRATES: usize = 594;
-const ROOT: usize = 232;
+/// the network, which both ends use, are 29 of them, and the proxy 19; the OCI runtime and its command line are 54 of the package's.
+const CRATES: usize = 609;
+const ROOT: usize = 291;
 
 /// Counts the lines before the unit tests that begin with `pub` and an item; fields are not items, and what is `pub(crate)`
 /// is no interface. What only tests are made of does not count.
@@ -507,4 +508,21 @@ fn doc_comments_begin_with_a_noun_or_a_verb() {
             );
         }
     }
+}
+
+/// The table of clauses in docs/oci.md names tests that there are.
+#[test]
+fn the_tests_of_the_specification_are_there() {
+    let text = fs::read_to_string("docs/oci.md").unwrap();
+    let mut named = 0;
+    for name in text
+        .split('`')
+        .filter(|name| name.contains("::") && !name.contains(' '))
+    {
+        let (file, test) = name.split_once("::").unwrap();
+        let source = fs::read_to_string(format!("tests/it/oci/{file}.rs")).unwrap_or_default();
+        assert!(source.contains(&format!("fn {test}()")), "{name}");
+        named += 1;
+    }
+    assert!(named > 30, "{named}");
 }

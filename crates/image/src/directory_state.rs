@@ -329,6 +329,7 @@ fn text(bytes: &[u8]) -> Option<(&CStr, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Ownership;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
     use std::path::Path;
@@ -344,7 +345,13 @@ mod tests {
 
     /// The states that the two ways of reading a directory find.
     fn states(root: &Path) -> [Vec<u8>; 2] {
-        let walked = walk(Arc::new(host(root)), EntryBuilder::plain(), None, true).unwrap();
+        let walked = walk(
+            Arc::new(host(root)),
+            EntryBuilder::plain(&Ownership::Root),
+            None,
+            true,
+        )
+        .unwrap();
         [of(&host(root)).unwrap(), walked.state].map(|state| state.bytes)
     }
 
@@ -394,7 +401,13 @@ mod tests {
                 assert!(!is_that_of(&host(root), state), "change {index}, way {way}");
             }
         }
-        let walked = walk(Arc::new(host(root)), EntryBuilder::plain(), None, true).unwrap();
+        let walked = walk(
+            Arc::new(host(root)),
+            EntryBuilder::plain(&Ownership::Root),
+            None,
+            true,
+        )
+        .unwrap();
         assert!(walked.state.settled().is_none(), "changed just now");
         assert!(of(&host(root)).unwrap().settled().is_none());
     }

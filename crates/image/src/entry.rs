@@ -108,11 +108,11 @@ impl<'a> EntryBuilder<'a> {
         }
     }
 
-    /// For files that are no image: all root's, without extended attributes.
-    pub(super) fn plain() -> Self {
+    /// For files that are no image: without extended attributes.
+    pub(super) fn plain(owner: &'a Ownership) -> Self {
         Self {
             attributes: None,
-            ..Self::new(&Ownership::Root, None)
+            ..Self::new(owner, None)
         }
     }
 

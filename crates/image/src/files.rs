@@ -11,6 +11,7 @@ use super::Error;
 use super::dir::{self, Walked};
 use super::entry::{EntryBuilder, failed, look};
 use super::host::{HostDir, HostRoot};
+use super::reference::Ownership;
 use super::tree::{Entry, ImagePath};
 
 /// Says of a path below the directory that is read, and of its kind, that it stays out. A directory that does is not
@@ -18,26 +19,35 @@ use super::tree::{Entry, ImagePath};
 pub(crate) type PathFilter<'a> = &'a (dyn Fn(&[u8], FileType) -> bool + Sync);
 
 /// Everything at and below the directory at `path` that `filter` lets through, in the order of a tree and with its root,
-/// all of it root's; and the directories that something else is mounted on, which come empty.
+/// its owners read as `owner` has it; and the directories that something else is mounted on, which come empty.
 ///
 /// # Errors
 /// As for an image.
-pub fn below(path: &Path, filter: PathFilter<'_>) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
+pub fn below(
+    path: &Path,
+    owner: &Ownership,
+    filter: PathFilter<'_>,
+) -> Result<(Vec<Entry>, Vec<ImagePath>), Error> {
     let root = HostRoot::open(path).map_err(|errno| Error::Image {
         path: path.to_owned(),
         source: errno.into(),
     })?;
     let Walked {
         entries, mounts, ..
-    } = dir::walk(Arc::new(root), EntryBuilder::plain(), Some(filter), false)?;
+    } = dir::walk(
+        Arc::new(root),
+        EntryBuilder::plain(owner),
+        Some(filter),
+        false,
+    )?;
     Ok((entries, mounts))
 }
 
-/// The regular file at `path`, as an entry without a path. Links are followed; by the time it is read none may be left.
+/// The regular file at `path`, as an entry without a path, its owner read as `owner` has it. Links are followed; by the time it is read none may be left.
 ///
 /// # Errors
 /// As for an image.
-pub fn one(path: &Path) -> Result<Entry, Error> {
+pub fn one(path: &Path, owner: &Ownership) -> Result<Entry, Error> {
     let unreadable = |source| Error::Image {
         path: path.to_owned(),
         source,
@@ -52,7 +62,7 @@ pub fn one(path: &Path) -> Result<Entry, Error> {
     let failed = |errno| failed(&dir, name, errno);
     let fd = dir.open().map_err(failed)?;
     let seen = look(&fd, name, FileType::RegularFile).map_err(failed)?;
-    let mut entry = [EntryBuilder::plain().named(&dir, &fd, name, seen)?];
+    let mut entry = [EntryBuilder::plain(owner).named(&dir, &fd, name, seen)?];
     dir::number_links(&mut entry);
     let [entry] = entry;
     Ok(Entry {

@@ -35,7 +35,7 @@ pub enum Event {
         stage: Stage,
         /// The kernel's answer.
         errno: i32,
-        /// Which of several: the index of a copy, the number of a limit; zero where there is one only.
+        /// Which of several: the index of a copy or a step, the number of a limit; zero where there is one only.
         which: u32,
     },
     /// So many bytes of standard input may have been sent in all: there is room for them.
@@ -44,6 +44,8 @@ pub enum Event {
     Mapped,
     /// After so many bytes on its port the rest of this stream comes through its ring.
     Switched(Ring, u64),
+    /// Everything is ready for the command, which is held until the host has it started.
+    Held,
     /// There is something new in the rings.
     Bell,
 }
@@ -134,6 +136,14 @@ pub enum Stage {
     Network = 14,
     /// Swapping to a region of memory.
     Scratch = 15,
+    /// A step of the start record.
+    Setup = 16,
+    /// Making the root read-only.
+    ReadOnlyRoot = 17,
+    /// Limiting the number of processes.
+    Pids = 18,
+    /// Giving up capabilities and new privileges.
+    Privileges = 19,
 }
 
 impl Stage {
@@ -155,6 +165,10 @@ impl Stage {
             Self::Modules,
             Self::Network,
             Self::Scratch,
+            Self::Setup,
+            Self::ReadOnlyRoot,
+            Self::Pids,
+            Self::Privileges,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)
@@ -211,7 +225,7 @@ impl Event {
                 w.put(&[ring as u8]);
                 w.put(&after.to_le_bytes());
             }
-            Self::Mapped => {}
+            Self::Mapped | Self::Held => {}
             Self::Bell => {
                 out[0] = BELL;
                 return 1;
@@ -244,6 +258,7 @@ impl Event {
             Self::Credit(_) => 7,
             Self::Mapped => 8,
             Self::Switched(..) => 9,
+            Self::Held => 10,
             Self::Bell => BELL,
         }
     }
@@ -268,6 +283,7 @@ impl Event {
             7 => Self::Credit(r.u64()?),
             8 => Self::Mapped,
             9 => Self::Switched(Ring::from_byte(r.u8()?)?, r.u64()?),
+            10 => Self::Held,
             6 => Self::AttributesLost(AttributesLost {
                 attributes: r.u32()?,
                 files: r.u32()?,
@@ -357,6 +373,12 @@ mod tests {
             Event::Credit(1 << 50),
             Event::Mapped,
             Event::Switched(Ring::Stderr, 1 << 33),
+            Event::Held,
+            Event::Failed {
+                stage: Stage::Privileges,
+                errno: 1,
+                which: u32::MAX,
+            },
             Event::Bell,
         ]
     }

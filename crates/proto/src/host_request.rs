@@ -27,6 +27,8 @@ pub enum HostRequest {
     CopyOut,
     /// So many bytes of standard input have been put into the inbound ring in all.
     Produced(u64),
+    /// Start the command that was held.
+    Start,
     /// There is room in a ring again.
     Bell,
 }
@@ -46,6 +48,7 @@ impl HostRequest {
                 (2, 4)
             }
             Self::CopyOut => (4, 0),
+            Self::Start => (6, 0),
             Self::StdinEnd(total) | Self::Produced(total) => {
                 payload = total.to_le_bytes();
                 (
@@ -84,6 +87,7 @@ impl HostRequest {
             3 => r.u64().map(Self::StdinEnd),
             4 => Some(Self::CopyOut),
             5 => r.u64().map(Self::Produced),
+            6 => Some(Self::Start),
             _ => None,
         };
         match request {
@@ -108,6 +112,7 @@ mod tests {
             HostRequest::StdinEnd(1 << 40),
             HostRequest::CopyOut,
             HostRequest::Produced(7),
+            HostRequest::Start,
             HostRequest::Bell,
         ] {
             let mut frame = [0; HOST_REQUEST_MAX];

@@ -8,7 +8,7 @@
 extern crate alloc;
 
 /// Version of all formats.
-pub(crate) const VERSION: u8 = 7;
+pub(crate) const VERSION: u8 = 8;
 
 mod attributes;
 mod copy_frame;
@@ -21,6 +21,7 @@ mod net_streams;
 mod rings;
 mod room;
 mod start;
+mod step;
 
 pub use attributes::*;
 pub use copy_frame::*;
@@ -33,6 +34,7 @@ pub use net_streams::*;
 pub use rings::*;
 pub use room::*;
 pub use start::*;
+pub use step::*;
 
 /// A frame of one byte, in both directions: look at the rings. No other frame begins like this, and no text has it.
 pub(crate) const BELL: u8 = 0xf6;

@@ -1,5 +1,6 @@
 //! Host to guest: the start record, a file in the last cpio segment.
 
+use crate::step::{STEP, STEP_STRINGS, Steps};
 use crate::{Decoder, VERSION};
 
 /// The suffix of rdinit's own path (its `argv[0]`) that gives the path of the start record.
@@ -33,6 +34,16 @@ pub const HAS_MODULES: u32 = 256;
 pub const HAS_NETWORK: u32 = 512;
 /// Flag in a start record: connections to [`NET_PORT`](crate::NET_PORT) are for the host's proxy.
 pub const HAS_PROXY: u32 = 1024;
+/// Flag in a start record: the command gets the [`Capabilities`] of the record and no others.
+pub const HAS_CAPABILITIES: u32 = 2048;
+/// Flag in a start record: neither the command nor what it executes gains privileges by executing a file.
+pub const NO_NEW_PRIVILEGES: u32 = 4096;
+/// Flag in a start record: nothing can be written to the root file system when the command starts.
+pub const READ_ONLY_ROOT: u32 = 8192;
+/// Flag in a start record: PID 1 does everything up to starting the command, sends [`Event::Held`](crate::Event::Held) and
+/// waits for [`HostRequest::Start`](crate::HostRequest::Start).
+pub const HELD: u32 = 16384;
+
 /// The region with this in the place of a mount point is swap space, with its header: the last one.
 pub const SWAP: &[u8] = b"swap";
 
@@ -51,6 +62,21 @@ pub struct Limit {
     pub hard: u64,
 }
 
+/// The capability sets of a process (`capabilities(7)`), a bit for each capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    /// The most that it can ever have.
+    pub bounding: u64,
+    /// Those that count now.
+    pub effective: u64,
+    /// Those that are kept over exec by files that have them as well.
+    pub inheritable: u64,
+    /// Those that it can make effective.
+    pub permitted: u64,
+    /// Those that a user other than root keeps over exec.
+    pub ambient: u64,
+}
+
 /// The instructions to PID 1: a view of the record's bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
@@ -67,6 +93,12 @@ pub struct Start<'a> {
     pub window: [u16; 2],
     /// The physical address of the rings; zero where there are none.
     pub rings: u64,
+    /// The file mode mask of the command.
+    pub umask: u32,
+    /// The most processes and threads that there may be of the command; zero for no limit.
+    pub pids: u32,
+    /// The command's, with [`HAS_CAPABILITIES`].
+    pub capabilities: Capabilities,
     /// Supplementary groups, four bytes each.
     groups: &'a [u8],
     /// Resource limits, twenty bytes each.
@@ -81,6 +113,8 @@ pub struct Start<'a> {
     pub copies_out: usize,
     /// Number of regions of memory: a string each.
     pub regions: usize,
+    /// The steps' numbers, [`STEP`] bytes each.
+    steps: &'a [u8],
 }
 
 /// The strings of a record in their order, each followed by a NUL.
@@ -105,6 +139,8 @@ pub struct Strings<'a> {
     /// Where each region is mounted, in the order of their addresses; the root's is `/`, and the first. [`SWAP`] is not
     /// mounted.
     pub regions: &'a [u8],
+    /// The steps' strings, which [`Start::steps`] takes apart.
+    steps: &'a [u8],
 }
 
 impl<'a> Start<'a> {
@@ -116,12 +152,22 @@ impl<'a> Start<'a> {
         }
         let (flags, uid, gid, linger_ms) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
         let (window, rings) = ([r.u16()?, r.u16()?], r.u64()?);
+        let (umask, pids) = (r.u32()?, r.u32()?);
+        let capabilities = Capabilities {
+            bounding: r.u64()?,
+            effective: r.u64()?,
+            inheritable: r.u64()?,
+            permitted: r.u64()?,
+            ambient: r.u64()?,
+        };
         let mut count = || r.u32().map(|count| count as usize);
         let (groups, limits) = (count()?, count()?);
         let (argc, envc, copies_in, copies_out) = (count()?, count()?, count()?, count()?);
-        let regions = count()?;
+        let (regions, steps) = (count()?, count()?);
         let groups = r.take(groups.checked_mul(4)?)?;
         let limits = r.take(limits.checked_mul(LIMIT)?)?;
+        let step_strings = steps.checked_mul(STEP_STRINGS)?;
+        let steps = r.take(steps.checked_mul(STEP)?)?;
         let start = Self {
             flags,
             uid,
@@ -129,6 +175,9 @@ impl<'a> Start<'a> {
             linger_ms,
             window,
             rings,
+            umask,
+            pids,
+            capabilities,
             groups,
             limits,
             argc,
@@ -136,6 +185,7 @@ impl<'a> Start<'a> {
             copies_in,
             copies_out,
             regions,
+            steps,
         };
         let strings = Strings {
             console: r.string()?,
@@ -147,8 +197,11 @@ impl<'a> Start<'a> {
             copies_in: r.strings(copies_in.checked_mul(2)?)?,
             copies_out: r.strings(copies_out)?,
             regions: r.strings(regions)?,
+            steps: r.strings(step_strings)?,
         };
-        (r.bytes.is_empty() && argc > 0).then_some((start, strings))
+        let known_steps = start.steps(&strings).count() * STEP;
+        let is_whole = r.bytes.is_empty() && known_steps == start.steps.len();
+        (is_whole && argc > 0).then_some((start, strings))
     }
 
     /// The resource limits.
@@ -163,11 +216,19 @@ impl<'a> Start<'a> {
         })
     }
 
-    /// The supplementary groups.
-    pub fn groups(&self) -> impl ExactSizeIterator<Item = u32> + 'a {
+    /// The supplementary groups as the kernel of a little-endian machine takes them, four bytes each.
+    pub fn groups(&self) -> &'a [u8] {
         self.groups
-            .chunks_exact(4)
-            .map(|g| u32::from_le_bytes([g[0], g[1], g[2], g[3]]))
+    }
+
+    /// The steps, whose strings are in `strings`.
+    pub fn steps(&self, strings: &Strings<'a>) -> Steps<'a> {
+        Steps {
+            numbers: Decoder { bytes: self.steps },
+            strings: Decoder {
+                bytes: strings.steps,
+            },
+        }
     }
 }
 
@@ -213,6 +274,12 @@ pub struct StartRecord<'a> {
     pub window: [u16; 2],
     /// The physical address of the rings; zero where there are none.
     pub rings: u64,
+    /// The file mode mask of the command.
+    pub umask: u32,
+    /// The most processes and threads of the command; zero for no limit.
+    pub pids: u32,
+    /// The command's, with [`HAS_CAPABILITIES`].
+    pub capabilities: Capabilities,
     /// Resource limits.
     pub limits: &'a [Limit],
     /// For each copy in where it has landed and where it is to go.
@@ -221,6 +288,8 @@ pub struct StartRecord<'a> {
     pub copies_out: &'a [&'a [u8]],
     /// Where each region is mounted.
     pub regions: &'a [&'a [u8]],
+    /// The steps before the command runs, in order.
+    pub steps: &'a [crate::Step<'a>],
 }
 
 #[cfg(not(freestanding))]
@@ -235,6 +304,17 @@ impl StartRecord<'_> {
         let window = self.window.iter().flat_map(|n| n.to_le_bytes());
         out.extend(window);
         out.extend(self.rings.to_le_bytes());
+        out.extend(self.umask.to_le_bytes());
+        out.extend(self.pids.to_le_bytes());
+        let caps = self.capabilities;
+        let sets = [
+            caps.bounding,
+            caps.effective,
+            caps.inheritable,
+            caps.permitted,
+            caps.ambient,
+        ];
+        sets.iter().for_each(|set| out.extend(set.to_le_bytes()));
         let counts = [
             self.groups.len(),
             self.limits.len(),
@@ -243,6 +323,7 @@ impl StartRecord<'_> {
             self.copies_in.len(),
             self.copies_out.len(),
             self.regions.len(),
+            self.steps.len(),
         ];
         counts
             .iter()
@@ -253,6 +334,10 @@ impl StartRecord<'_> {
             out.extend(limit.soft.to_le_bytes());
             out.extend(limit.hard.to_le_bytes());
         }
+        for step in self.steps {
+            out.extend((step.action as u32).to_le_bytes());
+            out.extend(step.flags.to_le_bytes());
+        }
         let fixed = self.ports.into_iter().chain([self.workdir, self.hostname]);
         for string in fixed
             .chain(self.argv.iter().copied())
@@ -260,6 +345,7 @@ impl StartRecord<'_> {
             .chain(self.copies_in.iter().flatten().copied())
             .chain(self.copies_out.iter().copied())
             .chain(self.regions.iter().copied())
+            .chain(self.steps.iter().flat_map(crate::Step::strings))
         {
             out.extend(string.iter().take_while(|&&byte| byte != 0));
             out.push(0);
@@ -271,6 +357,7 @@ impl StartRecord<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Step, StepAction};
     use alloc::vec::Vec;
 
     #[test]
@@ -289,6 +376,31 @@ mod tests {
                 hard: 0,
             },
         ];
+        let capabilities = Capabilities {
+            bounding: 1 << 63,
+            effective: 2,
+            inheritable: 3,
+            permitted: 4,
+            ambient: 5,
+        };
+        let steps = [
+            Step {
+                action: StepAction::Mount,
+                flags: 1 << 40 | 6,
+                source: b"/src",
+                target: b"/mnt",
+                kind: b"",
+                data: b"size=1m,mode=700",
+            },
+            Step {
+                action: StepAction::Write,
+                flags: 0,
+                source: b"",
+                target: b"/proc/sys/net/x",
+                kind: b"",
+                data: b"1 2\n",
+            },
+        ];
         let bytes = StartRecord {
             flags: WANT_TIMELINE,
             uid: 1000,
@@ -302,16 +414,34 @@ mod tests {
             env: &env,
             window: [24, 80],
             rings: 1 << 40,
+            umask: 0o27,
+            pids: 99,
+            capabilities,
             limits: &limits,
             copies_in: &[[b"/.rdvm.in/0/a", b"/src"]],
             copies_out: &[b"/out", b"x"],
             regions: &[b"/", b"/data", SWAP],
+            steps: &steps,
         }
         .encode();
         let (start, strings) = Start::decode(&bytes).unwrap();
         assert_eq!((start.flags, start.uid, start.gid), (1, 1000, 100));
         assert_eq!(start.linger_ms, 77);
-        assert_eq!(start.groups().collect::<Vec<_>>(), [4, 24]);
+        assert_eq!(start.groups(), [4, 0, 0, 0, 24, 0, 0, 0]);
+        assert_eq!((start.umask, start.pids), (0o27, 99));
+        assert_eq!(start.capabilities, capabilities);
+        let decoded: Vec<_> = start.steps(&strings).collect();
+        assert_eq!(
+            decoded[1],
+            Step {
+                source: b"\0",
+                target: b"/proc/sys/net/x\0",
+                kind: b"\0",
+                data: b"1 2\n\0",
+                ..steps[1]
+            }
+        );
+        assert_eq!((decoded[0].flags, decoded.len()), (1 << 40 | 6, 2));
         assert_eq!(
             (strings.stdout, strings.workdir, strings.hostname),
             (&b"/dev/ttyS1\0"[..], &b"/src\0"[..], &b"\0"[..])
@@ -332,5 +462,11 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Start::decode(&bytes[..cut]).is_none(), "cut at {cut}");
         }
+        // An action that there is none of.
+        let number = (1u64 << 40 | 6).to_le_bytes();
+        let at = bytes.windows(8).position(|window| window == number);
+        let mut unknown = bytes;
+        unknown[at.unwrap() - 4] = 9;
+        assert!(Start::decode(&unknown).is_none());
     }
 }

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 ///
 /// /proc cannot be read.
 #[allow(unsafe_code)]
-pub(crate) fn close_inherited() -> io::Result<()> {
+pub fn close_inherited() -> io::Result<()> {
     let names = fs::read_dir("/proc/self/fd")?;
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
     // The directory's own descriptor is among them, and closed once the numbers are collected.

@@ -34,6 +34,7 @@ mod skips;
 #[cfg(test)]
 mod tests;
 
+pub use descriptors::close_inherited;
 pub use gateway::Settings;
 pub use process::{ProcessError, Proxy, main};
 pub use record::{Reached, Record, Refused};

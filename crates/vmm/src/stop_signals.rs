@@ -1,15 +1,19 @@
-//! Requests from outside to stop a machine, or to tell its command something, by the number of a signal.
+//! Requests from outside to start a machine's command, to stop the machine, or to tell its command something, by the number of a
+//! signal.
 //!
 //! [`StopSignals::new`] catches nothing: the caller calls [`StopSignals::stop`]. [`StopSignals::catch`] installs signal
-//! handlers, as a program does whose machine is what it runs.
+//! handlers, as a program does whose machine is what it runs. Two kinds of signals reach the command: those that stop the
+//! machine tell it first, and those that are delivered are its own affair.
 
 #[allow(unsafe_code)]
 mod handlers;
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
@@ -27,6 +31,11 @@ pub struct StopSignals {
     /// The number that [`Self::stop`] was called with, or zero.
     told: AtomicI32,
     catcher: Option<Catcher>,
+    /// Signals that are caught are delivered to the command, and do not stop the machine.
+    delivers: bool,
+    /// Signals to deliver, in their order.
+    deliveries: Mutex<VecDeque<i32>>,
+    is_released: AtomicBool,
     wake: UnixStream,
     notify: UnixStream,
 }
@@ -43,6 +52,9 @@ impl StopSignals {
         Ok(Self {
             told: AtomicI32::new(0),
             catcher: None,
+            delivers: false,
+            deliveries: Mutex::default(),
+            is_released: AtomicBool::new(false),
             wake: wake.into(),
             notify: notify.into(),
         })
@@ -76,6 +88,36 @@ impl StopSignals {
         })
     }
 
+    /// Catches the same signals as [`Self::catch_for_command`] and delivers those that come to the command as [`Self::deliver`] does.
+    /// As everywhere, a signal that comes twice before it is looked at has come once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::catch`].
+    pub fn catch_for_container() -> io::Result<Self> {
+        Ok(Self {
+            delivers: true,
+            ..Self::catch_for_command()?
+        })
+    }
+
+    /// Delivers a signal, 1 to 64, to the command and the processes of its group. What it makes of it is its own affair, however
+    /// often it comes; none is lost. Before the command runs, SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGKILL, SIGUSR1 and SIGUSR2 end the
+    /// machine and others are forgotten, as when a process is sent one whose action is the default. Other numbers are no
+    /// signals, and ignored.
+    pub fn deliver(&self, signal: i32) {
+        if (1..=64).contains(&signal) {
+            self.deliveries().push_back(signal);
+            wake(&self.notify);
+        }
+    }
+
+    /// Has a command started that is held.
+    pub fn release(&self) {
+        self.is_released.store(true, Ordering::SeqCst);
+        wake(&self.notify);
+    }
+
     /// Stops the machine as if this signal had come.
     pub fn stop(&self, signal: i32) {
         self.told.store(signal, Ordering::SeqCst);
@@ -100,7 +142,7 @@ impl StopSignals {
     /// Returns the most urgent signal that came and has not been taken, if one did.
     pub fn signal(&self) -> Option<i32> {
         let told = self.told.load(Ordering::SeqCst);
-        let catcher = self.catcher.as_ref();
+        let catcher = self.catcher.as_ref().filter(|_| !self.delivers);
         let mut all = ENDING.into_iter().chain(OTHERS);
         let came = all.find(|signal| catcher.is_some_and(|catcher| catcher.has(*signal)));
         Some(told).filter(|told| *told != 0).or(came)
@@ -114,6 +156,34 @@ impl StopSignals {
         if let (Err(_), Some(catcher)) = (told, &self.catcher) {
             catcher.take(signal);
         }
+    }
+
+    /// True if a command that was held may start.
+    pub(crate) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::SeqCst)
+    }
+
+    /// Takes the next signal to deliver to the command.
+    pub(crate) fn take_delivery(&self) -> Option<i32> {
+        let told = self.deliveries().pop_front();
+        let catcher = self.catcher.as_ref().filter(|_| self.delivers);
+        let mut all = ENDING.into_iter().chain(OTHERS);
+        told.or_else(|| catcher.and_then(|catcher| all.find(|signal| catcher.take(*signal))))
+    }
+
+    /// True if a signal waits to be delivered that `is_wanted`.
+    pub(crate) fn has_delivery(&self, is_wanted: fn(i32) -> bool) -> bool {
+        let catcher = self.catcher.as_ref().filter(|_| self.delivers);
+        let mut all = ENDING.into_iter().chain(OTHERS);
+        let caught = |signal: i32| catcher.is_some_and(|catcher| catcher.has(signal));
+        let told = self.deliveries().iter().any(|signal| is_wanted(*signal));
+        told || all.any(|signal| caught(signal) && is_wanted(signal))
+    }
+
+    fn deliveries(&self) -> MutexGuard<'_, VecDeque<i32>> {
+        self.deliveries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True if the terminal's size has changed since this was called last.
@@ -171,6 +241,39 @@ mod tests {
         signals.take(SIGTERM);
         assert_eq!(signals.signal(), None);
         assert_eq!((&signals.wake).read(&mut [0; 9]).unwrap(), 1);
+    }
+
+    #[test]
+    fn deliveries_keep_their_order_and_number_and_stop_nothing() {
+        let signals = StopSignals::new().unwrap();
+        assert!(!signals.is_released());
+        for signal in [SIGTERM, 28, SIGTERM, 0, 65, -1, 64] {
+            signals.deliver(signal);
+        }
+        assert_eq!(signals.signal(), None);
+        assert!(signals.has_delivery(|signal| signal == 64));
+        assert!(!signals.has_delivery(|signal| signal == SIGINT));
+        let taken: Vec<i32> = std::iter::from_fn(|| signals.take_delivery()).collect();
+        assert_eq!(taken, [SIGTERM, 28, SIGTERM, 64]);
+        assert!(!signals.has_delivery(|_| true));
+        signals.release();
+        assert!(signals.is_released());
+        assert_eq!((&signals.wake).read(&mut [0; 9]).unwrap(), 5);
+    }
+
+    #[test]
+    fn what_a_container_catches_is_delivered_and_stops_nothing() {
+        let signals = StopSignals::catch_for_container().unwrap();
+        for signal in [SIGUSR1, SIGTERM, SIGHUP] {
+            signal_hook::low_level::raise(signal).unwrap();
+        }
+        assert_eq!(signals.signal(), None);
+        assert!(signals.has_delivery(|signal| signal == SIGUSR1));
+        let taken: Vec<i32> = std::iter::from_fn(|| signals.take_delivery()).collect();
+        assert_eq!(taken, [SIGTERM, SIGHUP, SIGUSR1]);
+        // The caller can still stop the machine.
+        signals.stop(SIGTERM);
+        assert_eq!(signals.signal(), Some(SIGTERM));
     }
 
     #[test]

@@ -58,6 +58,12 @@ impl Terminal {
         }
     }
 
+    /// Returns rows and columns for a command that is about to start.
+    pub(crate) fn window(&mut self) -> Option<[u16; 2]> {
+        self.is_new = false;
+        window()
+    }
+
     /// Makes every key the guest's from now on, Ctrl-C too, until this is dropped.
     pub(crate) fn hand_over(&self) {
         if let Some(fd) = &self.typed {

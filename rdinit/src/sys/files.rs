@@ -91,6 +91,8 @@ pub(crate) struct FileSystem {
     pub inodes: u64,
     /// Inodes of those that are free.
     pub free_inodes: u64,
+    /// Restrictions of its mount, by the flags of `mount(2)`.
+    pub flags: usize,
 }
 
 /// The file system that `name` is on.
@@ -102,6 +104,7 @@ pub(crate) fn stat_fs(name: &[u8]) -> Result<FileSystem> {
         free_bytes: words[3].saturating_mul(words[1]),
         inodes: words[5],
         free_inodes: words[6],
+        flags: words[10] as usize,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Limits, free memory, signals to others, terminals and serial ports.
 
 use crate::arch::*;
+use rdvm_proto::Capabilities;
 
 use super::{O_CLOEXEC, O_NOCTTY, O_RDWR, Result, call, call3, open};
 
@@ -14,6 +15,53 @@ pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
         0,
     )
     .map(drop)
+}
+
+/// `prctl(2)`, with an option and two arguments.
+fn control(option: usize, a: usize, b: usize) -> Result<usize> {
+    call(__NR_prctl, [option, a, b, 0, 0, 0])
+}
+
+/// True if the kernel has a capability of this number.
+pub(crate) fn is_capability(number: usize) -> bool {
+    const PR_CAPBSET_READ: usize = 23;
+    control(PR_CAPBSET_READ, number, 0).is_ok()
+}
+
+/// Takes a capability out of the bounding set of this process.
+pub(crate) fn drop_bounding(number: usize) -> Result<()> {
+    const PR_CAPBSET_DROP: usize = 24;
+    control(PR_CAPBSET_DROP, number, 0).map(drop)
+}
+
+/// Keeps the permitted capabilities when this process becomes another user's.
+pub(crate) fn keep_capabilities() -> Result<()> {
+    const PR_SET_KEEPCAPS: usize = 8;
+    control(PR_SET_KEEPCAPS, 1, 0).map(drop)
+}
+
+/// Puts a capability into the ambient set of this process, which has it as a permitted and an inheritable one.
+pub(crate) fn raise_ambient(number: usize) -> Result<()> {
+    const PR_CAP_AMBIENT: usize = 47;
+    const PR_CAP_AMBIENT_RAISE: usize = 2;
+    control(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number).map(drop)
+}
+
+/// Keeps this process, and those it starts, from gaining privileges by executing a file.
+pub(crate) fn no_new_privileges() -> Result<()> {
+    const PR_SET_NO_NEW_PRIVS: usize = 38;
+    control(PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
+}
+
+/// Sets the effective, permitted and inheritable capabilities of this process.
+pub(crate) fn set_capabilities(sets: &Capabilities) -> Result<()> {
+    // _LINUX_CAPABILITY_VERSION_3, and zero for this process.
+    let head = [0x2008_0522u32, 0];
+    let sets = [sets.effective, sets.permitted, sets.inheritable];
+    // The lower halves of all three, then the upper ones.
+    let halves = [0, 32].map(|shift| sets.map(|set| (set >> shift) as u32));
+    let (head, halves) = (&raw const head as usize, &raw const halves as usize);
+    call3(__NR_capset, head, halves, 0).map(drop)
 }
 
 /// RAM and swap space that nobody uses, in bytes.

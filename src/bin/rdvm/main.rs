@@ -5,11 +5,13 @@ mod doctor;
 mod inspect;
 mod kernel;
 mod notice;
+mod oci;
 mod pack;
 mod print;
 mod refuse;
 mod run;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +19,7 @@ use std::time::Instant;
 use clap::CommandFactory;
 use rdvm::cli::{Cli, Verb};
 use rdvm::network::PROXY_VERB;
+use rdvm::oci::MACHINE_VERB;
 use rdvm::report::FAILED;
 use signal_hook::consts::SIGXFSZ;
 
@@ -31,7 +34,11 @@ fn main() -> ExitCode {
         return rdvm_proxy::main();
     }
     let began = Instant::now();
-    let cli = match rdvm::cli::parse(std::env::args_os()) {
+    if let Some(code) = machine() {
+        return ExitCode::from(code);
+    }
+    let words = rdvm::cli::words(std::env::args_os().collect());
+    let cli = match rdvm::cli::parse(words) {
         Ok(cli) => cli,
         Err(refused) => return ExitCode::from(refuse::refuse(&refused)),
     };
@@ -44,6 +51,15 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Runs a container's machine, if that is what this process was started for.
+fn machine() -> Option<u8> {
+    let mut words = std::env::args_os().skip(1);
+    let is_machine = words.next().is_some_and(|verb| verb == MACHINE_VERB);
+    let directory = words.next().filter(|_| is_machine)?;
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    Some(rdvm::oci::machine(Path::new(&directory)))
+}
+
 fn act(verb: Verb, began: Instant) -> Result<u8> {
     match verb {
         Verb::Run(args) => run::run(*args, began),
@@ -52,6 +68,7 @@ fn act(verb: Verb, began: Instant) -> Result<u8> {
         Verb::Inspect(args) => inspect::inspect(args),
         Verb::Kernel(verb) => kernel::kernel(verb),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Oci(args) => oci::oci(*args),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rdvm", &mut script);

@@ -104,6 +104,7 @@ impl Ending {
             | Event::Credit(_)
             | Event::Mapped
             | Event::Switched(..)
+            | Event::Held
             | Event::Bell => None,
         }
     }

@@ -67,6 +67,14 @@ impl InputPump {
         }
     }
 
+    /// Leaves every key to the command: none of them leaves the terminal.
+    pub fn without_escape(self) -> Self {
+        Self {
+            escape: None,
+            ..self
+        }
+    }
+
     fn typed(self) -> Self {
         Self {
             escape: Some(Escape::default()),
@@ -86,6 +94,14 @@ impl InputPump {
         self.runs = true;
         if let Some(terminal) = &self.terminal {
             terminal.hand_over();
+        }
+    }
+
+    /// Tells the size of the terminal, where there is one, to a guest that is about to start its command.
+    pub(super) fn send_window(&mut self) {
+        let window = self.terminal.as_mut().and_then(Terminal::window);
+        if let Some([rows, columns]) = window {
+            self.request(HostRequest::Resize { rows, columns });
         }
     }
 
@@ -288,6 +304,23 @@ mod tests {
     }
 
     /// Waits for the thread that passes a source on, and takes what came.
+    #[test]
+    fn keys_leave_no_terminal_whose_every_key_is_the_commands() {
+        for (leaves, is_left) in [(true, true), (false, false)] {
+            let (read, write) = rustix::pipe::pipe().unwrap();
+            rustix::io::write(&write, &[ESCAPE; 3]).unwrap();
+            let mut input = InputPump::new(Some(read)).typed();
+            if !leaves {
+                input = input.without_escape();
+            }
+            input.command_runs();
+            input.granted(3);
+            input.take(None);
+            assert_eq!(input.is_left(), is_left);
+            assert_eq!(input.pending(Port::Stdout), [ESCAPE; 3]);
+        }
+    }
+
     fn take_when_ready(input: &mut InputPump) {
         let source = input.wants().unwrap();
         poll(&mut [PollFd::new(&source, PollFlags::IN)], None).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdvm_hostfs::units::after;
 use rdvm_proto::HostRequest;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::ending::Ending;
 
@@ -16,6 +16,14 @@ const COPY_TIME: Duration = Duration::from_secs(30);
 const COPY_RATE: u64 = 64 << 10;
 /// Where there is a time-out, copying out may take as long again, and this in any case.
 const COPY_LEAST: Duration = Duration::from_secs(60);
+
+/// Signals that end a process that has not been started yet, as their default action is.
+const DEADLY: [i32; 7] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2];
+
+/// True if the machine ends when this signal is delivered before its command runs.
+pub(super) fn is_deadly(signal: i32) -> bool {
+    DEADLY.contains(&signal)
+}
 
 /// The rules of a run. The default has no limits, and only the guest's last event ends the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,6 +36,8 @@ pub(super) struct Rules {
     pub(super) deadline: Option<Instant>,
     /// Files are copied out at the end.
     pub(super) copies_out: bool,
+    /// The command is started when the caller releases it, and the time of the run begins then.
+    pub(super) is_held: bool,
 }
 
 impl Rules {
@@ -40,6 +50,10 @@ impl Rules {
 /// An event of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
+    /// PID 1 is ready, and waits with the command.
+    Held,
+    /// The caller wants the command started.
+    Released,
     /// PID 1 has started the command.
     Started,
     /// PID 1 has sent its last event, which says this.
@@ -49,8 +63,10 @@ pub(super) enum Event {
         /// The files that are copied out are all here.
         files_are_here: bool,
     },
-    /// This signal has come from outside.
+    /// This signal has come from outside, for the run.
     Signal(i32),
+    /// This signal is for the command, whatever it makes of it.
+    Delivery(i32),
     /// Time has passed.
     Tick(StreamState),
 }
@@ -80,6 +96,18 @@ pub(super) enum Action {
 pub(super) struct Lifecycle {
     pub(super) rules: Rules,
     state: State,
+    hold: Hold,
+}
+
+/// The progress of a command that is held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Hold {
+    /// PID 1 waits.
+    is_ready: bool,
+    /// The caller has released it.
+    is_released: bool,
+    /// PID 1 was told.
+    is_over: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,6 +145,11 @@ impl Stop {
 }
 
 impl Lifecycle {
+    /// True if the caller has still to say that the command is to be started.
+    pub(super) fn awaits_release(&self) -> bool {
+        self.rules.is_held && !self.hold.is_released
+    }
+
     /// True while files are received.
     pub(super) fn is_copying(&self) -> bool {
         matches!(self.state, State::Copying { .. })
@@ -143,6 +176,18 @@ impl Lifecycle {
     /// Returns the next thing to do after `event`, which came at `now`; `None` if that is to go on.
     pub(super) fn on(&mut self, event: Event, now: Instant) -> Option<Action> {
         match event {
+            Event::Held => {
+                self.hold.is_ready = true;
+                self.start()
+            }
+            Event::Released => {
+                if self.awaits_release() {
+                    self.hold.is_released = true;
+                    let timeout = self.rules.timeout;
+                    self.rules.deadline = timeout.map(|timeout| after(now, timeout));
+                }
+                self.start()
+            }
             Event::Started => {
                 if self.state == State::Booting {
                     self.state = State::Running;
@@ -155,6 +200,7 @@ impl Lifecycle {
             }
             Event::Drained { files_are_here } => self.drained(files_are_here, now),
             Event::Signal(signal) => self.signalled(signal, now),
+            Event::Delivery(signal) => self.delivered(signal),
             Event::Tick(streams) => match self.state {
                 State::Copying { .. } => self.tick_copying(streams, now),
                 State::Stopping(_) | State::Ended { stop: Some(_), .. } => {
@@ -163,6 +209,16 @@ impl Lifecycle {
                 _ => self.tick_running(streams, now),
             },
         }
+    }
+
+    /// Has the command started, once PID 1 waits with it and the caller wants it, whichever comes first.
+    fn start(&mut self) -> Option<Action> {
+        let is_due = self.hold.is_ready && self.hold.is_released && !self.hold.is_over;
+        if !is_due || self.state != State::Booting {
+            return None;
+        }
+        self.hold.is_over = true;
+        Some(Action::Send(HostRequest::Start))
     }
 
     fn ended(&mut self, said: Ending) {
@@ -225,6 +281,17 @@ impl Lifecycle {
             // There is nobody any more whom it could mean anything to.
             (State::Ended { .. } | State::Copying { .. }, SIGUSR1 | SIGUSR2) => None,
             _ => end,
+        }
+    }
+
+    /// A running command gets the signal, and that is all. What would end a process ends a machine without a command.
+    fn delivered(&mut self, signal: i32) -> Option<Action> {
+        match self.state {
+            State::Running | State::Stopping(_) => {
+                Some(Action::Send(HostRequest::Signal(signal as u8)))
+            }
+            State::Booting if is_deadly(signal) => Some(Action::End(Ending::Interrupted(signal))),
+            State::Booting | State::Ended { .. } | State::Copying { .. } => None,
         }
     }
 
@@ -373,9 +440,21 @@ mod tests {
                 timeout: Some(100 * SECOND),
                 deadline: Some(began + 100 * SECOND),
                 copies_out,
+                is_held: false,
             },
-            state: State::Booting,
+            ..Lifecycle::default()
         }
+    }
+
+    /// The same, held.
+    fn held(began: Instant) -> Lifecycle {
+        let mut run = limited(began, false);
+        (run.rules.is_held, run.rules.deadline) = (true, None);
+        run
+    }
+
+    fn start() -> Option<Action> {
+        Some(Action::Send(HostRequest::Start))
     }
 
     fn quiet() -> Event {
@@ -681,9 +760,117 @@ mod tests {
         steps(&mut run, began, &plan);
     }
 
+    #[test]
+    fn a_held_command_starts_once_when_pid_1_and_the_caller_are_ready_and_its_time_begins_then() {
+        let began = Instant::now();
+        let up = end(Ending::TimedOut { started: true });
+        for [first, second] in [
+            [Event::Held, Event::Released],
+            [Event::Released, Event::Held],
+        ] {
+            let mut run = held(began);
+            assert!(run.awaits_release());
+            let released = if first == Event::Released { 500 } else { 1000 };
+            let plan = [
+                (499, quiet(), None),
+                (500, first, None),
+                (501, quiet(), None),
+                (1000, second, start()),
+                (1001, Event::Held, None),
+                (1001, Event::Released, None),
+                (1002, Event::Started, None),
+                (1003, Event::Held, None),
+                (1003, Event::Released, None),
+                (released + 99, Event::Delivery(SIGTERM), tell(SIGTERM)),
+            ];
+            // A time of its own: what is released long before PID 1 is there may be late.
+            run.rules.timeout = Some(1000 * SECOND);
+            steps(&mut run, began, &plan[..7]);
+            assert!(!run.awaits_release());
+            let late = [
+                (released + 999, quiet(), None),
+                (released + 1000, quiet(), term()),
+                (released + 1010, quiet(), up.clone()),
+            ];
+            steps(&mut run, began, &plan[7..9]);
+            steps(&mut run, began, &late);
+        }
+    }
+
+    #[test]
+    fn a_held_machine_that_ends_before_the_start_is_not_told_to_start() {
+        let began = Instant::now();
+        let mut run = held(began);
+        let plan = [
+            (1, Event::Ended(not_started()), None),
+            (2, Event::Held, None),
+            (3, Event::Released, None),
+            (4, drained(true), end(not_started())),
+        ];
+        steps(&mut run, began, &plan);
+        // Nor one that nobody holds, whatever its guest says.
+        let plan = [(1, Event::Held, None), (2, Event::Released, None)];
+        steps(&mut limited(began, false), began, &plan);
+    }
+
+    #[test]
+    fn a_time_out_before_the_start_ends_a_released_machine() {
+        let began = Instant::now();
+        let plan = [
+            (900, Event::Released, None),
+            (999, quiet(), None),
+            (1000, quiet(), end(Ending::TimedOut { started: false })),
+        ];
+        steps(&mut held(began), began, &plan);
+    }
+
+    #[test]
+    fn a_delivered_signal_ends_a_machine_before_the_start_and_means_nothing_else_to_it_afterwards()
+    {
+        let began = Instant::now();
+        const SIGWINCH: i32 = 28;
+        for signal in DEADLY {
+            let over = end(Ending::Interrupted(signal));
+            let ready = [(1, Event::Held, None), (2, Event::Delivery(SIGWINCH), None)];
+            for ready in [&ready[..0], &ready] {
+                let mut run = held(began);
+                steps(&mut run, began, ready);
+                steps(
+                    &mut run,
+                    began,
+                    &[(3, Event::Delivery(signal), over.clone())],
+                );
+            }
+        }
+        let mut run = held(began);
+        run.rules.timeout = None;
+        let begin = [
+            (1, Event::Held, None),
+            (2, Event::Released, start()),
+            (3, Event::Started, None),
+        ];
+        steps(&mut run, began, &begin);
+        for signal in [SIGTERM, SIGTERM, 1, 64, SIGKILL, SIGINT] {
+            steps(
+                &mut run,
+                began,
+                &[(4, Event::Delivery(signal), tell(signal))],
+            );
+        }
+        let rest = [
+            (10_000, quiet(), None),
+            (10_001, Event::Ended(exited()), None),
+            (10_002, Event::Delivery(SIGTERM), None),
+            (10_003, drained(true), end(exited())),
+        ];
+        steps(&mut run, began, &rest);
+    }
+
     /// The alphabet of all events that differ.
     fn events() -> Vec<Event> {
         let mut events = vec![
+            Event::Held,
+            Event::Released,
             Event::Started,
             Event::Ended(exited()),
             Event::Ended(not_started()),
@@ -691,6 +878,7 @@ mod tests {
             drained(true),
             Event::Signal(SIGTERM),
             Event::Signal(SIGUSR1),
+            Event::Delivery(SIGTERM),
         ];
         for bits in 0..8 {
             events.push(Event::Tick(StreamState {
@@ -705,12 +893,14 @@ mod tests {
     /// All rules that differ.
     fn rules(began: Instant) -> Vec<Rules> {
         let mut all = Vec::new();
-        for bits in 0..8 {
+        for bits in 0..16 {
+            let is_held = bits & 8 != 0;
             all.push(Rules {
                 stop_timeout: (bits & 1 != 0).then_some(STOP),
                 timeout: (bits & 2 != 0).then_some(20 * SECOND),
-                deadline: (bits & 2 != 0).then_some(began + 20 * SECOND),
+                deadline: (bits & 2 != 0 && !is_held).then_some(began + 20 * SECOND),
                 copies_out: bits & 4 != 0,
+                is_held,
             });
         }
         all
@@ -725,7 +915,7 @@ mod tests {
         for rules in rules(began) {
             let first = Lifecycle {
                 rules,
-                state: State::Booting,
+                ..Lifecycle::default()
             };
             let mut seen = HashSet::new();
             let mut reached = vec![(first, 0)];
@@ -769,7 +959,9 @@ mod tests {
         let context = || format!("{before:?} {event:?} {action:?} {after:?}");
         // The last event stands, and what is known does not become unknown.
         assert!(!before.has_ended() || after.has_ended(), "{}", context());
-        assert!(!before.is_copying() || after == before, "{}", context());
+        let (mut same, hold) = (after.clone(), before.hold);
+        (same.hold, same.rules) = (hold, before.rules);
+        assert!(!before.is_copying() || same == *before, "{}", context());
         if let Some(known) = before.outcome() {
             // Who was sent a signal from outside ends as it likes.
             let is_own_end = matches!(known, Ending::Interrupted(_)) && after.has_ended();
@@ -781,9 +973,23 @@ mod tests {
             );
         }
         match action {
-            Some(Action::Send(HostRequest::Signal(told))) if matches!(event, Event::Signal(_)) => {
-                assert_eq!(*event, Event::Signal(i32::from(*told)), "{}", context());
+            Some(Action::Send(HostRequest::Signal(told)))
+                if matches!(event, Event::Signal(_) | Event::Delivery(_)) =>
+            {
+                let told = i32::from(*told);
+                let is_it = [Event::Signal(told), Event::Delivery(told)].contains(event);
+                assert!(is_it, "{}", context());
                 assert!(before.has_started() && !before.has_ended(), "{}", context());
+                let is_delivery = matches!(event, Event::Delivery(_));
+                assert!(!is_delivery || before == after, "{}", context());
+            }
+            Some(Action::Send(HostRequest::Start)) => {
+                assert!(before.rules.is_held && !before.hold.is_over);
+                assert!(
+                    !before.has_started() && !before.has_ended(),
+                    "{}",
+                    context()
+                );
             }
             Some(Action::Send(HostRequest::Signal(signal))) => {
                 assert!(before.has_started() && !before.has_ended(), "{}", context());
@@ -801,6 +1007,9 @@ mod tests {
             Some(Action::End(ending)) => match ending {
                 Ending::OutputLimit | Ending::TimedOut { .. } => {}
                 Ending::Interrupted(signal) if *event == Event::Signal(*signal) => {}
+                Ending::Interrupted(signal) if *event == Event::Delivery(*signal) => {
+                    assert!(!before.has_started(), "{}", context());
+                }
                 said => assert_eq!(before.outcome().as_ref(), Some(said), "{}", context()),
             },
             None => {}

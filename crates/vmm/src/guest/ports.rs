@@ -111,6 +111,14 @@ impl GuestPorts {
         self
     }
 
+    /// Holds the command until it is released ([`StopSignals::release`](crate::stop_signals::StopSignals::release)); the time of
+    /// the run is counted from then on.
+    pub fn with_hold(mut self) -> Self {
+        let rules = &mut self.lifecycle.rules;
+        (rules.is_held, rules.deadline) = (true, None);
+        self
+    }
+
     /// Takes the memory that the engine shares with the guest.
     pub(crate) fn attach(&mut self, rings: Rings) {
         self.rings = Some(rings);

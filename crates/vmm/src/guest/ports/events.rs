@@ -48,6 +48,10 @@ impl GuestPorts {
             }
             // The rings are looked at anyway, whenever anything comes.
             Event::Bell => {}
+            Event::Held => {
+                // No ending comes of it.
+                self.advance(lifecycle::Event::Held);
+            }
             Event::Credit(total) => self.input.granted(total),
             Event::AttributesLost(lost) => self.attributes_lost = Some(lost),
             // Once: a second one is not PID 1's.

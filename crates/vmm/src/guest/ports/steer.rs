@@ -26,6 +26,14 @@ impl GuestPorts {
             }
             signals.take(signal);
         }
+        if signals.is_released() && self.lifecycle.awaits_release() {
+            self.advance(lifecycle::Event::Released);
+        }
+        while let Some(signal) = signals.take_delivery() {
+            if let Some(ending) = self.advance(lifecycle::Event::Delivery(signal)) {
+                return Some(ending);
+            }
+        }
         if self.input.is_left() {
             return Some(Ending::Left);
         }
@@ -77,13 +85,17 @@ impl GuestPorts {
         is_over.unwrap_or(true)
     }
 
-    fn advance(&mut self, event: lifecycle::Event) -> Option<Ending> {
+    pub(super) fn advance(&mut self, event: lifecycle::Event) -> Option<Ending> {
         match self.lifecycle.on(event, Instant::now())? {
             Action::End(ending) => return Some(ending),
             Action::Send(request) => {
                 if request == HostRequest::CopyOut && self.output.has_place_for_bar() {
                     self.output.allow_bar();
                     self.output.progress().stage("copying out", None);
+                }
+                if request == HostRequest::Start {
+                    // It may have been another one when the start record was made.
+                    self.input.send_window();
                 }
                 self.input.request(request);
             }
@@ -104,9 +116,11 @@ impl GuestPorts {
         left.into_iter().chain(look).chain(rings).min()
     }
 
-    /// True if a signal came or the time of the run is up.
+    /// True if a signal came or the time of the run is up. There is no command yet.
     pub(crate) fn is_over(&self, signals: &StopSignals) -> bool {
-        signals.signal().is_some() || self.lifecycle.rules.is_time_up(Instant::now())
+        signals.signal().is_some()
+            || signals.has_delivery(lifecycle::is_deadly)
+            || self.lifecycle.rules.is_time_up(Instant::now())
     }
 
     /// True if nothing that the guest may still send counts.
