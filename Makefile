@@ -219,8 +219,10 @@ shellcheck: ## look through the shell scripts
 fmt: ## format the sources
 	$(CARGO) fmt --all
 
+# --all-targets leaves out tests that an ordinary run leaves out.
 clippy: ## lint, warnings are errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --test engines -- -D warnings
 
 doc: ## the documentation of the code, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace
