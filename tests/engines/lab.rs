@@ -19,7 +19,7 @@ pub(crate) const RDVM: &str = "/usr/local/bin/rdvm";
 pub(crate) const IMAGE: &str = "docker.io/library/applets:1";
 
 /// The seconds that a command of an engine may take before it counts as hanging.
-const PATIENCE: &str = "120";
+const PATIENCE: &str = "300";
 
 /// What all tests share.
 pub(crate) struct Lab {
