@@ -140,7 +140,10 @@ impl PreparedImage {
             );
             info.region = Some(layout.size());
             info.structure = Some(layout.structure());
-            info.name = Some(shown_absolute(&image.path));
+            info.name = Some(match &image.stored {
+                Some(stored) => stored.name.clone(),
+                None => shown_absolute(&image.path),
+            });
             let inputs =
                 before.and_then(|before| inputs_of_what_was_read(image, epoch, &sources, &before));
             return Ok(Self::Read {

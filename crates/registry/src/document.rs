@@ -248,7 +248,7 @@ mod tests {
             (good.replacen('{', r#"{"manifests":[],"#, 1), "an index and a manifest at once"),
             (r#"{"schemaVersion":1}"#.to_owned(), "docker's version 1"),
             ("{}".to_owned(), "neither"),
-            ("[".repeat(100_000), "recursion"),
+            (format!("{{\"x\":{}", "[".repeat(100_000)), "recursion"),
         ] {
             let error = Document::parse(text.as_bytes()).unwrap_err();
             assert!(error.contains(why), "{error}");
