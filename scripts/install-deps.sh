@@ -49,6 +49,8 @@ bc bc
 python3 python3
 musl-gcc musl-tools
 skopeo skopeo
+docker-registry docker-registry
+htpasswd apache2-utils
 umoci umoci
 setcap libcap2-bin
 bwrap bubblewrap

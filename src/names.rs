@@ -13,7 +13,9 @@ use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 use rdvm_image::reference::Stored;
 use rdvm_kernel::Search;
-use rdvm_registry::{BadName, Environment, ImageInUse, ImageName, Puller, Reference, Registries, Store, TRANSPORT};
+use rdvm_registry::{
+    BadName, Environment, ImageInUse, ImageName, Puller, Reference, Registries, Store, TRANSPORT,
+};
 
 /// The variable with the most bytes that the store keeps.
 const LIMIT_VARIABLE: &str = "RDVM_STORE_LIMIT";
@@ -97,7 +99,11 @@ pub fn parse(text: &str) -> Result<ImageName, Error> {
 ///
 /// # Errors
 /// There is no such image, or it cannot be had.
-pub fn resolve(image: &mut ImageRef, policy: PullPolicy, progress: &Progress) -> Result<Option<String>, Error> {
+pub fn resolve(
+    image: &mut ImageRef,
+    policy: PullPolicy,
+    progress: &Progress,
+) -> Result<Option<String>, Error> {
     let Some(name) = name_in(&image.path)? else {
         return Ok(None);
     };
@@ -122,7 +128,11 @@ pub fn resolve(image: &mut ImageRef, policy: PullPolicy, progress: &Progress) ->
     // The name that was asked for, whatever digest it has led to.
     let found = used.image.name.as_str();
     let is_it = |name: &&Reference| name.to_string() == found;
-    let name_asked = asked.iter().find(is_it).or(asked.first()).map_or(found.to_owned(), ToString::to_string);
+    let name_asked = asked
+        .iter()
+        .find(is_it)
+        .or(asked.first())
+        .map_or(found.to_owned(), ToString::to_string);
     image.path = images.store.path().to_owned();
     image.format = Some(Format::Oci);
     image.tag = Some(used.image.manifest.to_string());
@@ -138,7 +148,11 @@ pub fn resolve(image: &mut ImageRef, policy: PullPolicy, progress: &Progress) ->
 ///
 /// # Errors
 /// As [`resolve`].
-pub fn resolve_all(images: &mut [ImageRef], policy: PullPolicy, progress: &Progress) -> Result<Vec<String>, Error> {
+pub fn resolve_all(
+    images: &mut [ImageRef],
+    policy: PullPolicy,
+    progress: &Progress,
+) -> Result<Vec<String>, Error> {
     let mut resolved: Vec<(PathBuf, ImageRef)> = Vec::new();
     let mut lines = Vec::new();
     for image in images.iter_mut().rev() {
@@ -218,9 +232,11 @@ impl Images {
                 name: name.unwrap_or_default(),
             });
         }
-        let puller = Puller::new(&self.environment, &self.registries, &self.store).with_progress(progress);
+        let puller =
+            Puller::new(&self.environment, &self.registries, &self.store).with_progress(progress);
         let pulled = puller.pull(names)?;
-        self.store.shrink(self.limit, Some(&pulled.image.manifest))?;
+        self.store
+            .shrink(self.limit, Some(&pulled.image.manifest))?;
         let line = format!("pulled {}, {}", pulled.image.name, pulled.image.size);
         Ok((pulled, Some(line)))
     }
@@ -255,6 +271,10 @@ mod tests {
             assert_eq!(name.is_some(), is_name, "{word}");
         }
         let error = name_in(Path::new("docker://Debian")).unwrap_err();
-        assert!(error.to_string().starts_with("docker://Debian: not an image's name"));
+        assert!(
+            error
+                .to_string()
+                .starts_with("docker://Debian: not an image's name")
+        );
     }
 }

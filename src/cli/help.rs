@@ -104,10 +104,7 @@ pub const PULL: &[Example] = &[
 
 /// Examples of `images`.
 pub const IMAGES: &[Example] = &[
-    (
-        "rdvm images",
-        "List names, digests, sizes and ages.",
-    ),
+    ("rdvm images", "List names, digests, sizes and ages."),
     (
         "rdvm images --json | jq -r '.[].name'",
         "Print the names alone.",

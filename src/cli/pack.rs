@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::image::stdin_once;
 use super::{Error, ImageArgs};
 use crate::environment;
-use crate::output::{ArchiveFormat, Compression, Label, PackOptions, Settings, Tag};
 use crate::names::PullPolicy;
+use crate::output::{ArchiveFormat, Compression, Label, PackOptions, Settings, Tag};
 use crate::request::{Expectation, ImageRef};
 
 /// Arguments of `pack`.

@@ -73,15 +73,19 @@ pub(super) fn named(word: PathBuf) -> Result<Named, Error> {
 ///
 /// Errors: [`Error::Transport`].
 pub(super) fn check(words: &[PathBuf]) -> Result<(), Error> {
-    words.iter().try_for_each(|word| match names::name_in(word)? {
-        Some(_) => Err(refused(word)),
-        None => named(word.clone()).map(drop),
-    })
+    words
+        .iter()
+        .try_for_each(|word| match names::name_in(word)? {
+            Some(_) => Err(refused(word)),
+            None => named(word.clone()).map(drop),
+        })
 }
 
 fn refused(word: &Path) -> Error {
     let bytes = word.as_os_str().as_bytes();
-    let is_known = FETCHED.iter().any(|name| bytes.starts_with(name.as_bytes()));
+    let is_known = FETCHED
+        .iter()
+        .any(|name| bytes.starts_with(name.as_bytes()));
     let (command, file) = match is_known || bytes.starts_with(TRANSPORT.as_bytes()) {
         true => fetch(bytes),
         false => fetch(&[TRANSPORT.as_bytes(), bytes].concat()),
@@ -155,7 +159,10 @@ mod tests {
     #[test]
     fn other_transports_are_answered_with_the_command_that_fetches() {
         for (word, command) in [
-            ("debian:12", "skopeo copy docker://debian:12 docker-archive:debian.tar"),
+            (
+                "debian:12",
+                "skopeo copy docker://debian:12 docker-archive:debian.tar",
+            ),
             (
                 "docker://debian",
                 "skopeo copy docker://debian docker-archive:debian.tar",

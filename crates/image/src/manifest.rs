@@ -87,8 +87,9 @@ pub fn blob_path(digest: &Digest) -> String {
 /// platforms of the others.
 pub fn for_this_platform(manifests: &[Descriptor]) -> (Vec<&Descriptor>, Vec<String>) {
     let images = manifests.iter().filter(|image| !is_attestation(image));
-    let (others, own): (Vec<_>, Vec<_>) =
-        best_first(images).into_iter().partition(|image| platform_of_another(image).is_some());
+    let (others, own): (Vec<_>, Vec<_>) = best_first(images)
+        .into_iter()
+        .partition(|image| platform_of_another(image).is_some());
     let mut names: Vec<String> = others.into_iter().filter_map(platform_of_another).collect();
     names.sort();
     names.dedup();

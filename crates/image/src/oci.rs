@@ -11,7 +11,9 @@ use serde::Deserialize;
 use super::blobs::{Blobs, ParseError, parse};
 use super::config;
 use super::layers::{self, Layer, LayeredImage};
-use super::manifest::{self, Descriptor, best_first, blob_path, is_attestation, platform_of_another};
+use super::manifest::{
+    self, Descriptor, best_first, blob_path, is_attestation, platform_of_another,
+};
 use rdvm_hostfs::Digest;
 
 /// The depth to which indexes may be nested; one or two are usual.

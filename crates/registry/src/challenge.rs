@@ -36,14 +36,18 @@ pub(crate) fn parse(header: &str) -> Vec<Challenge> {
             return challenges;
         }
         let behind = rest[word.len()..].trim_start_matches([' ', '\t']);
-        let value = behind.strip_prefix('=').map(|text| text.trim_start_matches([' ', '\t']));
+        let value = behind
+            .strip_prefix('=')
+            .map(|text| text.trim_start_matches([' ', '\t']));
         match (value, challenges.last_mut()) {
             (Some(text), Some(challenge)) => {
                 let Some((value, after)) = value_of(text) else {
                     return challenges;
                 };
                 if challenge.parameters.len() < PARAMETERS {
-                    challenge.parameters.push((word.to_ascii_lowercase(), value));
+                    challenge
+                        .parameters
+                        .push((word.to_ascii_lowercase(), value));
                 }
                 rest = after;
             }
@@ -89,7 +93,11 @@ mod tests {
 
     fn shown(header: &str) -> Vec<String> {
         let one = |it: Challenge| {
-            let parameters: Vec<String> = it.parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let parameters: Vec<String> = it
+                .parameters
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             format!("{} {}", it.scheme, parameters.join(";"))
         };
         parse(header).into_iter().map(one).collect()
@@ -103,7 +111,10 @@ mod tests {
                 r#"Bearer realm="https://a/t",service="s", scope="repository:x:pull,push""#,
                 &["bearer realm=https://a/t;service=s;scope=repository:x:pull,push"],
             ),
-            (r#"Negotiate, BASIC realm=x , Bearer Realm = "a\"b\\""#, &["negotiate ", "basic realm=x", r#"bearer realm=a"b\"#]),
+            (
+                r#"Negotiate, BASIC realm=x , Bearer Realm = "a\"b\\""#,
+                &["negotiate ", "basic realm=x", r#"bearer realm=a"b\"#],
+            ),
             ("", &[]),
             (",, ,", &[]),
             ("realm=x", &[]),

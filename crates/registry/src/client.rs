@@ -120,7 +120,11 @@ impl Answer {
 
 impl<'a> Client<'a> {
     /// Returns a client without connections.
-    pub(crate) fn new(environment: &'a Environment, registries: &'a Registries, patience: Patience) -> Self {
+    pub(crate) fn new(
+        environment: &'a Environment,
+        registries: &'a Registries,
+        patience: Patience,
+    ) -> Self {
         Self {
             environment,
             registries,
@@ -138,13 +142,18 @@ impl<'a> Client<'a> {
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) || request.form.is_some() {
                 return Ok(answer);
             }
-            let location = answer.header(header::LOCATION).unwrap_or_default().to_owned();
+            let location = answer
+                .header(header::LOCATION)
+                .unwrap_or_default()
+                .to_owned();
             let refused = |why| Error::Redirect {
                 host: at.authority().to_owned(),
                 to: location.chars().take(100).collect(),
                 why,
             };
-            let next = at.join(&location).map_err(|_| refused("which is not a URL of a host"))?;
+            let next = at
+                .join(&location)
+                .map_err(|_| refused("which is not a URL of a host"))?;
             if at.is_https() && !next.is_https() {
                 return Err(refused("away from TLS").into());
             }
@@ -166,8 +175,14 @@ impl<'a> Client<'a> {
         url.is_loopback() || self.registries.is_insecure(url.authority())
     }
 
-    fn send_once(&self, url: &Url, request: &Request<'_>, is_first: bool) -> Result<Answer, Failure> {
-        let insecure = (is_first && request.insecure) || self.registries.is_insecure(url.authority());
+    fn send_once(
+        &self,
+        url: &Url,
+        request: &Request<'_>,
+        is_first: bool,
+    ) -> Result<Answer, Failure> {
+        let insecure =
+            (is_first && request.insecure) || self.registries.is_insecure(url.authority());
         let agent = self.agent(url, !insecure)?;
         let text = url.to_string();
         let sent = match request.form {
@@ -217,7 +232,11 @@ impl<'a> Client<'a> {
             .user_agent(concat!("rdvm/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity");
         if url.is_https() {
-            config = config.tls_config(certificates::tls(self.environment, url.authority(), is_verified)?);
+            config = config.tls_config(certificates::tls(
+                self.environment,
+                url.authority(),
+                is_verified,
+            )?);
         }
         let agent: Agent = config.build().into();
         agents.insert(key, agent.clone());
@@ -231,18 +250,22 @@ pub(crate) fn failure(url: &Url, error: &ureq::Error) -> Failure {
     let why = why(error);
     if let Some(tls) = of_tls(error) {
         return match tls {
-            rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_) => Error::Certificate { host, why }.into(),
+            rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_) => {
+                Error::Certificate { host, why }.into()
+            }
             _ => no_tls(host, why),
         };
     }
     match error {
         ureq::Error::Io(source) if url.is_https() && is_broken_off(source) => no_tls(host, why),
-        ureq::Error::LargeResponseHeader(..) | ureq::Error::Protocol(_) | ureq::Error::Http(_) => Error::Answer {
-            host,
-            what: "its answer".to_owned(),
-            why,
+        ureq::Error::LargeResponseHeader(..) | ureq::Error::Protocol(_) | ureq::Error::Http(_) => {
+            Error::Answer {
+                host,
+                what: "its answer".to_owned(),
+                why,
+            }
+            .into()
         }
-        .into(),
         _ => Failure {
             error: Error::Connection { host, why },
             kind: FailureKind::Passing,
@@ -259,7 +282,10 @@ fn no_tls(host: String, why: String) -> Failure {
 
 fn is_broken_off(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }
 
 /// The error of TLS in an error of the connection.
@@ -268,7 +294,9 @@ fn of_tls(error: &ureq::Error) -> Option<&rustls::Error> {
         ureq::Error::Rustls(error) => Some(error),
         ureq::Error::Io(error) => {
             let inner = error.get_ref()?;
-            inner.downcast_ref().or_else(|| inner.source()?.downcast_ref())
+            inner
+                .downcast_ref()
+                .or_else(|| inner.source()?.downcast_ref())
         }
         _ => None,
     }

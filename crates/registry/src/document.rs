@@ -53,7 +53,13 @@ struct Fields {
 
 /// The media types that are asked for.
 pub(crate) fn accepted() -> String {
-    [manifest::INDEX, manifest::MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ")
+    [
+        manifest::INDEX,
+        manifest::MANIFEST,
+        DOCKER_INDEX,
+        DOCKER_MANIFEST,
+    ]
+    .join(", ")
 }
 
 impl Document {
@@ -62,7 +68,8 @@ impl Document {
     /// # Errors
     /// Why it is no image that can be fetched.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| escaped(error.to_string().as_bytes()))?;
+        let fields: Fields =
+            serde_json::from_slice(bytes).map_err(|error| escaped(error.to_string().as_bytes()))?;
         match fields {
             Fields {
                 manifests: Some(manifests),
@@ -86,9 +93,12 @@ impl Document {
             Fields {
                 manifests: Some(_), ..
             } => Err("is an index and a manifest at once".to_owned()),
-            Fields { schema_version: 1, .. } => {
-                Err("is a manifest of docker's version 1, which nothing checks; push the image again".to_owned())
-            }
+            Fields {
+                schema_version: 1, ..
+            } => Err(
+                "is a manifest of docker's version 1, which nothing checks; push the image again"
+                    .to_owned(),
+            ),
             _ => Err("is neither a manifest nor an index".to_owned()),
         }
     }
@@ -98,21 +108,33 @@ impl Manifest {
     fn new(config: &Descriptor, layers: &[Descriptor]) -> Result<Self, String> {
         let kind = config.media_type.as_deref().unwrap_or_default();
         if !["", manifest::CONFIG, DOCKER_CONFIG].contains(&kind) {
-            return Err(format!("is not a container image but {}", escaped(kind.as_bytes())));
+            return Err(format!(
+                "is not a container image but {}",
+                escaped(kind.as_bytes())
+            ));
         }
         if layers.len() > LAYERS {
-            return Err(format!("has {} layers, and {LAYERS} is the limit", layers.len()));
+            return Err(format!(
+                "has {} layers, and {LAYERS} is the limit",
+                layers.len()
+            ));
         }
         let foreign = |layer: &&Descriptor| {
             let kind = layer.media_type.as_deref().unwrap_or_default();
             kind.contains(".foreign.") || kind.contains(".nondistributable.")
         };
         if let Some(layer) = layers.iter().find(foreign) {
-            return Err(format!("has a layer that is to be had elsewhere only, {}", escaped(layer.digest.as_bytes())));
+            return Err(format!(
+                "has a layer that is to be had elsewhere only, {}",
+                escaped(layer.digest.as_bytes())
+            ));
         }
         let config = Part::of(config)?;
         if config.size > LIMIT {
-            return Err(format!("has a configuration of {} bytes, and {LIMIT} is the limit", config.size));
+            return Err(format!(
+                "has a configuration of {} bytes, and {LIMIT} is the limit",
+                config.size
+            ));
         }
         let layers: Result<Vec<Part>, String> = layers.iter().map(Part::of).collect();
         Ok(Self {
@@ -136,7 +158,12 @@ impl Manifest {
 impl Part {
     fn of(descriptor: &Descriptor) -> Result<Self, String> {
         let digest = descriptor.digest.parse();
-        let digest = digest.map_err(|_| format!("has a digest that is not checked, {}", escaped(descriptor.digest.as_bytes())))?;
+        let digest = digest.map_err(|_| {
+            format!(
+                "has a digest that is not checked, {}",
+                escaped(descriptor.digest.as_bytes())
+            )
+        })?;
         match descriptor.size <= i64::MAX as u64 {
             true => Ok(Self {
                 digest,
@@ -173,8 +200,12 @@ pub(crate) fn check_platform(config: &[u8]) -> Result<(), String> {
         #[serde(default)]
         architecture: String,
     }
-    let config: Platform =
-        serde_json::from_slice(config).map_err(|error| format!("its configuration: {}", escaped(error.to_string().as_bytes())))?;
+    let config: Platform = serde_json::from_slice(config).map_err(|error| {
+        format!(
+            "its configuration: {}",
+            escaped(error.to_string().as_bytes())
+        )
+    })?;
     match manifest::other_platform(&config.os, &config.architecture) {
         None => Ok(()),
         Some(other) => Err(format!(
@@ -195,7 +226,12 @@ mod tests {
     }
 
     fn manifest(layers: usize) -> String {
-        let layer = |n: usize| format!(r#"{{"mediaType":"x.tar","digest":"{}","size":{n}}}"#, digest(n as u8));
+        let layer = |n: usize| {
+            format!(
+                r#"{{"mediaType":"x.tar","digest":"{}","size":{n}}}"#,
+                digest(n as u8)
+            )
+        };
         let layers: Vec<String> = (0..layers).map(layer).collect();
         format!(
             r#"{{"schemaVersion":2,"config":{{"mediaType":"{}","digest":"{}","size":2}},"layers":[{}]}}"#,
@@ -217,7 +253,12 @@ mod tests {
 
     #[test]
     fn an_index_lists_what_can_run_here_the_plainest_first() {
-        let one = |n: u8, platform: &str| format!(r#"{{"digest":"{}","size":1,"platform":{platform}}}"#, digest(n));
+        let one = |n: u8, platform: &str| {
+            format!(
+                r#"{{"digest":"{}","size":1,"platform":{platform}}}"#,
+                digest(n)
+            )
+        };
         let text = format!(
             r#"{{"manifests":[{},{},{},{}]}}"#,
             one(1, r#"{"os":"linux","architecture":"arm64"}"#),
@@ -239,13 +280,28 @@ mod tests {
         for (text, why) in [
             (manifest(128), "has 128 layers, and 127 is the limit"),
             (manifest(1000), "has 1000 layers, and 127 is the limit"),
-            (good.replace(manifest::CONFIG, "helm"), "is not a container image but helm"),
+            (
+                good.replace(manifest::CONFIG, "helm"),
+                "is not a container image but helm",
+            ),
             (good.replace("x.tar", "a.foreign.tar"), "elsewhere only"),
-            (good.replace(&digest(0), "sha256:../../x"), "a digest that is not checked, sha256:../../x"),
-            (good.replace("\"size\":2", "\"size\":99999999"), "a configuration of 99999999 bytes"),
-            (good.replace("\"size\":0", "\"size\":18446744073709551615"), "no file has"),
+            (
+                good.replace(&digest(0), "sha256:../../x"),
+                "a digest that is not checked, sha256:../../x",
+            ),
+            (
+                good.replace("\"size\":2", "\"size\":99999999"),
+                "a configuration of 99999999 bytes",
+            ),
+            (
+                good.replace("\"size\":0", "\"size\":18446744073709551615"),
+                "no file has",
+            ),
             (good.replace("\"size\":0", "\"size\":-1"), "invalid value"),
-            (good.replacen('{', r#"{"manifests":[],"#, 1), "an index and a manifest at once"),
+            (
+                good.replacen('{', r#"{"manifests":[],"#, 1),
+                "an index and a manifest at once",
+            ),
             (r#"{"schemaVersion":1}"#.to_owned(), "docker's version 1"),
             ("{}".to_owned(), "neither"),
             (format!("{{\"x\":{}", "[".repeat(100_000)), "recursion"),

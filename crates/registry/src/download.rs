@@ -65,7 +65,9 @@ impl<'a> Download<'a> {
             }
             work();
         });
-        let first = first_error.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let first = first_error
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         first.map_or(Ok(()), Err)
     }
 
@@ -125,7 +127,12 @@ impl<'a> Download<'a> {
     }
 
     /// Copies an answer's body to the end of a blob.
-    fn copy(&self, part: &Part, partial: &mut Partial<'_>, answer: &mut Answer) -> std::result::Result<(), Failure> {
+    fn copy(
+        &self,
+        part: &Part,
+        partial: &mut Partial<'_>,
+        answer: &mut Answer,
+    ) -> std::result::Result<(), Failure> {
         let host = answer.host.clone();
         if !goes_on(answer, partial.length()) {
             partial.restart()?;
@@ -173,6 +180,13 @@ impl<'a> Download<'a> {
 /// True if an answer goes on after so many bytes, and does not begin anew.
 fn goes_on(answer: &Answer, from: u64) -> bool {
     let range = answer.header(header::CONTENT_RANGE);
-    let start = range.and_then(|text| text.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok());
+    let start = range.and_then(|text| {
+        text.strip_prefix("bytes ")?
+            .split('-')
+            .next()?
+            .trim()
+            .parse()
+            .ok()
+    });
     from == 0 || (answer.status == 206 && start == Some(from))
 }

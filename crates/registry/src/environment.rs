@@ -102,7 +102,10 @@ impl Environment {
         let docker = self.path("DOCKER_CONFIG");
         let docker = docker.or_else(|| Some(self.path("HOME")?.join(".docker")));
         let docker = docker.map(|dir| dir.join("config.json"));
-        [Some(runtime), user, docker].into_iter().flatten().collect()
+        [Some(runtime), user, docker]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 
@@ -113,7 +116,14 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>> {
         source,
     };
     let file = match File::open(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
         file => file.map_err(failed)?,
     };
     let mut text = String::new();

@@ -22,7 +22,10 @@ pub enum Error {
     Name { name: String, source: BadName },
     /// A name without a registry that could mean several.
     #[error("{name}: could be any of {}; name one of them", candidates.join(", "))]
-    Ambiguous { name: String, candidates: Vec<String> },
+    Ambiguous {
+        name: String,
+        candidates: Vec<String>,
+    },
     /// A configuration file cannot be used.
     #[error("{}: {why}; correct it", shown(path))]
     Config { path: PathBuf, why: String },
@@ -36,14 +39,21 @@ pub enum Error {
     #[error("{name}: {} blocks this registry; name another", shown(path))]
     Blocked { name: String, path: PathBuf },
     /// policy.json forbids it.
-    #[error("{name}: {} rejects images of this registry; name another", shown(path))]
+    #[error(
+        "{name}: {} rejects images of this registry; name another",
+        shown(path)
+    )]
     Rejected { name: String, path: PathBuf },
     /// policy.json demands signatures.
     #[error(
         "{name}: {} demands a signature ({kind}), which skopeo checks; install skopeo",
         shown(path)
     )]
-    Signature { name: String, path: PathBuf, kind: String },
+    Signature {
+        name: String,
+        path: PathBuf,
+        kind: String,
+    },
     /// skopeo fetched nothing.
     #[error("{name}: skopeo: {text}")]
     Skopeo { name: String, text: String },
@@ -60,7 +70,9 @@ pub enum Error {
     )]
     Certificate { host: String, why: String },
     /// The host speaks no TLS.
-    #[error("{host}: does not speak TLS ({why}); only a registry with insecure = true in registries.conf may do without")]
+    #[error(
+        "{host}: does not speak TLS ({why}); only a registry with insecure = true in registries.conf may do without"
+    )]
     NoTls { host: String, why: String },
     /// A redirect that is not followed.
     #[error("{host}: redirects to {}, {why}; nothing was sent there", escaped(to.as_bytes()))]
@@ -70,14 +82,24 @@ pub enum Error {
         why: &'static str,
     },
     /// The registry wants a user, or another one.
-    #[error("{name}: {host} grants no access{text}; check the name, or log in with podman login or docker login")]
-    Denied { name: String, host: String, text: String },
+    #[error(
+        "{name}: {host} grants no access{text}; check the name, or log in with podman login or docker login"
+    )]
+    Denied {
+        name: String,
+        host: String,
+        text: String,
+    },
     /// A way to log in that is not known, or not allowed.
     #[error("{host}: asks for a login {why}; use another registry")]
     Login { host: String, why: String },
     /// The registry has no such image.
     #[error("{name}: {host} has no such image{text}; check the name")]
-    NotFound { name: String, host: String, text: String },
+    NotFound {
+        name: String,
+        host: String,
+        text: String,
+    },
     /// Another answer than was asked for.
     #[error("{host}: answers {what} with {status}{text}; try again later")]
     Status {
@@ -119,7 +141,10 @@ pub enum Error {
     #[error("{name}: {why}")]
     Unusable { name: String, why: String },
     /// The file system has no room for the image.
-    #[error("{}: {available} are free, and {name} needs {needed}; make room, or use another directory", shown(path))]
+    #[error(
+        "{}: {available} are free, and {name} needs {needed}; make room, or use another directory",
+        shown(path)
+    )]
     Full {
         path: PathBuf,
         name: String,
@@ -127,13 +152,23 @@ pub enum Error {
         available: ByteSize,
     },
     /// The store cannot be used.
-    #[error("{}: {}; see that it can be written to, or remove it", shown(path), reason(source))]
+    #[error(
+        "{}: {}; see that it can be written to, or remove it",
+        shown(path),
+        reason(source)
+    )]
     Store { path: PathBuf, source: io::Error },
     /// The store's list of images cannot be used.
-    #[error("{}: {why}; remove the directory, and pull the images again", shown(path))]
+    #[error(
+        "{}: {why}; remove the directory, and pull the images again",
+        shown(path)
+    )]
     StoreIndex { path: PathBuf, why: String },
     /// The store's directory could have been written by others.
-    #[error("{}: belongs to another user, or others can write to it; use another directory", shown(path))]
+    #[error(
+        "{}: belongs to another user, or others can write to it; use another directory",
+        shown(path)
+    )]
     StoreOwner { path: PathBuf },
     /// Another thread failed.
     #[error("stopped")]
@@ -145,7 +180,11 @@ impl Error {
     pub(crate) fn is_of_server(&self) -> bool {
         !matches!(
             self,
-            Self::Store { .. } | Self::StoreIndex { .. } | Self::StoreOwner { .. } | Self::Full { .. } | Self::Stopped
+            Self::Store { .. }
+                | Self::StoreIndex { .. }
+                | Self::StoreOwner { .. }
+                | Self::Full { .. }
+                | Self::Stopped
         )
     }
 }
@@ -156,6 +195,11 @@ const TEXT_LIMIT: usize = 200;
 /// Returns a server's words for a message.
 pub(crate) fn quoted(text: &str) -> String {
     let line = text.lines().find(|line| !line.trim().is_empty());
-    let short: String = line.unwrap_or_default().trim().chars().take(TEXT_LIMIT).collect();
+    let short: String = line
+        .unwrap_or_default()
+        .trim()
+        .chars()
+        .take(TEXT_LIMIT)
+        .collect();
     escaped(short.as_bytes())
 }

@@ -114,10 +114,19 @@ impl<'a> Puller<'a> {
         if !self.store.has_blob(&config) {
             download.fetch(&[config])?;
         }
-        let bytes = std::fs::read(self.store.blob(&config.digest)).map_err(|error| self.store.failed(error))?;
+        let bytes = std::fs::read(self.store.blob(&config.digest))
+            .map_err(|error| self.store.failed(error))?;
         document::check_platform(&bytes).map_err(|why| unusable(name, why))?;
-        let missing: Vec<Part> = found.manifest.parts().into_iter().filter(|part| !self.store.has_blob(part)).collect();
-        let total = missing.iter().map(|part| part.size).fold(0, u64::saturating_add);
+        let missing: Vec<Part> = found
+            .manifest
+            .parts()
+            .into_iter()
+            .filter(|part| !self.store.has_blob(part))
+            .collect();
+        let total = missing
+            .iter()
+            .map(|part| part.size)
+            .fold(0, u64::saturating_add);
         self.check_room(name, total)?;
         self.progress.stage("pulling", Some(total));
         download.fetch(&missing)?;
@@ -126,7 +135,12 @@ impl<'a> Puller<'a> {
             size: found.bytes.len() as u64,
         };
         self.store.put(&part, &found.bytes)?;
-        self.store.add(name, found.digest, found.source, document::media_type(&found.bytes))
+        self.store.add(
+            name,
+            found.digest,
+            found.source,
+            document::media_type(&found.bytes),
+        )
     }
 
     /// Goes from a name to a manifest for this platform.
@@ -148,17 +162,28 @@ impl<'a> Puller<'a> {
                 Document::Index(parts, others) => {
                     let first = parts.first().ok_or_else(|| {
                         let others = others.join(", ");
-                        unusable(name, format!("there is none for linux/amd64 in it, only for {others}"))
+                        unusable(
+                            name,
+                            format!("there is none for linux/amd64 in it, only for {others}"),
+                        )
                     })?;
                     wanted = Some(*first);
                 }
             }
         }
-        Err(unusable(name, format!("its indexes are nested more than {DEPTH} deep")))
+        Err(unusable(
+            name,
+            format!("its indexes are nested more than {DEPTH} deep"),
+        ))
     }
 
     /// Reads a document, `part` of an index or the one that the name means, and checks it.
-    fn document(&self, session: &Session<'_>, name: &Reference, part: Option<Part>) -> Result<(Vec<u8>, Digest)> {
+    fn document(
+        &self,
+        session: &Session<'_>,
+        name: &Reference,
+        part: Option<Part>,
+    ) -> Result<(Vec<u8>, Digest)> {
         let version = match part {
             Some(part) => part.digest.to_string(),
             None => name.version.to_string(),
@@ -175,7 +200,11 @@ impl<'a> Puller<'a> {
         };
         let host = answer.host;
         if let Some(expected) = expected.filter(|expected| *expected != found) {
-            return Err(Error::Contents { host, expected, found });
+            return Err(Error::Contents {
+                host,
+                expected,
+                found,
+            });
         }
         let size = bytes.len() as u64;
         match part.filter(|part| part.size != size) {

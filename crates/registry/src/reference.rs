@@ -197,9 +197,7 @@ impl fmt::Display for Version {
 
 /// True if the first part of a name is a host and not a directory.
 fn is_registry(part: &str) -> bool {
-    part == "localhost"
-        || part.contains(['.', ':'])
-        || part.chars().any(|c| c.is_ascii_uppercase())
+    part == "localhost" || part.contains(['.', ':']) || part.chars().any(|c| c.is_ascii_uppercase())
 }
 
 fn canonical_registry(registry: &str) -> String {
@@ -213,9 +211,10 @@ fn canonical_registry(registry: &str) -> String {
 pub(crate) fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
-                ("v6", rest.strip_prefix(':').or((!rest.is_empty()).then_some("x")))
-            }
+            Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (
+                "v6",
+                rest.strip_prefix(':').or((!rest.is_empty()).then_some("x")),
+            ),
             _ => return false,
         },
         None => match text.split_once(':') {
@@ -224,19 +223,21 @@ pub(crate) fn is_host(text: &str) -> bool {
         },
     };
     let is_label = |label: &str| {
-        let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let inner = label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         inner && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
     };
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     host.split('.').all(is_label) && port.is_none_or(is_port)
 }
 
 /// True for a part of a path: runs of small letters and digits, with one dot, one or two underscores, or dashes between them.
 fn is_component(part: &str) -> bool {
     let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_separator = |text: &str| {
-        matches!(text, "" | "." | "_" | "__") || text.bytes().all(|byte| byte == b'-')
-    };
+    let is_separator =
+        |text: &str| matches!(text, "" | "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
     part.starts_with(is_alphanumeric)
         && part.ends_with(is_alphanumeric)
         && part.split(is_alphanumeric).all(is_separator)
@@ -279,7 +280,10 @@ mod tests {
         for typed in ["debian@", "debian:12@"] {
             let name: ImageName = format!("{typed}{DIGEST}").parse().unwrap();
             let full = name.at("docker.io");
-            assert_eq!(full.to_string(), format!("docker.io/library/debian@{DIGEST}"));
+            assert_eq!(
+                full.to_string(),
+                format!("docker.io/library/debian@{DIGEST}")
+            );
             assert_eq!(full.digest(), DIGEST.parse().ok());
         }
     }

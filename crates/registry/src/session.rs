@@ -106,20 +106,34 @@ impl<'a> Session<'a> {
     }
 
     /// Asks for `manifests/VERSION` or `blobs/DIGEST`, and returns an answer with status 200 or 206.
-    pub(crate) fn get(&self, path: &str, accept: Option<&str>, from: u64) -> Result<Answer, (Failure, Option<Duration>)> {
-        let answer = self.admitted(path, accept, from).map_err(|failure| (failure, None))?;
+    pub(crate) fn get(
+        &self,
+        path: &str,
+        accept: Option<&str>,
+        from: u64,
+    ) -> Result<Answer, (Failure, Option<Duration>)> {
+        let answer = self
+            .admitted(path, accept, from)
+            .map_err(|failure| (failure, None))?;
         match answer.status {
             200 | 206 => Ok(answer),
             _ => {
                 let asked = answer.header(header::RETRY_AFTER);
-                let asked = asked.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+                let asked = asked
+                    .and_then(|text| text.trim().parse().ok())
+                    .map(Duration::from_secs);
                 Err((self.refused(path, answer), asked))
             }
         }
     }
 
     /// Reads a document of at most `limit` bytes, with as many attempts as there may be.
-    pub(crate) fn document(&self, path: &str, accept: &str, limit: u64) -> Result<(Vec<u8>, Answer), Error> {
+    pub(crate) fn document(
+        &self,
+        path: &str,
+        accept: &str,
+        limit: u64,
+    ) -> Result<(Vec<u8>, Answer), Error> {
         let mut attempts = self.attempts();
         loop {
             let (failure, asked) = match self.get(path, Some(accept), 0) {
@@ -183,10 +197,18 @@ impl<'a> Session<'a> {
     }
 
     fn authorization(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.authorization.lock().unwrap_or_else(PoisonError::into_inner)
+        self.authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, path: &str, accept: Option<&str>, from: u64, authorization: Option<&str>) -> Result<Answer, Failure> {
+    fn send(
+        &self,
+        path: &str,
+        accept: Option<&str>,
+        from: u64,
+        authorization: Option<&str>,
+    ) -> Result<Answer, Failure> {
         let request = Request {
             accept,
             authorization,
@@ -229,7 +251,9 @@ impl<'a> Session<'a> {
         let own = self.credentials.as_ref().and_then(Credentials::basic);
         match challenges.is_empty() || basic {
             true => Ok(own.filter(|own| basic && refused != Some(own))),
-            false => Err(self.login_error(format!("of the kind {}", quoted(&challenges[0].scheme))).into()),
+            false => Err(self
+                .login_error(format!("of the kind {}", quoted(&challenges[0].scheme)))
+                .into()),
         }
     }
 
@@ -244,7 +268,9 @@ impl<'a> Session<'a> {
     fn token(&self, bearer: &challenge::Challenge) -> Result<String, Failure> {
         let realm = bearer.parameter("realm").unwrap_or_default();
         let wrong = |why: &str| self.login_error(format!("at {}, {why}", quoted(realm)));
-        let url: Url = realm.parse().map_err(|_| wrong("which is not a URL of a host"))?;
+        let url: Url = realm
+            .parse()
+            .map_err(|_| wrong("which is not a URL of a host"))?;
         let own = self.url(!self.is_plain.load(Ordering::Relaxed), "");
         let is_trusted = url.is_https()
             || (!own.is_https() && (url.has_origin_of(&own) || self.client.may_be_plain(&url)));
@@ -274,8 +300,14 @@ impl<'a> Session<'a> {
             }
             _ => {
                 let separator = if realm.contains('?') { '&' } else { '?' };
-                let query = format!("{url}{separator}service={}&scope={}", encoded(service), encoded(&scope));
-                let url = query.parse().map_err(|_| wrong("which is not a URL of a host"))?;
+                let query = format!(
+                    "{url}{separator}service={}&scope={}",
+                    encoded(service),
+                    encoded(&scope)
+                );
+                let url = query
+                    .parse()
+                    .map_err(|_| wrong("which is not a URL of a host"))?;
                 let request = Request {
                     authorization: basic.as_deref(),
                     insecure,
@@ -305,7 +337,11 @@ impl<'a> Session<'a> {
         let (name, host, status) = (self.name.clone(), answer.host.clone(), answer.status);
         let mut bytes = Vec::new();
         // Only for the message.
-        let _ = answer.body.as_reader().take(ERROR_LIMIT).read_to_end(&mut bytes);
+        let _ = answer
+            .body
+            .as_reader()
+            .take(ERROR_LIMIT)
+            .read_to_end(&mut bytes);
         let text = message_of(&bytes);
         let (error, kind) = match status {
             401 | 403 => (Error::Denied { name, host, text }, FailureKind::Final),
@@ -316,7 +352,15 @@ impl<'a> Session<'a> {
                     _ => FailureKind::Final,
                 };
                 let what = what.to_owned();
-                (Error::Status { host, what, status, text }, kind)
+                (
+                    Error::Status {
+                        host,
+                        what,
+                        status,
+                        text,
+                    },
+                    kind,
+                )
             }
         };
         Failure { error, kind }
@@ -344,7 +388,9 @@ pub(crate) fn message_of(bytes: &[u8]) -> String {
 /// A value in a query.
 fn encoded(text: &str) -> String {
     let one = |byte: u8| match byte {
-        byte if byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte) => char::from(byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte) => {
+            char::from(byte).to_string()
+        }
         byte => format!("%{byte:02X}"),
     };
     text.bytes().map(one).collect()

@@ -30,15 +30,31 @@ impl Drop for Scratch {
 ///
 /// # Errors
 /// There is no skopeo, or it fails; the store cannot be written to.
-pub(crate) fn fetch(environment: &Environment, store: &Store, name: &Reference, demand: Demand) -> Result<ImageInUse> {
+pub(crate) fn fetch(
+    environment: &Environment,
+    store: &Store,
+    name: &Reference,
+    demand: Demand,
+) -> Result<ImageInUse> {
     let _lock = store.lock_shared()?;
-    let scratch = Scratch(store.path().join(format!("partial/skopeo-{}", std::process::id())));
+    let scratch = Scratch(
+        store
+            .path()
+            .join(format!("partial/skopeo-{}", std::process::id())),
+    );
     let mut command = Command::new("skopeo");
     if let Some(path) = environment.path("PATH") {
         command.env("PATH", path);
     }
     let output = command
-        .args(["copy", "--quiet", "--override-os", manifest::OS, "--override-arch", manifest::ARCHITECTURE])
+        .args([
+            "copy",
+            "--quiet",
+            "--override-os",
+            manifest::OS,
+            "--override-arch",
+            manifest::ARCHITECTURE,
+        ])
         .arg(format!("docker://{name}"))
         .arg(format!("oci:{}:image", scratch.0.display()))
         .stdin(Stdio::null())
@@ -59,14 +75,22 @@ pub(crate) fn fetch(environment: &Environment, store: &Store, name: &Reference, 
     };
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
-        let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        let last = text
+            .lines()
+            .rfind(|line| !line.trim().is_empty())
+            .unwrap_or_default();
         return Err(failed(quoted(last)));
     }
     import(store, name, &scratch.0, &failed)
 }
 
 /// Takes the only image of a layout over, with the digests checked.
-fn import(store: &Store, name: &Reference, layout: &Path, failed: &dyn Fn(String) -> Error) -> Result<ImageInUse> {
+fn import(
+    store: &Store,
+    name: &Reference,
+    layout: &Path,
+    failed: &dyn Fn(String) -> Error,
+) -> Result<ImageInUse> {
     let wrong = || failed("has written no image".to_owned());
     let copied = Store::open(layout)?;
     let image = copied.images()?.into_iter().next().ok_or_else(wrong)?;

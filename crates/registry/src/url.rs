@@ -79,7 +79,9 @@ impl Url {
         match location {
             _ if bare.contains("://") => location.parse(),
             _ if location.starts_with("//") => format!("{scheme}:{location}").parse(),
-            _ if location.starts_with('/') => format!("{scheme}://{}{location}", self.authority).parse(),
+            _ if location.starts_with('/') => {
+                format!("{scheme}://{}{location}", self.authority).parse()
+            }
             _ => {
                 let path = self.path.split('?').next().unwrap_or_default();
                 let directory = &path[..path.rfind('/').map_or(0, |at| at + 1)];
@@ -102,7 +104,11 @@ impl Url {
     pub(crate) fn host_and_port(&self) -> (&str, u16) {
         let usual = if self.is_https { 443 } else { 80 };
         let port = |text: &str| text.parse().unwrap_or(usual);
-        match self.authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        match self
+            .authority
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
+        {
             Some((host, rest)) => (host, port(rest.trim_start_matches(':'))),
             None => match self.authority.split_once(':') {
                 Some((host, text)) => (host, port(text)),
@@ -119,7 +125,10 @@ impl Url {
     /// True for an address of this host.
     pub(crate) fn is_loopback(&self) -> bool {
         let (host, _) = self.host_and_port();
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        host == "localhost"
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     }
 }
 
@@ -140,7 +149,15 @@ mod tests {
         ] {
             assert_eq!(from.join(location).unwrap().to_string(), to, "{location}");
         }
-        for location in ["ftp://x/", "https://u@x/", "https:///b", "/a b", "/a\r\nb", "file:///etc", "https://x:y/"] {
+        for location in [
+            "ftp://x/",
+            "https://u@x/",
+            "https:///b",
+            "/a b",
+            "/a\r\nb",
+            "file:///etc",
+            "https://x:y/",
+        ] {
             assert_eq!(from.join(location), Err(BadUrl), "{location}");
         }
     }
@@ -152,7 +169,12 @@ mod tests {
         for other in ["http://x/", "https://x:444/", "https://y/", "https://x.y/"] {
             assert!(!url("https://x/").has_origin_of(&url(other)), "{other}");
         }
-        for (text, loopback) in [("http://127.9.0.1/", true), ("http://[::1]:5/", true), ("http://localhost:1/", true), ("http://127.0.0.1.example/", false)] {
+        for (text, loopback) in [
+            ("http://127.9.0.1/", true),
+            ("http://[::1]:5/", true),
+            ("http://localhost:1/", true),
+            ("http://127.0.0.1.example/", false),
+        ] {
             assert_eq!(url(text).is_loopback(), loopback, "{text}");
         }
     }

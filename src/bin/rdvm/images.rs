@@ -34,11 +34,18 @@ pub(crate) fn images(args: &ImagesArgs) -> Result<u8> {
         return print(&(serde_json::to_string_pretty(&lines)? + "\n"));
     }
     let header = ["NAME", "DIGEST", "SIZE", "PULLED"].map(str::to_owned);
-    let rows: Vec<[String; 4]> = std::iter::once(header).chain(images.iter().map(row)).collect();
+    let rows: Vec<[String; 4]> = std::iter::once(header)
+        .chain(images.iter().map(row))
+        .collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2)];
     let lines = rows.iter().map(|[name, digest, size, age]| {
-        format!("{name:a$}  {digest:b$}  {size:>c$}  {age}\n", a = widths[0], b = widths[1], c = widths[2])
+        format!(
+            "{name:a$}  {digest:b$}  {size:>c$}  {age}\n",
+            a = widths[0],
+            b = widths[1],
+            c = widths[2]
+        )
     });
     print(&lines.collect::<String>())
 }
@@ -70,7 +77,10 @@ fn age(time: SystemTime) -> String {
 impl<'a> Line<'a> {
     fn of(image: &'a StoredImage) -> Self {
         let time = |time: SystemTime| {
-            let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let seconds = time
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
             timestamp(seconds.try_into().unwrap_or(i64::MAX))
         };
         Self {

@@ -13,7 +13,9 @@ use crate::print::{print, say, show_bar};
 pub(crate) fn pull(args: &PullArgs) -> Result<u8> {
     let images = Images::open()?;
     let bar = (!args.quiet).then(show_bar);
-    let progress = bar.as_ref().map_or_else(Progress::default, |bar| bar.progress.clone());
+    let progress = bar
+        .as_ref()
+        .map_or_else(Progress::default, |bar| bar.progress.clone());
     let mut code = 0;
     for text in &args.names {
         match pull_one(&images, text, &progress) {

@@ -27,7 +27,9 @@ pub(crate) fn rmi(args: &RmiArgs) -> Result<u8> {
         };
         if removed.names.is_empty() {
             let shown = escaped(text.as_bytes());
-            say(&format!("{shown}: is not in the local store; rdvm images lists what is"));
+            say(&format!(
+                "{shown}: is not in the local store; rdvm images lists what is"
+            ));
             code = FAILED;
         }
         show(&removed)?;
@@ -41,13 +43,18 @@ pub(crate) fn rmi(args: &RmiArgs) -> Result<u8> {
 /// The digits of an argument that is a digest.
 fn digest_of(text: &str) -> Option<&str> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    let is_digest = digits.len() >= DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let is_digest = digits.len() >= DIGITS
+        && digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     is_digest.then_some(digits)
 }
 
 fn has_digits(image: &StoredImage, digits: &str) -> bool {
     let digests = [image.manifest, image.source].map(|digest| digest.to_string());
-    digests.iter().any(|digest| digest.trim_start_matches("sha256:").starts_with(digits))
+    digests
+        .iter()
+        .any(|digest| digest.trim_start_matches("sha256:").starts_with(digits))
 }
 
 fn show(removed: &Removed) -> Result<u8> {

@@ -76,12 +76,17 @@ fn directories(environment: &Environment, host: &str) -> impl Iterator<Item = Pa
 }
 
 fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
-    sorted(directory, |path| path.extension().is_some_and(|it| it == extension))
+    sorted(directory, |path| {
+        path.extension().is_some_and(|it| it == extension)
+    })
 }
 
 fn sorted(directory: &Path, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| wanted(path)).collect();
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| wanted(path))
+        .collect();
     paths.sort();
     paths
 }

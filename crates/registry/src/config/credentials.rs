@@ -45,9 +45,10 @@ impl Credentials {
     /// Returns the value of a header for the scheme Basic; `None` for a token.
     pub(crate) fn basic(&self) -> Option<String> {
         match self {
-            Self::Password { user, password } => {
-                Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
-            }
+            Self::Password { user, password } => Some(format!(
+                "Basic {}",
+                STANDARD.encode(format!("{user}:{password}"))
+            )),
             Self::IdentityToken(_) => None,
         }
     }
@@ -93,7 +94,9 @@ pub(crate) fn of(environment: &Environment, reference: &Reference) -> Result<Opt
         };
         let file: File = match text.trim().is_empty() {
             true => File::default(),
-            false => serde_json::from_str(&text).map_err(|error| wrong(&path, &error.to_string()))?,
+            false => {
+                serde_json::from_str(&text).map_err(|error| wrong(&path, &error.to_string()))?
+            }
         };
         if let Some(found) = file.find(environment, &path, reference)? {
             return Ok(Some(found));
@@ -110,12 +113,20 @@ fn wrong(path: &Path, why: &str) -> Error {
 }
 
 impl File {
-    fn find(&self, environment: &Environment, path: &Path, reference: &Reference) -> Result<Option<Credentials>> {
+    fn find(
+        &self,
+        environment: &Environment,
+        path: &Path,
+        reference: &Reference,
+    ) -> Result<Option<Credentials>> {
         let server = match reference.registry.as_str() {
             docker_hub::REGISTRY => docker_hub::CREDENTIALS,
             other => other,
         };
-        let helper = self.cred_helpers.get(&reference.registry).or(self.cred_helpers.get(server));
+        let helper = self
+            .cred_helpers
+            .get(&reference.registry)
+            .or(self.cred_helpers.get(server));
         if let Some(helper) = helper {
             return ask(environment, helper, server);
         }
@@ -124,7 +135,11 @@ impl File {
         {
             return Ok(Some(credentials));
         }
-        match self.creds_store.as_deref().filter(|store| !store.is_empty()) {
+        match self
+            .creds_store
+            .as_deref()
+            .filter(|store| !store.is_empty())
+        {
             Some(store) => ask(environment, store, server),
             None => Ok(None),
         }
@@ -167,7 +182,8 @@ impl Entry {
             let decoded = STANDARD.decode(self.auth.trim()).ok();
             let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
             let pair = text.as_deref().and_then(|text| text.split_once(':'));
-            let (user, password) = pair.ok_or_else(|| wrong(path, "an \"auth\" is not USER:PASSWORD in base64"))?;
+            let (user, password) =
+                pair.ok_or_else(|| wrong(path, "an \"auth\" is not USER:PASSWORD in base64"))?;
             return Ok(Some(Credentials::Password {
                 user: user.to_owned(),
                 // docker has written NULs behind it.
@@ -189,7 +205,10 @@ fn ask(environment: &Environment, helper: &str, server: &str) -> Result<Option<C
         program: program.clone(),
         why,
     };
-    if !helper.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+    if !helper
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    {
         return Err(Error::Helper {
             program: quoted(&program),
             why: "is no name of a program".to_owned(),
@@ -222,8 +241,8 @@ fn ask(environment: &Environment, helper: &str, server: &str) -> Result<Option<C
             false => Err(failed(format!("fails: {}", quoted(&text)))),
         };
     }
-    let answer: HelperAnswer =
-        serde_json::from_str(&text).map_err(|_| failed("does not answer as it should".to_owned()))?;
+    let answer: HelperAnswer = serde_json::from_str(&text)
+        .map_err(|_| failed("does not answer as it should".to_owned()))?;
     Ok(match (answer.username.as_str(), answer.secret) {
         (_, secret) if secret.is_empty() => None,
         (TOKEN_USER, secret) => Some(Credentials::IdentityToken(secret)),
@@ -286,7 +305,10 @@ mod tests {
             ("r.example/ns/app:1", password("u", "p")),
             ("r.example/other:1", password("a", "b")),
             ("docker.io/library/debian:1", password("h", "0")),
-            ("t.example/x:1", Some(Credentials::IdentityToken("tok".into()))),
+            (
+                "t.example/x:1",
+                Some(Credentials::IdentityToken("tok".into())),
+            ),
             ("n.example/x:1", password("n", "q")),
             ("e.example/x:1", None),
             ("other.example/x:1", None),
@@ -306,14 +328,20 @@ mod tests {
         fs::write(&own, r#"{"auths": {"r.example": {"auth": "dTpw"}}}"#).unwrap();
         assert_eq!(home.of("r.example/x:1").unwrap(), password("u", "p"));
         fs::write(&own, r#"{"auths": {"r.example": {"auth": "!!"}}}"#).unwrap();
-        assert!(matches!(home.of("r.example/x:1"), Err(Error::Config { .. })));
+        assert!(matches!(
+            home.of("r.example/x:1"),
+            Err(Error::Config { .. })
+        ));
     }
 
     #[test]
     fn programs_are_asked_for_their_servers() {
         let answer = r#"read server; [ "$1" = get ] && printf '{"ServerURL":"%s","Username":"%s","Secret":"s"}' "$server" "$server""#;
         let home = Home::new(r#"{"credHelpers": {"r.example": "own"}, "credsStore": "all"}"#)
-            .program("docker-credential-own", r#"echo '{"Username":"<token>","Secret":"s"}'"#)
+            .program(
+                "docker-credential-own",
+                r#"echo '{"Username":"<token>","Secret":"s"}'"#,
+            )
             .program("docker-credential-all", answer);
         assert_eq!(
             home.of("r.example/x:1").unwrap(),
@@ -328,15 +356,29 @@ mod tests {
     #[test]
     fn a_program_may_have_nothing_but_not_fail() {
         for (script, expected) in [
-            ("echo credentials not found in native keychain; exit 1", Ok(None)),
-            ("echo locked; exit 1", Err("docker-credential-x: fails: locked; correct it, or log in again")),
-            ("echo what", Err("docker-credential-x: does not answer as it should; correct it, or log in again")),
+            (
+                "echo credentials not found in native keychain; exit 1",
+                Ok(None),
+            ),
+            (
+                "echo locked; exit 1",
+                Err("docker-credential-x: fails: locked; correct it, or log in again"),
+            ),
+            (
+                "echo what",
+                Err(
+                    "docker-credential-x: does not answer as it should; correct it, or log in again",
+                ),
+            ),
         ] {
             let home = Home::new(r#"{"credsStore": "x"}"#).program("docker-credential-x", script);
             let found = home.of("r.example/x:1").map_err(|error| error.to_string());
             assert_eq!(found, expected.map_err(str::to_owned), "{script}");
         }
         let home = Home::new(r#"{"credsStore": "../x"}"#);
-        assert!(matches!(home.of("r.example/x:1"), Err(Error::Helper { .. })));
+        assert!(matches!(
+            home.of("r.example/x:1"),
+            Err(Error::Helper { .. })
+        ));
     }
 }

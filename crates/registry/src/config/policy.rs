@@ -47,7 +47,9 @@ pub(crate) struct Demand {
 /// # Errors
 /// It is rejected; the file cannot be read or understood.
 pub(crate) fn demands(environment: &Environment, reference: &Reference) -> Result<Policy> {
-    let user = environment.user_containers().map(|dir| dir.join("policy.json"));
+    let user = environment
+        .user_containers()
+        .map(|dir| dir.join("policy.json"));
     let system = environment.etc("containers/policy.json");
     for path in user.into_iter().chain([system]) {
         let Some(text) = environment::read(&path)? else {
@@ -60,7 +62,9 @@ pub(crate) fn demands(environment: &Environment, reference: &Reference) -> Resul
         let file: File = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         let requirements = file.requirements(reference);
         if requirements.is_empty() {
-            return Err(wrong("an empty list of requirements accepts nothing".to_owned()));
+            return Err(wrong(
+                "an empty list of requirements accepts nothing".to_owned(),
+            ));
         }
         if requirements.iter().any(|it| it.kind == "reject") {
             return Err(Error::Rejected {
@@ -68,7 +72,9 @@ pub(crate) fn demands(environment: &Environment, reference: &Reference) -> Resul
                 path,
             });
         }
-        let other = requirements.iter().find(|it| it.kind != "insecureAcceptAnything");
+        let other = requirements
+            .iter()
+            .find(|it| it.kind != "insecureAcceptAnything");
         return Ok(match other {
             None => Policy::Anything,
             Some(other) => Policy::Signed(Demand {
@@ -86,7 +92,9 @@ impl File {
         let Some(scopes) = self.transports.get("docker") else {
             return &self.default;
         };
-        let found = scopes_of(reference).into_iter().find_map(|scope| scopes.get(&scope));
+        let found = scopes_of(reference)
+            .into_iter()
+            .find_map(|scope| scopes.get(&scope));
         found.unwrap_or(&self.default)
     }
 }
@@ -101,7 +109,9 @@ fn scopes_of(reference: &Reference) -> Vec<String> {
         rest = scope.rsplit_once('/').map(|(above, _)| above);
     }
     let host = reference.registry.split(':').next().unwrap_or_default();
-    let dots = host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..]));
+    let dots = host
+        .match_indices('.')
+        .map(|(at, _)| format!("*{}", &host[at..]));
     scopes.extend(dots);
     scopes.push(String::new());
     scopes
@@ -131,13 +141,20 @@ mod tests {
 
     #[test]
     fn the_longest_scope_decides() {
-        for name in ["docker.io/library/debian:12", "a.b.lan/x:1", "docker.io/signed/but:1"] {
+        for name in [
+            "docker.io/library/debian:12",
+            "a.b.lan/x:1",
+            "docker.io/signed/but:1",
+        ] {
             assert_eq!(verdict(TEXT, name).unwrap(), Policy::Anything, "{name}");
         }
         let signed = verdict(TEXT, "docker.io/signed/app:1").unwrap();
         assert!(matches!(signed, Policy::Signed(demand) if demand.kind == "signedBy"));
         let rejected = verdict(TEXT, "other.example/x:1");
-        assert!(matches!(rejected, Err(Error::Rejected { .. })), "{rejected:?}");
+        assert!(
+            matches!(rejected, Err(Error::Rejected { .. })),
+            "{rejected:?}"
+        );
     }
 
     #[test]

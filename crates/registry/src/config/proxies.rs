@@ -38,16 +38,25 @@ pub(crate) fn of(environment: &Environment, url: &Url) -> Result<Option<Proxy>> 
 /// True if a list of hosts and domains, with or without ports, has the URL's host.
 fn has(list: &str, url: &Url) -> bool {
     let (host, port) = url.host_and_port();
-    list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).any(|entry| {
-        let (name, entry_port) = match entry.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, port.parse().ok()),
-            _ => (entry, None),
-        };
-        let name = name.trim_start_matches('*').trim_start_matches('.');
-        let is_below = || host.strip_suffix(name).is_some_and(|above| above.ends_with('.'));
-        entry_port.is_none_or(|wanted: u16| wanted == port)
-            && (entry == "*" || (!name.is_empty() && (host.eq_ignore_ascii_case(name) || is_below())))
-    })
+    list.split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+        .any(|entry| {
+            let (name, entry_port) = match entry.rsplit_once(':') {
+                Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    (name, port.parse().ok())
+                }
+                _ => (entry, None),
+            };
+            let name = name.trim_start_matches('*').trim_start_matches('.');
+            let is_below = || {
+                host.strip_suffix(name)
+                    .is_some_and(|above| above.ends_with('.'))
+            };
+            entry_port.is_none_or(|wanted: u16| wanted == port)
+                && (entry == "*"
+                    || (!name.is_empty() && (host.eq_ignore_ascii_case(name) || is_below())))
+        })
 }
 
 #[cfg(test)]
@@ -65,7 +74,14 @@ mod tests {
 
     #[test]
     fn the_scheme_chooses_the_proxy_and_exceptions_have_none() {
-        let set = [("http_proxy", "http://p:1"), ("HTTPS_PROXY", "http://user:pw@s:2"), ("no_proxy", "a.example, .b.example,c.example:5000,*.d.example")];
+        let set = [
+            ("http_proxy", "http://p:1"),
+            ("HTTPS_PROXY", "http://user:pw@s:2"),
+            (
+                "no_proxy",
+                "a.example, .b.example,c.example:5000,*.d.example",
+            ),
+        ];
         for (url, expected) in [
             ("http://x.example/", Some("p:1")),
             ("https://x.example/", Some("s:2")),
@@ -81,13 +97,26 @@ mod tests {
         ] {
             assert_eq!(proxied(&set, url).unwrap().as_deref(), expected, "{url}");
         }
-        assert_eq!(proxied(&[("https_proxy", "http://p:1"), ("NO_PROXY", "*")], "https://x/").unwrap(), None);
-        assert_eq!(proxied(&[("HTTP_PROXY", "http://p:1")], "http://x/").unwrap(), None);
+        assert_eq!(
+            proxied(
+                &[("https_proxy", "http://p:1"), ("NO_PROXY", "*")],
+                "https://x/"
+            )
+            .unwrap(),
+            None
+        );
+        assert_eq!(
+            proxied(&[("HTTP_PROXY", "http://p:1")], "http://x/").unwrap(),
+            None
+        );
     }
 
     #[test]
     fn a_wrong_proxy_is_an_error_that_keeps_the_password() {
         let error = proxied(&[("https_proxy", "socks5://u:secret@p:1")], "https://x/").unwrap_err();
-        assert_eq!(error.to_string(), "https_proxy: \"p:1\" is not the URL of a proxy; write http://HOST:PORT");
+        assert_eq!(
+            error.to_string(),
+            "https_proxy: \"p:1\" is not the URL of a proxy; write http://HOST:PORT"
+        );
     }
 }

@@ -132,37 +132,58 @@ impl Registries {
             path: path.to_owned(),
             why,
         };
-        let file: File = toml::from_str(&text).map_err(|error| wrong(escaped(error.message().as_bytes())))?;
+        let file: File =
+            toml::from_str(&text).map_err(|error| wrong(escaped(error.message().as_bytes())))?;
         if file.registries.is_some() {
-            return Err(wrong("[registries] is version 1 of this file; write [[registry]]".to_owned()));
+            return Err(wrong(
+                "[registries] is version 1 of this file; write [[registry]]".to_owned(),
+            ));
         }
         for table in &file.registry {
             let places = table.mirror.iter().map(|mirror| &mirror.location);
-            let places = places.chain([&table.location].into_iter().filter(|location| !location.is_empty()));
+            let places = places.chain(
+                [&table.location]
+                    .into_iter()
+                    .filter(|location| !location.is_empty()),
+            );
             for place in places {
                 if !is_host(place.split('/').next().unwrap_or_default()) {
-                    return Err(wrong(format!("\"{}\" is not HOST[/PATH]", escaped(place.as_bytes()))));
+                    return Err(wrong(format!(
+                        "\"{}\" is not HOST[/PATH]",
+                        escaped(place.as_bytes())
+                    )));
                 }
             }
             if table.prefix().is_empty() {
-                return Err(wrong("a [[registry]] has neither prefix nor location".to_owned()));
+                return Err(wrong(
+                    "a [[registry]] has neither prefix nor location".to_owned(),
+                ));
             }
         }
         if let Some(search) = file.unqualified_search_registries {
             if let Some(bad) = search.iter().find(|host| !is_host(host)) {
-                return Err(wrong(format!("\"{}\" is not HOST[:PORT]", escaped(bad.as_bytes()))));
+                return Err(wrong(format!(
+                    "\"{}\" is not HOST[:PORT]",
+                    escaped(bad.as_bytes())
+                )));
             }
             self.search = search;
         }
         match file.short_name_mode.as_deref() {
             Some("disabled" | "permissive") => self.tries_each = true,
             Some("enforcing") => self.tries_each = false,
-            Some(other) => return Err(wrong(format!("short-name-mode \"{}\" is not known", escaped(other.as_bytes())))),
+            Some(other) => {
+                return Err(wrong(format!(
+                    "short-name-mode \"{}\" is not known",
+                    escaped(other.as_bytes())
+                )));
+            }
             None => {}
         }
         self.aliases.extend(file.aliases);
         for table in file.registry {
-            self.tables.retain(|(_, old)| old.prefix() != table.prefix());
+            self.tables
+                .retain(|(_, old)| old.prefix() != table.prefix());
             self.tables.push((path.to_owned(), table));
         }
         Ok(())
@@ -176,7 +197,11 @@ impl Registries {
         if let Some(full) = name.full() {
             return Ok(vec![full]);
         }
-        if let Some(alias) = self.aliases.get(name.path()).filter(|alias| !alias.is_empty()) {
+        if let Some(alias) = self
+            .aliases
+            .get(name.path())
+            .filter(|alias| !alias.is_empty())
+        {
             let full: Reference = alias.parse().map_err(|source| Error::Name {
                 name: alias.clone(),
                 source,
@@ -186,7 +211,11 @@ impl Registries {
         if self.search.is_empty() {
             return Ok(vec![name.at(docker_hub::REGISTRY)]);
         }
-        let all: Vec<Reference> = self.search.iter().map(|registry| name.at(registry)).collect();
+        let all: Vec<Reference> = self
+            .search
+            .iter()
+            .map(|registry| name.at(registry))
+            .collect();
         match self.tries_each || all.len() == 1 {
             true => Ok(all),
             false => Err(Error::Ambiguous {
@@ -233,8 +262,12 @@ impl Registries {
     /// True if a host was said to need no TLS.
     pub(crate) fn is_insecure(&self, host: &str) -> bool {
         let of_table = |table: &Table| {
-            let own = table.insecure && (table.matches(host).is_some() || host_of(&table.location) == host);
-            own || table.mirror.iter().any(|mirror| mirror.insecure && host_of(&mirror.location) == host)
+            let own = table.insecure
+                && (table.matches(host).is_some() || host_of(&table.location) == host);
+            own || table
+                .mirror
+                .iter()
+                .any(|mirror| mirror.insecure && host_of(&mirror.location) == host)
         };
         self.tables.iter().any(|(_, table)| of_table(table))
     }
@@ -291,12 +324,18 @@ mod tests {
     }
 
     fn candidates(text: &str, name: &str) -> Vec<String> {
-        let all = registries(text).unwrap().candidates(&name.parse().unwrap()).unwrap();
+        let all = registries(text)
+            .unwrap()
+            .candidates(&name.parse().unwrap())
+            .unwrap();
         all.iter().map(ToString::to_string).collect()
     }
 
     fn endpoints(text: &str, name: &str) -> Vec<(String, bool)> {
-        let all = registries(text).unwrap().endpoints(&name.parse().unwrap()).unwrap();
+        let all = registries(text)
+            .unwrap()
+            .endpoints(&name.parse().unwrap())
+            .unwrap();
         all.into_iter()
             .map(|it| (format!("{}/{}", it.host, it.repository), it.insecure))
             .collect()
@@ -307,12 +346,18 @@ mod tests {
         assert_eq!(candidates("", "debian:12"), ["docker.io/library/debian:12"]);
         let one = "unqualified-search-registries = ['r.example']";
         assert_eq!(candidates(one, "debian:12"), ["r.example/debian:12"]);
-        assert_eq!(candidates(one, "x.example/debian"), ["x.example/debian:latest"]);
+        assert_eq!(
+            candidates(one, "x.example/debian"),
+            ["x.example/debian:latest"]
+        );
         let alias = "[aliases]\ndebian = 'a.example/deb/ian'";
         assert_eq!(candidates(alias, "debian:12"), ["a.example/deb/ian:12"]);
         let two = "unqualified-search-registries = ['a.example', 'b.example']";
         let each = format!("{two}\nshort-name-mode = 'permissive'");
-        assert_eq!(candidates(&each, "x"), ["a.example/x:latest", "b.example/x:latest"]);
+        assert_eq!(
+            candidates(&each, "x"),
+            ["a.example/x:latest", "b.example/x:latest"]
+        );
         let error = registries(two).unwrap().candidates(&"x".parse().unwrap());
         assert_eq!(
             error.unwrap_err().to_string(),
@@ -348,12 +393,24 @@ mod tests {
         );
         let digest = format!("docker.io/library/debian@sha256:{}", "0".repeat(64));
         assert_eq!(endpoints(text, &digest).len(), 3);
-        assert_eq!(endpoints(text, "a.b.lan:80/x/y"), [("a.b.lan:80/x/y".into(), true)]);
-        assert_eq!(endpoints(text, "lan.example/x"), [("lan.example/x".into(), false)]);
-        let blocked = registries(text).unwrap().endpoints(&"docker.io/user/x:1".parse().unwrap());
+        assert_eq!(
+            endpoints(text, "a.b.lan:80/x/y"),
+            [("a.b.lan:80/x/y".into(), true)]
+        );
+        assert_eq!(
+            endpoints(text, "lan.example/x"),
+            [("lan.example/x".into(), false)]
+        );
+        let blocked = registries(text)
+            .unwrap()
+            .endpoints(&"docker.io/user/x:1".parse().unwrap());
         assert!(matches!(blocked, Err(Error::Blocked { .. })), "{blocked:?}");
         let all = registries(text).unwrap();
-        for (host, insecure) in [("mirror.example", true), ("x.lan", true), ("own.example:5000", false)] {
+        for (host, insecure) in [
+            ("mirror.example", true),
+            ("x.lan", true),
+            ("own.example:5000", false),
+        ] {
             assert_eq!(all.is_insecure(host), insecure, "{host}");
         }
     }
@@ -376,7 +433,10 @@ mod tests {
             "short-name-mode = 'x'",
             "not toml",
         ] {
-            assert!(matches!(registries(text), Err(Error::Config { .. })), "{text}");
+            assert!(
+                matches!(registries(text), Err(Error::Config { .. })),
+                "{text}"
+            );
         }
     }
 
@@ -386,9 +446,17 @@ mod tests {
         let write = |path: &str, registry: &str| {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, format!("unqualified-search-registries = ['{registry}']")).unwrap();
+            std::fs::write(
+                path,
+                format!("unqualified-search-registries = ['{registry}']"),
+            )
+            .unwrap();
         };
-        let search = || Registries::read(&Environment::of_test(dir.path())).unwrap().search;
+        let search = || {
+            Registries::read(&Environment::of_test(dir.path()))
+                .unwrap()
+                .search
+        };
         assert!(search().is_empty());
         write("etc/containers/registries.conf", "etc");
         assert_eq!(search(), ["etc"]);

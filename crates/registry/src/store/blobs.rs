@@ -28,7 +28,8 @@ pub(crate) struct Partial<'a> {
 impl Store {
     /// True if a blob is here in its full length.
     pub(crate) fn has_blob(&self, part: &Part) -> bool {
-        fs::metadata(self.blob(&part.digest)).is_ok_and(|meta| meta.is_file() && meta.len() == part.size)
+        fs::metadata(self.blob(&part.digest))
+            .is_ok_and(|meta| meta.is_file() && meta.len() == part.size)
     }
 
     pub(super) fn open_blob(&self, digest: &Digest) -> Result<Option<File>> {
@@ -99,7 +100,10 @@ impl Partial<'_> {
     fn resume(&mut self) -> Result<()> {
         let mut piece = vec![0; PIECE];
         while self.length <= self.part.size {
-            let count = self.file.read(&mut piece).map_err(|error| self.store.failed(error))?;
+            let count = self
+                .file
+                .read(&mut piece)
+                .map_err(|error| self.store.failed(error))?;
             if count == 0 {
                 break;
             }
@@ -116,7 +120,10 @@ impl Partial<'_> {
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.hash = Sha256::new();
         self.length = 0;
-        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        let emptied = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)));
         emptied.map(drop).map_err(|error| self.store.failed(error))
     }
 
@@ -124,7 +131,10 @@ impl Partial<'_> {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if let Err(error) = self.file.write_all(bytes) {
             // A full disk is not to stay full of this.
-            if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            if matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) {
                 let _ = remove_if_there(&self.path);
             }
             return Err(self.store.failed(error));

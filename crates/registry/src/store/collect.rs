@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 
+use rdvm_hostfs::Digest;
 use rdvm_hostfs::atomic::remove_if_there;
 use rdvm_hostfs::units::ByteSize;
-use rdvm_hostfs::Digest;
 
 use super::index::name_of;
 use super::{Store, StoredImage};
@@ -52,7 +52,9 @@ impl Store {
         self.change_index(|manifests| {
             let is_gone = |old: &rdvm_image::manifest::Descriptor| {
                 // Another process may have put another image in its place.
-                let same = |image: &StoredImage| image.name == name_of(old) && image.manifest.to_string() == old.digest;
+                let same = |image: &StoredImage| {
+                    image.name == name_of(old) && image.manifest.to_string() == old.digest
+                };
                 images.iter().any(same)
             };
             manifests.retain(|old| !is_gone(old));
@@ -68,7 +70,9 @@ impl Store {
         let mut all = self.collect()?;
         let mut images = self.images()?;
         while self.bytes()? > limit.0 {
-            let is_free = |image: &StoredImage| Some(&image.manifest) != keep && !is_locked(&self.blob(&image.manifest));
+            let is_free = |image: &StoredImage| {
+                Some(&image.manifest) != keep && !is_locked(&self.blob(&image.manifest))
+            };
             let Some(at) = images.iter().rposition(is_free) else {
                 break;
             };
@@ -108,12 +112,20 @@ impl Store {
     /// The blobs of images in the list, and of manifests that are locked; whether there is any of the latter kind.
     fn reachable(&self) -> Result<(HashSet<Digest>, bool)> {
         let index = self.index()?;
-        let listed = index.manifests.iter().filter_map(|descriptor| descriptor.digest.parse().ok());
+        let listed = index
+            .manifests
+            .iter()
+            .filter_map(|descriptor| descriptor.digest.parse().ok());
         let mut kept: HashSet<Digest> = HashSet::new();
         let mut keep = |manifest: Digest| {
             kept.insert(manifest);
             let found = self.manifest(&manifest);
-            kept.extend(found.iter().flat_map(|found| found.parts()).map(|part| part.digest));
+            kept.extend(
+                found
+                    .iter()
+                    .flat_map(|found| found.parts())
+                    .map(|part| part.digest),
+            );
         };
         let listed: Vec<Digest> = listed.collect();
         listed.iter().copied().for_each(&mut keep);
@@ -137,7 +149,9 @@ impl Store {
             let one = |entry: io::Result<fs::DirEntry>| {
                 let entry = entry?;
                 let name = entry.file_name();
-                let digest = name.to_str().and_then(|name| format!("sha256:{name}").parse().ok());
+                let digest = name
+                    .to_str()
+                    .and_then(|name| format!("sha256:{name}").parse().ok());
                 Ok((entry.path(), digest, entry.metadata()?.len()))
             };
             entries.map(one).collect()
@@ -151,10 +165,13 @@ impl Store {
     }
 
     fn remove_stale_partials(&self) {
-        let entries = fs::read_dir(self.path.join("partial")).into_iter().flatten();
+        let entries = fs::read_dir(self.path.join("partial"))
+            .into_iter()
+            .flatten();
         for entry in entries.flatten() {
             let modified = entry.metadata().and_then(|meta| meta.modified());
-            let age = modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
+            let age =
+                modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
             if age.is_ok_and(|age| age > STALE) && !is_locked(&entry.path()) {
                 // The next time, if not now; directories are skopeo's.
                 let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));

@@ -54,7 +54,9 @@ impl StoredImage {
         };
         match reference.version {
             Version::Tag(_) => name == *reference,
-            Version::Digest(digest) => name.name() == reference.name() && [self.manifest, self.source].contains(&digest),
+            Version::Digest(digest) => {
+                name.name() == reference.name() && [self.manifest, self.source].contains(&digest)
+            }
         }
     }
 }
@@ -76,16 +78,29 @@ impl Store {
     /// The list cannot be read or understood.
     pub fn images(&self) -> Result<Vec<StoredImage>> {
         let index = self.index()?;
-        let images = index.manifests.iter().filter_map(|descriptor| self.stored(descriptor));
+        let images = index
+            .manifests
+            .iter()
+            .filter_map(|descriptor| self.stored(descriptor));
         let mut images: Vec<StoredImage> = images.collect();
         images.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.name.cmp(&b.name)));
         Ok(images)
     }
 
     /// Adds an image whose blobs are here, in the place of one of the same name, and keeps it from being removed.
-    pub(crate) fn add(&self, reference: &Reference, manifest: Digest, source: Digest, kind: &str) -> Result<ImageInUse> {
-        let size = std::fs::metadata(self.blob(&manifest)).map_err(|error| self.failed(error))?.len();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub(crate) fn add(
+        &self,
+        reference: &Reference,
+        manifest: Digest,
+        source: Digest,
+        kind: &str,
+    ) -> Result<ImageInUse> {
+        let size = std::fs::metadata(self.blob(&manifest))
+            .map_err(|error| self.failed(error))?
+            .len();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let annotations = BTreeMap::from([
             (NAME.to_owned(), reference.to_string()),
             (SOURCE.to_owned(), source.to_string()),
@@ -174,27 +189,38 @@ impl Store {
         let parts = found.as_ref().map(Manifest::parts).unwrap_or_default();
         let sizes = parts.iter().map(|part| part.size);
         let seconds = annotation(PULLED).and_then(|text| text.parse().ok());
-        let pulled = seconds.map(Duration::from_secs).and_then(|since| UNIX_EPOCH.checked_add(since));
+        let pulled = seconds
+            .map(Duration::from_secs)
+            .and_then(|since| UNIX_EPOCH.checked_add(since));
         Some(StoredImage {
             name: name_of(descriptor).to_owned(),
             manifest,
-            source: annotation(SOURCE).and_then(|text| text.parse().ok()).unwrap_or(manifest),
+            source: annotation(SOURCE)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(manifest),
             size: ByteSize(sizes.fold(descriptor.size, u64::saturating_add)),
             layers: found.map_or(0, |found| found.layers.len()),
             pulled,
-            used: std::fs::metadata(self.blob(&manifest)).and_then(|meta| meta.modified()).ok(),
+            used: std::fs::metadata(self.blob(&manifest))
+                .and_then(|meta| meta.modified())
+                .ok(),
         })
     }
 
     /// True if all blobs of an image are here, as long as they have to be.
     pub(crate) fn is_whole(&self, image: &StoredImage) -> bool {
-        let parts = self.manifest(&image.manifest).map(|manifest| manifest.parts());
+        let parts = self
+            .manifest(&image.manifest)
+            .map(|manifest| manifest.parts());
         parts.is_some_and(|parts| parts.iter().all(|part| self.has_blob(part)))
     }
 }
 
 /// The name of an image in the list, else its digest.
 pub(super) fn name_of(descriptor: &Descriptor) -> &str {
-    let name = descriptor.annotations.as_ref().and_then(|all| all.get(NAME));
+    let name = descriptor
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(NAME));
     name.unwrap_or(&descriptor.digest)
 }

@@ -65,7 +65,9 @@ impl Store {
         let mut directories = DirBuilder::new();
         directories.recursive(true).mode(0o700);
         for directory in [path.join("blobs/sha256"), path.join("partial")] {
-            directories.create(&directory).map_err(|error| store.failed(error))?;
+            directories
+                .create(&directory)
+                .map_err(|error| store.failed(error))?;
         }
         let meta = fs::metadata(path).map_err(|error| store.failed(error))?;
         let own = [0, rustix::process::geteuid().as_raw()].contains(&meta.uid());
@@ -135,7 +137,9 @@ impl Store {
     fn lock_file(&self, name: &str) -> Result<File> {
         let mut options = File::options();
         let options = options.write(true).create(true).truncate(false);
-        options.open(self.path.join(name)).map_err(|error| self.failed(error))
+        options
+            .open(self.path.join(name))
+            .map_err(|error| self.failed(error))
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {

@@ -16,10 +16,17 @@ fn other_bytes_than_the_digest_says_never_get_its_name() {
     let home = Home::new();
     let message = home.refuses(&server.name("app:1"));
     let wanted = digest(&image.layers[0]).to_string();
-    assert!(message.starts_with(&format!("{}: {wanted} has the digest sha256:", server.host)), "{message}");
+    assert!(
+        message.starts_with(&format!("{}: {wanted} has the digest sha256:", server.host)),
+        "{message}"
+    );
     assert_eq!(home.blob(&image.layers[0]), None);
     // Nor is it gone on with.
-    let partial = home.store.path().join("partial").join(wanted.strip_prefix("sha256:").unwrap());
+    let partial = home
+        .store
+        .path()
+        .join("partial")
+        .join(wanted.strip_prefix("sha256:").unwrap());
     assert!(!partial.exists());
 }
 
@@ -36,7 +43,10 @@ fn more_or_fewer_bytes_than_announced_are_refused() {
         });
         let home = Home::new();
         let message = home.refuses(&server.name("app:1"));
-        assert!(message.contains(&format!("has {} bytes and not 1000", 1000 + change)), "{message}");
+        assert!(
+            message.contains(&format!("has {} bytes and not 1000", 1000 + change)),
+            "{message}"
+        );
         assert_eq!(server.count(&image.layer(0)), count);
         assert_eq!(home.blob(&image.layers[0]), None);
     }
@@ -49,7 +59,8 @@ fn a_blob_without_end_is_left_at_its_size() {
     let server = Server::of(&image, move |seen, _, mut reply| {
         if seen.path == path {
             // Announced in pieces, so that it has no length.
-            reply = Reply::ok(format!("8000\r\n{}\r\n", "x".repeat(0x8000)).as_bytes()).with("Transfer-Encoding", "chunked");
+            reply = Reply::ok(format!("8000\r\n{}\r\n", "x".repeat(0x8000)).as_bytes())
+                .with("Transfer-Encoding", "chunked");
             reply.then = Then::Repeat;
         }
         reply
@@ -77,7 +88,10 @@ fn a_manifest_of_a_gigabyte_is_not_read() {
         let message = Home::new().refuses(&server.name("app:1"));
         assert_eq!(
             message,
-            format!("{}: manifests/1 has more than 4096 KiB; use another registry", server.host)
+            format!(
+                "{}: manifests/1 has more than 4096 KiB; use another registry",
+                server.host
+            )
         );
         assert_eq!(server.count(MANIFEST), 1);
     }
@@ -88,15 +102,24 @@ fn a_thousand_layers_are_not_fetched() {
     let image = Made::new(&(0..1000).collect::<Vec<_>>());
     let server = Server::of(&image, |_, _, reply| reply);
     let message = Home::new().refuses(&server.name("app:1"));
-    assert!(message.ends_with("app:1: has 1000 layers, and 127 is the limit"), "{message}");
+    assert!(
+        message.ends_with("app:1: has 1000 layers, and 127 is the limit"),
+        "{message}"
+    );
     assert_eq!(server.seen().len(), 1);
 }
 
 #[test]
 fn redirects_end_and_do_not_lead_away_from_a_known_host_without_tls() {
     for (to, why) in [
-        ("/v2/app/manifests/1", "more often than there can be a reason for"),
-        ("http://r.example/x", "a host that is not known to need no TLS"),
+        (
+            "/v2/app/manifests/1",
+            "more often than there can be a reason for",
+        ),
+        (
+            "http://r.example/x",
+            "a host that is not known to need no TLS",
+        ),
         ("ftp://r.example/x", "which is not a URL of a host"),
         ("http://user@127.0.0.1/x", "which is not a URL of a host"),
         ("", "more often"),
@@ -112,9 +135,14 @@ fn redirects_end_and_do_not_lead_away_from_a_known_host_without_tls() {
 fn a_tag_with_another_digest_than_its_header_says_is_refused() {
     let image = Made::new(&[10]);
     let zeros = format!("sha256:{}", "0".repeat(64));
-    let server = Server::of(&image, move |_, _, reply| reply.with("Docker-Content-Digest", &zeros));
+    let server = Server::of(&image, move |_, _, reply| {
+        reply.with("Docker-Content-Digest", &zeros)
+    });
     let home = Home::new();
-    assert!(home.refuses(&server.name("app:1")).contains("has the digest"));
+    assert!(
+        home.refuses(&server.name("app:1"))
+            .contains("has the digest")
+    );
     // Where a digest was named the header does not matter, and the bytes do.
     let name = server.name("app:1").at_digest(digest(&image.manifest));
     home.pull(&name).unwrap();
@@ -122,7 +150,11 @@ fn a_tag_with_another_digest_than_its_header_says_is_refused() {
     other.0[0] ^= 1;
     let served = image.manifest.clone();
     let liar = Server::new(move |_, _| Reply::ok(&served));
-    assert!(Home::new().refuses(&liar.name("app:1").at_digest(other)).contains("has the digest"));
+    assert!(
+        Home::new()
+            .refuses(&liar.name("app:1").at_digest(other))
+            .contains("has the digest")
+    );
 }
 
 #[test]
@@ -132,7 +164,10 @@ fn heads_and_failures_without_end_are_given_up() {
     assert!(message.contains("its answer"), "{message}");
     let busy = Server::new(|_, _| Reply::status(503).with("Retry-After", "999999999"));
     let message = Home::new().refuses(&busy.name("app:1"));
-    assert!(message.contains("answers manifests/1 with 503"), "{message}");
+    assert!(
+        message.contains("answers manifests/1 with 503"),
+        "{message}"
+    );
     assert_eq!(busy.seen().len(), 4);
 }
 
@@ -146,7 +181,11 @@ fn a_server_that_gives_a_byte_and_breaks_off_is_given_up() {
     });
     let message = Home::new().refuses(&server.name("app:1"));
     assert!(message.contains("try again later"), "{message}");
-    assert!(server.count(&image.layer(0)) < 20, "{}", server.count(&image.layer(0)));
+    assert!(
+        server.count(&image.layer(0)) < 20,
+        "{}",
+        server.count(&image.layer(0))
+    );
 }
 
 #[test]
@@ -157,8 +196,13 @@ fn a_server_that_says_nothing_is_given_up() {
         attempts: 2,
         ..PATIENCE
     };
-    let error = Home::new().pull_with(&server.name("app:1"), patience).unwrap_err();
-    assert!(error.to_string().contains("says nothing for too long"), "{error}");
+    let error = Home::new()
+        .pull_with(&server.name("app:1"), patience)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("says nothing for too long"),
+        "{error}"
+    );
     assert_eq!(server.seen().len(), 2);
 }
 
@@ -170,7 +214,9 @@ fn a_manifest_that_comes_too_slowly_is_given_up() {
         attempts: 1,
         ..PATIENCE
     };
-    let error = Home::new().pull_with(&server.name("app:1"), patience).unwrap_err();
+    let error = Home::new()
+        .pull_with(&server.name("app:1"), patience)
+        .unwrap_err();
     assert!(error.to_string().contains("too slowly"), "{error}");
 }
 
@@ -182,7 +228,10 @@ fn words_of_a_server_cannot_act_on_a_terminal() {
         reply
     });
     let message = Home::new().refuses(&server.name("app:1"));
-    assert!(message.contains(r"has no such image: \u{1b}[2Jgone;"), "{message}");
+    assert!(
+        message.contains(r"has no such image: \u{1b}[2Jgone;"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -201,7 +250,9 @@ fn images_for_other_machines_and_other_things_are_refused_before_their_layers_co
 #[test]
 fn indexes_in_indexes_end() {
     // Each is the one that it names, as far as the server is concerned.
-    let server = Server::new(|_, _| Reply::ok(br#"{"manifests":[{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}]}"#));
+    let server = Server::new(|_, _| {
+        Reply::ok(br#"{"manifests":[{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}]}"#)
+    });
     let message = Home::new().refuses(&server.name("app:1"));
     assert!(message.contains("has the digest"), "{message}");
     assert_eq!(server.seen().len(), 2);

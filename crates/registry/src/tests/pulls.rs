@@ -40,8 +40,15 @@ fn a_cut_connection_goes_on_where_it_was() {
     home.pull(&server.name("app:1")).unwrap();
     home.has_all(&image);
     let seen = server.seen();
-    let starts: Vec<usize> = seen.iter().filter(|it| it.path == layer).map(|it| it.from()).collect();
-    assert_eq!(starts, [0, 30_000, 60_000, 90_000, 120_000, 150_000, 180_000]);
+    let starts: Vec<usize> = seen
+        .iter()
+        .filter(|it| it.path == layer)
+        .map(|it| it.from())
+        .collect();
+    assert_eq!(
+        starts,
+        [0, 30_000, 60_000, 90_000, 120_000, 150_000, 180_000]
+    );
 }
 
 #[test]
@@ -50,12 +57,20 @@ fn a_pull_that_was_killed_goes_on_with_what_it_has() {
     let server = Server::of(&image, |_, _, reply| reply);
     let home = Home::new();
     let name = digest(&image.layers[0]).to_string();
-    let partial = home.store.path().join("partial").join(name.strip_prefix("sha256:").unwrap());
+    let partial = home
+        .store
+        .path()
+        .join("partial")
+        .join(name.strip_prefix("sha256:").unwrap());
     std::fs::write(&partial, &image.layers[0][..150_000]).unwrap();
     home.pull(&server.name("app:1")).unwrap();
     home.has_all(&image);
     let seen = server.seen();
-    let starts: Vec<usize> = seen.iter().filter(|it| it.path == image.layer(0)).map(|it| it.from()).collect();
+    let starts: Vec<usize> = seen
+        .iter()
+        .filter(|it| it.path == image.layer(0))
+        .map(|it| it.from())
+        .collect();
     assert_eq!(starts, [150_000]);
     assert!(!partial.exists());
 }
@@ -67,7 +82,11 @@ fn what_an_earlier_pull_left_damaged_comes_once_more() {
     let name = digest(&image.layers[0]).to_string();
     for left in [vec![1; 150_000], vec![1; 200_000], vec![1; 300_000]] {
         let home = Home::new();
-        let partial = home.store.path().join("partial").join(name.strip_prefix("sha256:").unwrap());
+        let partial = home
+            .store
+            .path()
+            .join("partial")
+            .join(name.strip_prefix("sha256:").unwrap());
         std::fs::write(&partial, left).unwrap();
         home.pull(&server.name("app:1")).unwrap();
         home.has_all(&image);
@@ -78,10 +97,12 @@ fn what_an_earlier_pull_left_damaged_comes_once_more() {
 fn a_server_without_ranges_begins_anew() {
     let image = Made::new(&[200_000]);
     let (path, whole) = (image.layer(0), image.layers[0].clone());
-    let server = Server::of(&image, move |seen, before, reply| match (seen.path == path, before) {
-        (true, 0) => reply.cut(150_000, Then::Close),
-        (true, _) => Reply::ok(&whole),
-        _ => reply,
+    let server = Server::of(&image, move |seen, before, reply| {
+        match (seen.path == path, before) {
+            (true, 0) => reply.cut(150_000, Then::Close),
+            (true, _) => Reply::ok(&whole),
+            _ => reply,
+        }
     });
     let home = Home::new();
     home.pull(&server.name("app:1")).unwrap();
@@ -107,9 +128,11 @@ fn busy_servers_are_asked_again_when_they_say() {
 fn a_silent_server_is_left_and_asked_again() {
     let image = Made::new(&[200_000]);
     let path = image.layer(0);
-    let server = Server::of(&image, move |seen, before, reply| match (seen.path == path, before) {
-        (true, 0) => reply.cut(100_000, Then::Stall),
-        _ => reply,
+    let server = Server::of(&image, move |seen, before, reply| {
+        match (seen.path == path, before) {
+            (true, 0) => reply.cut(100_000, Then::Stall),
+            _ => reply,
+        }
     });
     let home = Home::new();
     let patience = Patience {
@@ -125,7 +148,9 @@ fn a_silent_server_is_left_and_asked_again() {
 fn an_index_leads_to_the_image_for_this_platform_and_its_digest_finds_it_again() {
     let image = Made::new(&[1000]);
     let one = |digest: &str, size: usize, architecture: &str| {
-        format!(r#"{{"digest":"{digest}","size":{size},"platform":{{"os":"linux","architecture":"{architecture}"}}}}"#)
+        format!(
+            r#"{{"digest":"{digest}","size":{size},"platform":{{"os":"linux","architecture":"{architecture}"}}}}"#
+        )
     };
     let own = digest(&image.manifest).to_string();
     let text = format!(
@@ -135,16 +160,26 @@ fn an_index_leads_to_the_image_for_this_platform_and_its_digest_finds_it_again()
         one(&own, image.manifest.len(), "amd64"),
     );
     let index = digest(text.as_bytes());
-    let server = Server::of(&image, move |seen, _, reply| match seen.path.strip_prefix("/v2/app/manifests/") {
-        Some(version) if version == "1" || version == index.to_string() => Reply::ok(text.as_bytes()),
-        _ => reply,
+    let server = Server::of(&image, move |seen, _, reply| {
+        match seen.path.strip_prefix("/v2/app/manifests/") {
+            Some(version) if version == "1" || version == index.to_string() => {
+                Reply::ok(text.as_bytes())
+            }
+            _ => reply,
+        }
     });
     let home = Home::new();
     let pulled = home.pull(&server.name("app:1")).unwrap().image;
-    assert_eq!((pulled.manifest, pulled.source), (digest(&image.manifest), index));
+    assert_eq!(
+        (pulled.manifest, pulled.source),
+        (digest(&image.manifest), index)
+    );
     for digest in [pulled.manifest, index] {
         let name = server.name("app:1").at_digest(digest);
-        assert_eq!(home.store.take(&name).unwrap().unwrap().image.manifest, pulled.manifest);
+        assert_eq!(
+            home.store.take(&name).unwrap().unwrap().image.manifest,
+            pulled.manifest
+        );
         assert_eq!(home.pull(&name).unwrap().image.manifest, pulled.manifest);
     }
     let other = server.name("other:1").at_digest(index);
@@ -154,11 +189,16 @@ fn an_index_leads_to_the_image_for_this_platform_and_its_digest_finds_it_again()
 #[test]
 fn mirrors_are_asked_first_and_the_registry_when_they_fail() {
     let image = Made::new(&[1000, 2000]);
-    let (own, broken) = (Server::of(&image, |_, _, reply| reply), Server::new(|_, _| Reply::status(404)));
+    let (own, broken) = (
+        Server::of(&image, |_, _, reply| reply),
+        Server::new(|_, _| Reply::status(404)),
+    );
     let files = image.files.clone();
     let mirror = Server::new(move |seen, _| {
         let path = seen.path.replace("/v2/mirrored/app/", "/v2/app/");
-        files.get(&path).map_or(Reply::status(404), |body| Reply::ok(body))
+        files
+            .get(&path)
+            .map_or(Reply::status(404), |body| Reply::ok(body))
     });
     let conf = |mirror: &str| {
         format!(
@@ -168,7 +208,10 @@ fn mirrors_are_asked_first_and_the_registry_when_they_fail() {
     };
     let name: Reference = "r.example/app:1".parse().unwrap();
     let home = Home::new();
-    home.write(".config/containers/registries.conf", &conf(&format!("{}/mirrored", mirror.host)));
+    home.write(
+        ".config/containers/registries.conf",
+        &conf(&format!("{}/mirrored", mirror.host)),
+    );
     assert_eq!(home.pull(&name).unwrap().image.name, "r.example/app:1");
     home.has_all(&image);
     assert!(own.seen().is_empty() && mirror.seen().len() == 4);
@@ -191,9 +234,11 @@ fn blobs_may_be_elsewhere() {
         }
     });
     let host = elsewhere.host.clone();
-    let server = Server::of(&image, move |seen, _, reply| match seen.path.strip_prefix("/v2/app/blobs/") {
-        Some(digest) => Reply::redirect(&format!("http://{host}/{digest}")),
-        None => reply,
+    let server = Server::of(&image, move |seen, _, reply| {
+        match seen.path.strip_prefix("/v2/app/blobs/") {
+            Some(digest) => Reply::redirect(&format!("http://{host}/{digest}")),
+            None => reply,
+        }
     });
     let home = Home::new();
     home.pull(&server.name("app:1")).unwrap();
@@ -203,7 +248,13 @@ fn blobs_may_be_elsewhere() {
 
 #[test]
 fn four_blobs_come_at_a_time_and_no_more() {
-    let image = Made::new(&[1000; 12].iter().enumerate().map(|(at, length)| at + length).collect::<Vec<_>>());
+    let image = Made::new(
+        &[1000; 12]
+            .iter()
+            .enumerate()
+            .map(|(at, length)| at + length)
+            .collect::<Vec<_>>(),
+    );
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, highest) = (now.clone(), most.clone());
     let server = Server::of(&image, move |seen, _, reply| {
@@ -253,10 +304,19 @@ fn a_policy_is_kept() {
     );
     home.pull(&server.name("app:1")).unwrap();
     let rejected = home.pull(&"r.example/x:1".parse().unwrap());
-    assert!(matches!(rejected, Err(Error::Rejected { .. })), "{rejected:?}");
-    home.write(".config/containers/policy.json", r#"{"default":[{"type":"sigstoreSigned"}]}"#);
+    assert!(
+        matches!(rejected, Err(Error::Rejected { .. })),
+        "{rejected:?}"
+    );
+    home.write(
+        ".config/containers/policy.json",
+        r#"{"default":[{"type":"sigstoreSigned"}]}"#,
+    );
     // No skopeo there.
     home.environment.set("PATH", "/nowhere");
     let demanded = home.pull(&server.name("app:1"));
-    assert!(matches!(demanded, Err(Error::Signature { .. })), "{demanded:?}");
+    assert!(
+        matches!(demanded, Err(Error::Signature { .. })),
+        "{demanded:?}"
+    );
 }

@@ -31,7 +31,9 @@ impl Seen {
 
     /// The first byte that is wanted.
     pub(super) fn from(&self) -> usize {
-        let range = self.header("range").and_then(|text| text.strip_prefix("bytes="));
+        let range = self
+            .header("range")
+            .and_then(|text| text.strip_prefix("bytes="));
         range.map_or(0, |text| text.trim_end_matches('-').parse().unwrap())
     }
 }
@@ -94,7 +96,10 @@ impl Reply {
                 body: body[from..].to_vec(),
                 ..Self::default()
             }
-            .with("Content-Range", &format!("bytes {from}-{}/{}", body.len() - 1, body.len())),
+            .with(
+                "Content-Range",
+                &format!("bytes {from}-{}/{}", body.len() - 1, body.len()),
+            ),
         }
     }
 
@@ -131,7 +136,10 @@ impl Server {
     }
 
     /// A registry with `app:1`, and what `change` makes of its answers.
-    pub(super) fn of(image: &Made, change: impl Fn(&Seen, usize, Reply) -> Reply + Send + Sync + 'static) -> Self {
+    pub(super) fn of(
+        image: &Made,
+        change: impl Fn(&Seen, usize, Reply) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let files = image.files.clone();
         Self::new(move |seen, before| {
             let reply = files.get(&seen.path).map(|body| Reply::part(seen, body));
@@ -152,7 +160,11 @@ impl Server {
     }
 }
 
-fn serve(mut stream: TcpStream, log: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen, usize) -> Reply) -> std::io::Result<()> {
+fn serve(
+    mut stream: TcpStream,
+    log: &Mutex<Vec<Seen>>,
+    answer: &dyn Fn(&Seen, usize) -> Reply,
+) -> std::io::Result<()> {
     let mut first = [0];
     // A server without TLS makes nothing of a client's hello.
     if stream.peek(&mut first)? == 0 || first[0] == 0x16 {
@@ -167,14 +179,22 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen, u
         let mut line = String::new();
         reader.read_line(&mut line)?;
         match line.trim_end().split_once(':') {
-            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
+            Some((name, value)) => {
+                headers.insert(name.to_ascii_lowercase(), value.trim().to_owned())
+            }
             None => break,
         };
     }
-    let length: u64 = headers.get("content-length").map_or(0, |text| text.parse().unwrap());
+    let length: u64 = headers
+        .get("content-length")
+        .map_or(0, |text| text.parse().unwrap());
     let mut body = String::new();
     reader.take(length).read_to_string(&mut body)?;
-    let seen = Seen { path, headers, body };
+    let seen = Seen {
+        path,
+        headers,
+        body,
+    };
     let before = {
         let mut log = log.lock().unwrap();
         let before = log.iter().filter(|other| other.path == seen.path).count();
@@ -224,15 +244,30 @@ impl Made {
     /// `app:1` with layers of these lengths.
     pub(super) fn new(lengths: &[usize]) -> Self {
         let bytes = |seed: usize, length: usize| -> Vec<u8> {
-            (0..length).map(|at| (at * (2 * seed + 7) >> 3) as u8 ^ seed as u8).collect()
+            (0..length)
+                .map(|at| (at * (2 * seed + 7) >> 3) as u8 ^ seed as u8)
+                .collect()
         };
-        let layers: Vec<Vec<u8>> = lengths.iter().enumerate().map(|(seed, &length)| bytes(seed, length)).collect();
+        let layers: Vec<Vec<u8>> = lengths
+            .iter()
+            .enumerate()
+            .map(|(seed, &length)| bytes(seed, length))
+            .collect();
         Self::of(br#"{"os":"linux","architecture":"amd64"}"#, &layers)
     }
 
     pub(super) fn of(config: &[u8], layers: &[Vec<u8>]) -> Self {
-        let part = |kind: &str, bytes: &[u8]| format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, digest(bytes), bytes.len());
-        let parts: Vec<String> = layers.iter().map(|layer| part(manifest::LAYER, layer)).collect();
+        let part = |kind: &str, bytes: &[u8]| {
+            format!(
+                r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#,
+                digest(bytes),
+                bytes.len()
+            )
+        };
+        let parts: Vec<String> = layers
+            .iter()
+            .map(|layer| part(manifest::LAYER, layer))
+            .collect();
         let text = format!(
             r#"{{"schemaVersion":2,"mediaType":"{}","config":{},"layers":[{}]}}"#,
             manifest::MANIFEST,
@@ -241,7 +276,10 @@ impl Made {
         );
         let mut files = BTreeMap::from([
             (MANIFEST.to_owned(), text.clone().into_bytes()),
-            (format!("/v2/app/manifests/{}", digest(text.as_bytes())), text.clone().into_bytes()),
+            (
+                format!("/v2/app/manifests/{}", digest(text.as_bytes())),
+                text.clone().into_bytes(),
+            ),
             (blob_at(config), config.to_vec()),
         ]);
         files.extend(layers.iter().map(|layer| (blob_at(layer), layer.clone())));
@@ -287,9 +325,14 @@ impl Home {
         self.pull_with(name, PATIENCE)
     }
 
-    pub(super) fn pull_with(&self, name: &Reference, patience: Patience) -> Result<ImageInUse, Error> {
+    pub(super) fn pull_with(
+        &self,
+        name: &Reference,
+        patience: Patience,
+    ) -> Result<ImageInUse, Error> {
         let registries = Registries::read(&self.environment).unwrap();
-        let puller = Puller::new(&self.environment, &registries, &self.store).with_patience(patience);
+        let puller =
+            Puller::new(&self.environment, &registries, &self.store).with_patience(patience);
         puller.pull(std::slice::from_ref(name))
     }
 

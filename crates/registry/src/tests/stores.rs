@@ -16,7 +16,12 @@ fn with(home: &Home, image: &Made) -> Reference {
 }
 
 fn names(home: &Home) -> Vec<String> {
-    home.store.images().unwrap().into_iter().map(|image| image.name).collect()
+    home.store
+        .images()
+        .unwrap()
+        .into_iter()
+        .map(|image| image.name)
+        .collect()
 }
 
 #[test]
@@ -25,14 +30,19 @@ fn removing_an_image_leaves_the_blobs_of_others() {
     let (first, second) = (Made::new(&[1000, 2000]), Made::new(&[1000, 3000]));
     let a = with(&home, &first);
     let b = with(&home, &second);
-    let removed = home.store.remove(|image| image.name == a.to_string()).unwrap();
+    let removed = home
+        .store
+        .remove(|image| image.name == a.to_string())
+        .unwrap();
     assert_eq!(removed.names, [a.to_string()]);
     // The manifest and the layer that is its own; layer and configuration are shared.
     assert_eq!(removed.bytes, ByteSize(2000 + first.manifest.len() as u64));
     home.has_all(&second);
     assert_eq!(names(&home), [b.to_string()]);
     home.store.remove(|_| true).unwrap();
-    let left: Vec<_> = fs::read_dir(home.store.path().join("blobs/sha256")).unwrap().collect();
+    let left: Vec<_> = fs::read_dir(home.store.path().join("blobs/sha256"))
+        .unwrap()
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -43,7 +53,10 @@ fn an_image_in_use_stays_until_it_is_not() {
     let name = with(&home, &image);
     let used = home.store.take(&name).unwrap().unwrap();
     let removed = home.store.remove(|_| true).unwrap();
-    assert_eq!((removed.names.len(), removed.bytes, removed.in_use), (1, ByteSize(0), true));
+    assert_eq!(
+        (removed.names.len(), removed.bytes, removed.in_use),
+        (1, ByteSize(0), true)
+    );
     home.has_all(&image);
     assert!(home.store.take(&name).unwrap().is_none());
     drop(used);
@@ -65,14 +78,21 @@ fn nothing_is_removed_while_an_image_comes() {
 #[test]
 fn the_store_shrinks_by_what_was_not_used_for_longest() {
     let home = Home::new();
-    let images = [Made::new(&[10_000]), Made::new(&[20_000]), Made::new(&[30_000])];
+    let images = [
+        Made::new(&[10_000]),
+        Made::new(&[20_000]),
+        Made::new(&[30_000]),
+    ];
     let names_of = images.each_ref().map(|image| with(&home, image));
     for (image, days) in images.iter().zip([2, 3, 1]) {
         let file = fs::File::open(home.store.blob(&digest(&image.manifest))).unwrap();
         let then = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
         file.set_modified(then).unwrap();
     }
-    assert_eq!(home.store.shrink(ByteSize(70_000), None).unwrap().names, [""; 0]);
+    assert_eq!(
+        home.store.shrink(ByteSize(70_000), None).unwrap().names,
+        [""; 0]
+    );
     let removed = home.store.shrink(ByteSize(50_000), None).unwrap();
     assert_eq!(removed.names, [names_of[1].to_string()]);
     // Use makes it young.
@@ -80,7 +100,10 @@ fn the_store_shrinks_by_what_was_not_used_for_longest() {
     let removed = home.store.shrink(ByteSize(20_000), None).unwrap();
     assert_eq!(removed.names, [names_of[2].to_string()]);
     let keep = digest(&images[0].manifest);
-    assert_eq!(home.store.shrink(ByteSize(0), Some(&keep)).unwrap().names, [""; 0]);
+    assert_eq!(
+        home.store.shrink(ByteSize(0), Some(&keep)).unwrap().names,
+        [""; 0]
+    );
     home.has_all(&images[0]);
 }
 
@@ -104,7 +127,10 @@ fn stores_of_others_and_damaged_lists_are_errors() {
     fs::write(store.path().join("index.json"), "{").unwrap();
     assert!(matches!(store.images(), Err(Error::StoreIndex { .. })));
     fs::set_permissions(store.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(matches!(Store::open(store.path()), Err(Error::StoreOwner { .. })));
+    assert!(matches!(
+        Store::open(store.path()),
+        Err(Error::StoreOwner { .. })
+    ));
 }
 
 #[test]

@@ -34,10 +34,11 @@ impl Display for Inspected<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "{name:<12}{value}");
         let (read, info) = (self.read, self.info);
-        line(
-            "image",
-            &escaped(self.image.path.as_os_str().as_encoded_bytes()),
-        )?;
+        let name = match &self.image.stored {
+            Some(stored) => stored.name.clone(),
+            None => escaped(self.image.path.as_os_str().as_encoded_bytes()),
+        };
+        line("image", &name)?;
         line("kind", &kind(read))?;
         line("digest", &self.digest)?;
         if let Some(manifest) = &read.manifest {
@@ -155,7 +156,10 @@ impl Inspected<'_> {
         };
         let document = Document {
             schema: SCHEMA,
-            image: path(&self.image.path),
+            image: match &self.image.stored {
+                Some(stored) => path(stored.name.as_ref()),
+                None => path(&self.image.path),
+            },
             kind: read.form.to_string(),
             compression: compression(read.compression),
             digest: self.digest,
