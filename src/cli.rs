@@ -5,7 +5,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::environment;
@@ -28,6 +27,7 @@ mod pull;
 mod refused;
 mod rmi;
 mod run;
+mod tip;
 mod transport;
 mod values;
 
@@ -283,7 +283,7 @@ impl From<clap::Error> for UsageError {
 /// The command line or the profile cannot be used.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError> {
     let mut words: Vec<OsString> = words.into_iter().collect();
-    let mut cli = Cli::try_parse_from(&words).map_err(with_tip)?;
+    let mut cli = Cli::try_parse_from(&words).map_err(tip::with_tip)?;
     let Verb::Run(args) = &mut cli.verb else {
         return Ok(cli);
     };
@@ -307,53 +307,6 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageErro
         args.from_profile = Some(shown);
     }
     Ok(cli)
-}
-
-/// Verbs of docker and podman, and their equivalents.
-const ELSEWHERE: [(&[&str], &str); 5] = [
-    (
-        &["build", "commit", "save", "export", "tag"],
-        "rdvm pack writes an image of a directory, an archive or several",
-    ),
-    (
-        &["push"],
-        "rdvm pack --format oci -o FILE IMAGE, then: skopeo copy oci-archive:FILE docker://NAME",
-    ),
-    (
-        &["load", "import", "history"],
-        "an image is a file or directory that is named at each run; rdvm inspect shows what is in one",
-    ),
-    (
-        &[
-            "ps", "exec", "stop", "kill", "logs", "attach", "start", "restart", "rm", "wait", "top",
-        ],
-        "a machine runs in the foreground and is gone when its command ends; rdvm run -it IMAGE sh opens a shell in one",
-    ),
-    (
-        &["cp", "create"],
-        "rdvm run takes --copy-in HOST:GUEST and --copy-out GUEST:HOST",
-    ),
-];
-
-/// Adds what to type instead, when the verb is an image, or a verb of docker's.
-fn with_tip(mut error: clap::Error) -> clap::Error {
-    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
-        return error;
-    };
-    let tip = match ELSEWHERE.iter().find(|(verbs, _)| verbs.contains(&&**word)) {
-        Some((_, tip)) => (*tip).to_owned(),
-        None if error.get(ContextKind::SuggestedSubcommand).is_some() => return error,
-        None => {
-            let image = escaped(word.as_bytes());
-            format!("to run a command in an image: rdvm run {image}")
-        }
-    };
-    error.remove(ContextKind::SuggestedSubcommand);
-    error.insert(
-        ContextKind::Suggested,
-        ContextValue::StyledStrs(vec![tip.into()]),
-    );
-    error
 }
 
 /// Reads the profile of `file`, or of the nearest rdvm.toml.

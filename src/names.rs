@@ -183,7 +183,7 @@ fn locked(names: Vec<Reference>) -> Result<Vec<Reference>, Error> {
 pub struct Images {
     /// The images that are here.
     pub store: Store,
-    /// What names mean.
+    /// The meaning of names.
     pub registries: Registries,
     environment: Environment,
     limit: ByteSize,

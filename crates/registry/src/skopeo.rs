@@ -46,6 +46,10 @@ pub(crate) fn fetch(
     if let Some(path) = environment.path("PATH") {
         command.env("PATH", path);
     }
+    // skopeo 1.9 does not look at the variable.
+    if let Some(path) = environment.path("CONTAINERS_REGISTRIES_CONF") {
+        command.arg("--registries-conf").arg(path);
+    }
     let output = command
         .args([
             "copy",

@@ -245,7 +245,7 @@ impl Made {
     pub(super) fn new(lengths: &[usize]) -> Self {
         let bytes = |seed: usize, length: usize| -> Vec<u8> {
             (0..length)
-                .map(|at| (at * (2 * seed + 7) >> 3) as u8 ^ seed as u8)
+                .map(|at| ((at * (2 * seed + 7)) >> 3) as u8 ^ seed as u8)
                 .collect()
         };
         let layers: Vec<Vec<u8>> = lengths
