@@ -1,4 +1,4 @@
-//! What to type instead of a verb that rdvm does not have.
+//! Tips for verbs that rdvm does not have.
 
 use clap::error::{ContextKind, ContextValue};
 
