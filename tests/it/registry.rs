@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use self::server::{Home, Registry, Slow, all_there, blobs, push};
-use crate::support::{
-    Image, Rdvm, any_engine, busybox, eventually, left_out, note_run, reference_image,
-};
+use crate::support::{Image, Rdvm, any_engine, busybox, eventually, left_out, reference_image};
 
 /// A registry with `app:1`, an image of three layers; `None` where the programs for that are missing.
 fn registry_with_app() -> Option<(Registry, Home)> {
@@ -612,7 +610,6 @@ fn the_reference_image_runs_by_name() {
         return;
     };
     for engine in any_engine() {
-        note_run(engine);
         let home = Home::new();
         let archive = home.path().join("libs.tar");
         home.rdvm(&[

@@ -248,13 +248,14 @@ impl<'a> Client<'a> {
 pub(crate) fn failure(url: &Url, error: &ureq::Error) -> Failure {
     let host = url.authority().to_owned();
     let why = why(error);
-    if let Some(tls) = of_tls(error) {
-        return match tls {
-            rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_) => {
-                Error::Certificate { host, why }.into()
-            }
-            _ => no_tls(host, why),
-        };
+    match of_tls(error) {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            return Error::Certificate { host, why }.into();
+        }
+        // Of a host that wants another certificate of this client, for example.
+        Some(rustls::Error::AlertReceived(_)) => return Error::Connection { host, why }.into(),
+        Some(_) => return no_tls(host, why),
+        None => {}
     }
     match error {
         ureq::Error::Io(source) if url.is_https() && is_broken_off(source) => no_tls(host, why),

@@ -71,7 +71,7 @@ pub enum Error {
     Certificate { host: String, why: String },
     /// The host speaks no TLS.
     #[error(
-        "{host}: does not speak TLS ({why}); only a registry with insecure = true in registries.conf may do without"
+        "{host}: does not speak TLS, or broke off ({why}); only a registry with insecure = true in registries.conf may do without"
     )]
     NoTls { host: String, why: String },
     /// A redirect that is not followed.

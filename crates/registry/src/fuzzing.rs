@@ -65,6 +65,32 @@ pub fn answer(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn random_texts_break_no_promise(
+            text in r#"(\{|\}|\[|"|:|,|=|/|//|\\|@|[a-z]|[A-Z ]|[0-9.]|Bearer |realm|http|docker|sha256:|digest|size|config|layers|manifests|token|\PC){0,40}"#
+        ) {
+            let bytes = text.as_bytes();
+            super::name(bytes);
+            super::challenge(bytes);
+            super::location(bytes);
+            super::answer(bytes);
+        }
+
+        #[test]
+        fn damaged_answers_break_no_promise(at in 0usize..260, byte in any::<u8>()) {
+            let part = format!(r#"{{"mediaType":"x","digest":"sha256:{}","size":1}}"#, "0".repeat(64));
+            let mut text = format!(r#"{{"config":{part},"layers":[{part}],"errors":[{{"message":"m"}}]}}"#).into_bytes();
+            let length = text.len();
+            text[at % length] = byte;
+            super::answer(&text);
+        }
+    }
+
     #[test]
     fn the_fuzz_targets_bear_nothing_and_a_good_start() {
         for bytes in [

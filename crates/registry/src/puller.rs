@@ -108,6 +108,7 @@ impl<'a> Puller<'a> {
     }
 
     fn pull_from(&self, session: &Session<'_>, name: &Reference) -> Result<ImageInUse> {
+        self.progress.stage("pulling", None);
         let found = self.find(session, name)?;
         let download = Download::new(session, self.store, &self.progress);
         let config = found.manifest.config;
