@@ -8,7 +8,7 @@ pub struct PullArgs {
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
-    /// Names of images: [docker://][HOST/]NAME[:TAG] or NAME@sha256:DIGEST
+    /// Names of images, as in debian:12, HOST:PORT/NAME:TAG or NAME@sha256:DIGEST
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
 }
