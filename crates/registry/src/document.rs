@@ -27,7 +27,7 @@ pub(crate) enum Document {
     Manifest(Manifest),
 }
 
-/// What an image consists of.
+/// The parts of an image.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     pub(crate) config: Part,

@@ -15,7 +15,7 @@ use crate::reference::{ImageName, Reference, Version, is_host};
 /// The most mirrors of one registry that are tried.
 const MIRRORS: usize = 16;
 
-/// What the files say together.
+/// The configuration of all files together.
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     /// Registries to look for short names in; without any it is docker's.

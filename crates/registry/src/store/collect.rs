@@ -20,7 +20,7 @@ use crate::error::Result;
 /// Partial blobs that were not written to for so long are not gone on with.
 const STALE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// What was removed.
+/// The outcome of a removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removed {
     /// The names that are gone.

@@ -46,7 +46,7 @@ pub(super) struct Reply {
     pub(super) body: Vec<u8>,
     /// The length that is announced, where it is not the body's.
     pub(super) length: Option<u64>,
-    /// What happens behind the body.
+    /// The end of the answer, behind the body.
     pub(super) then: Then,
 }
 
