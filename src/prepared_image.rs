@@ -121,7 +121,7 @@ impl PreparedImage {
         let digest = match &wanted {
             Some(wanted) => {
                 let digest = digest::of(&read.tree).map_err(trust::Error::from)?;
-                wanted.check(&image.path, digest)?;
+                wanted.check(image.name(), digest)?;
                 Some(digest)
             }
             None => None,

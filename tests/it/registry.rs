@@ -199,6 +199,10 @@ fn packed_images_have_the_tree_of_the_named_one_and_profiles_name_it() {
     home.rdvm(&["inspect", "--tag", "x", &name])
         .exits(125)
         .says("--tag is about files");
+    let zeros = format!("sha256:{}", "0".repeat(64));
+    home.rdvm(&["inspect", "--expect", &zeros, &name])
+        .exits(125)
+        .says(&format!("rdvm: {name}: its digest is sha256:"));
     fs::write(
         home.path().join("rdvm.toml"),
         format!("[profile.p]\nimage = \"{name}\"\ncommand = [\"sh\", \"-c\", \"true\"]\n"),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -34,6 +34,16 @@ pub struct ImageRef {
     pub expect: Expectation,
     /// The image is one of a store, whose blobs never change: `path` is the store's layout, and `tag` the manifest's digest.
     pub stored: Option<Stored>,
+}
+
+impl ImageRef {
+    /// Returns the image's name for messages: its path, or the name that led to it in a store.
+    pub fn name(&self) -> &Path {
+        match &self.stored {
+            Some(stored) => Path::new(&stored.name),
+            None => &self.path,
+        }
+    }
 }
 
 /// An image of a store of blobs.

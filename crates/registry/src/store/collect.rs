@@ -68,6 +68,10 @@ impl Store {
     /// The store cannot be changed.
     pub fn shrink(&self, limit: ByteSize, keep: Option<&Digest>) -> Result<Removed> {
         let mut all = self.collect()?;
+        // No name is worth removing while its blobs cannot go.
+        if self.try_lock()?.is_none() {
+            return Ok(all);
+        }
         let mut images = self.images()?;
         while self.bytes()? > limit.0 {
             let is_free = |image: &StoredImage| {

@@ -71,6 +71,9 @@ fn nothing_is_removed_while_an_image_comes() {
     let lock = home.store.lock_shared().unwrap();
     assert!(home.store.remove(|_| true).unwrap().in_use);
     home.has_all(&image);
+    with(&home, &Made::new(&[2000]));
+    let kept = home.store.shrink(ByteSize(0), None).unwrap();
+    assert!(kept.in_use && kept.names.is_empty() && names(&home).len() == 1);
     drop(lock);
     assert!(home.store.remove(|_| true).unwrap().bytes > ByteSize(1000));
 }

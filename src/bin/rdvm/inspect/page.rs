@@ -34,10 +34,7 @@ impl Display for Inspected<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "{name:<12}{value}");
         let (read, info) = (self.read, self.info);
-        let name = match &self.image.stored {
-            Some(stored) => stored.name.clone(),
-            None => escaped(self.image.path.as_os_str().as_encoded_bytes()),
-        };
+        let name = escaped(self.image.name().as_os_str().as_encoded_bytes());
         line("image", &name)?;
         line("kind", &kind(read))?;
         line("digest", &self.digest)?;
@@ -156,10 +153,7 @@ impl Inspected<'_> {
         };
         let document = Document {
             schema: SCHEMA,
-            image: match &self.image.stored {
-                Some(stored) => path(stored.name.as_ref()),
-                None => path(&self.image.path),
-            },
+            image: path(self.image.name()),
             kind: read.form.to_string(),
             compression: compression(read.compression),
             digest: self.digest,
