@@ -61,6 +61,7 @@ fn pages(command: &clap::Command, dir: &Path) -> io::Result<()> {
         "rdvm-rmi" => help::RMI,
         "rdvm-doctor" => help::DOCTOR,
         _ if name.starts_with("rdvm-kernel") => help::KERNEL,
+        _ if name.starts_with("rdvm-oci") => help::OCI,
         _ if name.starts_with("rdvm-cache") => help::CACHE,
         _ => &[],
     };

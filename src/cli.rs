@@ -84,6 +84,7 @@ pub enum Verb {
     #[command(after_help = help::examples(help::DOCTOR))]
     Doctor(DoctorArgs),
     /// Be the runtime of a container engine: podman, containerd, docker, Slurm (docs/oci.md)
+    #[command(after_help = help::examples(help::OCI))]
     Oci(Box<OciArgs>),
     /// Print a completion script for a shell
     Completions {

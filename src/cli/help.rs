@@ -33,6 +33,22 @@ pub const RUN: &[Example] = &[
     ),
 ];
 
+/// Examples of `oci`.
+pub const OCI: &[Example] = &[
+    (
+        "podman --runtime /usr/local/bin/rdvm-oci run --network=none debian dpkg -l",
+        "Run a container of podman's as a machine; rdvm-oci is a link to rdvm.",
+    ),
+    (
+        "rdvm oci run --bundle dir name",
+        "Run a bundle in the foreground.",
+    ),
+    (
+        "rdvm oci list",
+        "Show the containers and the state of each.",
+    ),
+];
+
 /// Examples of `pack`.
 pub const PACK: &[Example] = &[
     (
