@@ -100,7 +100,7 @@ fn files_are_short_and_say_what_they_are() {
 /// the network, which both ends use, are 29 of them, and the proxy 19; the OCI runtime and its command line are 54 of the package's;
 /// images by name are 41 of the crates', and 21 of the package's.
 const CRATES: usize = 652;
-const ROOT: usize = 312;
+const ROOT: usize = 313;
 
 /// Counts the lines before the unit tests that begin with `pub` and an item; fields are not items, and what is `pub(crate)`
 /// is no interface. What only tests are made of does not count.

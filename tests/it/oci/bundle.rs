@@ -1,12 +1,12 @@
-//! A bundle as engines write it, and a container of it without an engine: this process is the parent that inherits the
-//! container's, as conmon and containerd's shim are.
+//! A bundle as engines write it, and a container of it without an engine: a process takes the place of conmon and of
+//! containerd's shim, the parent that inherits the container's.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
-use rustix::process::{Pid, WaitOptions, WaitStatus, set_child_subreaper, waitpid};
+use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -26,7 +26,7 @@ pub(super) struct Container<'a> {
     bundle: &'a Bundle,
     pub(super) id: &'static str,
     pub(super) pid: i32,
-    ended: Option<WaitStatus>,
+    parent: Child,
 }
 
 impl Bundle {
@@ -152,29 +152,43 @@ impl Bundle {
         stdin: Stdio,
         options: &[&str],
     ) -> Container<'_> {
-        set_child_subreaper(Some(Pid::from_raw(1).unwrap())).unwrap();
         self.write();
-        let (pid_file, bundle) = (self.path("pid"), self.path(""));
-        let mut command = self.command(&["create", "--pid-file"]);
-        command
-            .arg(&pid_file)
+        for old in ["pid", "created", "ended"] {
+            let _ = fs::remove_file(self.path(old));
+        }
+        let mut words = self.command(&["create", "--pid-file"]);
+        words
+            .arg(self.path("pid"))
             .arg("--bundle")
-            .arg(bundle)
+            .arg(self.path(""))
             .args(options)
             .arg(id);
-        let (out, err) = (self.path("out"), self.path("err"));
-        command.stdin(stdin);
-        command
-            .stdout(File::create(&out).unwrap())
-            .stderr(File::create(&err).unwrap());
-        let status = command.status().unwrap();
-        assert!(status.success(), "{}", fs::read_to_string(err).unwrap());
-        let pid = fs::read_to_string(pid_file).unwrap().parse().unwrap();
+        let words: Vec<_> = words
+            .get_args()
+            .map(|word| word.to_str().unwrap().to_owned())
+            .collect();
+        let task = json!({ "directory": self.dir.path(), "words": words });
+        let mut parent = Command::new(std::env::current_exe().unwrap());
+        parent
+            .args(["--exact", "oci::bundle::parent"])
+            .env(PARENT, task.to_string());
+        parent
+            .stdin(stdin)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let parent = parent.spawn().unwrap();
+        eventually("create", || self.path("created").exists());
+        let code = fs::read_to_string(self.path("created")).unwrap();
+        assert_eq!(code, "0", "{}", self.printed("err"));
+        let pid = fs::read_to_string(self.path("pid"))
+            .unwrap()
+            .parse()
+            .unwrap();
         Container {
             bundle: self,
             id,
             pid,
-            ended: None,
+            parent,
         }
     }
 
@@ -219,29 +233,60 @@ impl Container<'_> {
         eventually(text, || self.bundle.printed("out").contains(text));
     }
 
-    /// Waits for its process, as a parent does. Returns the exit code, of a killed one 128 and the signal.
+    /// Waits for its process, as its parent does. Returns the exit code, of a killed one 128 and the signal.
     pub(super) fn wait(&mut self) -> i32 {
-        let pid = Pid::from_raw(self.pid).unwrap();
-        let ended = loop {
-            match waitpid(Some(pid), WaitOptions::empty()) {
-                Ok(Some((_, status))) => break status,
-                Err(rustix::io::Errno::INTR) | Ok(None) => {}
-                Err(error) => panic!("{error}: {}", self.bundle.printed("err")),
-            }
-        };
-        self.ended = Some(ended);
-        let signal = ended.terminating_signal().map(|signal| 128 + signal);
-        ended.exit_status().or(signal).unwrap()
+        self.parent.wait().unwrap();
+        let code = fs::read_to_string(self.bundle.path("ended")).unwrap();
+        code.parse().unwrap()
     }
 }
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
         let _ = self.bundle.oci(&["delete", "--force", self.id]);
-        if self.ended.is_none() {
-            let _ = waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
+        let _ = self.parent.wait();
+    }
+}
+
+/// The variable by which [`parent`] knows its task.
+const PARENT: &str = "RDVM_TEST_PARENT";
+
+/// A container's parent, in a process of its own: one that inherits other processes' children has to wait for all of them, and
+/// other tests start programs that wait for the end of theirs. As a test it has no task.
+#[test]
+fn parent() {
+    let Some(task) = std::env::var_os(PARENT) else {
+        return;
+    };
+    let task: Value = serde_json::from_str(task.to_str().unwrap()).unwrap();
+    let directory = Path::new(task["directory"].as_str().unwrap());
+    set_child_subreaper(Some(Pid::from_raw(1).unwrap())).unwrap();
+    let stream = |name: &str| File::create(directory.join(name)).unwrap();
+    let words = task["words"].as_array().unwrap().iter();
+    let mut create = Command::new(RDVM);
+    create
+        .args(words.map(|word| word.as_str().unwrap()))
+        .env_remove(PARENT);
+    let created = create
+        .stdout(stream("out"))
+        .stderr(stream("err"))
+        .status()
+        .unwrap();
+    let says = |name: &str, code: i32| {
+        fs::write(directory.join("new"), code.to_string()).unwrap();
+        fs::rename(directory.join("new"), directory.join(name)).unwrap();
+    };
+    says("created", created.code().unwrap());
+    let pid = fs::read_to_string(directory.join("pid")).unwrap_or_default();
+    let pid = pid.parse().ok().and_then(Pid::from_raw);
+    // All that are inherited, the container's process among them.
+    while let Ok(Some((ended, status))) = wait(WaitOptions::empty()) {
+        if Some(ended) == pid {
+            let signal = status.terminating_signal().map(|signal| 128 + signal);
+            says("ended", status.exit_status().or(signal).unwrap());
         }
     }
+    std::process::exit(0);
 }
 
 /// What podman writes for `run --network none`, without what changes nothing here.
