@@ -129,6 +129,8 @@ fn a_task_of_ctr_is_killed_and_removed() {
     let qemu = qemu_of(pid);
     ctr(&["task", "kill", "-s", "SIGKILL", &name]).exits(0);
     eventually("the machine is gone", || !is_alive(pid) && !is_alive(qemu));
+    // The shim has to have noticed.
+    eventually("the task is stopped", || status_of(&name) == "STOPPED");
     // It succeeds, and warns of the exit code.
     let removed = ctr(&["task", "rm", &name]).exits(0);
     assert!(removed.stderr.contains("exit code 137"), "{removed}");
@@ -136,14 +138,17 @@ fn a_task_of_ctr_is_killed_and_removed() {
     is_gone(&name);
 }
 
+/// The status of a task, as ctr prints it.
+fn status_of(name: &str) -> String {
+    let text = ctr(&["task", "ls"]).exits(0).text();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(2).unwrap().to_owned()
+}
+
 #[test]
 fn a_task_of_ctr_is_paused_and_resumed() {
     let (name, _) = task();
-    let status = || {
-        let text = ctr(&["task", "ls"]).exits(0).text();
-        let line = text.lines().find(|line| line.starts_with(&name)).unwrap();
-        line.split_whitespace().nth(2).unwrap().to_owned()
-    };
+    let status = || status_of(&name);
     ctr(&["task", "pause", &name]).exits(0);
     assert_eq!(status(), "PAUSED");
     ctr(&["task", "resume", &name]).exits(0);
