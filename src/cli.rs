@@ -17,6 +17,7 @@ use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
+mod confinement;
 pub mod help;
 mod image;
 mod network;
@@ -27,6 +28,7 @@ mod run;
 mod transport;
 mod values;
 
+pub use confinement::ConfinementArgs;
 pub use image::{ImageArgs, StackArgs};
 pub use oci::{ListForm, OciArgs, OciVerb, words};
 pub use pack::{PackArgs, Packing};

@@ -12,7 +12,7 @@ use super::values::{
     Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_scratch, parse_ulimit,
     parse_volume,
 };
-use super::{Error, StackArgs, kernel_wish};
+use super::{ConfinementArgs, Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{
@@ -36,6 +36,9 @@ pub struct RunArgs {
     /// Read the profile from this file
     #[arg(long, value_name = "FILE", requires = "profile", value_hint = ValueHint::FilePath, help_heading = "Profile")]
     pub(super) config: Option<PathBuf>,
+    /// The confinement of this process.
+    #[command(flatten)]
+    pub confinement: ConfinementArgs,
     /// The profile's options as words.
     #[arg(skip)]
     pub from_profile: Option<String>,

@@ -110,6 +110,7 @@ impl Proxy {
             // A group of its own: Ctrl-C on the terminal is for the parent to handle.
             .process_group(0);
         let mut child = command.spawn()?;
+        rdvm_confine::add_child(child.id());
         let stderr = child.stderr.take();
         let this = Self {
             child,
