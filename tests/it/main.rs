@@ -73,6 +73,8 @@ mod load;
 
 mod sandbox;
 
+mod confine;
+
 mod container;
 
 mod oci;

@@ -94,18 +94,15 @@ fn conditions(only: &Only) -> Result<Vec<SeccompRule>, seccompiler::BackendError
     let masked = |bits: u32| Op::MaskedEq(u64::from(bits));
     match only {
         Only::Any => Ok(Vec::new()),
-        // None of no numbers: a rule that no call meets.
-        Only::OneOf(argument, values) if values.is_empty() => {
-            Ok(vec![one(*argument, Width::Dword, masked(0), 1)?])
-        }
         Only::OneOf(argument, values) => values
             .iter()
             .map(|&value| one(*argument, Width::Dword, Op::Eq, value.into()))
             .collect(),
-        Only::Without(argument, bits) => Ok(vec![one(*argument, Width::Dword, masked(*bits), 0)?]),
-        Only::With(argument, bits) => {
-            let value = (*bits).into();
-            Ok(vec![one(*argument, Width::Dword, masked(*bits), value)?])
+        Only::Masked(argument, mask, values) => {
+            let rules = values.iter();
+            let rules =
+                rules.map(|&value| one(*argument, Width::Dword, masked(*mask), value.into()));
+            rules.collect()
         }
         Only::Null(argument) => Ok(vec![one(*argument, Width::Qword, Op::Eq, 0)?]),
     }

@@ -139,7 +139,10 @@ pub fn enter_with(role: Role, places: &[(BorrowedFd<'_>, Access)]) -> io::Result
     }
     rustix::thread::set_no_new_privs(true)?;
     if process.has(LayerName::Landlock) {
-        let ruleset = Ruleset::new()?;
+        let ruleset = match role {
+            Role::Proxy => Ruleset::with_network()?,
+            _ => Ruleset::new()?,
+        };
         for (place, access) in places {
             ruleset.allow(*place, false, *access)?;
         }

@@ -30,12 +30,10 @@ pub(crate) enum Only {
     Any,
     /// The 32 bits of the argument of this number are one of these.
     OneOf(u8, Vec<u32>),
-    /// They have none of these bits.
-    Without(u8, u32),
+    /// Those that a mask leaves of them are one of these.
+    Masked(u8, u32, Vec<u32>),
     /// The pointer of this number is null.
     Null(u8),
-    /// They have all of these bits.
-    With(u8, u32),
 }
 
 /// A call, by its number, and a condition.
@@ -187,15 +185,12 @@ const THREAD: u32 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) 
 pub(crate) fn calls(role: Role, numbers: &Numbers) -> Vec<Call> {
     let mut calls = all(ANY);
     calls.extend([
-        (libc::SYS_mmap, Only::Without(2, libc::PROT_EXEC as u32)),
-        (libc::SYS_mprotect, Only::Without(2, libc::PROT_EXEC as u32)),
+        (libc::SYS_mmap, mapping(role)),
+        (libc::SYS_mprotect, Only::Masked(2, EXECUTE, vec![0])),
         (libc::SYS_mremap, Only::Any),
         (libc::SYS_fcntl, Only::OneOf(1, DESCRIPTORS.to_vec())),
         (libc::SYS_tgkill, Only::OneOf(0, vec![numbers.process])),
-        (
-            libc::SYS_prctl,
-            Only::OneOf(0, vec![libc::PR_SET_NAME as u32, PR_SET_VMA]),
-        ),
+        (libc::SYS_prctl, Only::OneOf(0, NAMES.to_vec())),
     ]);
     let ours = numbers.children.clone();
     match role {
@@ -204,8 +199,10 @@ pub(crate) fn calls(role: Role, numbers: &Numbers) -> Vec<Call> {
             calls.extend(all(CONCLUDE));
             calls.push(ioctl(&[KVM_IRQ_LINE]));
             calls.push(SEND);
-            calls.push((libc::SYS_kill, Only::OneOf(0, ours.clone())));
-            calls.push((libc::SYS_wait4, Only::OneOf(0, ours)));
+            if !ours.is_empty() {
+                calls.push((libc::SYS_kill, Only::OneOf(0, ours.clone())));
+                calls.push((libc::SYS_wait4, Only::OneOf(0, ours)));
+            }
         }
         Role::Vcpu => {
             calls.extend(all(PORTS));
@@ -250,7 +247,7 @@ pub(crate) fn calls(role: Role, numbers: &Numbers) -> Vec<Call> {
             let local = vec![libc::AF_UNIX as u32];
             calls.push((libc::SYS_socketpair, Only::OneOf(0, local)));
             // clone3(2) has its flags in memory, where no filter sees them; it is refused, and libc takes clone(2).
-            calls.push((libc::SYS_clone, Only::With(0, THREAD)));
+            calls.push((libc::SYS_clone, Only::Masked(0, THREAD, vec![THREAD])));
             calls.push((libc::SYS_clone3, Only::Any));
         }
     }
@@ -266,8 +263,20 @@ pub(crate) fn refused(role: Role) -> Vec<Call> {
     }
 }
 
-/// `PR_SET_VMA`, by which glibc names memory.
-const PR_SET_VMA: u32 = 0x5356_4d41;
+/// Commands of prctl(2) that name the thread, and memory (`PR_SET_VMA`), as glibc does.
+const NAMES: [u32; 2] = [libc::PR_SET_NAME as u32, 0x5356_4d41];
+
+const WRITE: u32 = libc::PROT_WRITE as u32;
+const EXECUTE: u32 = libc::PROT_EXEC as u32;
+
+/// Returns what may be mapped: nothing that is executed; for the proxy, whose look-ups load libraries, nothing that is both written
+/// and executed.
+fn mapping(role: Role) -> Only {
+    match role {
+        Role::Proxy => Only::Masked(2, WRITE | EXECUTE, vec![0, WRITE, EXECUTE]),
+        _ => Only::Masked(2, EXECUTE, vec![0]),
+    }
+}
 
 /// Commands of fcntl(2) that duplicate descriptors and ask about them.
 const DESCRIPTORS: [u32; 5] = [
