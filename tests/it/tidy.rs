@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// The files that may hold `unsafe`.
 const UNSAFE: &[&str] = &[
+    "crates/confine/src/attack.rs",
+    "crates/confine/src/sys.rs",
     "crates/proxy/src/descriptors.rs",
     "crates/vmm/src/kvm/ram.rs",
     "crates/vmm/src/kvm/teardown.rs",
@@ -363,7 +365,7 @@ fn the_architecture_lists_the_files_with_unsafe_code_and_counts_them() {
     let (list, _) = text.split_once("Everything else").unwrap();
     assert_eq!(named_sources(list), UNSAFE.iter().copied().collect());
     let words = [
-        "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+        "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
     ];
     let count = words[UNSAFE.len() - 4];
     assert!(list.contains(&format!(" is in {count} files: ")), "{list}");

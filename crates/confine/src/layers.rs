@@ -1,5 +1,7 @@
 //! The layers of confinement: which of them are in force, and why one is not.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::{filter, landlock};
@@ -40,17 +42,22 @@ impl Layer {
     }
 }
 
-impl std::fmt::Display for Layer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = match self.name {
-            LayerName::Seccomp => "seccomp",
-            LayerName::Landlock => "landlock",
-            LayerName::NoNewPrivs => "no_new_privs",
-            LayerName::NetworkNamespace => "network namespace",
-        };
+impl fmt::Display for LayerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Seccomp => "seccomp",
+            Self::Landlock => "landlock",
+            Self::NoNewPrivs => "no_new_privs",
+            Self::NetworkNamespace => "network namespace",
+        })
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.why {
-            Some(why) => write!(f, "{name} off: {why}"),
-            None => write!(f, "{name} on"),
+            Some(why) => write!(f, "{} off: {why}", self.name),
+            None => write!(f, "{} on", self.name),
         }
     }
 }

@@ -212,6 +212,8 @@ pub(crate) fn calls(role: Role, numbers: &Numbers) -> Vec<Call> {
         Role::Stream => calls.extend([SEND, ioctl(&[])]),
         Role::CopyOut => {
             calls.extend(all(FILES));
+            // What limits there are, and no other ones.
+            calls.push((libc::SYS_prlimit64, Only::Null(2)));
             calls.extend([SEND, ioctl(&[])]);
         }
         Role::Watcher => {
