@@ -28,7 +28,6 @@ mod run;
 mod transport;
 mod values;
 
-pub use confinement::ConfinementArgs;
 pub use image::{ImageArgs, StackArgs};
 pub use oci::{ListForm, OciArgs, OciVerb, words};
 pub use pack::{PackArgs, Packing};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
-use super::ConfinementArgs;
+use super::confinement::ConfinementArgs;
 use super::run::EngineArg;
 use crate::oci::{CreateArgs, Log, LogFormat, MachineOptions, Manager, Runtime};
 

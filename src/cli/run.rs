@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::confinement::ConfinementArgs;
 use super::image::image_and_command;
 use super::network::NetworkArgs;
 use super::values::{
     Elsewhere, parse_copy_in, parse_copy_out, parse_memory, parse_scratch, parse_ulimit,
     parse_volume,
 };
-use super::{ConfinementArgs, Error, StackArgs, kernel_wish};
+use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
 use crate::profile::Profile;
 use crate::request::{

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use crate::stubs::CONFINED;
 use crate::support::{
@@ -186,10 +186,10 @@ fn the_threads_of_copies_of_the_network_and_of_slow_streams_are_confined_too() {
         .collect();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(
-        threads.iter().any(|(name, _)| name == "copy-out"),
-        "{threads:?}"
-    );
+    for wanted in ["copy-out", "reader"] {
+        let is_there = threads.iter().any(|(name, _)| name == wanted);
+        assert!(is_there, "no {wanted} in {threads:?}");
+    }
     let free: Vec<_> = threads.iter().filter(|(_, mode)| mode != "2").collect();
     assert!(free.is_empty(), "{free:?}");
     eventually("its children end", || {
@@ -224,5 +224,55 @@ fn the_report_has_each_layer() {
             assert_eq!(has(name), layers, "{report}");
         }
         assert_eq!(has("network_namespace"), layers && *engine == "qemu");
+    }
+}
+
+/// rdvm on a host where a call fails, as strace(1) has it, with one option more.
+fn where_it_fails(inject: &[&str], option: &str, engine: &str) -> Run {
+    crate::support::note_run(engine);
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"]);
+    strace.args(inject);
+    strace.args([
+        env!("CARGO_BIN_EXE_rdvm"),
+        "run",
+        "--engine",
+        engine,
+        option,
+    ]);
+    strace.arg(busybox().path()).args(["sh", "-c", "echo on"]);
+    Run(strace.stdin(Stdio::null()).output().unwrap())
+}
+
+#[test]
+fn a_host_without_a_layer_has_a_line_of_it_or_is_refused() {
+    let Some(engine) = any_engine().first() else {
+        return;
+    };
+    if !crate::kept::has_strace() {
+        return;
+    }
+    const LANDLOCK: &[&str] = &[
+        "--trace=landlock_create_ruleset",
+        "--inject=landlock_create_ruleset:error=EOPNOTSUPP",
+    ];
+    const SECCOMP: &[&str] = &[
+        "--trace-path=/proc/sys/kernel/seccomp/actions_avail",
+        "--trace=openat",
+        "--inject=openat:error=ENOENT",
+    ];
+    for (inject, line) in [
+        (LANDLOCK, "confinement: landlock off: it is switched off"),
+        (
+            SECCOMP,
+            "confinement: seccomp off: the kernel has no seccomp",
+        ),
+    ] {
+        let run = where_it_fails(inject, "--verbose", engine);
+        run.says(line).exits(0).prints("on\n");
+        let run = where_it_fails(inject, "--require-sandbox", engine);
+        run.says(line)
+            .says("leave out --require-sandbox")
+            .exits(125);
     }
 }

@@ -12,7 +12,7 @@ use crate::rules::{Call, Numbers, Only, Role, calls, refused};
 
 /// Filters that a thread puts on itself. They stay as long as it runs, and its threads and children inherit them.
 #[derive(Debug)]
-pub struct Filter {
+pub(crate) struct Filter {
     programs: Vec<BpfProgram>,
 }
 
@@ -38,12 +38,13 @@ impl Filter {
         Ok(Self { programs })
     }
 
-    /// Makes the filter of a process that runs nothing but one role, whose number is the caller's.
+    /// Makes the filter of a process without children.
     ///
     /// # Errors
     ///
     /// The rules cannot be compiled.
-    pub fn of_process(role: Role) -> io::Result<Self> {
+    #[cfg(test)]
+    fn of_process(role: Role) -> io::Result<Self> {
         Self::of(
             role,
             &Numbers {
@@ -58,7 +59,7 @@ impl Filter {
     /// # Errors
     ///
     /// The kernel has no such filters.
-    pub fn enter(&self) -> io::Result<()> {
+    pub(crate) fn enter(&self) -> io::Result<()> {
         for program in &self.programs {
             seccompiler::apply_filter(program).map_err(io::Error::other)?;
         }

@@ -72,7 +72,7 @@ impl Access {
 
 /// Rules, to be put on a thread. Without any nothing can be opened.
 #[derive(Debug)]
-pub struct Ruleset {
+pub(crate) struct Ruleset {
     fd: OwnedFd,
     handled: u64,
 }
@@ -92,7 +92,7 @@ impl Ruleset {
     /// # Errors
     ///
     /// The kernel has no Landlock, or one that is too old.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Self::with(Net::None)
     }
 
@@ -101,7 +101,7 @@ impl Ruleset {
     /// # Errors
     ///
     /// The kernel has no Landlock, or one that is too old.
-    pub fn with_network() -> io::Result<Self> {
+    pub(crate) fn with_network() -> io::Result<Self> {
         Self::with(Net::All)
     }
 
@@ -135,7 +135,12 @@ impl Ruleset {
     /// # Errors
     ///
     /// The descriptor leads to neither. A file that has no place in a file system (memory, a pipe) needs no rule, and gets none.
-    pub fn allow(&self, place: BorrowedFd<'_>, is_file: bool, access: Access) -> io::Result<()> {
+    pub(crate) fn allow(
+        &self,
+        place: BorrowedFd<'_>,
+        is_file: bool,
+        access: Access,
+    ) -> io::Result<()> {
         let mut rights = access.rights() & self.handled;
         if is_file {
             rights &= right::OF_A_FILE;
@@ -152,7 +157,7 @@ impl Ruleset {
     /// # Errors
     ///
     /// The thread may still gain privileges; too many rulesets are in force already.
-    pub fn enter(&self) -> io::Result<()> {
+    pub(crate) fn enter(&self) -> io::Result<()> {
         sys::restrict_self(self.fd.as_fd())
     }
 }

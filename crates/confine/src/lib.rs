@@ -26,8 +26,7 @@ mod sys;
 #[cfg(debug_assertions)]
 pub use attack::attack;
 pub use child::{ChildLayers, shares_network};
-pub use filter::Filter;
-pub use landlock::{Access, Ruleset};
+pub use landlock::Access;
 pub use layers::{Layer, LayerName, available};
 pub use process::{
     Error, Wish, add_child, begin, enter, enter_with, is_asked, layers, set_network,
