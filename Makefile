@@ -14,9 +14,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := all
 .PHONY: all build demo test test-setup test-files test-programs test-unit test-scenarios test-rig test-vmx-short test-quick
-.PHONY: test-kvm test-kvm-setup test-vmx test-kvm-native test-big test-many test-root test-load
+.PHONY: test-engines test-engines-setup test-kvm test-kvm-setup test-vmx test-kvm-native test-big test-many test-root test-load
 .PHONY: check-speed check-speed-setup check-speed-accept examples soak fuzz lint fmt-check shellcheck
-.PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density
+.PHONY: bench bench-setup bench-draw bench-run bench-timeline bench-copies bench-kvm bench-scale bench-images bench-memory bench-density bench-engines
 .PHONY: images kernel kernel-twice kernels man install fmt clippy doc clean help
 
 all: build
@@ -91,6 +91,17 @@ examples: build ## run every example; half an hour without KVM
 test-vmx: test-kvm-setup ## the scenarios on KVM with emulated VT-x, in Bochs, built first; about 20 minutes; T=NAME picks some
 	scripts/install-deps.sh vmx
 	RDVM_TEST_IMAGES=$(images) RDVM_TEST_KERNELS=$(kernels) $(CARGO) xtask rig test-vmx $(T)
+
+# The test program alone, as root, in namespaces of its own; then with the host's own control groups, which may be of version 1.
+engines := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(abspath tests/engines/enter.sh)
+test-engines: test-engines-setup ## rdvm as the runtime of podman, containerd, docker and Slurm; as root; T=NAME picks some
+	$(engines) $(CARGO) test --workspace --test engines -- $(T)
+	$(if $(T),,$(engines) RDVM_ENGINES_CGROUP=host $(CARGO) test --workspace --test engines -- containerd:: pause)
+
+test-engines-setup:
+	scripts/install-deps.sh engines
+	$(CARGO) test --workspace --no-run --test engines
+	$(target)/debug/rdvm kernel build
 
 test-big: ## an initrd of two GiB on KVM, some minutes
 	RDVM_TEST_BIG=1 RIG_MEMORY=9g RIG_LIMIT=1800s RIG_PATIENCE=1500 OUTERS=1 $(MAKE) test-kvm T=an_initrd_of_two
@@ -168,6 +179,11 @@ bench-memory: bench-setup ## compare planned with least RAM by bisection, with b
 bench-density: bench-setup ## memory of many machines at once, and how many start in a second
 	IMAGES=$(images) RDVM=$(rdvm) $(CARGO) xtask bench density
 
+# Not a part of bench, since it installs container engines. runsc takes part where it is installed.
+bench-engines: build test-engines-setup ## create to exit of true in podman and ctr, with rdvm, runc and runsc; as root
+	RDVM_ENGINES_CGROUP=host tests/engines/enter.sh tests/engines/measure.sh $(rdvm) >benches/results/engines.tsv.new
+	mv benches/results/engines.tsv.new benches/results/engines.tsv
+
 bench-draw: ## make docs/performance.md and its pictures of what benches/results holds
 	$(CARGO) xtask figures
 
@@ -198,13 +214,15 @@ fmt-check:
 
 shellcheck: ## look through the shell scripts
 	scripts/install-deps.sh test
-	shellcheck -x .ci/run scripts/*.sh tests/rig/*.sh examples/*/run
+	shellcheck -x .ci/run scripts/*.sh tests/rig/*.sh tests/engines/*.sh examples/*/run examples/engines/slurm/grade-*
 
 fmt: ## format the sources
 	$(CARGO) fmt --all
 
+# --all-targets leaves out tests that an ordinary run leaves out.
 clippy: ## lint, warnings are errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --test engines -- -D warnings
 
 doc: ## the documentation of the code, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace

@@ -56,8 +56,12 @@ fn pages(command: &clap::Command, dir: &Path) -> io::Result<()> {
         "rdvm" | "rdvm-run" => help::RUN,
         "rdvm-pack" => help::PACK,
         "rdvm-inspect" => help::INSPECT,
+        "rdvm-pull" => help::PULL,
+        "rdvm-images" => help::IMAGES,
+        "rdvm-rmi" => help::RMI,
         "rdvm-doctor" => help::DOCTOR,
         _ if name.starts_with("rdvm-kernel") => help::KERNEL,
+        _ if name.starts_with("rdvm-oci") => help::OCI,
         _ if name.starts_with("rdvm-cache") => help::CACHE,
         _ => &[],
     };

@@ -51,7 +51,7 @@ echo 'int main(void) { return 0; }' >>"$dir/tmp/all.c"
 # shellcheck disable=SC2046 # lists of names without spaces
 add $({ gcc -M "$dir/tmp/all.c"; gcc -M -O2 -D_FORTIFY_SOURCE=2 "$dir/tmp/all.c"; } | tr ' ' '\n' | grep '^/.*\.h$' | sort -u)
 # shellcheck disable=SC2046
-add $(cd "$dir/tmp" && gcc -Wl,-t all.c -o all -lm -pthread | grep -v '^/tmp/.*\.o$' | grep '^/')
+add $(cd "$dir/tmp" && TMPDIR=/tmp gcc -Wl,-t all.c -o all -lm -pthread | grep -v '^/tmp/.*\.o$' | grep '^/')
 add "$(gcc -print-file-name=liblto_plugin.so)"
 rm "$dir/tmp/all" "$dir/tmp/all.c"
 

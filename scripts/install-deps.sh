@@ -2,6 +2,7 @@
 # Installs what rdvm's demo, examples or tests need and this Debian or Ubuntu machine lacks.
 #
 #   scripts/install-deps.sh [demo|examples|test|vmx]     (default demo; each is the one before and more)
+#   scripts/install-deps.sh engines                      (examples, and the container engines that make test-engines starts)
 #
 # Looks first: a program counts wherever it comes from. When nothing is missing it asks for neither network nor root.
 set -euo pipefail
@@ -48,6 +49,8 @@ bc bc
 python3 python3
 musl-gcc musl-tools
 skopeo skopeo
+docker-registry docker-registry
+htpasswd apache2-utils
 umoci umoci
 setcap libcap2-bin
 bwrap bubblewrap
@@ -59,6 +62,22 @@ xorriso xorriso
 shellcheck shellcheck
 mkfs.erofs erofs-utils'
 vmx_programs='g++ g++'
+# Container engines and what starts them. Their services are not wanted: make test-engines starts each by itself.
+engines_programs='podman podman
+conmon conmon
+runc runc
+crun crun
+newuidmap uidmap
+containerd containerd
+dockerd docker.io
+slurmctld slurmctld
+slurmd slurmd
+srun slurm-client
+munged munge
+ip iproute2
+curl curl
+pgrep procps
+script bsdutils'
 
 # missing_programs LIST: the packages of those that are not here.
 missing_programs() {
@@ -73,6 +92,7 @@ missing_packages() {
 	[ "$level" = demo ] || missing_programs "$examples_programs"
 	case $level in test | vmx) missing_programs "$test_programs" ;; esac
 	[ "$level" != vmx ] || missing_programs "$vmx_programs"
+	[ "$level" != engines ] || missing_programs "$engines_programs"
 	[ -e /usr/include/stdio.h ] || echo libc6-dev
 	if [ "$level" = test ] || [ "$level" = vmx ]; then
 		# Bochs's terminal, BIOSes and boot loader, which have no program on PATH.
@@ -126,7 +146,7 @@ make_a_kernel_readable() {
 	as_root dpkg-statoverride --update --add root root 0644 "$kernel"
 }
 
-case $level in demo | examples | test | vmx) ;; *) die "level '$level' is unknown; it is demo, examples, test or vmx" ;; esac
+case $level in demo | examples | test | vmx | engines) ;; *) die "level '$level' is unknown; it is demo, examples, test, vmx or engines" ;; esac
 
 if ! command -v cargo >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
 	die "cargo is missing; install Rust with rustup: https://rustup.rs, or 'apt install rustup' and 'rustup default stable'"

@@ -5,11 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::environment;
 use crate::kernel::build::BuildOptions;
+use crate::names;
 use crate::output;
 use crate::profile::{self, Profile};
 use crate::request::{ImageRef, KernelSpec};
@@ -20,18 +20,25 @@ use rdvm_hostfs::units::ByteSize;
 mod confinement;
 pub mod help;
 mod image;
+mod images;
 mod network;
 mod oci;
 mod pack;
+mod pull;
 mod refused;
+mod rmi;
 mod run;
+mod tip;
 mod transport;
 mod values;
 
 pub use image::{ImageArgs, StackArgs};
+pub use images::ImagesArgs;
 pub use oci::{ListForm, OciArgs, OciVerb, words};
 pub use pack::{PackArgs, Packing};
+pub use pull::PullArgs;
 pub use refused::report_of;
+pub use rmi::RmiArgs;
 pub use run::RunArgs;
 
 /// Run a root file system as its own hardware-isolated machine, as if it were a local command.
@@ -59,6 +66,15 @@ pub enum Verb {
     /// Show what is in an image and the RAM it needs
     #[command(after_help = help::examples(help::INSPECT))]
     Inspect(InspectArgs),
+    /// Pull images from registries into the local store
+    #[command(after_help = help::examples(help::PULL))]
+    Pull(PullArgs),
+    /// List the images of the local store
+    #[command(after_help = help::examples(help::IMAGES))]
+    Images(ImagesArgs),
+    /// Remove images from the local store
+    #[command(after_help = help::examples(help::RMI))]
+    Rmi(RmiArgs),
     /// List or remove the packed images that runs have kept
     #[command(subcommand, after_help = help::examples(help::CACHE))]
     Cache(CacheVerb),
@@ -69,6 +85,7 @@ pub enum Verb {
     #[command(after_help = help::examples(help::DOCTOR))]
     Doctor(DoctorArgs),
     /// Be the runtime of a container engine: podman, containerd, docker, Slurm (docs/oci.md)
+    #[command(after_help = help::examples(help::OCI))]
     Oci(Box<OciArgs>),
     /// Print a completion script for a shell
     Completions {
@@ -134,7 +151,7 @@ pub struct InspectArgs {
     /// Scratch space to plan the RAM for
     #[arg(long, value_name = "SIZE", value_parser = values::parse_scratch, help_heading = None::<&'static str>)]
     pub scratch: Option<ByteSize>,
-    /// A directory, an archive, or - for an archive on standard input
+    /// A directory, an archive, - for an archive on standard input, or an image's name with its tag
     #[arg(value_hint = ValueHint::AnyPath, help_heading = None::<&'static str>)]
     path: PathBuf,
 }
@@ -183,6 +200,9 @@ pub enum Error {
         /// The file that it makes.
         file: String,
     },
+    /// The image's name cannot be used.
+    #[error(transparent)]
+    Name(#[from] names::Error),
     /// Standard input is both an image and the command's input.
     #[error("--interactive: standard input is the image already; write that to a file")]
     StdinTaken,
@@ -265,7 +285,7 @@ impl From<clap::Error> for UsageError {
 /// The command line or the profile cannot be used.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError> {
     let mut words: Vec<OsString> = words.into_iter().collect();
-    let mut cli = Cli::try_parse_from(&words).map_err(|error| with_tip(error, &words))?;
+    let mut cli = Cli::try_parse_from(&words).map_err(tip::with_tip)?;
     let Verb::Run(args) = &mut cli.verb else {
         return Ok(cli);
     };
@@ -289,59 +309,6 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageErro
         args.from_profile = Some(shown);
     }
     Ok(cli)
-}
-
-/// Verbs of docker and podman, and their equivalents.
-const ELSEWHERE: [(&[&str], &str); 4] = [
-    (
-        &["build", "commit", "save", "export", "push", "tag"],
-        "rdvm pack writes an image of a directory, an archive or several",
-    ),
-    (
-        &["images", "load", "import", "rmi", "history"],
-        "an image is a file or directory that is named at each run; rdvm inspect shows what is in one",
-    ),
-    (
-        &[
-            "ps", "exec", "stop", "kill", "logs", "attach", "start", "restart", "rm", "wait", "top",
-        ],
-        "a machine runs in the foreground and is gone when its command ends; rdvm run -it IMAGE sh opens a shell in one",
-    ),
-    (
-        &["cp", "create"],
-        "rdvm run takes --copy-in HOST:GUEST and --copy-out GUEST:HOST",
-    ),
-];
-
-/// Adds what to type instead, when the verb is an image, or a verb of docker's.
-fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
-    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
-        return error;
-    };
-    let tip = match ELSEWHERE.iter().find(|(verbs, _)| verbs.contains(&&**word)) {
-        Some((_, tip)) => (*tip).to_owned(),
-        None if word == "pull" => {
-            let name = words
-                .iter()
-                .skip_while(|known| *known != word.as_str())
-                .nth(1);
-            let name = name.map_or(&b"NAME"[..], |name| name.as_bytes());
-            let name = name.strip_prefix(b"docker://").unwrap_or(name);
-            let (command, file) = transport::fetch(&[b"docker://", name].concat());
-            format!("to make a file of an image: {command}, then: rdvm run {file}")
-        }
-        None if error.get(ContextKind::SuggestedSubcommand).is_some() => return error,
-        None => {
-            let image = escaped(word.as_bytes());
-            format!("to run a command in an image: rdvm run {image}")
-        }
-    };
-    error.remove(ContextKind::SuggestedSubcommand);
-    error.insert(
-        ContextKind::Suggested,
-        ContextValue::StyledStrs(vec![tip.into()]),
-    );
-    error
 }
 
 /// Reads the profile of `file`, or of the nearest rdvm.toml.
@@ -390,6 +357,11 @@ fn is_option(word: &OsStr) -> bool {
 }
 
 impl InspectArgs {
+    /// Returns when a registry is asked for the image.
+    pub fn pull(&self) -> names::PullPolicy {
+        self.image.pull()
+    }
+
     /// Returns the image, the kernel and the number of CPUs.
     ///
     /// # Errors

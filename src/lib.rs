@@ -44,6 +44,9 @@ pub mod request;
 pub mod trust;
 
 #[doc(hidden)]
+pub mod names;
+
+#[doc(hidden)]
 pub mod prepared_image;
 
 #[doc(hidden)]

@@ -121,7 +121,7 @@ impl PreparedImage {
         let digest = match &wanted {
             Some(wanted) => {
                 let digest = digest::of(&read.tree).map_err(trust::Error::from)?;
-                wanted.check(&image.path, digest)?;
+                wanted.check(image.name(), digest)?;
                 Some(digest)
             }
             None => None,
@@ -140,7 +140,10 @@ impl PreparedImage {
             );
             info.region = Some(layout.size());
             info.structure = Some(layout.structure());
-            info.name = Some(shown_absolute(&image.path));
+            info.name = Some(match &image.stored {
+                Some(stored) => stored.name.clone(),
+                None => shown_absolute(&image.path),
+            });
             let inputs =
                 before.and_then(|before| inputs_of_what_was_read(image, epoch, &sources, &before));
             return Ok(Self::Read {

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use rdvm_hostfs::escape::{escaped, reason, shown};
+use rdvm_registry::ImageName;
 
 /// The file's name.
 pub(crate) const NAME: &str = "rdvm.toml";
@@ -184,7 +185,7 @@ impl ProfileReader<'_> {
             let wrong = wrong_at(value.span().start);
             match (&**key.get_ref(), value.get_ref()) {
                 ("image", value) => {
-                    profile.image = Some(self.path(&scalar(value).map_err(wrong)?));
+                    profile.image = Some(self.image(&scalar(value).map_err(wrong)?));
                 }
                 ("command", value) => profile.command = list(value).map_err(wrong)?,
                 (other, value) => {
@@ -284,6 +285,16 @@ impl ProfileReader<'_> {
         match value {
             "" | "-" => value.into(),
             path => self.base.join(path).into(),
+        }
+    }
+
+    /// Returns an image: a path of the file, unless it is a registry's name and there is no such file.
+    fn image(&self, value: &str) -> OsString {
+        let path = self.path(value);
+        let is_name = value.contains([':', '@']) && value.parse::<ImageName>().is_ok();
+        match is_name && Path::new(&path).symlink_metadata().is_err() {
+            true => value.into(),
+            false => path,
         }
     }
 

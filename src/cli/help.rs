@@ -16,6 +16,10 @@ pub const RUN: &[Example] = &[
         "Run a docker image from a pipe.",
     ),
     (
+        "rdvm run debian:12 dpkg -l",
+        "Run an image by its name, which is pulled from its registry if it is not here.",
+    ),
+    (
         "rdvm run -it -m 2g debian sh",
         "Open a shell in a machine with 2 GiB of RAM.",
     ),
@@ -26,6 +30,22 @@ pub const RUN: &[Example] = &[
     (
         "rdvm run --timeout 10s --report r.json -u nobody box ./program",
         "Run untrusted code, and write a report.",
+    ),
+];
+
+/// Examples of `oci`.
+pub const OCI: &[Example] = &[
+    (
+        "podman --runtime /usr/local/bin/rdvm-oci run --network=none debian dpkg -l",
+        "Run a container of podman's as a machine; rdvm-oci is a link to rdvm.",
+    ),
+    (
+        "rdvm oci run --bundle dir name",
+        "Run a bundle in the foreground.",
+    ),
+    (
+        "rdvm oci list",
+        "Show the containers and the state of each.",
     ),
 ];
 
@@ -86,6 +106,39 @@ pub const DOCTOR: &[Example] = &[
     ),
 ];
 
+/// Examples of `pull`.
+pub const PULL: &[Example] = &[
+    (
+        "rdvm pull debian:12",
+        "Fetch an image by docker's short name.",
+    ),
+    (
+        "rdvm pull localhost:5000/app@sha256:...",
+        "Fetch the image with this digest, from a registry on this host.",
+    ),
+];
+
+/// Examples of `images`.
+pub const IMAGES: &[Example] = &[
+    ("rdvm images", "List names, digests, sizes and ages."),
+    (
+        "rdvm images --json | jq -r '.[].name'",
+        "Print the names alone.",
+    ),
+];
+
+/// Examples of `rmi`.
+pub const RMI: &[Example] = &[
+    (
+        "rdvm rmi debian:12",
+        "Remove an image, and the blobs that no other image has.",
+    ),
+    (
+        "rdvm rmi --to 10g",
+        "Remove what was not used for longest, down to 10 GiB.",
+    ),
+];
+
 /// Examples of `cache`.
 pub const CACHE: &[Example] = &[
     (
@@ -110,7 +163,19 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "RDVM_CACHE",
-        "The cache directory: kernels, and packed images.",
+        "The cache directory: kernels, pulled images, and packed images.",
+    ),
+    (
+        "RDVM_STORE_LIMIT",
+        "The size of pulled images above which the least recently used ones are removed (default: 32g).",
+    ),
+    (
+        "REGISTRY_AUTH_FILE, DOCKER_CONFIG, CONTAINERS_REGISTRIES_CONF",
+        "Credentials and configuration of registries, as podman and docker find them.",
+    ),
+    (
+        "SSL_CERT_FILE, SSL_CERT_DIR",
+        "The certificates of CAs to trust, in place of or beside the system's.",
     ),
     (
         "XDG_CACHE_HOME, HOME",

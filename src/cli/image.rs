@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::Error;
 use super::transport::{self, Named};
+use crate::names::PullPolicy;
 use crate::request::{Expectation, Format, ImageRef, Limits, Ownership};
 use rdvm_hostfs::Digest;
 use rdvm_hostfs::units::ByteSize;
@@ -34,6 +35,30 @@ pub struct ImageArgs {
     /// Accept any digest, ignoring --expect and rdvm.lock
     #[arg(long)]
     no_expect: bool,
+    /// Ask the registry for an image that is named, and not a file
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = PullArg::Missing)]
+    pull: PullArg,
+}
+
+/// `--pull`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PullArg {
+    /// If it is not in the local store
+    Missing,
+    /// Each time, in case the name has another image now
+    Always,
+    /// Not at all
+    Never,
+}
+
+impl From<PullArg> for PullPolicy {
+    fn from(pull: PullArg) -> Self {
+        match pull {
+            PullArg::Missing => Self::Missing,
+            PullArg::Always => Self::Always,
+            PullArg::Never => Self::Never,
+        }
+    }
 }
 
 fn parse_digest(text: &str) -> Result<Digest, String> {
@@ -76,6 +101,11 @@ enum FormatArg {
 }
 
 impl ImageArgs {
+    /// Returns when a registry is asked.
+    pub(super) fn pull(&self) -> PullPolicy {
+        self.pull.into()
+    }
+
     /// Returns the image at `path`, without layers.
     ///
     /// # Errors
@@ -106,6 +136,11 @@ impl ImageArgs {
 }
 
 impl StackArgs {
+    /// Returns when a registry is asked.
+    pub(super) fn pull(&self) -> PullPolicy {
+        self.image.pull()
+    }
+
     /// Returns the image at `path` with its layers.
     ///
     /// # Errors

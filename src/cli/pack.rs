@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::image::stdin_once;
 use super::{Error, ImageArgs};
 use crate::environment;
+use crate::names::PullPolicy;
 use crate::output::{ArchiveFormat, Compression, Label, PackOptions, Settings, Tag};
 use crate::request::{Expectation, ImageRef};
 
@@ -106,6 +107,8 @@ type Words = Vec<String>;
 pub struct Packing {
     /// The images to read, in order; each has more layers than the one before.
     pub steps: Vec<ImageRef>,
+    /// The occasions on which a registry is asked for one of them.
+    pub pull: PullPolicy,
     /// The archive to write.
     pub options: PackOptions,
 }
@@ -139,6 +142,7 @@ impl PackArgs {
             return Err(Error::NoImage { option });
         }
         let steps = self.steps(is_image)?;
+        let pull = self.image.pull();
         let target = self.output.clone();
         let form = match form {
             FormArg::Cpio => ArchiveFormat::Cpio,
@@ -152,7 +156,11 @@ impl PackArgs {
             compression,
             target,
         };
-        Ok(Packing { steps, options })
+        Ok(Packing {
+            steps,
+            pull,
+            options,
+        })
     }
 
     /// Returns the first option that applies to images only.

@@ -15,6 +15,7 @@ use super::values::{
 };
 use super::{Error, StackArgs, kernel_wish};
 use crate::environment;
+use crate::names::PullPolicy;
 use crate::profile::Profile;
 use crate::request::{
     Command, ConsoleSpec, Copies, CopyIn, CopyOut, EngineChoice, Links, MemorySpec, Request,
@@ -139,9 +140,6 @@ pub struct RunArgs {
     /// docker's option for a PID 1 that reaps; rejected, since there always is one.
     #[arg(long, hide = true, num_args = 0, default_missing_value = "", value_parser = Elsewhere("PID 1 is rdvm's own and reaps; leave it out, or name your own with --rdinit FILE"))]
     init: Option<String>,
-    /// docker's option to fetch an image; rejected.
-    #[arg(long, hide = true, value_parser = Elsewhere("images are files; skopeo copy docker://NAME docker-archive:NAME.tar makes one"))]
-    pull: Option<String>,
     /// docker's option to run in the background; rejected.
     #[arg(short, long, hide = true, num_args = 0, default_missing_value = "", value_parser = Elsewhere("a machine runs in the foreground; start it with & or from systemd-run"))]
     detach: Option<String>,
@@ -195,8 +193,8 @@ pub struct RunArgs {
     /// Print engine, kernel and RAM on stderr
     #[arg(long, overrides_with = "quiet", help_heading = "Output")]
     pub verbose: bool,
-    /// A directory, an archive or - for an archive on standard input; then the command and its arguments (default: the
-    /// image's command, or /init)
+    /// A directory, an archive, - for an archive on standard input, or an image's name with its tag; then the command and its
+    /// arguments (default: the image's command, or /init)
     #[arg(
         required_unless_present = "profile",
         trailing_var_arg = true,
@@ -261,6 +259,11 @@ enum LinksArg {
 type Memory = MemorySpec;
 
 impl RunArgs {
+    /// Returns when a registry is asked for the image.
+    pub fn pull(&self) -> PullPolicy {
+        self.image.pull()
+    }
+
     /// Returns the typed request.
     ///
     /// # Errors

@@ -1,13 +1,16 @@
 //! Images by skopeo's names (containers-transports(5)): `oci:`, `oci-archive:` and `docker-archive:` name files, which
-//! are read; every other transport is answered with the command that makes a file of the image.
+//! are read, and `docker://` an image of a registry; every other transport is answered with the command that makes a file of
+//! the image.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use crate::names;
 use crate::request::Format;
 use rdvm_hostfs::escape::escaped;
+use rdvm_registry::TRANSPORT;
 
 /// The transports whose images rdvm reads.
 const READ: [(&str, Format); 3] = [
@@ -17,8 +20,7 @@ const READ: [(&str, Format); 3] = [
 ];
 
 /// Those that skopeo reads for it.
-const FETCHED: [&str; 6] = [
-    "docker://",
+const FETCHED: [&str; 5] = [
     "docker-daemon:",
     "containers-storage:",
     "dir:",
@@ -44,6 +46,8 @@ pub(super) fn named(word: PathBuf) -> Result<Named, Error> {
     if FETCHED.iter().any(|name| transport(name).is_some()) && !is_file() {
         return Err(refused(&word));
     }
+    // Resolved when the image is needed; a wrong one is an error now.
+    names::name_in(&word)?;
     for (name, format) in READ {
         let Some(rest) = transport(name).filter(|_| !is_file()) else {
             continue;
@@ -65,17 +69,27 @@ pub(super) fn named(word: PathBuf) -> Result<Named, Error> {
     })
 }
 
-/// Refuses names that only skopeo can fetch, where a plain file is meant.
+/// Refuses names that only skopeo can fetch, and names of images, where a plain file is meant.
 ///
 /// Errors: [`Error::Transport`].
 pub(super) fn check(words: &[PathBuf]) -> Result<(), Error> {
     words
         .iter()
-        .try_for_each(|word| named(word.clone()).map(drop))
+        .try_for_each(|word| match names::name_in(word)? {
+            Some(_) => Err(refused(word)),
+            None => named(word.clone()).map(drop),
+        })
 }
 
 fn refused(word: &Path) -> Error {
-    let (command, file) = fetch(word.as_os_str().as_bytes());
+    let bytes = word.as_os_str().as_bytes();
+    let is_known = FETCHED
+        .iter()
+        .any(|name| bytes.starts_with(name.as_bytes()));
+    let (command, file) = match is_known || bytes.starts_with(TRANSPORT.as_bytes()) {
+        true => fetch(bytes),
+        false => fetch(&[TRANSPORT.as_bytes(), bytes].concat()),
+    };
     Error::Transport {
         word: word.to_owned(),
         command,
@@ -92,6 +106,7 @@ pub(super) fn fetch(image: &[u8]) -> (String, String) {
         .unwrap_or_default();
     let name = FETCHED
         .iter()
+        .chain([&TRANSPORT])
         .find_map(|transport| name.strip_prefix(transport.as_bytes()))
         .unwrap_or(name);
     let end = name.iter().position(|&byte| matches!(byte, b':' | b'@'));
@@ -145,6 +160,10 @@ mod tests {
     fn other_transports_are_answered_with_the_command_that_fetches() {
         for (word, command) in [
             (
+                "debian:12",
+                "skopeo copy docker://debian:12 docker-archive:debian.tar",
+            ),
+            (
                 "docker://debian",
                 "skopeo copy docker://debian docker-archive:debian.tar",
             ),
@@ -153,8 +172,8 @@ mod tests {
                 "skopeo copy docker://host:5000/a/app:1.2 docker-archive:app.tar",
             ),
             (
-                "docker://alpine@sha256:00",
-                "skopeo copy docker://alpine@sha256:00 docker-archive:alpine.tar",
+                "docker-daemon:alpine@sha256:00",
+                "skopeo copy docker-daemon:alpine@sha256:00 docker-archive:alpine.tar",
             ),
             (
                 "docker-daemon:app:latest",
@@ -169,7 +188,7 @@ mod tests {
                 r"skopeo copy 'dir:it'\''s' docker-archive:image.tar",
             ),
         ] {
-            let error = named(word.into()).unwrap_err().to_string();
+            let error = check(&[word.into()]).unwrap_err().to_string();
             assert!(error.contains(command), "{error}");
         }
     }

@@ -153,12 +153,16 @@ impl<'a> Lookup<'a> {
             }
             let Some(entry) = self.tree.get(&path) else {
                 // What is put further below brings its directories along.
-                let is_made = self.covered.iter().any(|covered| is_below(covered, &path));
+                let goes_back = rest.iter().any(|name| name == b"..");
                 at.extend(rest);
-                return (
-                    at.join(&b'/'),
-                    if is_made { End::Open } else { End::Missing },
-                );
+                let path = at.join(&b'/');
+                let is_put = self.covered.iter().any(|covered| is_below(&path, covered));
+                let end = if is_put || goes_back {
+                    End::Open
+                } else {
+                    End::Missing
+                };
+                return (path, end);
             };
             match &entry.kind {
                 Kind::Symlink(target) => {

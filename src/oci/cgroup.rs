@@ -15,7 +15,7 @@ use super::refusals::refuse;
 use super::resources::{self, Settings};
 use super::spec::Linux;
 
-/// Who makes control groups.
+/// The maker of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manager {
     /// rdvm, below /sys/fs/cgroup.
@@ -26,7 +26,7 @@ pub enum Manager {
     Nobody,
 }
 
-/// How long and how often a removed group's last processes, or systemd's work, are waited for.
+/// The looks at a removed group's last processes, or at systemd's work, and the time between two.
 const PATIENCE: (u32, Duration) = (200, Duration::from_millis(10));
 
 /// A hierarchy.
@@ -81,7 +81,7 @@ impl Groups {
         let mounts = mounts.map_err(host("/proc/self/mountinfo"))?;
         let own = fs::read_to_string("/proc/self/cgroup").map_err(host("/proc/self/cgroup"))?;
         let groups = hierarchies(&mounts).map(|(hierarchy, controllers)| {
-            // A path that is not from the root is below the group of who calls (config-linux.md, cgroupsPath).
+            // A path that is not from the root is below the group of who calls (the specification's "cgroupsPath").
             let base = match path.starts_with('/') {
                 true => "",
                 false => own_group(&own, &controllers),

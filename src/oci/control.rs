@@ -1,4 +1,4 @@
-//! What is said between rdvm's processes for a container, in lines of JSON over sockets in its directory.
+//! Messages between rdvm's processes for a container, in lines of JSON over sockets in its directory.
 //!
 //! While it is created: the machine's process calls `create`, says [`FromMachine`] and is told [`ToMachine`]. Either end that
 //! is closed means that the other process is gone. Afterwards: `start` and `kill` call the machine's process, say one
@@ -18,7 +18,7 @@ use super::machine::Launch;
 /// The longest line.
 const LINE_MAX: u64 = 64 << 10;
 
-/// What a machine's process says while it is created.
+/// Messages of a machine's process while it is created.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum FromMachine {
     /// It has its network namespace, which hooks may change now.
@@ -29,7 +29,7 @@ pub(super) enum FromMachine {
     Failed { message: String, code: u8 },
 }
 
-/// What it is told.
+/// Messages to it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToMachine {
     /// It is in its control groups; what it is to do.
@@ -40,7 +40,7 @@ pub(super) enum ToMachine {
     Stay,
 }
 
-/// What a machine's process is asked for.
+/// Orders to a machine's process.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Order {
     /// To let the command run.
@@ -49,7 +49,7 @@ pub(super) enum Order {
     Signal(i32),
 }
 
-/// What it says to that.
+/// Answers to orders.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// It is done.

@@ -23,7 +23,7 @@ use super::translate;
 use super::{Runtime, console, hooks};
 use rdvm_hostfs::atomic;
 
-/// What `create` and `run` are called with.
+/// Arguments of `create` and `run`.
 #[derive(Debug, Clone)]
 pub struct CreateArgs {
     /// The container's name.

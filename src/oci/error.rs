@@ -1,4 +1,4 @@
-//! What goes wrong with a container, for people and for engines: some of them look for words in the text.
+//! Errors of a container, for people and for engines: some of them look for words in the text.
 
 use std::io;
 use std::path::PathBuf;

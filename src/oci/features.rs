@@ -1,4 +1,4 @@
-//! What the runtime can do, for engines that ask (the specification's document of features).
+//! Features of the runtime, for engines that ask (the specification's document of features).
 
 use serde_json::{Value, json};
 

@@ -12,7 +12,7 @@ use super::spec::Hook;
 use rdvm_hostfs::atomic;
 use rdvm_hostfs::escape::reason;
 
-/// How often a hook with a time-out is looked at.
+/// The time between two looks at a hook with a time-out.
 const GLANCE: Duration = Duration::from_millis(5);
 /// The bytes of a hook's standard error that an error shows.
 const SHOWN: u64 = 400;

@@ -31,7 +31,7 @@ use crate::request::Request;
 /// The word by which rdvm's own program is the process of a container.
 pub const MACHINE_VERB: &str = "oci-machine";
 
-/// What `create` tells the process first.
+/// The first message of `create` to the process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Launch {
     pub(super) bundle: std::path::PathBuf,

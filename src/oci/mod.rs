@@ -48,8 +48,8 @@ pub struct Runtime {
     pub root: PathBuf,
     /// The log.
     pub log: Log,
-    /// Who makes control groups.
+    /// The maker of control groups.
     pub manager: Manager,
-    /// What holds for every machine.
+    /// Options of every machine.
     pub machine: MachineOptions,
 }

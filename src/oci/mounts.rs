@@ -47,7 +47,7 @@ const OWN: [(&str, &str); 8] = [
     ("cgroup2", "/sys/fs/cgroup"),
 ];
 
-/// What the mounts of a configuration come to.
+/// The result of a configuration's mounts.
 #[derive(Debug, Default)]
 pub(super) struct Mounts {
     pub(super) volumes: Vec<Volume>,

@@ -15,7 +15,7 @@ use super::spec::{Linux, Namespace, Spec};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// What the network namespace of a container is to be.
+/// The network namespace of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Network {
     /// A new one, with nothing in it but what hooks put there.

@@ -68,7 +68,7 @@ pub(super) struct MountFlags {
     flags: u64,
     pub(super) is_bind: bool,
     pub(super) propagation: Propagation,
-    /// What only a file system knows.
+    /// Options that only a file system knows.
     pub(super) rest: Vec<String>,
 }
 

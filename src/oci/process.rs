@@ -162,7 +162,7 @@ fn capabilities(process: &Process, warnings: &mut Vec<String>) -> Capabilities {
             let short = name.strip_prefix("CAP_");
             let number =
                 short.and_then(|short| CAPABILITIES.iter().position(|known| *known == short));
-            // config.md: what cannot be granted is a warning.
+            // The specification: what cannot be granted is a warning.
             if number.is_none() {
                 warnings.push(format!("process.capabilities: {name:?}: no capability"));
             }

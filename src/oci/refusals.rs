@@ -1,4 +1,4 @@
-//! What a machine cannot give is refused by name. Whoever can do without it says so in an annotation.
+//! Refusals by name of what a machine cannot give. Whoever can do without it says so in an annotation.
 
 use std::collections::BTreeSet;
 

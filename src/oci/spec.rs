@@ -1,6 +1,6 @@
 //! `config.json` of a bundle, as the OCI runtime specification 1.0 to 1.2 has it: what rdvm reads of it.
 //!
-//! Unknown members are passed over, which the specification asks for (config.md, Extensibility).
+//! Unknown members are passed over, which the specification asks for ("Extensibility").
 
 use std::collections::BTreeMap;
 

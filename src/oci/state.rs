@@ -1,4 +1,4 @@
-//! What is kept of a container: a directory of its own below the runtime's root.
+//! The records of a container: a directory of its own below the runtime's root.
 //!
 //! | file | holds |
 //! |---|---|
@@ -36,7 +36,7 @@ pub(super) const STARTED: &str = "started";
 /// The socket of `create`, while it is at work.
 pub(super) const CREATOR: &str = "create";
 
-/// Where a container is in its life (runtime.md, State).
+/// Where a container is in its life (the specification's "State").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     /// Its record is not whole yet.
@@ -64,7 +64,7 @@ impl Status {
     }
 }
 
-/// What `create` has written down.
+/// The record that `create` has written.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) id: String,

@@ -19,7 +19,7 @@ use crate::request::{
 use crate::scratch;
 use rdvm_hostfs::units::{ByteSize, parse_span};
 
-/// What the host's administrator says of all machines: options of the runtime, since whoever writes annotations may be
+/// The host's administrator's choices for all machines: options of the runtime, since whoever writes annotations may be
 /// somebody else.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MachineOptions {
@@ -50,7 +50,7 @@ pub(super) struct Container {
     pub(super) refusals: Refusals,
     /// The root file system, on the host.
     pub(super) root: PathBuf,
-    /// What was asked for and is of no importance; for the log.
+    /// Wishes that are not met and of no importance; for the log.
     pub(super) warnings: Vec<String>,
 }
 

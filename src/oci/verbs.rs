@@ -19,7 +19,7 @@ use super::proc::ProcessId;
 use super::spec::Hook;
 use super::state::{self, Lock, Record, StateDir, Status};
 
-/// How often and how long a killed process is waited for.
+/// The looks at a killed process, and the time between two.
 const PATIENCE: (u32, Duration) = (1000, Duration::from_millis(10));
 
 /// A container in a list.

@@ -137,6 +137,8 @@ pub(super) fn inputs(image: &ImageRef, epoch: Epoch, sources: &Sources) -> Optio
     let mut inputs = CacheInputs::new(&options);
     let layers = image.layers.iter().map(|path| ("layer", path));
     let files = std::iter::once(("image", &image.path)).chain(layers);
+    // A digest in the options says it all.
+    let files = files.filter(|(role, _)| *role != "image" || image.stored.is_none());
     for (role, path) in files.chain(image.fakeroot.iter().map(|path| ("fakeroot", path))) {
         // Standard input, and not a file of that name.
         if path == Path::new("-") {

@@ -1,5 +1,7 @@
 //! `rdvm.lock`: which images a project agreed on, a line `DIGEST  PATH` each, as sha256sum writes them.
 //!
+//! An image of a registry has a line `DIGEST  docker://NAME` with its full name, and the digest is its manifest's.
+//!
 //! Looked for in the current directory and those above it, like other projects' files. Paths in it are relative to the
 //! directory it is in.
 
@@ -12,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use super::{Error, Wanted};
 use rdvm_hostfs::atomic::AtomicFile;
 use rdvm_hostfs::{BadDigest, Digest};
+use rdvm_registry::{Reference, TRANSPORT};
 
 /// The file's name.
 pub(crate) const NAME: &str = "rdvm.lock";
@@ -27,17 +30,53 @@ pub(crate) fn find(here: &Path) -> Option<PathBuf> {
 /// # Errors
 /// The image cannot be kept there; the file cannot be read or written.
 pub fn keep(image: &Path, digest: Digest) -> Result<(), Error> {
+    let (here, mut lock) = current()?;
+    lock.set(&here, image, digest)?;
+    lock.write()
+}
+
+/// Writes the digest of a manifest into the lock file that counts here, or into a new one.
+///
+/// # Errors
+/// The name is not that of a tag; the file cannot be read or written.
+pub fn keep_name(name: &str, digest: Digest) -> Result<(), Error> {
+    let not = |why| Error::NotLockable {
+        image: name.into(),
+        why,
+    };
+    let full: Reference = name.parse().map_err(|_| not("it has no full name"))?;
+    if full.digest().is_some() {
+        return Err(not("its name has a digest already"));
+    }
+    let (_, mut lock) = current()?;
+    lock.set_name(&full, digest);
+    lock.write()
+}
+
+/// Returns the digest that the lock file has for an image of a registry.
+///
+/// # Errors
+/// The file cannot be read or understood.
+pub(crate) fn digest_of_name(name: &Reference) -> Result<Option<Digest>, Error> {
+    let here = std::env::current_dir().unwrap_or_default();
+    match find(&here) {
+        Some(path) => Ok(Lock::read(&path)?.digest_of_name(name)),
+        None => Ok(None),
+    }
+}
+
+/// Returns the current directory, and the lock file that counts there, or a new one.
+fn current() -> Result<(PathBuf, Lock), Error> {
     let failed = |source| Error::LockFile {
         path: NAME.into(),
         source,
     };
     let here = std::env::current_dir().map_err(failed)?;
-    let mut lock = match find(&here) {
+    let lock = match find(&here) {
         Some(path) => Lock::read(&path)?,
         None => Lock::new(here.join(NAME)),
     };
-    lock.set(&here, image, digest)?;
-    lock.write()
+    Ok((here, lock))
 }
 
 /// A lock file's contents.
@@ -156,6 +195,24 @@ impl Lock {
         Ok(())
     }
 
+    /// Returns the digest that it has for a name, the last one if there are several.
+    pub(crate) fn digest_of_name(&self, name: &Reference) -> Option<Digest> {
+        self.lines.iter().rev().find_map(|line| match line {
+            Line::Image { digest, path } => is_name(path, name).then_some(*digest),
+            Line::Other(_) => None,
+        })
+    }
+
+    /// Sets the digest of a name, in the place of older ones.
+    pub(crate) fn set_name(&mut self, name: &Reference, digest: Digest) {
+        self.lines
+            .retain(|line| !matches!(line, Line::Image { path, .. } if is_name(path, name)));
+        self.lines.push(Line::Image {
+            digest,
+            path: format!("{TRANSPORT}{name}").into_bytes(),
+        });
+    }
+
     /// Writes the file, whole or not at all.
     ///
     /// # Errors
@@ -187,6 +244,13 @@ impl Lock {
     fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
+}
+
+/// True if a line is about this image of a registry.
+fn is_name(path: &[u8], name: &Reference) -> bool {
+    let text = str::from_utf8(path).ok();
+    let text = text.and_then(|text| text.strip_prefix(TRANSPORT));
+    text.is_some_and(|text| text.parse::<Reference>().as_ref() == Ok(name))
 }
 
 /// The path without `.` and `..`, by its text alone: `a/./b/../c` is `a/c`.

@@ -69,7 +69,7 @@ pub(crate) fn check_parts(image: &ImageRef, sources: &Sources) -> Result<(), cra
 pub fn check(image: &ImageRef, tree: &Tree, sources: &Sources) -> Result<(), crate::error::Error> {
     check_parts(image, sources)?;
     match wanted(image)? {
-        Some(wanted) => Ok(wanted.check(&image.path, digest::of(tree).map_err(Error::from)?)?),
+        Some(wanted) => Ok(wanted.check(image.name(), digest::of(tree).map_err(Error::from)?)?),
         None => Ok(()),
     }
 }

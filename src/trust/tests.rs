@@ -235,3 +235,48 @@ fn the_program_in_the_documents_gives_the_same_digest() {
         ours.to_string()
     );
 }
+
+#[test]
+fn names_of_images_have_lines_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rdvm.lock");
+    let line = |digit: &str, what: &str| format!("sha256:{}  {what}\n", digit.repeat(64));
+    let text = [
+        "# kept\n".to_owned(),
+        line("1", "docker://docker.io/library/debian:12"),
+        // A file in a directory, and no image of docker's.
+        line("2", "user/app:1"),
+        line("3", "docker://debian:12"),
+    ];
+    fs::write(&path, text.concat()).unwrap();
+    let mut lock = Lock::read(&path).unwrap();
+    let name = |text: &str| text.parse::<rdvm_registry::Reference>().unwrap();
+    let digit = |lock: &Lock, text: &str| {
+        let digest = lock.digest_of_name(&name(text));
+        digest.map(|digest| digest.to_string()[7..8].to_owned())
+    };
+    assert_eq!(
+        digit(&lock, "docker.io/library/debian:12").as_deref(),
+        Some("1")
+    );
+    assert_eq!(
+        digit(&lock, "index.docker.io/debian:12").as_deref(),
+        Some("1")
+    );
+    assert_eq!(digit(&lock, "docker.io/library/debian:11"), None);
+    assert_eq!(digit(&lock, "docker.io/user/app:1"), None);
+    let wanted = lock.wanted(dir.path(), Path::new("user/app:1")).unwrap();
+    assert!(wanted.digest.to_string().starts_with("sha256:2"));
+    lock.set_name(&name("docker.io/library/debian:12"), wanted.digest);
+    lock.write().unwrap();
+    let expected = [
+        &text[0],
+        &text[2],
+        &text[3],
+        &line("2", "docker://docker.io/library/debian:12"),
+    ];
+    assert_eq!(
+        fs::read_to_string(&path).unwrap(),
+        expected.map(String::as_str).concat()
+    );
+}

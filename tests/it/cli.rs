@@ -27,15 +27,14 @@ fn an_image_where_the_verb_should_be_is_told_what_to_type() {
 #[test]
 fn verbs_and_options_of_dockers_are_answered_with_what_takes_their_place() {
     for (words, answer) in [
+        (&["build", "."][..], "rdvm pack"),
         (
-            &["pull", "debian:12"][..],
-            "skopeo copy docker://debian:12 docker-archive:debian.tar, then: rdvm run debian.tar",
+            &["push", "x"],
+            "rdvm pack --format oci -o FILE IMAGE, then: skopeo copy oci-archive:FILE docker://NAME",
         ),
-        (&["pull"], "skopeo copy docker://NAME"),
-        (&["build", "."], "rdvm pack"),
         (&["ps"], "in the foreground"),
         (&["exec", "x", "sh"], "rdvm run -it IMAGE sh"),
-        (&["images"], "rdvm inspect"),
+        (&["load"], "rdvm inspect"),
         (&["cp", "a", "b"], "--copy-in HOST:GUEST"),
         (
             &["run", "--privileged", "x"],
@@ -49,10 +48,9 @@ fn verbs_and_options_of_dockers_are_answered_with_what_takes_their_place() {
         ),
         (&["run", "--init", "x"], "--rdinit FILE"),
         (&["run", "--device", "/dev/fuse", "x"], "serial ports"),
-        (&["run", "--pull", "always", "x"], "skopeo copy"),
         (
-            &["run", "docker://host:5000/a/app:1", "sh"],
-            "skopeo copy docker://host:5000/a/app:1 docker-archive:app.tar",
+            &["run", "docker://Host/App", "sh"],
+            "not an image's name; write [HOST/]NAME[:TAG]",
         ),
         (
             &["run", "--layer", "docker://a", "x"],
@@ -199,7 +197,17 @@ fn man_pages_have_examples_environment_and_exit_status() {
 #[test]
 fn help_names_every_verb_and_version_is_the_crates() {
     let help = rdvm(&["--help"]).exits(0).says_only("").stdout();
-    for verb in ["run", "pack", "inspect", "kernel", "doctor", "completions"] {
+    for verb in [
+        "run",
+        "pack",
+        "inspect",
+        "pull",
+        "images",
+        "rmi",
+        "kernel",
+        "doctor",
+        "completions",
+    ] {
         assert!(
             help.contains(&format!("\n  {verb} ")),
             "{verb} is not in {help}"

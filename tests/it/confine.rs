@@ -276,3 +276,30 @@ fn a_host_without_a_layer_has_a_line_of_it_or_is_refused() {
             .exits(125);
     }
 }
+
+#[test]
+fn what_is_open_when_rdvm_starts_is_not_handed_on_to_qemu() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    for engine in engines().iter().filter(|engine| **engine == "qemu") {
+        crate::support::note_run(engine);
+        let image = busybox();
+        let mut shell = Command::new("sh");
+        let line = r#"exec 9<"$1"; shift; exec "$@""#;
+        shell.args(["-c", line, "sh"]).arg(secret.path());
+        shell.args([env!("CARGO_BIN_EXE_rdvm"), "run", "--engine", engine]);
+        shell
+            .arg(image.path())
+            .args(["sh", "-c", "echo on; sleep 1000"]);
+        let mut child = shell.stdout(Stdio::piped()).spawn().unwrap();
+        crate::support::first_bytes::<3>(&mut child);
+        let open = |pid: u32| {
+            let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+            let mut links = links.filter_map(|link| fs::read_link(link.path()).ok());
+            links.any(|target| target == secret.path())
+        };
+        let (ours, theirs) = (open(child.id()), open(children_of(child.id())[0]));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((ours, theirs), (true, false));
+    }
+}

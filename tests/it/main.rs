@@ -20,6 +20,8 @@ mod expected;
 
 mod kept;
 
+mod registry;
+
 mod roundtrip;
 
 mod hostile;

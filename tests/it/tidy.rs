@@ -99,9 +99,11 @@ fn files_are_short_and_say_what_they_are() {
 }
 
 /// The most public items of the crates, and of the root package, whose hidden modules its program uses. The frames and streams of
-/// the network, which both ends use, are 29 of them, and the proxy 19; the OCI runtime and its command line are 54 of the package's.
-const CRATES: usize = 609;
-const ROOT: usize = 291;
+/// the network, which both ends use, are 29 of them, and the proxy 19; the OCI runtime and its command line are 54 of the package's;
+/// images by name are 41 of the crates', and 21 of the package's;
+/// confinement is 31 and 3.
+const CRATES: usize = 683;
+const ROOT: usize = 315;
 
 /// Counts the lines before the unit tests that begin with `pub` and an item; fields are not items, and what is `pub(crate)`
 /// is no interface. What only tests are made of does not count.
@@ -153,7 +155,9 @@ fn messages_of_the_crates_have_no_word_of_the_command_line() {
         "rdvm inspect",
         "rdvm run",
     ];
-    let crates = ["hostfs", "image", "initrd", "proto", "proxy", "vmm"];
+    let crates = [
+        "hostfs", "image", "initrd", "proto", "proxy", "registry", "vmm",
+    ];
     for (path, text) in sources() {
         let is_crates = |name: &&str| path.starts_with(Path::new("crates").join(name));
         if !crates.iter().any(is_crates) || path.iter().any(|name| name == "tests") {
@@ -263,6 +267,10 @@ fn no_host_name_of_a_package_mirror_stands_in_the_tree() {
     let files = tracked_files();
     assert!(files.len() > 100, "{} files", files.len());
     for path in files {
+        // A fact of docker's protocol: what names without a registry mean. Nothing is fetched from there for rdvm itself.
+        if path == Path::new("crates/registry/src/docker_hub.rs") {
+            continue;
+        }
         let bytes = fs::read(&path).unwrap();
         let text = String::from_utf8_lossy(&bytes).to_lowercase();
         for host in &hosts {

@@ -64,6 +64,12 @@ impl ChildLayers {
     }
 }
 
+/// Has all descriptors but the standard streams closed when the calling process becomes another program; those that it is to keep
+/// are named after that. As safe between fork(2) and execve(2) as [`ChildLayers::put_on`]. Before Linux 5.11 it does nothing.
+pub fn close_on_exec() {
+    let _ = sys::close_on_exec();
+}
+
 fn rules(places: &[&Path], open: &[(BorrowedFd<'_>, Access)]) -> io::Result<Ruleset> {
     let ruleset = Ruleset::new()?;
     for place in places {

@@ -25,7 +25,7 @@ mod sys;
 
 #[cfg(debug_assertions)]
 pub use attack::attack;
-pub use child::{ChildLayers, shares_network};
+pub use child::{ChildLayers, close_on_exec, shares_network};
 pub use landlock::Access;
 pub use layers::{Layer, LayerName, available};
 pub use process::{

@@ -81,6 +81,15 @@ pub(crate) fn restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     result(restricted).map(drop)
 }
 
+/// Has all descriptors but the standard streams closed when the calling process becomes another program.
+pub(crate) fn close_on_exec() -> io::Result<()> {
+    let last = libc::c_uint::MAX;
+    // SAFETY: with this flag the call closes nothing; it changes what execve(2) does, which ends every owner of a descriptor.
+    let closed =
+        unsafe { libc::syscall(libc::SYS_close_range, 3u32, last, libc::CLOSE_RANGE_CLOEXEC) };
+    result(closed).map(drop)
+}
+
 /// Moves the calling process into a network of its own; by way of a namespace of users, too, if that is said.
 pub(crate) fn leave_network(by_users: bool) -> io::Result<()> {
     let mut flags = UnshareFlags::NEWNET;

@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::blobs::{Blobs, ParseError, check, parse};
 use super::layers::{self, Layer, LayeredImage};
-use super::oci::{PLATFORM, is_digest, means};
+use super::manifest::PLATFORM;
+use super::oci::{is_digest, means};
 use super::{config, docker_v1};
 use rdvm_hostfs::Digest;
 

@@ -14,7 +14,8 @@ use sha2::{Digest as _, Sha256};
 use super::blobs::{Blobs, ParseError, parse};
 use super::config;
 use super::layers::{LIMIT, Layer, LayeredImage};
-use super::oci::{PLATFORM, is_digest, means};
+use super::manifest::PLATFORM;
+use super::oci::{is_digest, means};
 use rdvm_hostfs::Digest;
 
 /// The member that names images.

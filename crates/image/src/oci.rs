@@ -11,16 +11,15 @@ use serde::Deserialize;
 use super::blobs::{Blobs, ParseError, parse};
 use super::config;
 use super::layers::{self, Layer, LayeredImage};
-use super::manifest::{self, Descriptor, blob_path};
+use super::manifest::{
+    self, Descriptor, best_first, blob_path, is_attestation, platform_of_another,
+};
 use rdvm_hostfs::Digest;
 
 /// The depth to which indexes may be nested; one or two are usual.
 const DEPTH: usize = 4;
 /// The most documents that are read.
 const DOCUMENTS: usize = 1024;
-
-/// The platform of all guests.
-pub(super) const PLATFORM: &str = "linux/amd64";
 
 /// Indexes and manifests.
 const DOCUMENT_TYPES: [&str; 4] = [
@@ -157,7 +156,7 @@ impl Search<'_> {
     /// Looks at what a descriptor means and what is below it, and returns whether an image for this platform is there.
     /// Deeper than [`DEPTH`] is an error, so calls are not either.
     fn look(&mut self, descriptor: &Descriptor, depth: usize) -> Result<bool, ParseError> {
-        if let Some(other) = other_platform(descriptor) {
+        if let Some(other) = platform_of_another(descriptor) {
             self.others.insert(other);
             return Ok(false);
         }
@@ -220,7 +219,7 @@ impl Search<'_> {
         let (id, bytes) = self.blobs.checked(&config)?;
         let said = config::parse(&bytes)?;
         match &said.platform {
-            Some(platform) if platform != PLATFORM => {
+            Some(platform) if platform != manifest::PLATFORM => {
                 self.others.insert(platform.clone());
                 Ok(false)
             }
@@ -270,38 +269,6 @@ fn is_known(kind: Option<&str>, types: &[&str]) -> bool {
 fn kind(descriptor: &Descriptor) -> String {
     let kind = descriptor.media_type.as_deref();
     kind.unwrap_or("of no known kind").to_owned()
-}
-
-/// The platform that a descriptor is for, if that is not ours.
-fn other_platform(descriptor: &Descriptor) -> Option<String> {
-    let platform = descriptor.platform.as_ref()?;
-    let name = config::platform(&platform.os, &platform.architecture);
-    (name != PLATFORM && name != "/").then_some(name)
-}
-
-/// The manifests of one index in the order in which they are to be tried: first those that are said to be for our
-/// platform, in the index's order, but what needs a newer processor (`v2`, `v3`) or a feature of the system behind what does
-/// not.
-fn best_first<'a>(images: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
-    let mut images: Vec<_> = images.collect();
-    images.sort_by_key(|image| match &image.platform {
-        Some(platform) if other_platform(image).is_none() => {
-            let variant = platform.variant.as_deref().filter(|&name| name != "v1");
-            let features = platform.os_features.as_ref().map_or(0, Vec::len);
-            (false, features > 0, variant.unwrap_or_default())
-        }
-        _ => (true, false, ""),
-    });
-    images
-}
-
-/// True for what BuildKit puts beside images: not for any machine.
-fn is_attestation(descriptor: &Descriptor) -> bool {
-    let unknown = descriptor
-        .platform
-        .as_ref()
-        .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown");
-    unknown || descriptor.annotation("vnd.docker.reference.type") == Some("attestation-manifest")
 }
 
 /// Returns the names of an image in `index.json`; its digest if it has none.

@@ -1,8 +1,10 @@
 //! Which image, and how it is to be read.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,29 @@ pub struct ImageRef {
     pub limits: Limits,
     /// The content digest that it must have.
     pub expect: Expectation,
+    /// The image is one of a store, whose blobs never change: `path` is the store's layout, and `tag` the manifest's digest.
+    pub stored: Option<Stored>,
+}
+
+impl ImageRef {
+    /// Returns the image's name for messages: its path, or the name that led to it in a store.
+    pub fn name(&self) -> &Path {
+        match &self.stored {
+            Some(stored) => Path::new(&stored.name),
+            None => &self.path,
+        }
+    }
+}
+
+/// An image of a store of blobs.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The name that led to it.
+    pub name: String,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// A file whose lock keeps the image in the store as long as this is open.
+    pub _in_use: Arc<File>,
 }
 
 /// Which image it has to be.

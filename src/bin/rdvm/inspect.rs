@@ -3,7 +3,7 @@
 mod page;
 
 use rdvm::cli::InspectArgs;
-use rdvm::{pipeline, trust};
+use rdvm::{names, pipeline, trust};
 use rdvm_hostfs::escape::shown;
 
 use self::page::Inspected;
@@ -12,9 +12,11 @@ use crate::print::{print, say, show_bar};
 
 /// Prints what is in an image and the RAM that it needs, or records its digest in rdvm.lock.
 pub(crate) fn inspect(args: InspectArgs) -> Result<u8> {
-    let (lock, json, scratch) = (args.lock, args.json, args.scratch);
-    let (image, kernel, cpus) = args.into_parts()?;
+    let (lock, json, scratch, pull) = (args.lock, args.json, args.scratch, args.pull());
+    let (mut image, kernel, cpus) = args.into_parts()?;
     let bar = show_bar();
+    let pulled = names::resolve(&mut image, pull, &bar.progress)?;
+    pulled.iter().for_each(|line| say(line));
     let (prepared, machine) = pipeline::look(&image, &kernel, (cpus, scratch), &bar.progress)?;
     let (info, Some(read)) = (prepared.info(), prepared.image()) else {
         return Err(format!("{}: was not read", shown(&image.path)).into());
@@ -29,7 +31,10 @@ pub(crate) fn inspect(args: InspectArgs) -> Result<u8> {
         if !image.layers.is_empty() {
             return Err("--lock: an image with layers on top cannot be kept in rdvm.lock; lock each by itself".into());
         }
-        trust::lock::keep(&image.path, digest)?;
+        match &image.stored {
+            Some(stored) => trust::lock::keep_name(&stored.name, stored.digest)?,
+            None => trust::lock::keep(&image.path, digest)?,
+        }
     }
     let machine = match &machine {
         Ok((kernel, memory)) => {

@@ -2,13 +2,16 @@
 
 mod cache;
 mod doctor;
+mod images;
 mod inspect;
 mod kernel;
 mod notice;
 mod oci;
 mod pack;
 mod print;
+mod pull;
 mod refuse;
+mod rmi;
 mod run;
 
 use std::path::Path;
@@ -64,6 +67,9 @@ fn act(verb: Verb, began: Instant) -> Result<u8> {
     match verb {
         Verb::Run(args) => run::run(*args, began),
         Verb::Pack(args) => pack::pack(*args),
+        Verb::Pull(args) => pull::pull(&args),
+        Verb::Images(args) => images::images(&args),
+        Verb::Rmi(args) => rmi::rmi(&args),
         Verb::Cache(verb) => cache::cache(verb),
         Verb::Inspect(args) => inspect::inspect(args),
         Verb::Kernel(verb) => kernel::kernel(verb),

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use rdvm::cli::PackArgs;
 use rdvm::report::BY_SIGPIPE;
 use rdvm::way_out::with_warning;
-use rdvm::{output, trust};
+use rdvm::{names, output, trust};
 use rdvm_image::config::Config;
 use rdvm_image::tree::Tree;
 use rdvm_image::{Image, Sources};
@@ -16,8 +16,10 @@ use crate::print::{say, show_bar};
 
 /// Writes an archive of an image.
 pub(crate) fn pack(args: PackArgs) -> Result<u8> {
-    let packing = args.into_packing()?;
+    let mut packing = args.into_packing()?;
     let bar = show_bar();
+    let pulled = names::resolve_all(&mut packing.steps, packing.pull, &bar.progress)?;
+    pulled.iter().for_each(|line| say(line));
     // Never dropped: the process ends right after, and freeing many thousand entries one by one takes its time.
     let mut images = ManuallyDrop::new(Vec::new());
     // Steps have parts in common, and each part is opened once.

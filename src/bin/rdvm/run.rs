@@ -6,6 +6,7 @@ use std::time::Instant;
 use rdvm::cli::RunArgs;
 use rdvm::copyout::Copied;
 use rdvm::error::Error;
+use rdvm::names::{self, PullPolicy};
 use rdvm::pipeline::{self, Finished, StopSignals, Streams};
 use rdvm::report::{Report, ReportFile};
 use rdvm::request::Request;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: RunArgs, began: Instant) -> Result<u8> {
         verbose: args.verbose,
         timings: args.timings,
     };
-    let (report_to, dry_run) = (args.report.clone(), args.dry_run);
+    let (report_to, dry_run, pull) = (args.report.clone(), args.dry_run, args.pull());
     if let Some(words) = args.from_profile.as_ref().filter(|_| args.verbose) {
         say(&format!("the profile's options: {words}"));
     }
@@ -51,9 +52,9 @@ pub(crate) fn run(args: RunArgs, began: Instant) -> Result<u8> {
             .map(Path::to_owned),
     });
     let result = match args.into_request() {
-        Ok(request) if dry_run => show_plan(&request).map(|()| None),
+        Ok(request) if dry_run => show_plan(request, pull).map(|()| None),
         Ok(request) => confine(wish.as_ref(), verbosity)
-            .and_then(|()| boot(request, verbosity, began))
+            .and_then(|()| boot(request, pull, verbosity, began))
             .map(Some),
         Err(error) => Err(error.into()),
     };
@@ -86,12 +87,21 @@ fn confine(wish: Option<&Wish>, verbosity: Verbosity) -> Result<()> {
 }
 
 /// Builds the machine, prints what is known of it, and runs it.
-fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Finished> {
+fn boot(
+    mut request: Request,
+    pull: PullPolicy,
+    verbosity: Verbosity,
+    began: Instant,
+) -> Result<Finished> {
     let bar = (!verbosity.quiet).then(show_bar);
     request.progress = bar
         .as_ref()
         .map(|bar| bar.progress.clone())
         .unwrap_or_default();
+    let pulled = names::resolve(&mut request.image, pull, &request.progress)?;
+    if !verbosity.quiet {
+        pulled.iter().for_each(|line| say(line));
+    }
     let mut ready = pipeline::prepare(&request)?;
     ready.began = began;
     if let Some(line) = &ready.slower {
@@ -134,8 +144,9 @@ fn boot(mut request: Request, verbosity: Verbosity, began: Instant) -> Result<Fi
     Ok(pipeline::boot(&request, ready, streams, terminal, catch)?)
 }
 
-fn show_plan(request: &Request) -> Result<()> {
-    let plan = pipeline::plan(request)?;
+fn show_plan(mut request: Request, pull: PullPolicy) -> Result<()> {
+    names::resolve(&mut request.image, pull, &request.progress)?;
+    let plan = pipeline::plan(&request)?;
     plan.warnings.iter().for_each(|warning| say(warning));
     say(&format!(
         "kernel {} ({})",

@@ -49,9 +49,9 @@ fn there_are_no_more_processes_than_the_limit() {
 #[test]
 fn a_time_out_counts_from_start() {
     for engine in any_engine() {
-        let bundle = Bundle::sh(engine, "echo up; sleep 1000").annotated("org.rdvm.timeout", "1s");
+        let bundle = Bundle::sh(engine, "echo up; sleep 1000").annotated("org.rdvm.timeout", "3s");
         let mut container = bundle.create("one");
-        std::thread::sleep(std::time::Duration::from_millis(1500));
+        std::thread::sleep(std::time::Duration::from_millis(3200));
         container.start();
         assert_eq!(container.wait(), 124);
         assert_eq!(bundle.printed("out"), "up\n");

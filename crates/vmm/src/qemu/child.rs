@@ -105,6 +105,8 @@ fn prepare(parent: Pid, inherit: &[RawFd], layers: Option<&ChildLayers>) -> io::
         // It fails for one that is blocked already.
         let _ = block_signal(signal);
     }
+    // What the program that started us has left open is not QEMU's.
+    rdvm_confine::close_on_exec();
     for &fd in inherit {
         // SAFETY: the parent keeps these descriptors open over the whole start, and a fork has copies of them all.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };

@@ -34,10 +34,8 @@ impl Display for Inspected<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "{name:<12}{value}");
         let (read, info) = (self.read, self.info);
-        line(
-            "image",
-            &escaped(self.image.path.as_os_str().as_encoded_bytes()),
-        )?;
+        let name = escaped(self.image.name().as_os_str().as_encoded_bytes());
+        line("image", &name)?;
         line("kind", &kind(read))?;
         line("digest", &self.digest)?;
         if let Some(manifest) = &read.manifest {
@@ -155,7 +153,7 @@ impl Inspected<'_> {
         };
         let document = Document {
             schema: SCHEMA,
-            image: path(&self.image.path),
+            image: path(self.image.name()),
             kind: read.form.to_string(),
             compression: compression(read.compression),
             digest: self.digest,
