@@ -171,10 +171,10 @@ fn the_threads_of_copies_of_the_network_and_of_slow_streams_are_confined_too() {
     let run = Rdvm::on(engine).option("--copy-out");
     let run = run.option(format!("/etc:{}/out", dir.path().display()));
     let run = run.option("--allow").option("192.0.2.1:80").option("-i");
-    // A file that is read by a thread.
-    let input = fs::File::open("/etc/passwd").unwrap();
+    // A thread reads it, and waits for a command that does not.
+    let input = fs::File::open("/dev/zero").unwrap();
     let image = busybox();
-    let script = "cat >/dev/null; echo on; sleep 1000";
+    let script = "echo on; sleep 1000";
     let mut child = run.image(image.path()).sh(script).stdin(input).spawn();
     crate::support::first_bytes::<3>(&mut child);
     let pid = child.id();

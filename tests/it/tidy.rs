@@ -101,9 +101,9 @@ fn files_are_short_and_say_what_they_are() {
 /// The most public items of the crates, and of the root package, whose hidden modules its program uses. The frames and streams of
 /// the network, which both ends use, are 29 of them, and the proxy 19; the OCI runtime and its command line are 54 of the package's;
 /// images by name are 41 of the crates', and 21 of the package's;
-/// confinement is 31 and 3.
-const CRATES: usize = 683;
-const ROOT: usize = 315;
+/// confinement is 27 and 4.
+const CRATES: usize = 679;
+const ROOT: usize = 316;
 
 /// Counts the lines before the unit tests that begin with `pub` and an item; fields are not items, and what is `pub(crate)`
 /// is no interface. What only tests are made of does not count.

@@ -12,7 +12,7 @@ use crate::landlock::{Access, Ruleset};
 use crate::layers::LayerName;
 use crate::{process, sys};
 
-/// What a child gives up before it becomes a program that reads a few places and has no network.
+/// The layers that a child puts on before it becomes a program that reads a few places and has no network.
 #[derive(Debug)]
 pub struct ChildLayers {
     files: Option<Ruleset>,
@@ -97,6 +97,8 @@ pub fn shares_network(child: u32) -> Option<String> {
     match (ours, theirs) {
         (Ok(ours), Ok(theirs)) if ours != theirs => None,
         (Ok(_), Ok(_)) => Some("this host lets no user make namespaces".to_owned()),
-        (Err(error), _) | (_, Err(error)) => Some(format!("it cannot be looked at ({error})")),
+        (Err(error), _) | (_, Err(error)) => {
+            Some(format!("it cannot be looked at ({})", error.kind()))
+        }
     }
 }

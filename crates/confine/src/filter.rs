@@ -8,7 +8,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use crate::rules::{Call, Numbers, Only, Role, calls, refused};
+use crate::rules::{Call, Facts, Only, Role, calls, refused};
 
 /// Filters that a thread puts on itself. They stay as long as it runs, and its threads and children inherit them.
 #[derive(Debug)]
@@ -22,9 +22,9 @@ impl Filter {
     /// # Errors
     ///
     /// The rules cannot be compiled.
-    pub(crate) fn of(role: Role, numbers: &Numbers) -> io::Result<Self> {
+    pub(crate) fn of(role: Role, facts: &Facts) -> io::Result<Self> {
         let allowed = program(
-            calls(role, numbers),
+            calls(role, facts),
             SeccompAction::KillProcess,
             SeccompAction::Allow,
         )?;
@@ -47,9 +47,9 @@ impl Filter {
     fn of_process(role: Role) -> io::Result<Self> {
         Self::of(
             role,
-            &Numbers {
+            &Facts {
                 process: std::process::id(),
-                children: Vec::new(),
+                ..Facts::default()
             },
         )
     }
@@ -111,24 +111,17 @@ fn conditions(only: &Only) -> Result<Vec<SeccompRule>, seccompiler::BackendError
 
 /// Returns why this host has no filters that end a process, if it has none.
 pub(crate) fn missing() -> Option<String> {
-    // Without filters the kernel answers EINVAL.
-    match rustix_seccomp_mode() {
-        Ok(()) => None,
-        Err(error) => Some(format!("the kernel has no seccomp filters ({error})")),
-    }
-}
-
-fn rustix_seccomp_mode() -> io::Result<()> {
-    match std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail") {
-        Ok(actions)
-            if actions
-                .split_whitespace()
-                .any(|action| action == "kill_process") =>
-        {
-            Ok(())
+    const ACTIONS: &str = "/proc/sys/kernel/seccomp/actions_avail";
+    match std::fs::read_to_string(ACTIONS) {
+        Ok(actions) => {
+            let ends_process = |action| action == "kill_process";
+            let has = actions.split_whitespace().any(ends_process);
+            (!has).then(|| "the kernel is older than Linux 4.14".to_owned())
         }
-        Ok(_) => Err(io::ErrorKind::Unsupported.into()),
-        Err(error) => Err(error),
+        Err(error) => Some(format!(
+            "the kernel has no seccomp filters ({})",
+            error.kind()
+        )),
     }
 }
 
@@ -181,7 +174,7 @@ mod tests {
             libc::SYS_open,
         ];
         for role in ROLES {
-            let calls = calls(role, &Numbers::default());
+            let calls = calls(role, &Facts::default());
             let has = |number| calls.iter().any(|(call, _)| *call == number);
             for number in never {
                 assert!(!has(number), "{role:?}: {number}");
@@ -192,5 +185,28 @@ mod tests {
                 assert_eq!(has(number), role == Role::Proxy, "{role:?}: {number}");
             }
         }
+    }
+
+    #[test]
+    fn the_proxy_connects_and_starts_threads_but_asks_no_service_of_this_host() {
+        let filter = Filter::of_process(Role::Proxy).unwrap();
+        let thread = std::thread::spawn(move || {
+            filter.enter().unwrap();
+            let nothing = std::net::TcpStream::connect(("127.0.0.1", 9));
+            let local = std::os::unix::net::UnixStream::connect("/run/docker.sock");
+            let pair = std::os::unix::net::UnixStream::pair().map(drop);
+            let thread = std::thread::spawn(|| 7).join().unwrap();
+            (
+                nothing.unwrap_err().kind(),
+                local.unwrap_err(),
+                pair,
+                thread,
+            )
+        });
+        let (nothing, local, pair, seven) = thread.join().unwrap();
+        assert_eq!(nothing, io::ErrorKind::ConnectionRefused);
+        assert_eq!(local.raw_os_error(), Some(libc::ENOSYS));
+        assert!(pair.is_ok());
+        assert_eq!(seven, 7);
     }
 }

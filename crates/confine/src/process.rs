@@ -11,7 +11,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use crate::filter::Filter;
 use crate::landlock::{Access, Ruleset};
 use crate::layers::{Layer, LayerName, available};
-use crate::rules::{Numbers, Role};
+use crate::rules::{Facts, Role};
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
 
@@ -31,7 +31,7 @@ pub enum Error {
     #[error("confinement: {0}")]
     Missing(Layer),
     /// The host refuses a layer that it has.
-    #[error("confinement: {0}")]
+    #[error("confinement: {}", .0.kind())]
     Host(#[from] io::Error),
 }
 
@@ -130,9 +130,10 @@ pub fn enter_with(role: Role, places: &[(BorrowedFd<'_>, Access)]) -> io::Result
     let Some(process) = PROCESS.get() else {
         return Ok(());
     };
-    let numbers = Numbers {
+    let facts = Facts {
         process: std::process::id(),
         children: process.state().children.clone(),
+        has_report: process.report.is_some(),
     };
     if role == Role::EventLoop {
         give_up()?;
@@ -152,7 +153,7 @@ pub fn enter_with(role: Role, places: &[(BorrowedFd<'_>, Access)]) -> io::Result
         ruleset.enter()?;
     }
     if process.has(LayerName::Seccomp) {
-        Filter::of(role, &numbers)?.enter()?;
+        Filter::of(role, &facts)?.enter()?;
     }
     Ok(())
 }

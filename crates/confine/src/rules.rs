@@ -39,13 +39,15 @@ pub(crate) enum Only {
 /// A call, by its number, and a condition.
 pub(crate) type Call = (c_long, Only);
 
-/// Numbers of this process that rules name.
+/// Facts of this process that rules depend on.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Numbers {
+pub(crate) struct Facts {
     /// The process itself.
     pub(crate) process: u32,
     /// Its children.
     pub(crate) children: Vec<u32>,
+    /// A file is to get its name at the end.
+    pub(crate) has_report: bool,
 }
 
 /// Calls of every thread: memory that holds no code, locks, clocks, its own signals and its end, and descriptors that it has.
@@ -86,17 +88,17 @@ const PORTS: &[c_long] = &[
     libc::SYS_recvfrom,
 ];
 
-/// Calls of the thread that reports the end: files that are open are written and get their names, handlers of signals are taken back.
+/// Calls of the thread that reports the end: files that are open are written, handlers of signals are taken back.
 const CONCLUDE: &[c_long] = &[
     libc::SYS_fallocate,
     libc::SYS_ftruncate,
-    libc::SYS_linkat,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
-    libc::SYS_rename,
     libc::SYS_rt_sigaction,
-    libc::SYS_unlink,
 ];
+
+/// Calls that give the report's file its name, where there is one.
+const NAMING: &[c_long] = &[libc::SYS_linkat, libc::SYS_rename, libc::SYS_unlink];
 
 /// Calls that make, open, move and remove files. Landlock says which.
 const FILES: &[c_long] = &[
@@ -163,21 +165,24 @@ const KVM_IRQ_LINE: u32 = KVM[3];
 const THREAD: u32 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u32;
 
 /// Returns the calls of a role.
-pub(crate) fn calls(role: Role, numbers: &Numbers) -> Vec<Call> {
+pub(crate) fn calls(role: Role, facts: &Facts) -> Vec<Call> {
     let mut calls = all(ANY);
     calls.extend([
         (libc::SYS_mmap, mapping(role)),
         (libc::SYS_mprotect, Only::Masked(2, EXECUTE, vec![0])),
         (libc::SYS_mremap, Only::Any),
         (libc::SYS_fcntl, Only::OneOf(1, DESCRIPTORS.to_vec())),
-        (libc::SYS_tgkill, Only::OneOf(0, vec![numbers.process])),
+        (libc::SYS_tgkill, Only::OneOf(0, vec![facts.process])),
         (libc::SYS_prctl, Only::OneOf(0, NAMES.to_vec())),
     ]);
-    let ours = numbers.children.clone();
+    let ours = facts.children.clone();
     match role {
         Role::EventLoop => {
             calls.extend(all(PORTS));
             calls.extend(all(CONCLUDE));
+            if facts.has_report {
+                calls.extend(all(NAMING));
+            }
             calls.push(ioctl(&[KVM_IRQ_LINE]));
             calls.push(SEND);
             if !ours.is_empty() {
@@ -227,8 +232,9 @@ pub(crate) fn calls(role: Role, numbers: &Numbers) -> Vec<Call> {
             ];
             let families = families.map(|family| family as u32).to_vec();
             calls.push((libc::SYS_socket, Only::OneOf(0, families)));
-            let local = vec![libc::AF_UNIX as u32];
-            calls.push((libc::SYS_socketpair, Only::OneOf(0, local)));
+            // Two ends that are connected to one another and can never be to anything else.
+            let streams = vec![libc::SOCK_STREAM as u32];
+            calls.push((libc::SYS_socketpair, Only::Masked(1, 0xf, streams)));
             // clone3(2) has its flags in memory, where no filter sees them; it is refused, and libc takes clone(2).
             calls.push((libc::SYS_clone, Only::Masked(0, THREAD, vec![THREAD])));
             calls.push((libc::SYS_clone3, Only::Any));
@@ -241,7 +247,12 @@ pub(crate) fn calls(role: Role, numbers: &Numbers) -> Vec<Call> {
 /// way.
 pub(crate) fn refused(role: Role) -> Vec<Call> {
     match role {
-        Role::Proxy => all(&[libc::SYS_clone3]),
+        Role::Proxy => {
+            // A look-up asks services of this host first, and does without them. Others are there for administrators.
+            let local = vec![libc::AF_UNIX as u32];
+            let local = (libc::SYS_socket, Only::OneOf(0, local));
+            vec![(libc::SYS_clone3, Only::Any), local]
+        }
         _ => Vec::new(),
     }
 }
