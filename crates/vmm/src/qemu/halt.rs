@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rdvm_confine::{Access, Role};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use vmm_sys_util::signal::block_signal;
 
 /// Time without output before the first look, and between looks.
 const TICK: Duration = Duration::from_secs(1);
@@ -86,6 +88,10 @@ impl Watcher {
         let (answer, answers) = channel();
         let thread = std::thread::Builder::new().name("watcher".to_owned());
         thread.spawn(move || {
+            // Two signals at once are one for the event loop, unless they interrupt two threads.
+            for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH] {
+                let _ = block_signal(signal);
+            }
             let places = [(directory.as_fd(), Access::Read)];
             if rdvm_confine::enter_with(Role::Watcher, &places).is_err() {
                 return;
