@@ -193,8 +193,8 @@ mod tests {
     /// This process has no thread with such a name.
     #[test]
     fn a_process_without_the_threads_that_are_expected_is_never_taken_for_stopped() {
-        let mut halt_detector = HaltDetector::new(std::process::id());
-        assert_eq!(halt_detector.look(), None);
+        let mut halt_detector = HaltDetector::new(std::process::id()).unwrap();
+        assert_eq!(halt_detector.watcher.look(), None);
         for _ in 0..2 * LOOKS {
             halt_detector.next = Instant::now();
             assert!(!halt_detector.has_stopped());
