@@ -17,6 +17,7 @@ use rdvm_hostfs::escape::{escaped, shown};
 use rdvm_hostfs::progress::Progress;
 use rdvm_hostfs::units::ByteSize;
 
+mod confinement;
 pub mod help;
 mod image;
 mod images;

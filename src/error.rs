@@ -41,6 +41,9 @@ pub enum Error {
     /// A port cannot be listened on.
     #[error("--publish: {0}")]
     Publish(#[from] rdvm_proxy::RuleError),
+    /// The process cannot be confined as it asked to be.
+    #[error("{}{}", .0, way_out::OF_CONFINEMENT)]
+    Confinement(#[from] rdvm_confine::Error),
     /// The network's process does not start.
     #[error(transparent)]
     Network(#[from] rdvm_proxy::ProcessError),

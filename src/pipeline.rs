@@ -198,6 +198,7 @@ pub fn boot<S: Borrow<StopSignals>>(
     report.timings = Some(Timings::of(ready.prepared_since, &timestamps, now));
     report.timeline = Some(Timeline::of(ready.began, &timestamps, now));
     report.console_lost = console_lost;
+    report.confinement = rdvm_confine::layers();
     guest.close_network();
     report.network = network.map(RunningNetwork::finish);
     let lost = table.zip(guest.attributes_lost());

@@ -16,8 +16,8 @@ use rdvm_registry::ImageName;
 
 /// The file's name.
 pub(crate) const NAME: &str = "rdvm.toml";
-/// Options that choose a profile, or print something and exit: they are rejected in one.
-const NOT_IN_PROFILES: [&str; 4] = ["config", "profile", "help", "version"];
+/// Options that choose a profile, print something and exit, or leave rdvm without protection: they are rejected in one.
+const NOT_IN_PROFILES: [&str; 5] = ["config", "profile", "help", "version", "no-sandbox"];
 /// The largest file that is read, in bytes.
 const SIZE_LIMIT: u64 = 1 << 20;
 

@@ -62,6 +62,9 @@ pub struct Report {
     /// The network, where there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkFacts>,
+    /// The layers of confinement of a program that asked for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub confinement: Vec<rdvm_confine::Layer>,
     /// The machine, where one was planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineFacts>,
@@ -174,6 +177,7 @@ impl Report {
             guest,
             attributes_lost: None,
             console_lost: None,
+            confinement: Vec::new(),
             copied: Vec::new(),
             network: None,
             machine: None,
@@ -195,6 +199,7 @@ impl Report {
             guest: None,
             attributes_lost: None,
             console_lost: None,
+            confinement: Vec::new(),
             copied: Vec::new(),
             network: None,
             machine: None,

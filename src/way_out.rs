@@ -12,6 +12,9 @@ pub(crate) const ALLOW: &str = "--allow {} allows it";
 /// The way out for a digest that is none.
 pub(crate) const DIGESTS: &str = "rdvm inspect prints an image's";
 
+/// The way out for a layer of confinement that is missing.
+pub(crate) const OF_CONFINEMENT: &str = "; leave out --require-sandbox to run without this layer";
+
 pub(crate) fn of_image(error: &rdvm_image::Error) -> &'static str {
     use rdvm_image::Remedy;
     error.remedy().map_or("", |remedy| match remedy {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
+use super::confinement::ConfinementArgs;
 use super::run::EngineArg;
 use crate::oci::{CreateArgs, Log, LogFormat, MachineOptions, Manager, Runtime};
 
@@ -33,6 +34,9 @@ pub struct OciArgs {
     /// Engine that runs the machines
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     engine: EngineArg,
+    /// The confinement of the machines' processes.
+    #[command(flatten)]
+    confinement: ConfinementArgs,
     /// runc's; without effect
     #[arg(long, hide = true)]
     debug: bool,
@@ -265,6 +269,7 @@ impl OciArgs {
             machine: MachineOptions {
                 kernel: self.kernel.clone(),
                 engine: self.engine.into(),
+                confinement: self.confinement.required(),
             },
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::confinement::ConfinementArgs;
 use super::image::image_and_command;
 use super::network::NetworkArgs;
 use super::values::{
@@ -37,6 +38,9 @@ pub struct RunArgs {
     /// Read the profile from this file
     #[arg(long, value_name = "FILE", requires = "profile", value_hint = ValueHint::FilePath, help_heading = "Profile")]
     pub(super) config: Option<PathBuf>,
+    /// The confinement of this process.
+    #[command(flatten)]
+    pub confinement: ConfinementArgs,
     /// The profile's options as words.
     #[arg(skip)]
     pub from_profile: Option<String>,

@@ -1,5 +1,6 @@
 //! The stream → wishes: which frame may follow which, and how much may come.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -92,6 +93,11 @@ impl Receiver {
     pub(super) fn names(&self) -> Vec<[String; 2]> {
         let names = |spec: &CopySpec| [spec.guest.clone(), spec.to.shown().to_owned()];
         self.specs.iter().map(names).collect()
+    }
+
+    /// The directories below which everything goes.
+    pub(super) fn homes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.specs.iter().map(|spec| spec.to.home().as_fd())
     }
 
     /// The counter that advances when the host answers.

@@ -5,9 +5,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
+use rdvm_confine::{Access, Role};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::beat::Beat;
@@ -100,10 +101,18 @@ impl CopyOut {
         });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("copy-out".to_owned());
+        let (confined, is_confined) = mpsc::sync_channel(1);
         thread.spawn(move || {
             let _end = End(&theirs);
-            theirs.work(receiver);
+            let result = confine(&receiver);
+            let goes_on = result.is_ok();
+            // The caller waits for it.
+            let _ = confined.send(result);
+            if goes_on {
+                theirs.work(receiver);
+            }
         })?;
+        is_confined.recv().map_err(io::Error::other)??;
         Ok(Self {
             shared,
             names,
@@ -213,6 +222,12 @@ impl Drop for CopyOut {
     fn drop(&mut self) {
         self.shared.give(Task::GiveUp);
     }
+}
+
+/// Confines the calling thread to the directories that it writes to.
+fn confine(receiver: &Receiver) -> io::Result<()> {
+    let homes: Vec<_> = receiver.homes().map(|home| (home, Access::Build)).collect();
+    rdvm_confine::enter_with(Role::CopyOut, &homes)
 }
 
 /// Says that the thread has ended, also when it panics.

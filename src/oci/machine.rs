@@ -6,12 +6,14 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use rdvm_confine::{Access, Role, Wish};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +86,13 @@ fn live(directory: &Path, creator: &mut Line) -> Result<u8> {
     }
     if spec.is_pod_sandbox() {
         return sandbox(directory, &spec, creator);
+    }
+    if let Some(required) = launch.options.confinement {
+        let wish = Wish {
+            required,
+            report: None,
+        };
+        rdvm_confine::begin(&wish).map_err(|error| Error::Machine(error.to_string()))?;
     }
     let container = translate::container(&spec, &launch.bundle, &launch.options)?;
     isolate(&container.network, creator)?;
@@ -192,8 +201,10 @@ fn be_reachable(
     let file = directory.join(state::MACHINE);
     let listener = control::listen(&file).map_err(at(&file))?;
     let started = directory.join(state::STARTED);
+    let home = File::open(directory).map_err(at(directory))?;
     let orders = Arc::clone(signals);
     thread::spawn(move || {
+        confine(&[(home.as_fd(), Access::Mark)]);
         for caller in listener.incoming().flatten() {
             // Who says nothing sensible is not answered.
             let _ = take_order(caller, &orders, tell, &started);
@@ -204,12 +215,21 @@ fn be_reachable(
         .map_err(host("create, which has ended"))?;
     let mut creator = creator.again().map_err(host("create"))?;
     thread::spawn(move || {
+        confine(&[]);
         if !matches!(creator.hear(), Ok(ToMachine::Stay)) {
             // What the engine has started goes with this process.
             std::process::exit(i32::from(FAILED));
         }
     });
     Ok(())
+}
+
+/// Confines a thread that takes orders, or ends the process.
+fn confine(places: &[(BorrowedFd<'_>, Access)]) {
+    if let Err(error) = rdvm_confine::enter_with(Role::Control, places) {
+        eprintln!("rdvm: confining a thread: {error}");
+        std::process::exit(i32::from(FAILED));
+    }
 }
 
 fn take_order(
@@ -222,7 +242,8 @@ fn take_order(
     let answer = match line.hear()? {
         Order::Start if started.exists() => Answer::Started,
         Order::Start => {
-            File::create(started)?;
+            // A directory, as it is made without being opened.
+            fs::create_dir(started)?;
             signals.release();
             Answer::Done
         }

@@ -156,7 +156,14 @@ impl StateDir {
             Ok(record) => cgroup::remove(&record.cgroups),
             Err(_) => {}
         }
-        for name in [CONFIG, RECORD, MACHINE, STARTED, CREATOR] {
+        let started = self.file(STARTED);
+        match fs::remove_dir(&started) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(at(&started)(error));
+            }
+            _ => {}
+        }
+        for name in [CONFIG, RECORD, MACHINE, CREATOR] {
             let file = self.file(name);
             atomic::remove_if_there(&file).map_err(at(&file))?;
         }

@@ -28,6 +28,8 @@ pub struct MachineOptions {
     /// The engine.
     #[serde(with = "Engine")]
     pub engine: EngineChoice,
+    /// True if a machine's process has to have every layer of confinement, false if it takes those that there are, `None` for none.
+    pub confinement: Option<bool>,
 }
 
 #[derive(Serialize, Deserialize)]

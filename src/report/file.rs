@@ -48,6 +48,11 @@ impl ReportFile {
         })
     }
 
+    /// Returns the directory in which the report gets its name, if it is to have one.
+    pub fn directory(&self) -> Option<&Path> {
+        self.draft.directory()
+    }
+
     /// Writes the report.
     ///
     /// # Errors

@@ -75,6 +75,8 @@ mod load;
 
 mod sandbox;
 
+mod confine;
+
 mod container;
 
 mod oci;

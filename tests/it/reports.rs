@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use rdvm::copyout::{Copied, LeftLink};
 use rdvm::network::{NetworkFacts, PublishedPort};
 use rdvm::report::{Guest, Loss, MachineFacts, Outcome, Report, SCHEMA, Timeline, Timings};
+use rdvm_confine::{Layer, LayerName};
 use rdvm_proxy::{Reached, Refused};
 use rdvm_vmm::guest::Counts;
 use rdvm_vmm::guest::console::Gaps;
@@ -121,6 +122,11 @@ fn full_report() -> Report {
             bytes: 1,
             message: "m".into(),
         }),
+        confinement: vec![Layer {
+            name: LayerName::Seccomp,
+            on: false,
+            why: Some("m".into()),
+        }],
         network: Some(NetworkFacts {
             reached: vec![Reached {
                 host: "a".into(),

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// The files that may hold `unsafe`.
 const UNSAFE: &[&str] = &[
+    "crates/confine/src/attack.rs",
+    "crates/confine/src/sys.rs",
     "crates/proxy/src/descriptors.rs",
     "crates/vmm/src/kvm/ram.rs",
     "crates/vmm/src/kvm/teardown.rs",
@@ -98,9 +100,10 @@ fn files_are_short_and_say_what_they_are() {
 
 /// The most public items of the crates, and of the root package, whose hidden modules its program uses. The frames and streams of
 /// the network, which both ends use, are 29 of them, and the proxy 19; the OCI runtime and its command line are 54 of the package's;
-/// images by name are 41 of the crates', and 21 of the package's.
-const CRATES: usize = 652;
-const ROOT: usize = 313;
+/// images by name are 41 of the crates', and 21 of the package's;
+/// confinement is 27 and 4.
+const CRATES: usize = 679;
+const ROOT: usize = 317;
 
 /// Counts the lines before the unit tests that begin with `pub` and an item; fields are not items, and what is `pub(crate)`
 /// is no interface. What only tests are made of does not count.
@@ -370,7 +373,7 @@ fn the_architecture_lists_the_files_with_unsafe_code_and_counts_them() {
     let (list, _) = text.split_once("Everything else").unwrap();
     assert_eq!(named_sources(list), UNSAFE.iter().copied().collect());
     let words = [
-        "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+        "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
     ];
     let count = words[UNSAFE.len() - 4];
     assert!(list.contains(&format!(" is in {count} files: ")), "{list}");

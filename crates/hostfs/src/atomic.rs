@@ -106,6 +106,14 @@ impl AtomicFile {
         }
     }
 
+    /// Returns the directory in which the file is to have its name; `None` for what is written to in place.
+    pub fn directory(&self) -> Option<&Path> {
+        match self.state {
+            State::Special => None,
+            _ => Some(directory(&self.target)),
+        }
+    }
+
     /// Returns the open file.
     pub fn file(&self) -> &File {
         &self.file

@@ -5,7 +5,9 @@
 //! takes sizes, and tells whether the host can have as much.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::units::ByteSize;
@@ -219,42 +221,84 @@ impl Memory {
     }
 }
 
-/// Returns how often the kernel has killed a process for want of memory, by the control group's own count and by the host's.
+/// The counts of processes that the kernel has killed for want of memory, by the control group's own count and by the host's. Their
+/// files stay open, for a process that will not be able to open them.
+#[derive(Debug)]
+pub struct OomWatch {
+    group: Option<File>,
+    host: Option<File>,
+    before: OomKills,
+}
+
+/// The counts at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OomKills {
+struct OomKills {
     group: Option<u64>,
     host: Option<u64>,
 }
 
-impl OomKills {
-    /// Asks the host.
-    pub fn so_far() -> Self {
-        let read = |path: &Path| fs::read_to_string(path).ok();
-        let text = |path: &str| read(Path::new(path)).unwrap_or_default();
+impl OomWatch {
+    /// Begins with the counts of now.
+    pub fn start() -> Self {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let groups = groups(&text("/proc/self/cgroup"), &text("/proc/self/mountinfo"));
-        Self::from(&groups, &text("/proc/vmstat"), read)
+        let mut watch = Self {
+            group: first_count(&groups, |path| File::open(path).ok(), kills_in),
+            host: File::open("/proc/vmstat").ok(),
+            before: OomKills {
+                group: None,
+                host: None,
+            },
+        };
+        watch.before = watch.now();
+        watch
     }
 
-    fn from(
-        groups: &[(PathBuf, Names)],
-        vmstat: &str,
-        read: impl Fn(&Path) -> Option<String>,
-    ) -> Self {
-        // A group counts those in the groups below it too; in a hybrid setup only one version has the file.
-        let kills = |(folder, names): &(PathBuf, Names)| {
-            counter(&read(&folder.join(names.kills))?, "oom_kill")
-        };
-        Self {
-            group: groups.iter().find_map(kills),
-            host: counter(vmstat, "oom_kill"),
+    /// Returns true if a process was killed since: one of this process's control group where that counts them, else any.
+    pub fn has_seen_a_kill(&self) -> bool {
+        self.now().have_risen_since(self.before)
+    }
+
+    fn now(&self) -> OomKills {
+        OomKills {
+            group: self.group.as_ref().and_then(kills_in),
+            host: self.host.as_ref().and_then(kills_in),
         }
     }
+}
 
-    /// True if a process was killed since `before`: one of this process's control group where that counts them, else any.
-    pub fn have_risen_since(&self, before: Self) -> bool {
+impl OomKills {
+    fn have_risen_since(self, before: Self) -> bool {
         match (before.group, self.group) {
             (Some(before), Some(now)) => now > before,
             _ => self.host > before.host,
+        }
+    }
+}
+
+/// Returns the first file that counts. A group counts the kills in the groups below it too; in a hybrid setup only one version has
+/// the file.
+fn first_count<F>(
+    groups: &[(PathBuf, Names)],
+    open: impl Fn(&Path) -> Option<F>,
+    count: impl Fn(&F) -> Option<u64>,
+) -> Option<F> {
+    let mut files = groups
+        .iter()
+        .filter_map(|(folder, names)| open(&folder.join(names.kills)));
+    files.find(|file| count(file).is_some())
+}
+
+/// Reads the count of an open file, from its beginning.
+fn kills_in(file: &File) -> Option<u64> {
+    let mut text = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        match file.read_at(&mut piece, text.len() as u64) {
+            Ok(0) => return counter(&String::from_utf8_lossy(&text), "oom_kill"),
+            Ok(count) => text.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
         }
     }
 }
@@ -544,10 +588,12 @@ mod tests {
         let groups: [(PathBuf, Names); 2] =
             [("/1/a".into(), VERSION_1), ("/2/a".into(), VERSION_2)];
         let kills = |group: Option<&str>, file: &'static str, host: &str| {
-            let group = group.map(str::to_owned);
-            OomKills::from(&groups, host, |path| {
-                (path == Path::new(file)).then(|| group.clone()).flatten()
-            })
+            let open = |path: &Path| group.filter(|_| path == Path::new(file));
+            let count = |text: &&str| counter(text, "oom_kill");
+            OomKills {
+                group: first_count(&groups, open, count).as_ref().and_then(count),
+                host: counter(host, "oom_kill"),
+            }
         };
         let v1 = "/1/a/memory.oom_control";
         let v2 = "/2/a/memory.events";
@@ -576,5 +622,16 @@ mod tests {
         let before = kills(None, v2, "pgfault 3\noom_kill 5\n");
         assert!(kills(None, v2, "pgfault 3\noom_kill 6\n").have_risen_since(before));
         assert!(!kills(None, v2, "").have_risen_since(kills(None, v2, "")));
+    }
+
+    #[test]
+    fn an_open_count_is_read_again_from_its_beginning() {
+        let mut file = tempfile::tempfile().unwrap();
+        let text = format!("{}oom_kill 3\n", "pgfault 12345\n".repeat(1000));
+        io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        assert_eq!(kills_in(&file), Some(3));
+        file.write_all_at(b"4", text.len() as u64 - 2).unwrap();
+        assert_eq!(kills_in(&file), Some(4));
+        assert!(!OomWatch::start().has_seen_a_kill());
     }
 }

@@ -3,6 +3,7 @@
 //! The parent sends settings, listeners and the record's memory over the link before the first frame. The child has no
 //! environment, none of the parent's descriptors, no way to gain privileges, and limits of what it can use.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
@@ -13,6 +14,7 @@ use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdvm_confine::{Access, Role, Wish};
 use rdvm_hostfs::escape::{escaped, reason};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -30,6 +32,17 @@ use crate::record_file::RecordFile;
 use crate::rules::Published;
 use crate::serve::serve;
 
+/// Directories that a look-up of a name reads: the resolver's settings, the hosts and the modules of `nsswitch.conf`.
+const LOOK_UPS: [&str; 8] = [
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/run/systemd/resolve",
+    "/run/NetworkManager",
+    "/run/resolvconf",
+];
 /// Ports that may be published: descriptors that fit into one message, with that of the record.
 const PUBLISHED: usize = 200;
 /// The most bytes of settings.
@@ -66,6 +79,8 @@ pub enum ProcessError {
 struct Parameters {
     settings: Settings,
     guest_ports: Vec<u16>,
+    /// The parent is confined, and so is the process to be.
+    is_confined: bool,
 }
 
 /// A running proxy. Killed and reaped on drop.
@@ -94,6 +109,7 @@ impl Proxy {
         let parameters = serde_json::to_vec(&Parameters {
             settings: settings.clone(),
             guest_ports: published.iter().map(|each| each.guest_port).collect(),
+            is_confined: rdvm_confine::is_asked(),
         });
         let parameters = parameters.map_err(io::Error::from)?;
         if parameters.len() > SETTINGS {
@@ -110,6 +126,7 @@ impl Proxy {
             // A group of its own: Ctrl-C on the terminal is for the parent to handle.
             .process_group(0);
         let mut child = command.spawn()?;
+        rdvm_confine::add_child(child.id());
         let stderr = child.stderr.take();
         let this = Self {
             child,
@@ -200,7 +217,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<(), ProcessError> {
     close_inherited()?;
-    confine()?;
+    give_up()?;
     let link = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (parameters, descriptors) = receive(&link).map_err(|_| ProcessError::NoParent)?;
     let mut descriptors = descriptors.into_iter();
@@ -213,13 +230,16 @@ fn run() -> Result<(), ProcessError> {
         guest_port,
     });
     let gateway = Arc::new(Gateway::new(parameters.settings));
+    if parameters.is_confined {
+        confine_calls()?;
+    }
     // A rule that the guest broke is in the record.
     let _ = serve(link, &gateway, published.collect(), record);
     Ok(())
 }
 
 /// Gives up what the proxy has no need of.
-fn confine() -> io::Result<()> {
+fn give_up() -> io::Result<()> {
     set_no_new_privs(true)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // Processes are not limited: that limit counts all of the user's, and threads. Their number is, by the streams.
@@ -241,6 +261,18 @@ fn confine() -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Leaves the process sockets, and what a look-up of a name reads.
+fn confine_calls() -> io::Result<()> {
+    rdvm_confine::begin(&Wish::default()).map_err(io::Error::other)?;
+    let open = |path: &&str| File::options().read(true).open(path).ok();
+    let places: Vec<File> = LOOK_UPS.iter().filter_map(open).collect();
+    let places: Vec<_> = places
+        .iter()
+        .map(|place| (place.as_fd(), Access::Read))
+        .collect();
+    rdvm_confine::enter_with(Role::Proxy, &places)
 }
 
 /// Reads what the parent sends before the first frame.

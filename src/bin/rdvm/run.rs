@@ -10,6 +10,7 @@ use rdvm::names::{self, PullPolicy};
 use rdvm::pipeline::{self, Finished, StopSignals, Streams};
 use rdvm::report::{Report, ReportFile};
 use rdvm::request::Request;
+use rdvm_confine::Wish;
 use rdvm_hostfs::escape::reason;
 use rdvm_kernel::Search;
 
@@ -43,9 +44,18 @@ pub(crate) fn run(args: RunArgs, began: Instant) -> Result<u8> {
         );
     }
     let file = report_to.as_deref().map(ReportFile::open).transpose()?;
+    let wish = args.confinement.required().map(|required| Wish {
+        required,
+        report: file
+            .as_ref()
+            .and_then(ReportFile::directory)
+            .map(Path::to_owned),
+    });
     let result = match args.into_request() {
         Ok(request) if dry_run => show_plan(request, pull).map(|()| None),
-        Ok(request) => boot(request, pull, verbosity, began).map(Some),
+        Ok(request) => confine(wish.as_ref(), verbosity)
+            .and_then(|()| boot(request, pull, verbosity, began))
+            .map(Some),
         Err(error) => Err(error.into()),
     };
     let finished = match result {
@@ -62,6 +72,18 @@ pub(crate) fn run(args: RunArgs, began: Instant) -> Result<u8> {
     }
     verbosity.conclude(&finished);
     Ok(finished.report.exit_code)
+}
+
+/// Asks for the confinement of this process, and says which layers it will not have.
+fn confine(wish: Option<&Wish>, verbosity: Verbosity) -> Result<()> {
+    if let Some(wish) = wish {
+        rdvm_confine::begin(wish).map_err(Error::from)?;
+    }
+    let layers = rdvm_confine::layers();
+    for layer in layers.iter().filter(|layer| verbosity.verbose && !layer.on) {
+        say(&format!("confinement: {layer}"));
+    }
+    Ok(())
 }
 
 /// Builds the machine, prints what is known of it, and runs it.

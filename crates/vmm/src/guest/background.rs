@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use rdvm_confine::Role;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
@@ -97,11 +98,15 @@ impl Shared {
     }
 
     fn write_all(&self, fd: &OwnedFd) {
+        let confined = rdvm_confine::enter(Role::Stream);
         let mut work = self.work();
         loop {
             if let Some(piece) = work.piece.take() {
                 drop(work);
-                let result = write_all(fd, &piece);
+                let result = match confined {
+                    Ok(()) => write_all(fd, &piece),
+                    Err(_) => Err(Errno::PERM),
+                };
                 work = self.work();
                 work.result = Some(result);
                 let _ = rustix::io::read(&self.idle, &mut [0; 8]);

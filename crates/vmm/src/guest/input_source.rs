@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
+use rdvm_confine::Role;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
@@ -99,7 +100,8 @@ fn start_reader(fd: OwnedFd, error: Arc<OnceLock<Errno>>) -> Result<OwnedFd, Own
     let from = Arc::clone(&fd);
     let thread = std::thread::Builder::new().name("reader".to_owned());
     let started = thread.spawn(move || {
-        if let Err(errno) = pass_on(&from, &theirs) {
+        let confined = rdvm_confine::enter(Role::Stream).map_err(|_| Errno::PERM);
+        if let Err(errno) = confined.and_then(|()| pass_on(&from, &theirs)) {
             let _ = error.set(errno);
         }
     });

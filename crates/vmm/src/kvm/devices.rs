@@ -9,7 +9,7 @@ use kvm_ioctls::VmFd;
 
 use super::bus::{Bus, PORTS};
 use super::serial::Serial;
-use super::teardown;
+use super::teardown::LastReference;
 use crate::guest::{Counts, GuestPorts};
 
 /// Order in which output is handed on: what the status port says tells what the bytes of the others are.
@@ -31,6 +31,8 @@ pub(super) struct Devices {
     /// Output has come that nothing but time will hand on.
     pub(super) lingers: bool,
     vm: VmFd,
+    // Dropped after it.
+    _reference: LastReference,
     wake: bool,
 }
 
@@ -44,6 +46,7 @@ impl Devices {
             refusal: None,
             exits: 0,
             lingers: false,
+            _reference: LastReference::to(&vm),
             vm,
             wake: false,
         }
@@ -154,7 +157,6 @@ impl Devices {
     pub(super) fn into_guest(mut self) -> GuestPorts {
         let counts = self.counts();
         self.guest.counted(counts);
-        teardown::give_up(self.vm);
         self.guest
     }
 

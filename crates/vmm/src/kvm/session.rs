@@ -7,6 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdvm_confine::Role;
+
 use super::Error;
 use super::devices::Devices;
 use super::halt::HaltDetector;
@@ -47,6 +49,8 @@ impl Session {
         let events = events.map_err(Error::host("duplicating a descriptor"))?;
         let shared = Arc::new(Shared::new(devices)?);
         let threads = Threads::start(&shared, vcpus)?;
+        rdvm_confine::enter(Role::EventLoop).map_err(Error::host("confining a thread"))?;
+        shared.let_go();
         Ok(Self {
             shared,
             threads,
@@ -74,6 +78,8 @@ impl Session {
         let mut halt_detector = HaltDetector::new(self.threads.count());
         let (mut exits, mut quiet) = (0, 0);
         loop {
+            #[cfg(debug_assertions)]
+            rdvm_confine::attack(Role::EventLoop);
             let mut devices = self.shared.devices();
             // A guest that needs what is missing stands still: KVM tries again and again to get it.
             quiet = match devices.exits == exits {

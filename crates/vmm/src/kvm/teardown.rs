@@ -6,17 +6,27 @@
 //! a ring. Where there is none (`kernel.io_uring_disabled`, a container's seccomp filter) it is closed as any other.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::io_uring::{IoringRegisterOp, io_uring_params, io_uring_register, io_uring_setup};
 
-/// Gives up a machine that has no vCPUs any more. Its memory may be unmapped before it is gone.
-pub(super) fn give_up(vm: impl AsRawFd) {
-    // What is not handed on is closed here, which is all that is needed.
-    let _ = hand_on(vm.as_raw_fd());
+/// A second reference to a machine, made when it is, as a thread that is confined by then makes no ring. To be dropped after the
+/// machine's descriptor; its memory may be unmapped before it is gone.
+#[derive(Debug)]
+pub(super) struct LastReference {
+    _ring: Option<OwnedFd>,
 }
 
-fn hand_on(fd: RawFd) -> io::Result<()> {
+impl LastReference {
+    /// Refers to `vm`. Where that cannot be, the machine's descriptor is the last reference, and closing it waits.
+    pub(super) fn to(vm: &impl AsRawFd) -> Self {
+        Self {
+            _ring: hand_on(vm.as_raw_fd()).ok(),
+        }
+    }
+}
+
+fn hand_on(fd: RawFd) -> io::Result<OwnedFd> {
     let mut params = io_uring_params::default();
     // SAFETY: of the parameters, all zero, only ATTACH_WQ would need an argument. The ring's memory is never mapped.
     let ring = unsafe { io_uring_setup(1, &mut params) }?;
@@ -31,20 +41,20 @@ fn hand_on(fd: RawFd) -> io::Result<()> {
             1,
         )
     }?;
-    Ok(())
+    Ok(ring)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::os::fd::OwnedFd;
-
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn what_is_given_up_is_closed_though_perhaps_later() {
         let (mut reader, writer) = io::pipe().unwrap();
-        give_up(OwnedFd::from(writer));
+        let reference = LastReference::to(&writer);
+        drop(writer);
+        drop(reference);
         // It ends when the last reference to the other end has gone.
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }

@@ -6,10 +6,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rdvm_confine::Role;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, unblock_signal};
@@ -28,6 +29,8 @@ const RESEND: Duration = Duration::from_millis(2);
 pub(super) struct Shared {
     devices: Mutex<Devices>,
     stop: AtomicBool,
+    /// True once the guest may run, false if it never will. No vCPU enters the guest before that is said.
+    go: OnceLock<bool>,
     /// A bit for every vCPU that has answered since it was asked whether it lives, and for those that sleep for good.
     answered: AtomicU32,
     asleep: AtomicU32,
@@ -46,6 +49,7 @@ impl Shared {
         Ok(Self {
             devices: Mutex::new(devices),
             stop: AtomicBool::new(false),
+            go: OnceLock::new(),
             answered: AtomicU32::new(0),
             asleep: AtomicU32::new(0),
             wake: eventfd(0, flags).map_err(Error::host("making an eventfd"))?,
@@ -78,6 +82,12 @@ impl Shared {
     pub(super) fn answers(&self) -> (u32, u32) {
         let answered = self.answered.load(Ordering::Acquire);
         (answered, self.asleep.load(Ordering::Relaxed))
+    }
+
+    /// Lets the vCPUs enter the guest.
+    pub(super) fn let_go(&self) {
+        // It is said once, unless the threads are ended first.
+        let _ = self.go.set(true);
     }
 
     /// Wakes the engine's thread.
@@ -160,6 +170,7 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
+        let _ = self.shared.go.set(false);
         for thread in self.list.drain(..) {
             // A signal that comes just before the vCPU enters the guest is lost; the next one is not. Ever more time
             // between them: they queue, and a slow host must get through the queue.
@@ -196,6 +207,14 @@ impl Drop for LastWords {
 
 /// The work of a vCPU's thread.
 fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
+    if let Err(error) = rdvm_confine::enter(Role::Vcpu) {
+        let why = format!("has no vCPU: its thread could not be confined ({error})");
+        shared.devices().stop(why);
+        return shared.wake();
+    }
+    if !*shared.go.wait() {
+        return;
+    }
     while !shared.stop.load(Ordering::Relaxed) {
         let reason = vcpu.run();
         if matches!(reason, Reason::Interrupted) {
@@ -204,6 +223,8 @@ fn run(mut vcpu: Vcpu, id: usize, shared: &Shared) {
             }
             shared.answered.fetch_or(1 << id, Ordering::Release);
         }
+        #[cfg(debug_assertions)]
+        rdvm_confine::attack(Role::Vcpu);
         let mut devices = shared.devices();
         // Nothing that it says now belongs to the run.
         if devices.is_done() {

@@ -7,6 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 
+use rdvm_confine::ChildLayers;
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -34,6 +35,7 @@ impl Process {
         args: &[OsString],
         inherit: Vec<RawFd>,
         stdio: Option<(OwnedFd, OwnedFd)>,
+        layers: Option<ChildLayers>,
     ) -> io::Result<Self> {
         let parent = rustix::process::getpid();
         let (stdin, stdout) = match stdio {
@@ -50,8 +52,9 @@ impl Process {
         // service, is for us to handle.
         command.process_group(0);
         // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
-        // prctl, getppid, sigprocmask and fcntl calls, allocates nothing and takes no lock.
-        unsafe { command.pre_exec(move || prepare(parent, &inherit)) };
+        // prctl, getppid, sigprocmask, fcntl, setrlimit, unshare and
+        // landlock_restrict_self calls, allocates nothing and takes no lock.
+        unsafe { command.pre_exec(move || prepare(parent, &inherit, layers.as_ref())) };
         let mut child = command.spawn()?;
         let stderr = child.stderr.take();
         Ok(Self { child, stderr })
@@ -92,7 +95,7 @@ impl Drop for Process {
 }
 
 /// In the child, before exec.
-fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
+fn prepare(parent: Pid, inherit: &[RawFd], layers: Option<&ChildLayers>) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before that call; then no signal would ever come.
     if rustix::process::getppid() != Some(parent) {
@@ -102,10 +105,12 @@ fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
         // It fails for one that is blocked already.
         let _ = block_signal(signal);
     }
+    // What the program that started us has left open is not QEMU's.
+    rdvm_confine::close_on_exec();
     for &fd in inherit {
         // SAFETY: the parent keeps these descriptors open over the whole start, and a fork has copies of them all.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         rustix::io::fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
     }
-    Ok(())
+    layers.map_or(Ok(()), ChildLayers::put_on)
 }

@@ -26,6 +26,9 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
+    /// This process cannot be confined as it asked to be.
+    #[error(transparent)]
+    Confinement(#[from] rdvm_confine::Error),
     /// The host failed.
     #[error("qemu engine: {what}: {}", reason(source))]
     Host {
@@ -50,7 +53,7 @@ impl Error {
             Self::Missing(error) => error.remedy(),
             Self::Start { .. } | Self::Host { .. } => Some(Remedy::Examine),
             Self::Refused { .. } => Some(Remedy::OtherKernelOrExamine),
-            Self::Initrd(_) | Self::Kernel(_) => None,
+            Self::Initrd(_) | Self::Kernel(_) | Self::Confinement(_) => None,
         }
     }
 

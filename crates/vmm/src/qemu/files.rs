@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rdvm_confine::{Access, ChildLayers};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{FileOffset, MmapRegion};
 
@@ -17,6 +19,24 @@ use super::error::Error;
 use crate::acpi;
 use crate::guest::rings::{RINGS, Rings};
 use crate::machine::{Region, Scratch};
+
+/// The places that a program reads beside its own files: libraries, firmware, facts about the CPUs and itself.
+const INSTALLED: [&str; 14] = [
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/bin",
+    "/nix/store",
+    "/gnu/store",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+    "/etc/localtime",
+    "/etc/gcrypt",
+    "/etc/ssl/openssl.cnf",
+    "/proc",
+    "/sys/devices/system",
+    "/dev/urandom",
+];
 
 /// The files of one machine.
 pub(super) struct Files {
@@ -88,6 +108,28 @@ impl Files {
         let rings = self.rings.as_deref();
         let all = files.into_iter().chain(regions).chain(scratch).chain(rings);
         all.map(AsRawFd::as_raw_fd)
+    }
+
+    /// Returns the layers of confinement of a `program` that opens these files by its descriptors and is otherwise content with
+    /// what is installed; `None` where there are to be none.
+    pub(super) fn layers(&self, program: &Path) -> io::Result<Option<ChildLayers>> {
+        let files = [&self.kernel, &self.initrd, &self.tables];
+        let regions = self.regions.iter().map(|region| &region.file);
+        let read = files.into_iter().chain(regions);
+        let read = read.map(|file| (file.as_fd(), Access::Read));
+        let scratch = self.scratch.iter().map(Scratch::file);
+        let written = scratch.chain(self.rings.as_deref());
+        let written = written.map(|file| (file.as_fd(), Access::Write));
+        let open: Vec<_> = read.chain(written).collect();
+        let mut places: Vec<PathBuf> = INSTALLED.iter().map(PathBuf::from).collect();
+        places.push(program.to_owned());
+        // One that is installed somewhere else has its firmware and its libraries beside it.
+        let program = program.canonicalize().unwrap_or_default();
+        if let Some(prefix) = program.parent().and_then(Path::parent) {
+            places.extend(["share/qemu", "lib"].map(|name| prefix.join(name)));
+        }
+        let places: Vec<&Path> = places.iter().map(PathBuf::as_path).collect();
+        ChildLayers::prepare(&places, &open)
     }
 
     /// Returns the scratch space.

@@ -1,8 +1,15 @@
 //! A machine that has stopped for good, which QEMU does not tell: it looks like one that waits.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
+
+use rdvm_confine::{Access, Role};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use vmm_sys_util::signal::block_signal;
 
 /// Time without output before the first look, and between looks.
 const TICK: Duration = Duration::from_secs(1);
@@ -16,7 +23,7 @@ const LOOKS: u32 = 4;
 /// is. A thread that waits for the host's CPU, or that was stopped by a signal, does not sleep.
 #[derive(Debug)]
 pub(super) struct HaltDetector {
-    process: u32,
+    watcher: Watcher,
     next: Instant,
     last: Option<Naps>,
     still: u32,
@@ -27,13 +34,17 @@ type Naps = (u32, u64);
 
 impl HaltDetector {
     /// A detector for a QEMU with this process number, whose CPUs have one thread.
-    pub(super) fn new(process: u32) -> Self {
-        Self {
-            process,
+    ///
+    /// # Errors
+    ///
+    /// The process is gone; no threads left.
+    pub(super) fn new(process: u32) -> io::Result<Self> {
+        Ok(Self {
+            watcher: Watcher::start(process)?,
             next: Instant::now() + TICK,
             last: None,
             still: 0,
-        }
+        })
     }
 
     /// Notes that the machine lives.
@@ -53,31 +64,70 @@ impl HaltDetector {
             return false;
         }
         self.next = Instant::now() + TICK;
-        let seen = self.look();
+        let seen = self.watcher.look();
         let same = seen.is_some() && seen == self.last;
         self.still = if same { self.still + 1 } else { 0 };
         self.last = seen;
         self.still >= LOOKS
     }
+}
 
-    /// Returns the CPUs' thread, if it and QEMU's first thread, which makes its interrupts, sleep.
-    fn look(&self) -> Option<Naps> {
-        let tasks = PathBuf::from(format!("/proc/{}/task", self.process));
-        let mut cpus = None;
-        for task in fs::read_dir(tasks).ok()? {
-            let task = task.ok()?;
-            let number: u32 = task.file_name().to_str()?.parse().ok()?;
-            let status = fs::read_to_string(task.path().join("status")).ok()?;
-            let thread = Thread::read(&status)?;
-            if (thread.is_cpu || number == self.process) && !thread.sleeps {
-                return None;
+/// A thread that looks, as the threads of a machine come and go and the event loop opens no files. Ends when this is dropped.
+#[derive(Debug)]
+struct Watcher {
+    ask: Sender<()>,
+    answers: Receiver<Option<Naps>>,
+}
+
+impl Watcher {
+    fn start(process: u32) -> io::Result<Self> {
+        let tasks = PathBuf::from(format!("/proc/{process}/task"));
+        // Open as long as the thread runs: a rule for a directory of /proc holds as long as that is the same one.
+        let directory = File::open(&tasks)?;
+        let (ask, asked) = channel();
+        let (answer, answers) = channel();
+        let thread = std::thread::Builder::new().name("watcher".to_owned());
+        thread.spawn(move || {
+            // Two signals at once are one for the event loop, unless they interrupt two threads.
+            for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH] {
+                let _ = block_signal(signal);
             }
-            if thread.is_cpu {
-                cpus = Some((number, thread.naps));
+            let places = [(directory.as_fd(), Access::Read)];
+            if rdvm_confine::enter_with(Role::Watcher, &places).is_err() {
+                return;
             }
-        }
-        cpus
+            for () in asked {
+                if answer.send(look(process, &tasks)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { ask, answers })
     }
+
+    /// Returns the CPUs' thread if it sleeps; `None` also if nothing can be seen.
+    fn look(&self) -> Option<Naps> {
+        self.ask.send(()).ok()?;
+        self.answers.recv().ok()?
+    }
+}
+
+/// Returns the CPUs' thread, if it and QEMU's first thread, which makes its interrupts, sleep.
+fn look(process: u32, tasks: &Path) -> Option<Naps> {
+    let mut cpus = None;
+    for task in fs::read_dir(tasks).ok()? {
+        let task = task.ok()?;
+        let number: u32 = task.file_name().to_str()?.parse().ok()?;
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        let thread = Thread::read(&status)?;
+        if (thread.is_cpu || number == process) && !thread.sleeps {
+            return None;
+        }
+        if thread.is_cpu {
+            cpus = Some((number, thread.naps));
+        }
+    }
+    cpus
 }
 
 /// A thread's state, from proc(5).
@@ -143,8 +193,8 @@ mod tests {
     /// This process has no thread with such a name.
     #[test]
     fn a_process_without_the_threads_that_are_expected_is_never_taken_for_stopped() {
-        let mut halt_detector = HaltDetector::new(std::process::id());
-        assert_eq!(halt_detector.look(), None);
+        let mut halt_detector = HaltDetector::new(std::process::id()).unwrap();
+        assert_eq!(halt_detector.watcher.look(), None);
         for _ in 0..2 * LOOKS {
             halt_detector.next = Instant::now();
             assert!(!halt_detector.has_stopped());

@@ -17,6 +17,8 @@ mod tsc;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
+use rdvm_confine::Role;
+
 pub(crate) use self::error::Error;
 
 use self::args::Settings;
@@ -31,7 +33,7 @@ use crate::guest::rings::RINGS;
 use crate::machine::{Machine, REGION_ALIGN, Scratch, Sizes};
 use crate::probe;
 use crate::stop_signals::StopSignals;
-use rdvm_hostfs::hostmem::{Memory, OomKills};
+use rdvm_hostfs::hostmem::{Bound, Memory, OomWatch};
 use rdvm_hostfs::units::ByteSize;
 
 /// On one CPU a kernel removes its 9,000 lock
@@ -97,6 +99,22 @@ pub(super) fn fits(sizes: &Sizes<'_>) -> bool {
 
 const SIGBUS: i32 = 7;
 const SIGKILL: i32 = 9;
+
+/// The host's memory when QEMU was started: what bounds it, and what the kernel has done for want of it.
+struct HostMemory {
+    kills: OomWatch,
+    bound: Option<Bound>,
+}
+
+/// Confines this thread, before it has read a byte of the guest's: QEMU, which has that process number, runs already.
+fn confine(qemu: u32) -> Result<(), Error> {
+    if !rdvm_confine::is_asked() {
+        return Ok(());
+    }
+    rdvm_confine::set_network(rdvm_confine::shares_network(qemu))?;
+    rdvm_confine::add_child(qemu);
+    rdvm_confine::enter(Role::EventLoop).map_err(Error::host("confining a thread"))
+}
 
 /// A QEMU that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,8 +208,14 @@ impl Qemu {
         let args = args::args(settings, &files.fds(chardevs.lines()));
         let theirs = chardevs.theirs.iter().map(AsRawFd::as_raw_fd);
         let inherit = files.inherited().chain(theirs).collect();
-        let kills = OomKills::so_far();
-        let process = Process::start(&self.program, &args, inherit, chardevs.stdio);
+        let host = HostMemory {
+            kills: OomWatch::start(),
+            bound: Memory::gather().bound(),
+        };
+        let layers = files
+            .layers(&self.program)
+            .map_err(Error::host("confining QEMU"))?;
+        let process = Process::start(&self.program, &args, inherit, chardevs.stdio, layers);
         let mut process = process.map_err(|source| Error::Start {
             program: self.program.clone(),
             source,
@@ -202,13 +226,14 @@ impl Qemu {
             writers: chardevs.writers,
             guest: &mut guest,
             signals,
-            halt_detector: HaltDetector::new(process.id()),
+            halt_detector: HaltDetector::new(process.id()).map_err(Error::host("watching QEMU"))?,
             unpacked: Some(files.unpacked()),
         };
+        confine(process.id())?;
         let ending = session.run();
         let ending = ending.map_err(Error::host("waiting for the machine"))?;
         let ending = self
-            .conclude(ending, &mut process, &mut guest, (kills, files.scratch()))
+            .conclude(ending, &mut process, &mut guest, (&host, files.scratch()))
             .map_or_else(|| self.refused(process), Ok)?;
         Ok((ending, guest))
     }
@@ -219,7 +244,7 @@ impl Qemu {
         ending: Option<Ending>,
         process: &mut Process,
         guest: &mut GuestPorts,
-        (kills, scratch): (OomKills, Option<&Scratch>),
+        (host, scratch): (&HostMemory, Option<&Scratch>),
     ) -> Option<Ending> {
         if ending.is_some() {
             return ending;
@@ -229,10 +254,10 @@ impl Qemu {
             return Some(ending);
         }
         let timestamps = guest.timestamps();
-        if signal == Some(SIGKILL) && OomKills::so_far().have_risen_since(kills) {
+        if signal == Some(SIGKILL) && host.kills.has_seen_a_kill() {
             return Some(Ending::Starved {
                 started: timestamps.started.is_some(),
-                bound: Memory::gather().bound(),
+                bound: host.bound,
             });
         }
         if signal == Some(SIGBUS)

@@ -8,6 +8,9 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+#[cfg(debug_assertions)]
+use rdvm_confine::Role;
+
 use super::halt::HaltDetector;
 use crate::event_loop::{EventLoop, Token};
 use crate::guest::ending::Ending;
@@ -160,6 +163,8 @@ impl Session<'_> {
         }
         for at in [2, 1, 0] {
             let bytes = &buffers[at][..counts[at]];
+            #[cfg(debug_assertions)]
+            rdvm_confine::attack(Role::EventLoop);
             self.guest.receive(self.ports[at].port, bytes);
         }
         Ok(counts)
@@ -247,7 +252,7 @@ mod tests {
             unpacked: None,
             guest: &mut guest,
             signals: &signals,
-            halt_detector: HaltDetector::new(std::process::id()),
+            halt_detector: HaltDetector::new(std::process::id()).unwrap(),
         };
         let directory = Errno::ISDIR.raw_os_error();
         let ending = session.run().unwrap();

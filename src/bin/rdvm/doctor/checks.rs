@@ -243,21 +243,27 @@ fn unwritable(folder: &Folder) -> Option<String> {
 }
 
 pub(super) fn fences(facts: &HostFacts) -> Vec<Finding> {
-    let seccomp = match facts.fences.seccomp {
-        true => "seccomp filters",
-        false => "no seccomp filters",
-    };
-    let (level, text, remedy) = match facts.fences.user_namespaces {
-        Ok(()) if facts.fences.seccomp => (Level::Ok, format!("{seccomp}, user namespaces"), None),
-        Ok(()) => (Level::Note, format!("{seccomp}, user namespaces"), None),
+    let layers = facts.fences.layers.iter();
+    let on = layers.clone().filter(|layer| layer.on);
+    let mut on: Vec<String> = on.map(|layer| layer.name.to_string()).collect();
+    let off = layers.filter(|layer| !layer.on);
+    let off = off.map(|layer| Finding::new("sandbox", Level::Note, layer.to_string(), None));
+    let off: Vec<Finding> = off.collect();
+    let own = match facts.fences.user_namespaces {
+        Ok(()) => {
+            on.push("user namespaces".into());
+            Finding::new("sandbox", Level::Ok, on.join(", "), None)
+        }
         Err(command) => {
             let text = format!(
-                "{seccomp}, no user namespaces (`unshare -r chroot` fails; rdvm needs none)"
+                "{}, no user namespaces (`unshare -r chroot` fails, and QEMU shares this host's network)",
+                on.join(", ")
             );
-            (Level::Note, text, Some(as_root(facts.user.root, command)))
+            let remedy = Some(as_root(facts.user.root, command));
+            Finding::new("sandbox", Level::Note, text, remedy)
         }
     };
-    vec![Finding::new("sandbox", level, text, remedy)]
+    std::iter::once(own).chain(off).collect()
 }
 
 /// An error text of ours, escaped already, as what went wrong and the way out.

@@ -3,6 +3,7 @@
 //! [`HostFacts::gather`] is the only place where the doctor reads files, asks the system or starts a
 //! program; every reader of a text is a pure function beside it.
 
+use rdvm_confine::Layer;
 use rdvm_hostfs::escape::reason;
 use std::env;
 use std::fs;
@@ -77,8 +78,8 @@ pub(crate) struct Folder {
 /// The kernel's means of confining processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SandboxLimits {
-    /// True if the kernel has seccomp filters.
-    pub(crate) seccomp: bool,
+    /// The layers of confinement that a process can have.
+    pub(crate) layers: Vec<Layer>,
     /// The command that allows user namespaces, if this user cannot make one.
     pub(crate) user_namespaces: Result<(), &'static str>,
 }
@@ -218,7 +219,7 @@ impl SandboxLimits {
             !(root && *spares_root) && number(path) == Some(*value)
         });
         Self {
-            seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
+            layers: rdvm_confine::available(),
             user_namespaces: blocked.map_or(Ok(()), |(.., command)| Err(command)),
         }
     }

@@ -4,6 +4,7 @@ use super::diagnosis::*;
 use super::facts::{Files, Folder, HostFacts, SandboxLimits, User};
 use super::limits::{Limit, Limits};
 use rdvm::level::Level;
+use rdvm_confine::{Layer, LayerName};
 use rdvm_hostfs::hostmem::{GroupLimit, Memory};
 use rdvm_hostfs::units::ByteSize;
 use rdvm_vmm::probe::{Cpu, Error, Extension, KvmState, Packages, QemuState};
@@ -49,10 +50,24 @@ fn good_host() -> HostFacts {
             cache: Some(folder("/home/ann/.cache/rdvm")),
         },
         fences: SandboxLimits {
-            seccomp: true,
+            layers: layers(None),
             user_namespaces: Ok(()),
         },
     }
+}
+
+/// The layers of a host whose Landlock is missing for this reason.
+fn layers(no_landlock: Option<&str>) -> Vec<Layer> {
+    let layer = |name, why: Option<&str>| Layer {
+        name,
+        on: why.is_none(),
+        why: why.map(str::to_owned),
+    };
+    vec![
+        layer(LayerName::Seccomp, None),
+        layer(LayerName::Landlock, no_landlock),
+        layer(LayerName::NoNewPrivs, None),
+    ]
 }
 
 fn folder(path: &str) -> Folder {
@@ -114,7 +129,7 @@ ok    kernel   large images in place: by modules of /lib/modules/6.1.0
 ok    memory   8000 MiB available
 ok    limits   open files 1024, processes unlimited, file size unlimited, address space unlimited
 ok    files    temporary files in /tmp, cache in /home/ann/.cache/rdvm
-ok    sandbox  seccomp filters, user namespaces
+ok    sandbox  seccomp, landlock, no_new_privs, user namespaces
 a run will use: kvm (hardware), kernel /boot/vmlinuz-6.1.0
 ";
     assert_eq!(diagnosis(|_| {}).render(), expected);
@@ -152,7 +167,7 @@ FAIL  memory   64 MiB available, a run needs at least 192 MiB
                -> ps aux --sort=-rss | head (shows who has the memory)
 ok    limits   open files 1024, processes unlimited, file size unlimited, address space unlimited
 ok    files    temporary files in /tmp, cache in /home/ann/.cache/rdvm
-ok    sandbox  seccomp filters, user namespaces
+ok    sandbox  seccomp, landlock, no_new_privs, user namespaces
 a run cannot work: 3 problems, marked FAIL
 ";
     assert_eq!(examine(&facts, &[unreadable_kernel()]).render(), expected);
@@ -396,6 +411,16 @@ fn forbidden_user_namespaces_come_with_the_switch() {
     let diagnosis = diagnosis(|facts| facts.fences.user_namespaces = Err("sysctl a=b"));
     let (level, _, remedy) = wrong(&diagnosis, "sandbox").remove(0);
     assert_eq!((level, remedy.as_str()), (Level::Note, "sudo sysctl a=b"));
+}
+
+#[test]
+fn a_layer_that_is_missing_is_told_with_the_reason() {
+    let diagnosis = diagnosis(|facts| facts.fences.layers = layers(Some("too old")));
+    let expected = one(Level::Note, "landlock off: too old", "");
+    assert_eq!(wrong(&diagnosis, "sandbox"), expected);
+    let text = "seccomp, no_new_privs, user namespaces";
+    assert!(diagnosis.render().contains(text), "{}", diagnosis.render());
+    assert!(diagnosis.can_run());
 }
 
 #[test]
