@@ -25,6 +25,10 @@ pub(super) fn is_deadly(signal: i32) -> bool {
     DEADLY.contains(&signal)
 }
 
+/// A signal that comes again within this time is the same one: timeout(1) signals its child and then its group, a shell all of a
+/// job. Nobody asks twice in so short a time.
+const ECHO: Duration = Duration::from_millis(100);
+
 /// The rules of a run. The default has no limits, and only the guest's last event ends the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Rules {
@@ -94,6 +98,8 @@ pub(super) enum Action {
 /// The state of a run, and its rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Lifecycle {
+    /// The last signal from outside, and when it came.
+    signal: Option<(i32, Instant)>,
     pub(super) rules: Rules,
     state: State,
     hold: Hold,
@@ -257,6 +263,10 @@ impl Lifecycle {
     /// A running command is told, and what it makes of the signal is its own affair. After the first signal that asks it to end it
     /// has its time, and the second one ends the machine.
     fn signalled(&mut self, signal: i32, now: Instant) -> Option<Action> {
+        let last = self.signal.replace((signal, now));
+        if last.is_some_and(|(last, at)| last == signal && after(at, ECHO) > now) {
+            return None;
+        }
         let end = Some(Action::End(Ending::Interrupted(signal)));
         let tell = Some(Action::Send(HostRequest::Signal(signal as u8)));
         let Some(stop_timeout) = self.rules.stop_timeout else {
@@ -906,6 +916,29 @@ mod tests {
         all
     }
 
+    #[test]
+    fn the_echo_of_a_signal_is_no_second_one() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        for (pause, second) in [(0, None), (99, None), (100, Some(SIGTERM))] {
+            let mut run = limited(began, false);
+            assert_eq!(run.on(Event::Started, at(0)), None);
+            let first = run.on(Event::Signal(SIGTERM), at(10));
+            assert_eq!(
+                first,
+                Some(Action::Send(HostRequest::Signal(SIGTERM as u8)))
+            );
+            let action = run.on(Event::Signal(SIGTERM), at(10 + pause));
+            let end = |signal| Action::End(Ending::Interrupted(signal));
+            assert_eq!(action, second.map(end), "{pause}");
+        }
+        let mut run = limited(began, false);
+        run.on(Event::Started, at(0));
+        run.on(Event::Signal(SIGTERM), at(10));
+        let other = run.on(Event::Signal(SIGINT), at(11));
+        assert_eq!(other, Some(Action::End(Ending::Interrupted(SIGINT))));
+    }
+
     /// Every state that can be reached within five events, whatever time passes between them.
     #[test]
     fn in_every_state_every_event_keeps_what_holds_for_all() {
@@ -961,6 +994,7 @@ mod tests {
         assert!(!before.has_ended() || after.has_ended(), "{}", context());
         let (mut same, hold) = (after.clone(), before.hold);
         (same.hold, same.rules) = (hold, before.rules);
+        same.signal = before.signal;
         assert!(!before.is_copying() || same == *before, "{}", context());
         if let Some(known) = before.outcome() {
             // Who was sent a signal from outside ends as it likes.
