@@ -66,6 +66,8 @@ pub(super) fn run(rig: &Rig, outer: &Outer<'_>) -> Result<i32> {
     qemu.env("RDVM_QEMU", rig.project.top.join("tests/rig/qemu.sh"));
     qemu.args([
         "run",
+        // The outer machine's QEMU is a script of ours with files of its own.
+        "--no-sandbox",
         // Probes that count calls (uprobes) do not work on files that are mapped in place.
         "--root",
         "initrd",
