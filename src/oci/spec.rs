@@ -44,6 +44,8 @@ pub(super) struct Process {
     pub(super) capabilities: Option<CapabilityNames>,
     pub(super) no_new_privileges: bool,
     pub(super) oom_score_adj: Option<i32>,
+    pub(super) apparmor_profile: String,
+    pub(super) selinux_label: String,
     #[serde(rename = "ioPriority")]
     pub(super) io_priority: Option<serde_json::Value>,
     pub(super) scheduler: Option<serde_json::Value>,
@@ -142,6 +144,8 @@ pub(super) struct Linux {
     pub(super) masked_paths: Vec<String>,
     pub(super) readonly_paths: Vec<String>,
     pub(super) rootfs_propagation: String,
+    pub(super) seccomp: Option<serde_json::Value>,
+    pub(super) mount_label: String,
     pub(super) personality: Option<Personality>,
 }
 

@@ -73,7 +73,7 @@ pub(super) fn container(spec: &Spec, bundle: &Path, options: &MachineOptions) ->
         let what = format!("root.path: {}: is no directory", root.display());
         return Err(refuse(what, "name the root file system's"));
     }
-    let mut warnings = Vec::new();
+    let mut warnings = not_applied(spec, own);
     let command = process::command(spec, own, &refusals, &mut warnings)?;
     let mounts = Mounts::of(spec, bundle, &root, &refusals)?;
     let mut request = Request::new(&root, [""; 0]);
@@ -112,6 +112,24 @@ pub(super) fn container(spec: &Spec, bundle: &Path, options: &MachineOptions) ->
         root,
         warnings,
     })
+}
+
+/// Returns a line for each member that guards the host's kernel, which the guest does not use.
+fn not_applied(spec: &Spec, process: &Process) -> Vec<String> {
+    let members = [
+        (spec.linux.seccomp.is_some(), "linux.seccomp"),
+        (!spec.linux.mount_label.is_empty(), "linux.mountLabel"),
+        (
+            !process.apparmor_profile.is_empty(),
+            "process.apparmorProfile",
+        ),
+        (!process.selinux_label.is_empty(), "process.selinuxLabel"),
+    ];
+    let set = members.iter().filter(|(is_set, _)| *is_set);
+    let line = |name| {
+        format!("{name}: is not applied; it guards the host's kernel, and a guest has its own")
+    };
+    set.map(|(_, name)| line(name)).collect()
 }
 
 fn check_version(version: &str) -> Result<()> {

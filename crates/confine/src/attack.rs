@@ -32,7 +32,7 @@ pub fn attack(role: Role) {
 /// Makes the call; returns what came of it.
 fn attempt(call: &str) -> String {
     let zero = 0usize;
-    let path = c"/etc/passwd".as_ptr() as usize;
+    let path = c"/".as_ptr() as usize;
     let true_path = c"/bin/true".as_ptr() as usize;
     let page = 4096usize;
     let how = [0u64; 3];

@@ -95,9 +95,34 @@ fn a_capability_that_there_is_not_is_a_warning() {
             .to_vec();
         assert_eq!(bundle.run().0, 0);
         let lines = std::fs::read_to_string(&log).unwrap();
-        let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        let line = lines.lines().find(|line| line.contains("CAP_FLY")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["level"], "warning");
-        assert!(line["msg"].as_str().unwrap().contains("CAP_FLY"), "{line}");
+    }
+}
+
+#[test]
+fn what_guards_the_hosts_kernel_is_a_warning() {
+    for engine in any_engine().iter().take(1) {
+        let mut bundle = Bundle::sh(engine, "exit 0")
+            .with("/process/apparmorProfile", json!("docker-default"))
+            .with("/process/selinuxLabel", json!("system_u:system_r:x"))
+            .with("/linux/mountLabel", json!("system_u:object_r:x"));
+        let log = bundle.path("log");
+        bundle.options = ["--log", log.to_str().unwrap()].map(str::to_owned).to_vec();
+        drop(bundle.create("one"));
+        let log = std::fs::read_to_string(&log).unwrap();
+        for name in [
+            "linux.seccomp",
+            "linux.mountLabel",
+            "process.apparmorProfile",
+            "process.selinuxLabel",
+        ] {
+            assert!(
+                log.contains(&format!("level=warning msg=\"{name}: is not applied")),
+                "{log}"
+            );
+        }
     }
 }
 
