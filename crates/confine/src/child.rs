@@ -45,7 +45,7 @@ impl ChildLayers {
     ///
     /// # Errors
     ///
-    /// The host refuses one. That it gives no network namespace is no error: [`has_own_network`] tells.
+    /// The host refuses one. That it gives no network namespace is no error.
     pub fn put_on(&self) -> io::Result<()> {
         let none = Rlimit {
             current: Some(0),
