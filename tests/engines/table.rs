@@ -105,7 +105,9 @@ pub(crate) fn in_terminal(inner: &Command, rows: u16, columns: u16) -> Command {
     let quoted: Vec<String> = words
         .map(|word| format!("'{}'", word.to_str().unwrap().replace('\'', r"'\''")))
         .collect();
-    let line = format!("stty rows {rows} cols {columns}; exec {}", quoted.join(" "));
+    // What the engine says of its own (srun of an exit code) would fall into the middle of the command's lines.
+    let quoted = quoted.join(" ");
+    let line = format!("stty rows {rows} cols {columns}; exec {quoted} 2>/dev/null");
     let script = command("script", &["-q", "-e", "-c", &line, "/dev/null"]);
     let mut outer = behind(
         command("env", &["-C", lab().dir.to_str().unwrap()]),
