@@ -14,7 +14,7 @@ use crate::table::{self, Engine, Streams};
 /// Where the daemon listens.
 pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// What the lab adds to the example: pods start from the image that is here, and no security module is looked for.
+/// Additions of the lab to the example: pods start from the image that is here, and no security module is looked for.
 const LAB: &str = r#"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "docker.io/library/applets:1"

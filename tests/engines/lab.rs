@@ -21,7 +21,7 @@ pub(crate) const IMAGE: &str = "docker.io/library/applets:1";
 /// The seconds that a command of an engine may take before it counts as hanging.
 const PATIENCE: &str = "300";
 
-/// What all tests share.
+/// The state that all tests share.
 pub(crate) struct Lab {
     /// A directory that everyone may read.
     pub(crate) dir: PathBuf,
@@ -157,7 +157,7 @@ pub(crate) fn daemon(mut command: Command, name: &str) -> u32 {
     command.stderr(log).spawn().unwrap().id()
 }
 
-/// What a command of an engine came to.
+/// The result of an engine's command.
 pub(crate) struct Ended {
     line: String,
     pub(crate) code: i32,

@@ -1,4 +1,4 @@
-//! What a container runtime asks of a machine: privileges, mounts, limits, a held start, signals.
+//! A container runtime's demands on a machine: privileges, mounts, limits, a held start, signals.
 
 use std::ffi::OsString;
 use std::fs::File;

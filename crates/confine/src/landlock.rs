@@ -1,6 +1,6 @@
 //! Landlock: the directories and files below which a thread may still open, make and remove something.
 //!
-//! What is open already stays usable. The calls are in `sys.rs`.
+//! Files that are open already stay usable. The calls are in `sys.rs`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -201,7 +201,7 @@ impl Bundle {
         (code, self.printed("out"), self.printed("err"))
     }
 
-    /// What was printed on `out` or `err`.
+    /// Returns the bytes printed on `out` or `err`, as text.
     pub(super) fn printed(&self, stream: &str) -> String {
         String::from_utf8_lossy(&fs::read(self.path(stream)).unwrap()).into_owned()
     }
@@ -289,7 +289,7 @@ fn parent() {
     std::process::exit(0);
 }
 
-/// What podman writes for `run --network none`, without what changes nothing here.
+/// Returns the configuration that podman writes for `run --network none`, less what has no effect here.
 fn config(root: &Path, argv: &[&str]) -> Value {
     let capabilities = [
         "CAP_CHOWN",

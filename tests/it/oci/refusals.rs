@@ -1,4 +1,4 @@
-//! What a machine cannot give is refused by name, before anything is made.
+//! Refusals by name of what a machine cannot give, before anything is made.
 
 use serde_json::{Value, json};
 

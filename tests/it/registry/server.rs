@@ -208,12 +208,12 @@ impl Home {
         Run(command.envs(variables.iter().copied()).output().unwrap())
     }
 
-    /// What `rdvm images --json` prints.
+    /// Returns the output of `rdvm images --json`.
     pub(super) fn images(&self) -> Vec<serde_json::Value> {
         serde_json::from_str(&self.rdvm(&["images", "--json"]).exits(0).stdout()).unwrap()
     }
 
-    /// What `rdvm inspect --json` prints.
+    /// Returns the output of `rdvm inspect --json`.
     pub(super) fn inspect(&self, name: &str) -> serde_json::Value {
         serde_json::from_str(&self.rdvm(&["inspect", "--json", name]).exits(0).stdout()).unwrap()
     }
