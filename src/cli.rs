@@ -285,7 +285,7 @@ impl From<clap::Error> for UsageError {
 /// The command line or the profile cannot be used.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError> {
     let mut words: Vec<OsString> = words.into_iter().collect();
-    let mut cli = parse_words(&words).map_err(tip::with_tip)?;
+    let mut cli = parse_words(&words).map_err(|error| tip::with_tip(error, words.get(1)))?;
     let Verb::Run(args) = &mut cli.verb else {
         return Ok(cli);
     };

@@ -1,5 +1,7 @@
 //! Tips for verbs that rdvm does not have.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue};
 
 use rdvm_hostfs::escape::escaped;
@@ -30,11 +32,15 @@ const ELSEWHERE: [(&[&str], &str); 5] = [
     ),
 ];
 
-/// Adds what to type instead, when the verb is an image, or a verb of docker's.
-pub(super) fn with_tip(mut error: clap::Error) -> clap::Error {
+/// Adds what to type instead, when the verb, the word behind the program's name, is an image, or a verb of docker's. A verb
+/// below another (`rdvm kernel nosuch`) is neither.
+pub(super) fn with_tip(mut error: clap::Error, verb: Option<&OsString>) -> clap::Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
         return error;
     };
+    if verb.is_none_or(|verb| verb != word.as_str()) {
+        return error;
+    }
     let tip = match ELSEWHERE.iter().find(|(verbs, _)| verbs.contains(&&**word)) {
         Some((_, tip)) => (*tip).to_owned(),
         None if error.get(ContextKind::SuggestedSubcommand).is_some() => return error,

@@ -61,7 +61,10 @@ impl Runtime {
         let dir = StateDir::of(&self.root, &args.id)?;
         let bundle = fs::canonicalize(&args.bundle).map_err(at(&args.bundle))?;
         let path = bundle.join(&args.config);
-        let text = fs::read(&path).map_err(at(&path))?;
+        let text = fs::read(&path).map_err(|source| Error::Config {
+            path: path.clone(),
+            source,
+        })?;
         let spec = Spec::parse(&text).map_err(|source| Error::Syntax { path, source })?;
         let rootfs = self.check(&spec, &bundle, args)?;
         let lock = dir.make()?;

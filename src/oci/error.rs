@@ -13,7 +13,11 @@ pub enum Error {
     #[error("config.json: {what}; {way_out}")]
     Refused { what: String, way_out: String },
     /// The configuration cannot be read.
-    #[error("{}: {}", shown(path), reason(source))]
+    #[error(
+        "{}: {}; name the bundle's directory with --bundle",
+        shown(path),
+        reason(source)
+    )]
     Config { path: PathBuf, source: io::Error },
     /// The configuration is no JSON of that kind.
     #[error(

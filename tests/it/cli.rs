@@ -15,6 +15,11 @@ fn rdvm(words: &[&str]) -> Run {
 fn an_image_where_the_verb_should_be_is_told_what_to_type() {
     let run = Rdvm::verb("./some-image").run().exits(125);
     run.says("to run a command in an image: rdvm run ./some-image");
+    for verb in ["kernel", "oci"] {
+        let run = Rdvm::verb(verb).option("nosuch").run();
+        assert!(!run.stderr().contains("rdvm run"), "{}", run.stderr());
+        run.exits(125).says("unrecognized subcommand 'nosuch'");
+    }
     // What is nearly a verb is more likely that one.
     let run = Rdvm::verb("inspekt").run().exits(125);
     let said = run.stderr();
